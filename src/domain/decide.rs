@@ -1,0 +1,173 @@
+//! `decide`: judges a command against the state and says which event it becomes, if any. It changes nothing.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event};
+use super::state::State;
+use super::types::{BroadcastId, Channel, Kind, MAX_MESSAGE_CHARS, Message, Timestamp, UserId};
+
+/// What somebody wants to happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Send an announcement; it takes the place of the active one.
+    Create {
+        /// Where.
+        channel: Channel,
+        /// What it says.
+        message: Message,
+        /// How to present it.
+        kind: Kind,
+        /// Who sends it.
+        by: UserId,
+        /// Only while this broadcast is the active one.
+        if_active: Option<BroadcastId>,
+    },
+    /// Take the active announcement down.
+    Clear {
+        /// Where.
+        channel: Channel,
+        /// Who does it.
+        by: UserId,
+        /// Only while this broadcast is the active one.
+        if_active: Option<BroadcastId>,
+    },
+    /// Confirm an announcement, once for all of a user's devices.
+    Acknowledge {
+        /// Where.
+        channel: Channel,
+        /// Which one.
+        broadcast: BroadcastId,
+        /// Who confirms.
+        user: UserId,
+    },
+}
+
+impl Command {
+    /// The channel that the command is for.
+    pub const fn channel(&self) -> &Channel {
+        match self {
+            Self::Create { channel, .. } | Self::Clear { channel, .. } | Self::Acknowledge { channel, .. } => channel,
+        }
+    }
+}
+
+/// A rule of the domain said no. Each becomes one status code and one sentence in `http/error.rs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// Nothing is left of the message after trimming.
+    MessageEmpty,
+    /// The message has more than 280 Unicode scalar values.
+    MessageTooLong {
+        /// How many it has.
+        length: usize,
+    },
+    /// The message has a control character or a bidirectional override.
+    MessageForbiddenCharacter {
+        /// The first of them.
+        character: char,
+    },
+    /// The type is none of `info`, `warning`, `alert`.
+    UnknownType {
+        /// What was given, cut to 40 characters.
+        given: String,
+    },
+    /// The channel knows no broadcast of this id.
+    UnknownBroadcast {
+        /// The id asked for.
+        id: BroadcastId,
+    },
+    /// `If-Match` named a broadcast that is not the active one.
+    NotActive {
+        /// The one that is.
+        active: Option<BroadcastId>,
+    },
+    /// The idempotency key was used before, for another command.
+    KeyReused,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MessageEmpty => f.write_str("Broadcast message cannot be empty."),
+            Self::MessageTooLong { length } => write!(
+                f,
+                "Broadcast message too long. Maximum {MAX_MESSAGE_CHARS} characters allowed. Current: {length}"
+            ),
+            Self::MessageForbiddenCharacter { character } => write!(
+                f,
+                "Broadcast message contains the character U+{:04X}, which is not allowed: control characters and \
+                 bidirectional overrides can make a message read differently from what it says.",
+                u32::from(*character)
+            ),
+            Self::UnknownType { given } => write!(
+                f,
+                "`{}` is not a broadcast type. Use one of: {}.",
+                given.escape_debug(),
+                Kind::ALL.map(Kind::as_str).join(", ")
+            ),
+            Self::UnknownBroadcast { id } => write!(f, "There is no broadcast {id} in this channel."),
+            Self::NotActive { active: Some(active) } => {
+                write!(f, "Another broadcast is active now: {active}. Nothing was changed.")
+            }
+            Self::NotActive { active: None } => f.write_str("No broadcast is active now. Nothing was changed."),
+            Self::KeyReused => f.write_str(
+                "This Idempotency-Key was used before for another request. Use a new key for a new request.",
+            ),
+        }
+    }
+}
+
+/// Judges `command` on `state`, which must hold what [`State::needs`] names for it.
+///
+/// `now` and `id` are what the event will carry. `Ok(None)` means that nothing has to be written: it is already so,
+/// or the event with this id is in the log. Deciding again with the same id after a lost answer is therefore safe.
+pub fn decide(state: &State, command: &Command, now: Timestamp, id: Uuid) -> Result<Option<Event>, Rejection> {
+    let channel = state.channel(command.channel());
+    match command {
+        Command::Create { message, kind, by, if_active, .. } => {
+            if let Some(written) = state.written_by(id) {
+                let known = state.broadcast(written).map(|known| &known.broadcast);
+                let same = known.is_some_and(|b| b.id.0 == id && b.message == *message && b.kind == *kind);
+                return if same { Ok(None) } else { Err(Rejection::KeyReused) };
+            }
+            require_active(*if_active, channel.active)?;
+            Ok(Some(Event::Created(Broadcast {
+                id: BroadcastId(id),
+                message: message.clone(),
+                kind: *kind,
+                created_by: by.clone(),
+                created_at: now,
+            })))
+        }
+        Command::Clear { by, if_active, .. } => {
+            if let Some(written) = state.written_by(id) {
+                let same = if_active.is_none_or(|named| named == written) && written.0 != id;
+                return if same { Ok(None) } else { Err(Rejection::KeyReused) };
+            }
+            require_active(*if_active, channel.active)?;
+            Ok(channel.active.map(|broadcast_id| {
+                Event::Cleared(Cleared { broadcast_id, cleared_by: by.clone(), cleared_at: now })
+            }))
+        }
+        Command::Acknowledge { channel, broadcast, user } => {
+            let known = state.broadcast(*broadcast).filter(|known| known.channel == *channel);
+            let known = known.ok_or(Rejection::UnknownBroadcast { id: *broadcast })?;
+            if known.acknowledged_at(user).is_some() {
+                return Ok(None);
+            }
+            Ok(Some(Event::Acknowledged(Acknowledged {
+                broadcast_id: *broadcast,
+                acknowledgements: vec![Acknowledgement { user: user.clone(), at: now }],
+            })))
+        }
+    }
+}
+
+fn require_active(wanted: Option<BroadcastId>, active: Option<BroadcastId>) -> Result<(), Rejection> {
+    match wanted {
+        Some(_) if wanted != active => Err(Rejection::NotActive { active }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,134 @@
+//! The events: what happened, in the past tense, in the form in which the log keeps it for ever.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::types::{BroadcastId, Channel, Kind, Message, Timestamp, UserId};
+
+/// One announcement. As JSON it is the body of `broadcast.created` and the value in the KV bucket of active broadcasts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broadcast {
+    /// Its name; also the id of the event that created it.
+    pub id: BroadcastId,
+    /// What it says.
+    pub message: Message,
+    /// How to present it.
+    #[serde(rename = "type", default)]
+    pub kind: Kind,
+    /// Who sent it.
+    pub created_by: UserId,
+    /// When the service accepted it, by the clock of the replica that did.
+    pub created_at: Timestamp,
+}
+
+/// Somebody took the active broadcast down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleared {
+    /// The broadcast that was active; the event has no effect when another one is by the time it is recorded.
+    pub broadcast_id: BroadcastId,
+    /// Who cleared it.
+    pub cleared_by: UserId,
+    /// When, by the clock of the replica that accepted it.
+    pub cleared_at: Timestamp,
+}
+
+/// One user has seen and confirmed a broadcast.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    /// Who.
+    pub user: UserId,
+    /// When, by the clock of the replica that accepted it.
+    pub at: Timestamp,
+}
+
+/// Up to 1,000 users confirmed a broadcast: one group commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledged {
+    /// What they confirmed.
+    pub broadcast_id: BroadcastId,
+    /// Who and when, in the order of arrival.
+    pub acknowledgements: Vec<Acknowledgement>,
+}
+
+/// Something that happened in a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `broadcast.created`
+    Created(Broadcast),
+    /// `broadcast.cleared`
+    Cleared(Cleared),
+    /// `broadcast.acknowledged`
+    Acknowledged(Acknowledged),
+}
+
+/// The name of an event on the wire, and the version of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventType {
+    /// The CloudEvents type.
+    pub name: &'static str,
+    /// The version of the body's schema, from 1.
+    pub version: u16,
+}
+
+impl Event {
+    /// Every event that this build writes and reads. A projection that skipped events is rebuilt when this list grows.
+    pub const TYPES: [EventType; 3] = [
+        EventType { name: "broadcast.created", version: 1 },
+        EventType { name: "broadcast.cleared", version: 1 },
+        EventType { name: "broadcast.acknowledged", version: 1 },
+    ];
+
+    /// The name and version under which this event is written.
+    pub const fn event_type(&self) -> EventType {
+        match self {
+            Self::Created(_) => Self::TYPES[0],
+            Self::Cleared(_) => Self::TYPES[1],
+            Self::Acknowledged(_) => Self::TYPES[2],
+        }
+    }
+
+    /// The broadcast that the event is about.
+    pub const fn broadcast_id(&self) -> BroadcastId {
+        match self {
+            Self::Created(broadcast) => broadcast.id,
+            Self::Cleared(cleared) => cleared.broadcast_id,
+            Self::Acknowledged(acknowledged) => acknowledged.broadcast_id,
+        }
+    }
+
+    /// The body as JSON.
+    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        match self {
+            Self::Created(broadcast) => serde_json::to_vec(broadcast),
+            Self::Cleared(cleared) => serde_json::to_vec(cleared),
+            Self::Acknowledged(acknowledged) => serde_json::to_vec(acknowledged),
+        }
+    }
+
+    /// Reads a body of the given type. `None` when this build does not know that type in that version.
+    pub fn from_json(name: &str, version: u16, body: &[u8]) -> Option<serde_json::Result<Self>> {
+        match (name, version) {
+            ("broadcast.created", 1) => Some(serde_json::from_slice(body).map(Self::Created)),
+            ("broadcast.cleared", 1) => Some(serde_json::from_slice(body).map(Self::Cleared)),
+            ("broadcast.acknowledged", 1) => Some(serde_json::from_slice(body).map(Self::Acknowledged)),
+            _ => None,
+        }
+    }
+}
+
+/// An event at its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its sequence in the stream, from 1.
+    pub sequence: u64,
+    /// When the log recorded it, by JetStream's clock.
+    pub recorded_at: Timestamp,
+    /// The channel, from the subject.
+    pub channel: Channel,
+    /// The id of the event itself.
+    pub id: Uuid,
+    /// Whether it stands on the channel's `late` subject: on record, but overtaken before it reached the log.
+    pub late: bool,
+    /// What happened.
+    pub event: Event,
+}

@@ -1,0 +1,81 @@
+//! The digest: one number over everything a log says, equal on every replica that has read as far.
+//!
+//! It adds up the hashes of logical facts, so that it can be kept up to date one fact at a time and does not depend on
+//! how a replica stores them. It finds divergence; it is not a security property (sums can be forged).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::event::Broadcast;
+use super::state::EndReason;
+use super::types::{BroadcastId, Channel};
+
+/// A sum of 128-bit fact hashes, modulo 2¹²⁸; written as 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(u128);
+
+impl Digest {
+    /// Counts a broadcast in: all of its fields, its channel and its place in the log.
+    pub fn add_broadcast(&mut self, channel: &Channel, broadcast: &Broadcast, sequence: u64, late: bool) {
+        self.add(&[
+            b"broadcast",
+            channel.as_str().as_bytes(),
+            broadcast.id.0.as_bytes(),
+            broadcast.message.as_str().as_bytes(),
+            broadcast.kind.as_str().as_bytes(),
+            broadcast.created_by.as_str().as_bytes(),
+            &broadcast.created_at.as_unix_ms().to_be_bytes(),
+            &sequence.to_be_bytes(),
+            &[u8::from(late)],
+        ]);
+    }
+
+    /// Counts in that a broadcast ceased to be active.
+    pub fn add_end(&mut self, id: BroadcastId, sequence: u64, reason: EndReason) {
+        self.add(&[b"end", id.0.as_bytes(), &sequence.to_be_bytes(), reason.as_str().as_bytes()]);
+    }
+
+    /// Counts in that a user acknowledged a broadcast, first at this sequence.
+    pub fn add_acknowledgement(&mut self, id: BroadcastId, user: u128, sequence: u64) {
+        self.add(&[b"acknowledgement", id.0.as_bytes(), &user.to_be_bytes(), &sequence.to_be_bytes()]);
+    }
+
+    fn add(&mut self, fact: &[&[u8]]) {
+        self.0 = self.0.wrapping_add(first_half_of_sha256(fact));
+    }
+}
+
+/// The first 128 bits of a SHA-256 over the parts, each with its length before it, so that no two lists of parts hash
+/// the same bytes.
+pub(super) fn first_half_of_sha256(parts: &[&[u8]]) -> u128 {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    let hash: [u8; 32] = hasher.finalize().into();
+    hash[..16].iter().fold(0, |sum, byte| sum << 8 | u128::from(*byte))
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(hex: String) -> Result<Self, Self::Error> {
+        u128::from_str_radix(&hex, 16).map(Self)
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}

@@ -1,0 +1,24 @@
+//! The domain: what a broadcast is and what may happen to it. Pure: no IO, no clock, no randomness.
+//!
+//! ```text
+//! decide(&State, &Command, now, id) -> Result<Option<Event>, Rejection>     judges, changes nothing
+//! evolve(&mut State, &Recorded)     -> Change                               changes, judges nothing, cannot fail
+//! ```
+//!
+//! Time, ids and randomness are arguments. Everything that the service shows follows from folding the log with
+//! [`evolve`]; the auditor's tools use the same function.
+
+pub mod decide;
+pub mod event;
+pub mod facts;
+pub mod state;
+pub mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use decide::{Command, Rejection, decide};
+pub use event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event, Recorded};
+pub use facts::Digest;
+pub use state::{BroadcastState, Change, ChannelState, EndReason, Needs, State, evolve};
+pub use types::{BroadcastId, Channel, Kind, Message, Timestamp, UserId};

@@ -1,0 +1,276 @@
+//! The state and `evolve`, which folds one recorded event into it. It judges nothing and cannot fail.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::decide::Command;
+use super::event::{Acknowledgement, Broadcast, Event, Recorded};
+use super::facts::Digest;
+use super::types::{BroadcastId, Channel, Timestamp, UserId};
+
+/// Why a broadcast is no longer active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndReason {
+    /// Somebody cleared it.
+    Cleared,
+    /// A newer one took its place.
+    Superseded,
+}
+
+impl EndReason {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cleared => "cleared",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+/// How a broadcast ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The event that ended it.
+    pub sequence: u64,
+    /// When the log recorded that.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: EndReason,
+}
+
+/// A broadcast as the log knows it, and who acknowledged it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BroadcastState {
+    /// Where it was sent.
+    pub channel: Channel,
+    /// The announcement.
+    pub broadcast: Broadcast,
+    /// The event that created it.
+    pub sequence: u64,
+    /// When the log recorded it.
+    pub recorded_at: Timestamp,
+    /// Overtaken before it reached the log: on record, never active.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
+    /// How it ended, if it did.
+    pub end: Option<End>,
+    /// How many users acknowledged it.
+    pub acknowledged: u64,
+    /// The sequence of each user's first acknowledgement, by [`UserId::fingerprint`]. Kept apart from the record.
+    #[serde(skip)]
+    pub acknowledgements: HashMap<u128, u64>,
+}
+
+impl BroadcastState {
+    /// The sequence at which this user first acknowledged it.
+    pub fn acknowledged_at(&self, user: &UserId) -> Option<u64> {
+        self.acknowledgements.get(&user.fingerprint()).copied()
+    }
+}
+
+/// What a channel is about now. Small, and resident for every channel that the log names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelState {
+    /// The active broadcast.
+    pub active: Option<BroadcastId>,
+    /// The last sequence on the channel's lifecycle subject, of whatever message: the guard of the next append.
+    pub lifecycle_head: u64,
+    /// How many broadcasts were ever created.
+    pub created: u64,
+    /// The UTC day of the newest of them (days since 1970-01-01), and how many that day has.
+    pub today: (i64, u64),
+}
+
+impl ChannelState {
+    /// How many broadcasts were created on the UTC day of `now`.
+    pub const fn created_today(&self, now: Timestamp) -> u64 {
+        if self.today.0 == now.day() { self.today.1 } else { 0 }
+    }
+}
+
+/// The working set: every channel, and those broadcasts and event ids that the keys at hand need.
+///
+/// Whoever folds or decides loads what [`State::needs`] or [`State::needs_of`] names before, and may drop what is not
+/// active after. A fold over a whole log that never drops anything needs no loading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Every channel that has an event.
+    pub channels: BTreeMap<Channel, ChannelState>,
+    /// The loaded broadcasts.
+    pub broadcasts: HashMap<BroadcastId, BroadcastState>,
+    /// The loaded lifecycle event ids, and the broadcast that each is about.
+    pub written: HashMap<Uuid, BroadcastId>,
+    /// The digest over all facts so far.
+    pub digest: Digest,
+}
+
+/// What has to be loaded before a command is judged or an event folded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Broadcasts, with their acknowledgements.
+    pub broadcasts: Vec<BroadcastId>,
+    /// Ids of lifecycle events.
+    pub written: Vec<Uuid>,
+}
+
+/// What an event did. A push, a KV write, a stored record each follow from this alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A broadcast became the active one of its channel.
+    Activated {
+        /// The new one.
+        id: BroadcastId,
+        /// The one whose place it took.
+        superseded: Option<BroadcastId>,
+    },
+    /// An overtaken broadcast was put on record.
+    RecordedLate {
+        /// Which.
+        id: BroadcastId,
+    },
+    /// The active broadcast ended and none took its place.
+    Ended {
+        /// Which.
+        id: BroadcastId,
+        /// Why.
+        reason: EndReason,
+    },
+    /// Users acknowledged a broadcast for the first time.
+    Acknowledged {
+        /// Which.
+        id: BroadcastId,
+        /// Those who had not before.
+        new: Vec<Acknowledgement>,
+    },
+    /// Nothing: a double, an event about another broadcast than the active one, or about an unknown one.
+    Nothing,
+}
+
+static NO_CHANNEL: ChannelState = ChannelState { active: None, lifecycle_head: 0, created: 0, today: (0, 0) };
+
+impl State {
+    /// The channel's state; one without events reads as empty.
+    pub fn channel(&self, channel: &Channel) -> &ChannelState {
+        self.channels.get(channel).unwrap_or(&NO_CHANNEL)
+    }
+
+    /// A loaded broadcast.
+    pub fn broadcast(&self, id: BroadcastId) -> Option<&BroadcastState> {
+        self.broadcasts.get(&id)
+    }
+
+    /// The active broadcast of a channel. Active broadcasts are always loaded.
+    pub fn active(&self, channel: &Channel) -> Option<&BroadcastState> {
+        self.channel(channel).active.and_then(|id| self.broadcast(id))
+    }
+
+    /// The broadcast that the lifecycle event of this id is about, when such an event is in the log and loaded.
+    pub fn written_by(&self, id: Uuid) -> Option<BroadcastId> {
+        self.written.get(&id).copied()
+    }
+
+    /// What [`decide`](super::decide::decide) will look up for `command` under the event id `id`.
+    pub fn needs(command: &Command, id: Uuid) -> Needs {
+        match command {
+            Command::Create { .. } => Needs { broadcasts: vec![BroadcastId(id)], written: vec![id] },
+            Command::Clear { .. } => Needs { broadcasts: vec![], written: vec![id] },
+            Command::Acknowledge { broadcast, .. } => Needs { broadcasts: vec![*broadcast], written: vec![] },
+        }
+    }
+
+    /// What [`evolve`] will look up for `recorded`.
+    pub fn needs_of(recorded: &Recorded) -> Needs {
+        let written = match recorded.event {
+            Event::Created(_) | Event::Cleared(_) => vec![recorded.id],
+            Event::Acknowledged(_) => vec![],
+        };
+        Needs { broadcasts: vec![recorded.event.broadcast_id()], written }
+    }
+
+    /// Notes a message on a lifecycle subject that this build cannot read: the log's guard counts it all the same.
+    pub fn skip_lifecycle(&mut self, channel: &Channel, sequence: u64) {
+        self.channels.entry(channel.clone()).or_default().lifecycle_head = sequence;
+    }
+
+    fn end_active(&mut self, channel: &Channel, sequence: u64, at: Timestamp, reason: EndReason) -> Option<BroadcastId> {
+        let ended = self.channels.get_mut(channel)?.active.take()?;
+        if let Some(state) = self.broadcasts.get_mut(&ended) {
+            state.end = Some(End { sequence, at, reason });
+        }
+        self.digest.add_end(ended, sequence, reason);
+        Some(ended)
+    }
+
+    fn create(&mut self, recorded: &Recorded, broadcast: &Broadcast) -> Change {
+        let id = broadcast.id;
+        if self.broadcasts.contains_key(&id) {
+            return Change::Nothing;
+        }
+        let Recorded { sequence, recorded_at, ref channel, late, .. } = *recorded;
+        self.digest.add_broadcast(channel, broadcast, sequence, late);
+        self.broadcasts.insert(
+            id,
+            BroadcastState {
+                channel: channel.clone(),
+                broadcast: broadcast.clone(),
+                sequence,
+                recorded_at,
+                late,
+                end: None,
+                acknowledged: 0,
+                acknowledgements: HashMap::new(),
+            },
+        );
+        let counts = self.channels.entry(channel.clone()).or_default();
+        counts.created += 1;
+        counts.today = (recorded_at.day(), counts.created_today(recorded_at) + 1);
+        if late {
+            return Change::RecordedLate { id };
+        }
+        let superseded = self.end_active(channel, sequence, recorded_at, EndReason::Superseded);
+        self.channels.entry(channel.clone()).or_default().active = Some(id);
+        Change::Activated { id, superseded }
+    }
+
+    fn acknowledge(&mut self, recorded: &Recorded, id: BroadcastId, claimed: &[Acknowledgement]) -> Change {
+        let known = self.broadcasts.get_mut(&id).filter(|known| known.channel == recorded.channel);
+        let Some(known) = known else { return Change::Nothing };
+        let mut new = Vec::with_capacity(claimed.len());
+        for acknowledgement in claimed {
+            let user = acknowledgement.user.fingerprint();
+            if let std::collections::hash_map::Entry::Vacant(first) = known.acknowledgements.entry(user) {
+                first.insert(recorded.sequence);
+                self.digest.add_acknowledgement(id, user, recorded.sequence);
+                new.push(acknowledgement.clone());
+            }
+        }
+        known.acknowledged += new.len() as u64;
+        if new.is_empty() { Change::Nothing } else { Change::Acknowledged { id, new } }
+    }
+}
+
+/// Folds the next event of the log into the state and says what it did.
+///
+/// An old log always replays: what has no effect any more (a double, a clear of what is not active, an
+/// acknowledgement of an unknown broadcast) is [`Change::Nothing`], never an error.
+pub fn evolve(state: &mut State, recorded: &Recorded) -> Change {
+    let Recorded { sequence, recorded_at, ref channel, id, late, ref event } = *recorded;
+    if let Event::Acknowledged(acknowledged) = event {
+        return state.acknowledge(recorded, acknowledged.broadcast_id, &acknowledged.acknowledgements);
+    }
+    if !late {
+        state.skip_lifecycle(channel, sequence);
+    }
+    state.written.entry(id).or_insert(event.broadcast_id());
+    match event {
+        Event::Created(broadcast) => state.create(recorded, broadcast),
+        Event::Cleared(cleared) if !late && state.channel(channel).active == Some(cleared.broadcast_id) => {
+            state.end_active(channel, sequence, recorded_at, EndReason::Cleared);
+            Change::Ended { id: cleared.broadcast_id, reason: EndReason::Cleared }
+        }
+        Event::Cleared(_) | Event::Acknowledged(_) => Change::Nothing,
+    }
+}

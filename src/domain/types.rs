@@ -1,0 +1,358 @@
+//! The words of the domain as types: each is checked once, where it enters, and carried from there on.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use uuid::Uuid;
+
+use super::decide::Rejection;
+
+/// The most Unicode scalar values a message may have, after trimming.
+///
+/// The seed counted with Python's `len`, which counts code points too.
+pub const MAX_MESSAGE_CHARS: usize = 280;
+
+/// The length up to which a message is comfortable to read on a phone; advice, not a rule.
+pub const RECOMMENDED_MESSAGE_CHARS: usize = 120;
+
+/// The most bytes a user id may have.
+pub const MAX_USER_BYTES: usize = 128;
+
+/// The most bytes a channel's name may have.
+pub const MAX_CHANNEL_BYTES: usize = 32;
+
+/// A namespace of broadcasts, the first path segment after `/api/`: `[a-z0-9][a-z0-9_-]{0,31}`.
+///
+/// At most one broadcast is active in a channel at any time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Channel(Arc<str>);
+
+impl Channel {
+    /// The name as it stands in URLs and subjects.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Channel {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let tail_ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b);
+        let head_ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let bytes = name.as_bytes();
+        let fits = (1..=MAX_CHANNEL_BYTES).contains(&bytes.len());
+        if fits && head_ok(bytes[0]) && bytes.iter().all(|b| tail_ok(*b)) {
+            Ok(Self(name.into()))
+        } else {
+            Err(format!(
+                "`{}` is not a channel name: 1 to {MAX_CHANNEL_BYTES} of a-z, 0-9, _ and -, starting with a letter or digit",
+                name.escape_debug()
+            ))
+        }
+    }
+}
+
+impl TryFrom<String> for Channel {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse()
+    }
+}
+
+impl From<Channel> for String {
+    fn from(channel: Channel) -> Self {
+        channel.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who someone is: any string of 1 to 128 bytes, as the identity provider gives it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UserId(Arc<str>);
+
+impl UserId {
+    /// The id as the identity provider gave it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The 128-bit name under which acknowledgement sets know this user: the first half of the SHA-256 of the id.
+    ///
+    /// Two users collide with probability 2⁻⁶⁴ only once there are some 4 billion of them.
+    pub fn fingerprint(&self) -> u128 {
+        super::facts::first_half_of_sha256(&[self.0.as_bytes()])
+    }
+}
+
+impl FromStr for UserId {
+    type Err = String;
+
+    fn from_str(id: &str) -> Result<Self, Self::Err> {
+        if (1..=MAX_USER_BYTES).contains(&id.len()) {
+            Ok(Self(id.into()))
+        } else {
+            Err(format!("a user id has 1 to {MAX_USER_BYTES} bytes; this one has {}", id.len()))
+        }
+    }
+}
+
+impl TryFrom<String> for UserId {
+    type Error = String;
+
+    fn try_from(id: String) -> Result<Self, Self::Error> {
+        id.parse()
+    }
+}
+
+impl From<UserId> for String {
+    fn from(user: UserId) -> Self {
+        user.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names one broadcast for ever: the id of the event that created it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BroadcastId(pub Uuid);
+
+impl FromStr for BroadcastId {
+    type Err = uuid::Error;
+
+    fn from_str(id: &str) -> Result<Self, Self::Err> {
+        // The hyphenated form alone, so that an id has one spelling in URLs, subjects and keys.
+        let uuid = uuid::fmt::Hyphenated::from_str(id)?;
+        Ok(Self(uuid.into_uuid()))
+    }
+}
+
+impl fmt::Display for BroadcastId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a broadcast says: trimmed, 1 to 280 Unicode scalar values, newlines as `\n`, nothing that fools a reader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Message(String);
+
+impl Message {
+    /// Checks and normalises what a creator typed.
+    pub fn parse(raw: &str) -> Result<Self, Rejection> {
+        let text = raw.replace("\r\n", "\n");
+        let text = text.trim();
+        if let Some(forbidden) = text.chars().find(|c| is_forbidden(*c)) {
+            return Err(Rejection::MessageForbiddenCharacter { character: forbidden });
+        }
+        match text.chars().count() {
+            0 => Err(Rejection::MessageEmpty),
+            1..=MAX_MESSAGE_CHARS => Ok(Self(text.to_owned())),
+            length => Err(Rejection::MessageTooLong { length }),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its length as the limit counts it: Unicode scalar values.
+    pub fn character_count(&self) -> usize {
+        self.0.chars().count()
+    }
+}
+
+/// Control characters, and the embeddings, overrides and isolates that make text read differently from what it says.
+/// Left-to-right and right-to-left *marks* (U+200E, U+200F, U+061C) are part of honest writing and pass.
+fn is_forbidden(c: char) -> bool {
+    (c.is_control() && c != '\n') || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+impl TryFrom<String> for Message {
+    type Error = String;
+
+    fn try_from(raw: String) -> Result<Self, Self::Error> {
+        Self::parse(&raw).map_err(|rejection| rejection.to_string())
+    }
+}
+
+impl From<Message> for String {
+    fn from(message: Message) -> Self {
+        message.0
+    }
+}
+
+/// How a client should present a broadcast.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// News.
+    #[default]
+    Info,
+    /// Something to watch out for.
+    Warning,
+    /// Something that cannot wait.
+    Alert,
+}
+
+impl Kind {
+    /// Every kind, in the order in which documents list them.
+    pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Alert];
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Alert => "alert",
+        }
+    }
+
+    /// Reads the word; another one is a rejection that lists the three.
+    pub fn parse(word: &str) -> Result<Self, Rejection> {
+        let known = Self::ALL.into_iter().find(|kind| kind.as_str() == word);
+        known.ok_or_else(|| Rejection::UnknownType { given: word.chars().take(40).collect() })
+    }
+}
+
+/// A moment in UTC, in whole milliseconds; on the wire RFC 3339 with three decimals and `Z`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// From milliseconds since 1970-01-01T00:00:00Z, held within the years 0000 to 9999 that RFC 3339 can write.
+    pub fn from_unix_ms(ms: i64) -> Self {
+        const YEAR_0000: i64 = -62_167_219_200_000;
+        const YEAR_9999_END: i64 = 253_402_300_799_999;
+        Self(ms.clamp(YEAR_0000, YEAR_9999_END))
+    }
+
+    /// From nanoseconds since 1970-01-01T00:00:00Z, the unit in which JetStream records time.
+    pub fn from_unix_ns(ns: i64) -> Self {
+        Self::from_unix_ms(ns.div_euclid(1_000_000))
+    }
+
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub const fn as_unix_ms(self) -> i64 {
+        self.0
+    }
+
+    /// The UTC day this moment is on, in days since 1970-01-01.
+    pub const fn day(self) -> i64 {
+        self.0.div_euclid(86_400_000)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+        let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
+            .map_err(|_| fmt::Error)?;
+        f.write_str(&moment.format(&format).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let moment = OffsetDateTime::parse(text, &Rfc3339)
+            .map_err(|e| format!("`{}` is not an RFC 3339 time: {e}", text.escape_debug()))?;
+        let ms = moment.unix_timestamp_nanos().div_euclid(1_000_000);
+        i64::try_from(ms).map(Self::from_unix_ms).map_err(|e| e.to_string())
+    }
+}
+
+impl TryFrom<String> for Timestamp {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Timestamp> for String {
+    fn from(moment: Timestamp) -> Self {
+        moment.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn channel_names_follow_the_token_rule() {
+        for good in ["creator", "0", "a-b_c", &"x".repeat(32)] {
+            assert!(good.parse::<Channel>().is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "_a", "A", "a.b", "a b", "é", "a*", ">", &"x".repeat(33)] {
+            assert!(bad.parse::<Channel>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn messages_are_trimmed_counted_and_cleaned() {
+        let cases: [(&str, Result<&str, Rejection>); 9] = [
+            ("  hello \r\n", Ok("hello")),
+            ("a\r\nb\nc", Ok("a\nb\nc")),
+            ("\u{200F}שלום", Ok("\u{200F}שלום")),
+            ("👩‍👩‍👧", Ok("👩‍👩‍👧")),
+            ("", Err(Rejection::MessageEmpty)),
+            (" \n\t ", Err(Rejection::MessageEmpty)),
+            ("a\u{7}b", Err(Rejection::MessageForbiddenCharacter { character: '\u{7}' })),
+            ("a\rb", Err(Rejection::MessageForbiddenCharacter { character: '\r' })),
+            ("abc\u{202E}fed", Err(Rejection::MessageForbiddenCharacter { character: '\u{202E}' })),
+        ];
+        for (raw, expected) in cases {
+            let parsed = Message::parse(raw);
+            assert_eq!(parsed.as_ref().map(Message::as_str), expected.as_ref().copied(), "{raw:?}");
+        }
+        assert!(Message::parse(&"é".repeat(280)).is_ok());
+        assert_eq!(Message::parse(&"é".repeat(281)), Err(Rejection::MessageTooLong { length: 281 }));
+    }
+
+    #[test]
+    fn timestamps_have_one_spelling() {
+        let moment: Timestamp = "2026-11-25T02:43:00.5+01:00".parse().unwrap();
+        assert_eq!(moment.to_string(), "2026-11-25T01:43:00.500Z");
+        assert!("yesterday".parse::<Timestamp>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn timestamps_round_trip(ms in any::<i64>()) {
+            let moment = Timestamp::from_unix_ms(ms);
+            prop_assert_eq!(moment.to_string().parse::<Timestamp>().unwrap(), moment);
+        }
+
+        #[test]
+        fn parsing_a_message_twice_changes_nothing(raw in "\\PC{0,300}") {
+            if let Ok(message) = Message::parse(&raw) {
+                prop_assert_eq!(Message::parse(message.as_str()), Ok(message));
+            }
+        }
+    }
+}
