@@ -1,0 +1,342 @@
+//! Every option, default and limit. An option is a flag and an environment variable; a flag wins.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::domain::Channel;
+use crate::log::connection::Address;
+use crate::log::names::MIRROR_LEASE_KEY;
+use crate::log::provision::Provision;
+use crate::push::session::Limits;
+
+/// Room that the embedded server's store has beyond the log's own limit: the KV buckets and the server's books.
+const STORE_HEADROOM_BYTES: u64 = 1 << 30;
+
+/// One announcement to every connected user, on an event log that proves it.
+#[derive(Debug, Parser)]
+#[command(name = "tidings", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary does.
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of these in a process")]
+pub enum Command {
+    /// Run one replica of the service.
+    Serve(Serve),
+    /// Read the event log: what happened, and what was true at a moment.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Look after a deployment.
+    #[command(subcommand)]
+    Admin(Admin),
+    /// How `serve` starts its embedded nats-server.
+    #[command(name = crate::log::embedded::CHILD_COMMAND, hide = true)]
+    NatsChild {
+        /// The nats-server.
+        binary: PathBuf,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// Where the log is.
+#[derive(Clone, Debug, Args)]
+pub struct Nats {
+    /// URLs of a NATS to join, of one server or several of one cluster. Without it, `serve` runs a nats-server of its
+    /// own, and the other commands look for that one in the data directory.
+    #[arg(long, env = "TIDINGS_NATS", value_delimiter = ',', value_name = "URL")]
+    pub nats: Vec<String>,
+
+    /// A NATS credentials file.
+    #[arg(long, env = "TIDINGS_NATS_CREDS", value_name = "FILE")]
+    pub nats_creds: Option<PathBuf>,
+
+    /// A certificate authority to trust for NATS, besides the system's.
+    #[arg(long, env = "TIDINGS_NATS_TLS_CA", value_name = "FILE")]
+    pub nats_tls_ca: Option<PathBuf>,
+
+    /// This client's certificate for NATS.
+    #[arg(long, env = "TIDINGS_NATS_TLS_CERT", value_name = "FILE", requires = "nats_tls_key")]
+    pub nats_tls_cert: Option<PathBuf>,
+
+    /// The key of that certificate.
+    #[arg(long, env = "TIDINGS_NATS_TLS_KEY", value_name = "FILE", requires = "nats_tls_cert")]
+    pub nats_tls_key: Option<PathBuf>,
+
+    /// Where this replica keeps what is its own.
+    #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR", default_value = "tidings-data")]
+    pub data_dir: PathBuf,
+}
+
+impl Nats {
+    /// How to reach these servers.
+    pub fn address(&self, servers: Vec<String>) -> Address {
+        Address {
+            servers,
+            credentials: self.nats_creds.clone(),
+            tls_ca: self.nats_tls_ca.clone(),
+            tls_identity: self.nats_tls_cert.clone().zip(self.nats_tls_key.clone()),
+        }
+    }
+}
+
+/// What a deployment chooses about the streams.
+#[derive(Clone, Debug, Args)]
+pub struct Streams {
+    /// Copies of each stream over the NATS cluster: 1, or 3 on three nodes.
+    #[arg(long, env = "TIDINGS_STREAM_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub stream_replicas: u8,
+
+    /// Bytes that the log takes before it refuses new events. Nothing old is ever dropped.
+    #[arg(long, env = "TIDINGS_LOG_MAX_BYTES", default_value_t = 16 << 30, value_name = "BYTES")]
+    pub log_max_bytes: u64,
+
+    /// How long the KV mirror keeps an acknowledgement.
+    #[arg(long, env = "TIDINGS_ACKS_MAX_AGE_SECONDS", default_value_t = 30 * 24 * 3600, value_name = "SECONDS")]
+    pub acks_max_age_seconds: u64,
+}
+
+impl Streams {
+    /// The definitions with these choices.
+    pub fn provision(&self) -> Provision {
+        Provision {
+            replicas: self.stream_replicas.into(),
+            log_max_bytes: self.log_max_bytes,
+            acks_max_age: Duration::from_secs(self.acks_max_age_seconds),
+        }
+    }
+}
+
+/// How people prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Auth {
+    /// They just say so. For development, on a loopback address only.
+    Dev,
+}
+
+/// The options of `serve`.
+#[derive(Clone, Debug, Args)]
+pub struct Serve {
+    /// Address to listen on. Port 0 lets the system choose; the data directory's `http.url` tells.
+    #[arg(long, env = "TIDINGS_LISTEN", default_value = "127.0.0.1:8000", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+
+    /// Where the log is.
+    #[command(flatten)]
+    pub nats: Nats,
+
+    /// The nats-server to run without --nats. Default: the one on PATH, else the one in `.tools`.
+    #[arg(long, env = "TIDINGS_NATS_SERVER", value_name = "FILE")]
+    pub nats_server: Option<PathBuf>,
+
+    /// What this deployment chooses about the streams.
+    #[command(flatten)]
+    pub streams: Streams,
+
+    /// This replica's name, unique among the replicas. Default: an id kept in the data directory.
+    #[arg(long, env = "TIDINGS_REPLICA", value_name = "NAME", value_parser = replica_name)]
+    pub replica: Option<String>,
+
+    /// Channels that exist: `creator` is `/api/creator/broadcast`.
+    #[arg(long, env = "TIDINGS_CHANNELS", value_delimiter = ',', default_value = "creator", value_name = "NAME")]
+    pub channels: Vec<Channel>,
+
+    /// How people prove who they are.
+    #[arg(long, env = "TIDINGS_AUTH", default_value = "dev")]
+    pub auth: Auth,
+
+    /// Allow `--auth dev` on any address: whoever reaches it is believed. Only behind something that limits who does.
+    #[arg(long, env = "TIDINGS_AUTH_DEV_ANYWHERE")]
+    pub auth_dev_anywhere: bool,
+
+    /// How long an append is tried before its outcome is said to be unknown.
+    #[arg(long, env = "TIDINGS_APPEND_TIMEOUT_MS", default_value_t = 3_000, value_name = "MS")]
+    pub append_timeout_ms: u64,
+
+    /// How long the projection's store may take to open before it counts as damaged and is rebuilt.
+    #[arg(long, env = "TIDINGS_STORE_OPEN_SECONDS", default_value_t = 60, value_name = "SECONDS")]
+    pub store_open_seconds: u64,
+
+    /// WebSocket and event-stream connections that this replica takes.
+    #[arg(long, env = "TIDINGS_MAX_CONNECTIONS", default_value_t = 20_000, value_name = "N")]
+    pub max_connections: usize,
+
+    /// Bytes that a request's body may have.
+    #[arg(long, env = "TIDINGS_MAX_BODY_BYTES", default_value_t = 32 * 1024, value_name = "BYTES")]
+    pub max_body_bytes: usize,
+
+    /// Bytes that a client's WebSocket message may have.
+    #[arg(long, env = "TIDINGS_MAX_MESSAGE_BYTES", default_value_t = 4 * 1024, value_name = "BYTES")]
+    pub max_message_bytes: usize,
+
+    /// WebSocket messages a second that a connection may send.
+    #[arg(long, env = "TIDINGS_MESSAGES_PER_SECOND", default_value_t = 20, value_name = "N")]
+    pub messages_per_second: u32,
+
+    /// WebSocket messages that a connection may send at once.
+    #[arg(long, env = "TIDINGS_MESSAGE_BURST", default_value_t = 40, value_name = "N")]
+    pub message_burst: u32,
+
+    /// A WebSocket client is pinged after this long without a word from it.
+    #[arg(long, env = "TIDINGS_HEARTBEAT_SECONDS", default_value_t = 30, value_name = "SECONDS")]
+    pub heartbeat_seconds: u64,
+
+    /// A WebSocket client is closed after this long without a sign of life.
+    #[arg(long, env = "TIDINGS_LIVENESS_SECONDS", default_value_t = 75, value_name = "SECONDS")]
+    pub liveness_seconds: u64,
+
+    /// After SIGTERM, `/readyz` fails for this long before anything else happens: the balancer looks elsewhere.
+    #[arg(long, env = "TIDINGS_DRAIN_GRACE_SECONDS", default_value_t = 0, value_name = "SECONDS")]
+    pub drain_grace_seconds: u64,
+
+    /// Then connections are closed, spread over this long.
+    #[arg(long, env = "TIDINGS_DRAIN_SECONDS", default_value_t = 5, value_name = "SECONDS")]
+    pub drain_seconds: u64,
+
+    /// Print the effective options and exit.
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+impl Serve {
+    /// How a connection is limited.
+    pub fn session_limits(&self) -> Limits {
+        Limits {
+            heartbeat: Duration::from_secs(self.heartbeat_seconds),
+            liveness: Duration::from_secs(self.liveness_seconds),
+            messages_per_second: f64::from(self.messages_per_second),
+            message_burst: f64::from(self.message_burst),
+        }
+    }
+
+    /// Bytes that the embedded server's streams may take on disk.
+    pub const fn embedded_store_bytes(&self) -> u64 {
+        self.streams.log_max_bytes.saturating_add(STORE_HEADROOM_BYTES)
+    }
+}
+
+/// A replica's name is a key of the heartbeats' bucket.
+fn replica_name(name: &str) -> Result<String, String> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if name == MIRROR_LEASE_KEY {
+        return Err(format!("`{MIRROR_LEASE_KEY}` is the name of the mirror's lease"));
+    }
+    if (1..=64).contains(&name.len()) && name.bytes().all(token) {
+        Ok(name.to_owned())
+    } else {
+        Err("a replica's name has 1 to 64 of A-Z, a-z, 0-9, _ and -".to_owned())
+    }
+}
+
+/// The auditor's commands.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Print the events of the log as CloudEvents, one JSON object a line.
+    #[command(after_help = "Example:\n  tidings audit replay --channel creator --type broadcast.created | jq .data.message")]
+    Replay(Replay),
+    /// Print what was true after an event: what was active, and who had acknowledged.
+    #[command(after_help = "Example:\n  tidings audit state --at-seq 42")]
+    State(StateAt),
+}
+
+/// The options of `audit replay`.
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// Where the log is.
+    #[command(flatten)]
+    pub nats: Nats,
+
+    /// The first sequence to print.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub from_seq: u64,
+
+    /// Only events of this channel.
+    #[arg(long, value_name = "NAME")]
+    pub channel: Option<Channel>,
+
+    /// Only events of this type, e.g. `broadcast.created`.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub event_type: Option<String>,
+
+    /// Only events that this user caused or is part of.
+    #[arg(long, value_name = "USER")]
+    pub user: Option<crate::domain::UserId>,
+}
+
+/// The options of `audit state`.
+#[derive(Clone, Debug, Args)]
+pub struct StateAt {
+    /// Where the log is.
+    #[command(flatten)]
+    pub nats: Nats,
+
+    /// The last sequence to count in. Default: the log's last.
+    #[arg(long, value_name = "N")]
+    pub at_seq: Option<u64>,
+}
+
+/// The operator's commands.
+#[derive(Debug, Subcommand)]
+pub enum Admin {
+    /// Create the streams and buckets that are missing, and report what differs in those that exist.
+    Provision {
+        /// Where NATS is.
+        #[command(flatten)]
+        nats: Nats,
+        /// What to create.
+        #[command(flatten)]
+        streams: Streams,
+    },
+    /// Print the state of the log, the buckets and the live replicas.
+    Status {
+        /// Where NATS is.
+        #[command(flatten)]
+        nats: Nats,
+    },
+    /// Ask a replica whether it is ready: exit code 0, or 1 with the reason.
+    Health {
+        /// The replica. Default: the one of the data directory.
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+        /// Where a local replica keeps its own.
+        #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR", default_value = "tidings-data")]
+        data_dir: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_options_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_serve_is_an_environment_variable_too() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        for option in serve.get_arguments().filter(|a| !["help", "print_config"].contains(&a.get_id().as_str())) {
+            let expected = format!("TIDINGS_{}", option.get_id().as_str().to_uppercase());
+            assert_eq!(option.get_env().and_then(|e| e.to_str()), Some(expected.as_str()));
+        }
+    }
+
+    #[test]
+    fn replica_names_are_tokens() {
+        assert!(replica_name("a-1_B").is_ok());
+        for bad in ["", "mirror", "a.b", "a b", "é", &"x".repeat(65)] {
+            assert!(replica_name(bad).is_err(), "{bad}");
+        }
+    }
+}

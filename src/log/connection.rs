@@ -1,0 +1,170 @@
+//! The connection to NATS, with the timings that make an outage visible within seconds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use async_nats::{Client, ConnectOptions, Event};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// The oldest nats-server that has what the log needs (per-message TTL, pull heartbeats, consistent guards).
+const MINIMUM: (i64, i64) = (2, 11);
+
+/// The client's own default of 60 s would leave a stopped server unnoticed for minutes.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Reconnects are spread over up to this, so that a restarted server does not meet every replica at once.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
+
+/// Commands that wait for the socket. Small: what waits here during an outage may land late.
+const SENDER_CAPACITY: usize = 256;
+
+/// Messages that may wait for one subscriber before the client drops some and says so; the reader notices the gap.
+const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
+
+/// Where NATS is and how to be let in.
+#[derive(Clone, Debug, Default)]
+pub struct Address {
+    /// One URL or several of one cluster.
+    pub servers: Vec<String>,
+    /// A credentials file (`.creds`).
+    pub credentials: Option<PathBuf>,
+    /// A certificate authority to trust besides the system's.
+    pub tls_ca: Option<PathBuf>,
+    /// This client's certificate and key.
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A live connection and what it says of itself.
+#[derive(Clone)]
+pub struct Connection {
+    /// The client; it reconnects by itself, for ever.
+    pub client: Client,
+    /// Counts connections made: it changes when a connection is back, and readers begin anew.
+    pub generation: watch::Receiver<u64>,
+}
+
+/// Connects under a name that the server's operator sees. With `patient`, waits for a server that is not there yet.
+pub async fn connect(address: &Address, name: &str, patient: bool) -> anyhow::Result<Connection> {
+    let (made, generation) = watch::channel(0);
+    let mut options = ConnectOptions::new()
+        .name(name)
+        .ping_interval(PING_INTERVAL)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .client_capacity(SENDER_CAPACITY)
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        .reconnect_delay_callback(reconnect_delay)
+        .event_callback(move |event| {
+            report(&event);
+            if matches!(event, Event::Connected) {
+                made.send_modify(|count| *count += 1);
+            }
+            std::future::ready(())
+        });
+    if let Some(path) = &address.credentials {
+        options = options
+            .credentials_file(path)
+            .await
+            .with_context(|| format!("reading the NATS credentials {}", path.display()))?;
+    }
+    if let Some(ca) = &address.tls_ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let Some((certificate, key)) = &address.tls_identity {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    let servers = address.servers.join(",");
+    let client = connect_in_time(options, address, patient)
+        .await
+        .with_context(|| format!("connecting to NATS at {}", without_password(&servers)))?;
+    check_version(&client)?;
+    Ok(Connection { client, generation })
+}
+
+async fn connect_in_time(options: ConnectOptions, address: &Address, patient: bool) -> anyhow::Result<Client> {
+    let servers: Vec<async_nats::ServerAddr> =
+        address.servers.iter().map(|server| server.parse()).collect::<Result<_, _>>()?;
+    if !patient {
+        return Ok(options.connect(servers).await?);
+    }
+    let client = options.retry_on_initial_connect().connect(servers).await?;
+    let mut said = false;
+    while client.connection_state() != async_nats::connection::State::Connected {
+        if !std::mem::replace(&mut said, true) {
+            warn!("NATS does not answer yet; waiting for it");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(client)
+}
+
+/// Doubles from 50 ms up to the maximum, and takes between half and all of it. The jitter comes from the attempt's own
+/// address on the stack of hashes that std seeds per process: no more is needed to spread a few replicas.
+fn reconnect_delay(attempt: usize) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    let exponent = u32::try_from(attempt).unwrap_or(u32::MAX).min(10);
+    let ceiling = Duration::from_millis(50).saturating_mul(1 << exponent).min(RECONNECT_DELAY_MAX);
+    let share = RandomState::new().hash_one(attempt) % 1_000;
+    ceiling / 2 + ceiling.mul_f64(0.5) * u32::try_from(share).unwrap_or(0) / 1_000
+}
+
+fn report(event: &Event) {
+    match event {
+        Event::Connected => info!("connected to NATS"),
+        Event::Disconnected => warn!("disconnected from NATS; reconnecting"),
+        Event::SlowConsumer(subscription) => {
+            warn!(nats.subscription = subscription, "a NATS subscription fell behind; its reader will begin anew");
+        }
+        Event::Closed => info!("the connection to NATS is closed"),
+        other => warn!("NATS says: {other}"),
+    }
+}
+
+fn check_version(client: &Client) -> anyhow::Result<()> {
+    let version = client.server_info().version;
+    let (major, minor) = MINIMUM;
+    if !client.is_server_compatible(major, minor, 0) {
+        bail!(
+            "this nats-server is version {version}; Tidings needs {major}.{minor} or newer (nats/install.sh fetches one)"
+        );
+    }
+    Ok(())
+}
+
+/// A server list as it may appear in messages: what stands before an `@` is not shown.
+pub fn without_password(servers: &str) -> String {
+    servers
+        .split(',')
+        .map(|server| match server.rsplit_once('@') {
+            Some((before, host)) => match before.split_once("://") {
+                Some((scheme, _)) => format!("{scheme}://…@{host}"),
+                None => format!("…@{host}"),
+            },
+            None => server.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reconnects_are_quick_at_first_and_never_slower_than_two_seconds() {
+        assert!(reconnect_delay(1) <= Duration::from_millis(100));
+        for attempt in 0..200 {
+            assert!(reconnect_delay(attempt) <= RECONNECT_DELAY_MAX);
+        }
+        assert!(reconnect_delay(usize::MAX) >= RECONNECT_DELAY_MAX / 2);
+    }
+
+    #[test]
+    fn passwords_do_not_show() {
+        assert_eq!(without_password("nats://a:b@h:4222,nats://h2"), "nats://…@h:4222,nats://h2");
+    }
+}

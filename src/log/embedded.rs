@@ -1,0 +1,269 @@
+//! The embedded nats-server: a child process that is started, supervised, restarted and stopped with the replica.
+//!
+//! Two servers on one store both acknowledge and lose messages (measured), so there is never a second one: the data
+//! directory's lock is held before anything starts, the child asks the kernel to die with its parent, and an orphan
+//! that is alive all the same is ended by its pid file before a new child is started.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal, setpgid, test_kill_process};
+use tracing::{error, info, warn};
+
+/// The hidden subcommand through which the child is started, see [`exec_child`].
+pub const CHILD_COMMAND: &str = "nats-child";
+
+/// The server's configuration, with the deployment's values to be put in.
+const CONFIGURATION: &str = include_str!("../../nats/embedded.conf");
+
+/// The longest a server may take to open its store and say which port it has.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest a server may take to stop before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two looks at a child, and before the restart of one that died.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const RESTART_AFTER: Duration = Duration::from_millis(500);
+
+/// A running nats-server of this process's own.
+#[derive(Debug)]
+pub struct EmbeddedNats {
+    url: String,
+    stop: Option<SyncSender<()>>,
+    supervisor: Option<JoinHandle<()>>,
+}
+
+/// What the embedded server needs to know.
+#[derive(Clone, Debug)]
+pub struct EmbeddedOptions {
+    /// The `nats-server` to run.
+    pub binary: PathBuf,
+    /// Its own folder, inside the data directory whose lock is held.
+    pub directory: PathBuf,
+    /// Bytes that its streams on disk may take together.
+    pub max_file_store: u64,
+}
+
+impl EmbeddedNats {
+    /// Starts a server and waits until it listens on a loopback port that the system chose.
+    pub fn start(options: &EmbeddedOptions) -> anyhow::Result<Self> {
+        fs::create_dir_all(&options.directory)
+            .with_context(|| format!("creating {}", options.directory.display()))?;
+        end_orphan(&pid_file(options))?;
+        // The child dies with the *thread* that made it (PR_SET_PDEATHSIG), so one thread makes every child and lives
+        // as long as the process.
+        let (stop, stopped) = sync_channel(1);
+        let (started, start) = sync_channel(1);
+        let supervised = options.clone();
+        let supervisor = std::thread::Builder::new().name("nats-server".into()).spawn(move || {
+            match run(&supervised, None) {
+                Ok((child, port)) => {
+                    if started.send(Ok(port)).is_ok() {
+                        supervise(&supervised, child, port, &stopped);
+                    }
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        })?;
+        let port = start.recv().context("the thread that starts nats-server ended")??;
+        Ok(Self { url: format!("nats://127.0.0.1:{port}"), stop: Some(stop), supervisor: Some(supervisor) })
+    }
+
+    /// Where it listens; the same over restarts.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Stops the server and waits for its end. Blocks.
+    pub fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(supervisor) = self.supervisor.take()
+            && supervisor.join().is_err()
+        {
+            error!("the thread that supervises nats-server panicked");
+        }
+    }
+}
+
+impl Drop for EmbeddedNats {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Finds a `nats-server`: the one named, else on `PATH`, else in the project's tools folder below this directory.
+pub fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).chain([PathBuf::from(".tools")]).map(|dir| dir.join("nats-server"));
+    places.find(|place| place.is_file()).context(
+        "no nats-server found: name one with --nats-server, put one on PATH, run nats/install.sh, or join a running \
+         NATS with --nats",
+    )
+}
+
+/// What the child does first: it asks to be told when its parent dies, leaves the parent's process group so that a
+/// Ctrl-C reaches the parent alone, and becomes the server. Returns only when that failed.
+pub fn exec_child(binary: &Path, arguments: &[String]) -> anyhow::Error {
+    let prepared = set_parent_process_death_signal(Some(Signal::TERM))
+        .and_then(|()| setpgid(None, None))
+        .context("preparing the nats-server child");
+    match prepared {
+        Ok(()) => {
+            let error = Command::new(binary).args(arguments).exec();
+            anyhow::Error::from(error).context(format!("running {}", binary.display()))
+        }
+        Err(error) => error,
+    }
+}
+
+fn pid_file(options: &EmbeddedOptions) -> PathBuf {
+    options.directory.join("nats-server.pid")
+}
+
+/// Starts one child and waits for its port.
+fn run(options: &EmbeddedOptions, port: Option<u16>) -> anyhow::Result<(Child, u16)> {
+    let ports = options.directory.join("ports");
+    let _ = fs::remove_dir_all(&ports);
+    fs::create_dir_all(&ports)?;
+    let configuration = options.directory.join("nats-server.conf");
+    fs::write(&configuration, configuration_text(options, &ports, port))?;
+    let log = fs::File::create(options.directory.join("nats-server.log"))?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg(CHILD_COMMAND)
+        .arg(&options.binary)
+        .arg("-c")
+        .arg(&configuration)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("starting the nats-server child")?;
+    match await_port(&mut child, &ports) {
+        Ok(port) => Ok((child, port)),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            let log = options.directory.join("nats-server.log");
+            Err(error.context(format!("nats-server did not start; its words are in {}", log.display())))
+        }
+    }
+}
+
+fn configuration_text(options: &EmbeddedOptions, ports: &Path, port: Option<u16>) -> String {
+    let quoted = |path: &Path| format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""));
+    CONFIGURATION
+        .replace("@PORT@", &port.map_or_else(|| "-1".to_owned(), |port| port.to_string()))
+        .replace("@STORE@", &quoted(&options.directory.join("store")))
+        .replace("@PORTS@", &quoted(ports))
+        .replace("@PID_FILE@", &quoted(&pid_file(options)))
+        .replace("@MAX_FILE_STORE@", &options.max_file_store.to_string())
+}
+
+/// nats-server writes a file with its ports once it listens.
+fn await_port(child: &mut Child, ports: &Path) -> anyhow::Result<u16> {
+    let looks = START_TIMEOUT.as_millis() / LOOK_EVERY.as_millis();
+    for _ in 0..looks {
+        if let Some(status) = child.try_wait()? {
+            bail!("it ended at once ({status})");
+        }
+        for entry in fs::read_dir(ports)? {
+            if let Some(port) = port_in(&fs::read_to_string(entry?.path())?) {
+                return Ok(port);
+            }
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    bail!("it did not listen within {} s", START_TIMEOUT.as_secs())
+}
+
+fn port_in(file: &str) -> Option<u16> {
+    let ports: serde_json::Value = serde_json::from_str(file).ok()?;
+    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+}
+
+fn supervise(options: &EmbeddedOptions, mut child: Child, port: u16, stopped: &Receiver<()>) {
+    loop {
+        match stopped.recv_timeout(LOOK_EVERY) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+                end(&mut child);
+                return;
+            }
+        }
+        match child.try_wait() {
+            Ok(None) => continue,
+            Ok(Some(status)) => error!("the embedded nats-server ended ({status}); starting it again"),
+            Err(error) => error!("the embedded nats-server cannot be watched: {error}"),
+        }
+        loop {
+            if !matches!(stopped.recv_timeout(RESTART_AFTER), Err(RecvTimeoutError::Timeout)) {
+                return;
+            }
+            match run(options, Some(port)) {
+                Ok((restarted, _)) => {
+                    info!("the embedded nats-server is back");
+                    child = restarted;
+                    break;
+                }
+                Err(error) => error!("the embedded nats-server cannot be started: {error:#}"),
+            }
+        }
+    }
+}
+
+fn end(child: &mut Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    for _ in 0..STOP_TIMEOUT.as_millis() / LOOK_EVERY.as_millis() {
+        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+            return;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    warn!("the embedded nats-server did not stop in time; killing it");
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Ends the server of a replica that died so hard that its child survived it. The caller holds the directory's lock,
+/// so whoever the pid file names is nobody's child any more; another program that got its number is left alone.
+fn end_orphan(pid_file: &Path) -> anyhow::Result<()> {
+    let Ok(text) = fs::read_to_string(pid_file) else { return Ok(()) };
+    let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else { return Ok(()) };
+    let ours = pid_file.parent().unwrap_or(pid_file).join("nats-server.conf");
+    let is_ours = || {
+        let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        line.split(|b| *b == 0).any(|argument| argument == ours.as_os_str().as_encoded_bytes())
+    };
+    if !is_ours() {
+        return Ok(());
+    }
+    warn!(nats.pid = pid.as_raw_nonzero().get(), "an orphaned nats-server still has the store; ending it");
+    let _ = kill_process(pid, Signal::TERM);
+    for _ in 0..STOP_TIMEOUT.as_millis() / LOOK_EVERY.as_millis() {
+        if test_kill_process(pid).is_err() || !is_ours() {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let _ = kill_process(pid, Signal::KILL);
+    std::thread::sleep(LOOK_EVERY * 4);
+    if is_ours() {
+        bail!("the nats-server with pid {} does not end; end it by hand", pid.as_raw_nonzero());
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! The envelope: CloudEvents 1.0 in the binary mode of its NATS binding. Attributes are headers, the body is the data.
+
+use bytes::Bytes;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use uuid::Uuid;
+
+use super::names::Subject;
+use super::{NewEvent, RawMessage};
+use crate::domain::{Event, Recorded, Timestamp};
+
+/// What the binding encodes in header values: controls, space, `"`, `%`, and everything outside ASCII.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// An `acknowledged` event carries at most this many acknowledgements.
+pub const MAX_ACKS_PER_EVENT: usize = 1_000;
+
+/// The headers and the body under which an event is stored.
+pub fn encode(new: &NewEvent) -> serde_json::Result<(Vec<(&'static str, String)>, Bytes)> {
+    let id = new.id.to_string();
+    let subject = format!("{}/{}", new.subject.channel(), new.event.broadcast_id());
+    let headers = vec![
+        ("Nats-Msg-Id", id.clone()),
+        ("ce-specversion", "1.0".to_owned()),
+        ("ce-id", id),
+        ("ce-type", new.event.event_type().name.to_owned()),
+        ("ce-source", utf8_percent_encode(&new.source, ENCODED).to_string()),
+        ("ce-time", new.time.to_string()),
+        ("ce-subject", subject),
+        ("ce-datacontenttype", "application/json".to_owned()),
+        ("ce-dataschema", schema_of(&new.event)),
+    ];
+    Ok((headers, new.event.to_json()?.into()))
+}
+
+/// The name of the JSON Schema of an event's body, as `schemas/` has it in `$id`.
+pub fn schema_of(event: &Event) -> String {
+    let kind = event.event_type();
+    format!("urn:tidings:schema:{}:{}", kind.name, kind.version)
+}
+
+/// What a message of the log is to this build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// An event that it understands.
+    Event(Recorded),
+    /// Not for this build. Skipped in the same way on every replica.
+    Skipped(Skipped),
+}
+
+/// Why a message is skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Skipped {
+    /// A CloudEvent of Tidings, of a type or version that a newer build may know.
+    Future {
+        /// Its type and schema as written.
+        what: String,
+    },
+    /// Anything else: not a CloudEvent, not on a subject of ours, a body off its schema.
+    Foreign {
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Reads a message. Never fails: what it cannot read is [`Decoded::Skipped`].
+pub fn decode(raw: &RawMessage) -> Decoded {
+    match read(raw) {
+        Ok(recorded) => Decoded::Event(recorded),
+        Err(skipped) => Decoded::Skipped(skipped),
+    }
+}
+
+fn read(raw: &RawMessage) -> Result<Recorded, Skipped> {
+    let foreign = |why: &str| Skipped::Foreign { why: why.to_owned() };
+    if attribute(raw, "specversion").as_deref() != Some("1.0") {
+        return Err(foreign("it is not a CloudEvent 1.0"));
+    }
+    let name = attribute(raw, "type").ok_or_else(|| foreign("it has no ce-type"))?;
+    let version = version_of(raw, &name).ok_or_else(|| foreign("its ce-dataschema is not one of Tidings"))?;
+    let body = Event::from_json(&name, version, &raw.body)
+        .ok_or_else(|| Skipped::Future { what: format!("{name}:{version}") })?;
+    let event = body.map_err(|e| Skipped::Foreign { why: format!("its body is not a {name}: {e}") })?;
+    let subject: Subject = raw.subject.parse().map_err(|()| foreign("its subject is not one of Tidings"))?;
+    let id: Uuid = attribute(raw, "id")
+        .and_then(|id| id.parse().ok())
+        .ok_or_else(|| foreign("its ce-id is not a UUID"))?;
+    check_place(&subject, id, &event).map_err(foreign)?;
+    Ok(Recorded {
+        sequence: raw.sequence,
+        recorded_at: Timestamp::from_unix_ns(raw.time_ns),
+        channel: subject.channel().clone(),
+        id,
+        late: matches!(subject, Subject::Late(_)),
+        event,
+    })
+}
+
+/// An event on a subject that is not its own would be guarded by the wrong sequence, so it is foreign there.
+fn check_place(subject: &Subject, id: Uuid, event: &Event) -> Result<(), &'static str> {
+    match (event, subject) {
+        (Event::Created(broadcast), Subject::Lifecycle(_) | Subject::Late(_)) if broadcast.id.0 == id => Ok(()),
+        (Event::Created(_), Subject::Lifecycle(_) | Subject::Late(_)) => Err("its ce-id is not the broadcast's id"),
+        (Event::Cleared(_), Subject::Lifecycle(_) | Subject::Late(_)) => Ok(()),
+        (Event::Acknowledged(acks), Subject::Acks(_, broadcast)) if acks.broadcast_id == *broadcast => {
+            match acks.acknowledgements.len() {
+                1..=MAX_ACKS_PER_EVENT => Ok(()),
+                _ => Err("it does not carry 1 to 1,000 acknowledgements"),
+            }
+        }
+        (Event::Acknowledged(_), Subject::Acks(..)) => Err("it names another broadcast than its subject"),
+        _ => Err("its type does not belong on its subject"),
+    }
+}
+
+/// The version in `urn:tidings:schema:{type}:{version}`.
+fn version_of(raw: &RawMessage, name: &str) -> Option<u16> {
+    let schema = attribute(raw, "dataschema")?;
+    schema.strip_prefix("urn:tidings:schema:")?.strip_prefix(name)?.strip_prefix(':')?.parse().ok()
+}
+
+/// A CloudEvents attribute of a message, decoded; `None` when it is absent or not UTF-8.
+pub fn attribute(raw: &RawMessage, name: &str) -> Option<String> {
+    let value = raw.header(&format!("ce-{name}"))?;
+    Some(percent_decode_str(value).decode_utf8().ok()?.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn created(source: &str) -> (NewEvent, RawMessage) {
+        let id = Uuid::from_u128(7);
+        let body = format!(
+            r#"{{"id":"{id}","message":"hi","type":"alert","created_by":"ann","created_at":"2026-01-02T03:04:05.678Z"}}"#
+        );
+        let event = Event::from_json("broadcast.created", 1, body.as_bytes()).unwrap().unwrap();
+        let new = NewEvent {
+            subject: "broadcasts.creator.lifecycle".parse().unwrap(),
+            id,
+            event,
+            time: Timestamp::from_unix_ms(1),
+            source: source.to_owned(),
+            expected: Some(0),
+        };
+        let raw = raw_of(&new, 3);
+        (new, raw)
+    }
+
+    fn raw_of(new: &NewEvent, sequence: u64) -> RawMessage {
+        let (headers, body) = encode(new).unwrap();
+        let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        RawMessage { sequence, time_ns: 5_000_000, subject: new.subject.to_string(), headers, body }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (new, raw) = created("/tidings/a");
+        let Decoded::Event(recorded) = decode(&raw) else { panic!("not read: {:?}", decode(&raw)) };
+        assert_eq!(recorded.event, new.event);
+        assert_eq!((recorded.sequence, recorded.id, recorded.late), (3, new.id, false));
+        assert_eq!(recorded.recorded_at, Timestamp::from_unix_ms(5));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_skipped_with_a_reason() {
+        let (_, good) = created("/tidings/a");
+        let change = |edit: &dyn Fn(&mut RawMessage)| {
+            let mut raw = good.clone();
+            edit(&mut raw);
+            match decode(&raw) {
+                Decoded::Skipped(skipped) => skipped,
+                Decoded::Event(event) => panic!("read: {event:?}"),
+            }
+        };
+        let set = |name: &'static str, value: &'static str| {
+            move |raw: &mut RawMessage| {
+                raw.headers.iter_mut().filter(|(known, _)| known == name).for_each(|(_, v)| value.clone_into(v));
+            }
+        };
+        let future = change(&|raw| set("ce-dataschema", "urn:tidings:schema:broadcast.created:2")(raw));
+        assert_eq!(future, Skipped::Future { what: "broadcast.created:2".into() });
+        let foreign: [&dyn Fn(&mut RawMessage); 7] = [
+            &|raw| raw.headers.clear(),
+            &|raw| raw.body = Bytes::from_static(b"{}"),
+            &|raw| raw.subject = "broadcasts.creator.other".into(),
+            &|raw| raw.subject = format!("broadcasts.creator.acks.{}", Uuid::from_u128(7)),
+            &|raw| set("ce-id", "00000000-0000-0000-0000-000000000008")(raw),
+            &|raw| set("ce-specversion", "0.3")(raw),
+            &|raw| set("ce-dataschema", "https://example.org/x")(raw),
+        ];
+        for edit in foreign {
+            assert!(matches!(change(edit), Skipped::Foreign { .. }));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn attributes_survive_the_header(source in "\\PC{1,40}") {
+            let (_, raw) = created(&source);
+            prop_assert_eq!(attribute(&raw, "source"), Some(source));
+            prop_assert!(raw.header("ce-source").unwrap().is_ascii());
+        }
+
+        #[test]
+        fn any_bytes_decode_to_something(
+            subject in "(broadcasts\\.)?[a-z.]{0,20}",
+            kind in "broadcast\\.(created|cleared|acknowledged|expired)",
+            body in prop::collection::vec(any::<u8>(), 0..80),
+        ) {
+            let headers = vec![
+                ("ce-specversion".to_owned(), "1.0".to_owned()),
+                ("ce-type".to_owned(), kind.clone()),
+                ("ce-dataschema".to_owned(), format!("urn:tidings:schema:{kind}:1")),
+            ];
+            decode(&RawMessage { sequence: 1, time_ns: 0, subject, headers, body: body.into() });
+        }
+    }
+}

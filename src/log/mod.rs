@@ -1,0 +1,186 @@
+//! The log: append under a guard, read in order. One trait, two implementations that keep the same contract.
+//!
+//! The log is the only thing that a command ever writes. [`jetstream`] is the real one; [`memory`] keeps the same
+//! guard and the same answers for tests, and one suite runs over both.
+
+pub mod connection;
+pub mod embedded;
+pub mod envelope;
+pub mod jetstream;
+pub mod memory;
+pub mod names;
+pub mod provision;
+pub mod reader;
+
+use std::fmt;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::domain::{Event, Timestamp};
+use names::Subject;
+
+/// One incarnation of the log: the moment its stream was created, in nanoseconds since 1970-01-01.
+///
+/// A stream that was deleted and created anew counts its sequences from 1 again; the epoch tells the two apart.
+pub type Epoch = i64;
+
+/// An event on its way into the log.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Where it goes.
+    pub subject: Subject,
+    /// Its id; kept over retries, so that the log takes it once.
+    pub id: Uuid,
+    /// What happened.
+    pub event: Event,
+    /// When the service accepted it.
+    pub time: Timestamp,
+    /// The replica that accepted it: `/tidings/{replica}`.
+    pub source: String,
+    /// The log takes it only if this is the last sequence on the subject (0: none yet). `None`: no guard.
+    pub expected: Option<u64>,
+}
+
+/// The log has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// At this sequence.
+    pub sequence: u64,
+    /// It was there already, within the log's duplicate window.
+    pub duplicate: bool,
+}
+
+/// The log has not answered with a place.
+#[derive(Debug)]
+pub enum AppendError {
+    /// The guard: another message came first, or this one is there already (the guard is checked before the ids).
+    Conflict,
+    /// A message of this id is being written at this moment: ask again.
+    InProcess,
+    /// The log reached its configured size and takes nothing more.
+    Full,
+    /// The event is larger than the log takes.
+    TooLarge,
+    /// Any other answer, and none at all. The event may be in the log, or land there later.
+    Unknown(anyhow::Error),
+}
+
+impl fmt::Display for AppendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Conflict => f.write_str("another event came first"),
+            Self::InProcess => f.write_str("an event of this id is being written"),
+            Self::Full => f.write_str("the log is full"),
+            Self::TooLarge => f.write_str("the event is larger than the log takes"),
+            Self::Unknown(error) => write!(f, "no answer from the log: {error:#}"),
+        }
+    }
+}
+
+/// A message as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawMessage {
+    /// Its place, from 1.
+    pub sequence: u64,
+    /// When the log recorded it, in nanoseconds since 1970-01-01.
+    pub time_ns: i64,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers in the order of the wire; one entry a value.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl RawMessage {
+    /// The first value of a header. Names compare as they are written, as NATS does.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// SHA-256 over what the log says here: sequence, time, subject, every header that NATS did not add itself
+    /// (sorted), and the SHA-256 of the body; each part with its length before it.
+    ///
+    /// The reader compares it to notice that the log under its cursor is another one.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut headers: Vec<_> = self.headers.iter().filter(|(name, _)| !name.starts_with("Nats-")).collect();
+        headers.sort();
+        let mut hasher = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hasher.update((bytes.len() as u64).to_be_bytes());
+            hasher.update(bytes);
+        };
+        part(&self.sequence.to_be_bytes());
+        part(&self.time_ns.to_be_bytes());
+        part(self.subject.as_bytes());
+        for (name, value) in headers {
+            part(name.as_bytes());
+            part(value.as_bytes());
+        }
+        part(&Sha256::digest(&self.body));
+        hasher.finalize().into()
+    }
+}
+
+/// What the log says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogInfo {
+    /// Which incarnation.
+    pub epoch: Epoch,
+    /// The last sequence; 0 when empty.
+    pub last_sequence: u64,
+    /// Bytes stored.
+    pub bytes: u64,
+    /// Bytes that it takes at most.
+    pub max_bytes: u64,
+}
+
+/// Why the log could not be read.
+#[derive(Debug)]
+pub enum ReadError {
+    /// There is no such log.
+    Missing,
+    /// It did not answer, or broke off.
+    Away(anyhow::Error),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("the stream does not exist"),
+            Self::Away(error) => write!(f, "{error:#}"),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+/// Messages in the order of the log. It ends, or errs once, when it cannot go on; then a new one is made.
+pub type Messages = BoxStream<'static, Result<RawMessage, ReadError>>;
+
+/// An append-only sequence of messages with optimistic concurrency by subject.
+///
+/// Reads are answered by the leader, so that a read after an append sees it.
+pub trait EventLog: Send + Sync + 'static {
+    /// Appends one event. Never sends it while the connection is known to be down.
+    fn append(&self, event: NewEvent) -> BoxFuture<'_, Result<Appended, AppendError>>;
+
+    /// The log's identity and size.
+    fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>>;
+
+    /// The message at a sequence; `None` when the log has none there.
+    fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>>;
+
+    /// The last sequence on a subject; 0 when there is none.
+    fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>>;
+
+    /// Follows the log from a sequence on.
+    fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>>;
+
+    /// Creates the log when it does not exist.
+    fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>>;
+}

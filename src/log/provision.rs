@@ -1,0 +1,197 @@
+//! Provisioning: the streams and buckets that Tidings needs, as files under `nats/`, created when they are missing.
+//!
+//! What exists with other settings is reported, never changed.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::Client;
+use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::{self, ErrorCode};
+
+use super::names::{ACKS_BUCKET, ACTIVE_BUCKET, LOG_STREAM, REPLICAS_BUCKET, bucket_stream};
+
+/// How long a PubAck may take before the outcome is unknown.
+const PUB_ACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The definitions, in the form of the JetStream API (`nats stream add --config` reads them too).
+const DEFINITIONS: [&str; 4] = [
+    include_str!("../../nats/streams/BROADCASTS.json"),
+    include_str!("../../nats/buckets/broadcast_active.json"),
+    include_str!("../../nats/buckets/broadcast_acks.json"),
+    include_str!("../../nats/buckets/broadcast_replicas.json"),
+];
+
+/// What a deployment may choose about the definitions.
+#[derive(Clone, Debug)]
+pub struct Provision {
+    /// Copies of each stream over the cluster: 1 or 3.
+    pub replicas: usize,
+    /// Bytes that the log takes before it refuses.
+    pub log_max_bytes: u64,
+    /// How long the mirror keeps an acknowledgement.
+    pub acks_max_age: Duration,
+}
+
+/// A setting of an existing stream that is not what the definition says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drift {
+    /// The stream.
+    pub stream: String,
+    /// The setting, as the JetStream API names it.
+    pub setting: &'static str,
+    /// What Tidings needs.
+    pub wanted: String,
+    /// What is there.
+    pub found: String,
+    /// Whether a guarantee depends on it; the others are matters of size.
+    pub guarding: bool,
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stream, setting, wanted, found, .. } = self;
+        write!(f, "stream {stream} has {setting} = {found}, where Tidings expects {wanted}")
+    }
+}
+
+impl Provision {
+    /// A JetStream context with the timeouts that provisioning and appending share.
+    pub fn context(&self, client: &Client) -> jetstream::Context {
+        ContextBuilder::new().timeout(Duration::from_secs(3)).ack_timeout(PUB_ACK_TIMEOUT).build(client.clone())
+    }
+
+    /// Creates everything that is missing, and says what differs in what exists.
+    pub async fn everything(&self, context: &jetstream::Context) -> anyhow::Result<Vec<Drift>> {
+        let mut drifts = Vec::new();
+        for wanted in self.definitions()? {
+            let found = self.stream(context, &wanted.name).await?;
+            drifts.extend(differences(&wanted, &found.cached_info().config));
+        }
+        Ok(drifts)
+    }
+
+    /// The stream of this name, created from its definition when it is missing.
+    pub async fn stream(&self, context: &jetstream::Context, name: &str) -> anyhow::Result<Stream> {
+        match context.get_stream(name).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                _ => return Err(error).with_context(|| format!("asking NATS for the stream {name}")),
+            },
+        }
+        let definition = self.definitions()?.into_iter().find(|known| known.name == name);
+        let definition = definition.with_context(|| format!("there is no definition of a stream {name}"))?;
+        tracing::info!(nats.stream = name, "creating the stream, which does not exist");
+        match context.create_stream(definition).await {
+            Ok(stream) => Ok(stream),
+            // Another replica was faster, perhaps with other choices: what it made is there to be compared.
+            Err(_) => context.get_stream(name).await.with_context(|| format!("creating the stream {name}")),
+        }
+    }
+
+    /// The definitions with this deployment's choices in them.
+    pub fn definitions(&self) -> anyhow::Result<Vec<Config>> {
+        DEFINITIONS.into_iter().map(|json| self.definition(json)).collect()
+    }
+
+    fn definition(&self, json: &str) -> anyhow::Result<Config> {
+        let mut config: Config = serde_json::from_str(json).context("reading a stream definition")?;
+        config.num_replicas = self.replicas;
+        if config.name == LOG_STREAM {
+            config.max_bytes = i64::try_from(self.log_max_bytes).unwrap_or(i64::MAX);
+        }
+        if config.name == bucket_stream(ACKS_BUCKET) {
+            config.max_age = self.acks_max_age;
+            config.duplicate_window = config.duplicate_window.min(self.acks_max_age);
+        }
+        Ok(config)
+    }
+}
+
+/// The names of the streams behind the buckets whose content the mirror owns.
+pub fn mirrored_streams() -> [String; 2] {
+    [bucket_stream(ACTIVE_BUCKET), bucket_stream(ACKS_BUCKET)]
+}
+
+/// The name of the stream behind the bucket of heartbeats.
+pub fn replicas_stream() -> String {
+    bucket_stream(REPLICAS_BUCKET)
+}
+
+fn differences(wanted: &Config, found: &Config) -> Vec<Drift> {
+    let mut drifts = Vec::new();
+    let mut compare = |setting, guarding, wanted_value: String, found_value: String| {
+        if wanted_value != found_value {
+            let stream = wanted.name.clone();
+            drifts.push(Drift { stream, setting, wanted: wanted_value, found: found_value, guarding });
+        }
+    };
+    let is_log = wanted.name == LOG_STREAM;
+    let retention = |c: &Config| match c.retention {
+        RetentionPolicy::Limits => "limits",
+        RetentionPolicy::Interest => "interest",
+        RetentionPolicy::WorkQueue => "workqueue",
+    };
+    let discard = |c: &Config| if c.discard == DiscardPolicy::New { "new" } else { "old" };
+    let storage = |c: &Config| if c.storage == StorageType::File { "file" } else { "memory" };
+    compare("subjects", true, wanted.subjects.join(" "), found.subjects.join(" "));
+    compare("retention", true, retention(wanted).into(), retention(found).into());
+    compare("storage", true, storage(wanted).into(), storage(found).into());
+    compare("discard", is_log, discard(wanted).into(), discard(found).into());
+    compare("deny_delete", is_log, wanted.deny_delete.to_string(), found.deny_delete.to_string());
+    compare("deny_purge", is_log, wanted.deny_purge.to_string(), found.deny_purge.to_string());
+    compare("allow_rollup_hdrs", true, wanted.allow_rollup.to_string(), found.allow_rollup.to_string());
+    compare("max_msgs", is_log, wanted.max_messages.to_string(), found.max_messages.to_string());
+    compare(
+        "max_msgs_per_subject",
+        true,
+        wanted.max_messages_per_subject.to_string(),
+        found.max_messages_per_subject.to_string(),
+    );
+    compare("max_age", is_log, format!("{:?}", wanted.max_age), format!("{:?}", found.max_age));
+    compare("persist_mode", is_log, persistence(wanted).into(), persistence(found).into());
+    compare("max_bytes", false, wanted.max_bytes.to_string(), found.max_bytes.to_string());
+    compare("max_msg_size", false, wanted.max_message_size.to_string(), found.max_message_size.to_string());
+    compare("num_replicas", false, wanted.num_replicas.to_string(), found.num_replicas.to_string());
+    drifts
+}
+
+/// `async` acknowledges before anything is written, which the log must never do.
+const fn persistence(config: &Config) -> &'static str {
+    if matches!(config.persist_mode, Some(PersistenceMode::Async)) { "async" } else { "default" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn provision() -> Provision {
+        Provision { replicas: 3, log_max_bytes: 1 << 20, acks_max_age: Duration::from_hours(1) }
+    }
+
+    #[test]
+    fn the_definitions_are_readable_and_take_the_deployments_choices() {
+        let definitions = provision().definitions().unwrap();
+        let names: Vec<_> = definitions.iter().map(|d| d.name.as_str()).collect();
+        let buckets = [ACTIVE_BUCKET, ACKS_BUCKET, REPLICAS_BUCKET].map(bucket_stream);
+        assert_eq!(names, [LOG_STREAM, &buckets[0], &buckets[1], &buckets[2]]);
+        let log = &definitions[0];
+        assert_eq!((log.max_bytes, log.num_replicas, log.max_age), (1 << 20, 3, Duration::ZERO));
+        assert!(log.deny_delete && log.deny_purge && !log.allow_rollup && log.persist_mode.is_none());
+        assert_eq!(definitions[2].max_age, Duration::from_hours(1));
+    }
+
+    #[test]
+    fn a_weaker_setting_is_a_guarding_difference_and_a_smaller_one_is_not() {
+        let wanted = provision().definitions().unwrap().remove(0);
+        assert_eq!(differences(&wanted, &wanted), []);
+        let found = Config { deny_purge: false, max_bytes: 5, ..wanted.clone() };
+        let drifts = differences(&wanted, &found);
+        let seen: Vec<_> = drifts.iter().map(|d| (d.setting, d.guarding)).collect();
+        assert_eq!(seen, [("deny_purge", true), ("max_bytes", false)]);
+        assert!(drifts[0].to_string().contains("deny_purge = false"));
+    }
+}

@@ -1,0 +1,352 @@
+//! The reader: hands on the log in order, every sequence once, over restarts, gaps and recreations.
+//!
+//! It is not the client's ordered consumer, which replayed old messages after a server restart and skipped new ones
+//! after the stream was recreated (measured with async-nats 0.51; `tests/it/nats_facts.rs` keeps watch). Each time it
+//! begins, it compares the log's identity with its cursor, follows **from** the cursor, and demands that the first
+//! message is the one it knows and each next one the next sequence.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tracing::{error, warn};
+
+use super::{Epoch, EventLog, LogInfo, RawMessage, ReadError};
+
+/// Entries handed on together at most: what arrives together is applied together.
+pub const MAX_BATCH: usize = 256;
+
+/// After this long without a message the reader asks the log how long it is.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// How often a strange answer (shorter than before, no such message) is asked again before it is believed: a leader
+/// that was deposed a moment ago can give one.
+const ASKED: u32 = 3;
+const SHORTER_ASKED_EVERY: Duration = Duration::from_secs(2);
+const MISSING_ASKED_EVERY: Duration = Duration::from_millis(300);
+
+const BACKOFF: Range<Duration> = Duration::from_millis(100)..Duration::from_secs(1);
+
+/// Where a reader stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// The log that the sequence counts in; `None` before the first.
+    pub epoch: Option<Epoch>,
+    /// The last sequence handed on; 0 for none.
+    pub sequence: u64,
+    /// What stood there, to recognise the log by; `None`: take it unseen.
+    pub last: Option<Last>,
+}
+
+/// What stands at a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// A message with this [`RawMessage::fingerprint`].
+    Message([u8; 32]),
+    /// Nothing: the log has lost that message.
+    Hole,
+}
+
+/// One place of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A message.
+    Message(RawMessage),
+    /// The log has no message here any more (a damaged block). Skipped in the same way on every replica.
+    Hole(u64),
+}
+
+impl Entry {
+    /// Its place.
+    pub const fn sequence(&self) -> u64 {
+        match self {
+            Self::Message(message) => message.sequence,
+            Self::Hole(sequence) => *sequence,
+        }
+    }
+
+    /// What a cursor behind it remembers.
+    pub fn as_last(&self) -> Last {
+        match self {
+            Self::Message(message) => Last::Message(message.fingerprint()),
+            Self::Hole(_) => Last::Hole,
+        }
+    }
+}
+
+/// What the reader hands on.
+#[derive(Debug)]
+pub enum Delivery {
+    /// A log begins, at sequence 1: at the first start, and when the log turned out to be another one. What was read
+    /// before counts no more.
+    Epoch(Epoch),
+    /// Reading begins, and this is the log's last sequence at that moment.
+    Head(u64),
+    /// The next 1 to [`MAX_BATCH`] entries, without a gap.
+    Batch(Vec<Entry>),
+}
+
+/// What the reader knows of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The log's last sequence when it was last asked.
+    pub head: u64,
+    /// The first head that was seen: a projection that has reached it is ready.
+    pub head_at_start: Option<u64>,
+    /// Whether the log is being followed at this moment.
+    pub following: bool,
+    /// Bytes stored and bytes taken at most.
+    pub bytes: (u64, u64),
+}
+
+/// Why a pass over the log ended.
+enum Interrupted {
+    /// Nobody takes deliveries any more.
+    Unwanted,
+    /// A new pass can follow at once.
+    Restart,
+    /// The log cannot be read now.
+    Unreadable(ReadError),
+}
+
+impl From<ReadError> for Interrupted {
+    fn from(error: ReadError) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+/// A reader of one log for one consumer.
+pub struct Reader {
+    log: Arc<dyn EventLog>,
+    cursor: Cursor,
+    deliveries: mpsc::Sender<Delivery>,
+    seen: watch::Sender<Seen>,
+    /// Changes when the connection is back: the consumer of before may be gone.
+    reconnected: watch::Receiver<u64>,
+}
+
+impl Reader {
+    /// A reader that will hand on what stands after `cursor`. The channel's bound is the backpressure.
+    pub fn new(
+        log: Arc<dyn EventLog>,
+        cursor: Cursor,
+        deliveries: mpsc::Sender<Delivery>,
+        reconnected: watch::Receiver<u64>,
+    ) -> (Self, watch::Receiver<Seen>) {
+        let (seen, watched) = watch::channel(Seen::default());
+        (Self { log, cursor, deliveries, seen, reconnected }, watched)
+    }
+
+    /// Reads until nobody takes deliveries any more.
+    pub async fn run(mut self) {
+        let mut backoff = BACKOFF.start;
+        loop {
+            let before = self.cursor.sequence;
+            let interrupted = self.pass().await;
+            self.seen.send_modify(|seen| seen.following = false);
+            if self.cursor.sequence != before {
+                backoff = BACKOFF.start;
+            }
+            match interrupted {
+                Interrupted::Unwanted => return,
+                Interrupted::Restart => continue,
+                Interrupted::Unreadable(ReadError::Missing) => self.recreate().await,
+                Interrupted::Unreadable(ReadError::Away(error)) => {
+                    warn!(log.sequence = self.cursor.sequence, "cannot read the log now, trying again: {error:#}");
+                }
+            }
+            tokio::select! {
+                () = sleep(backoff) => {}
+                () = change(&mut self.reconnected) => {}
+                () = self.deliveries.closed() => return,
+            }
+            backoff = (backoff * 2).min(BACKOFF.end);
+        }
+    }
+
+    async fn recreate(&self) {
+        error!(
+            log.sequence = self.cursor.sequence,
+            "the log's stream does not exist any more: somebody deleted it, or NATS lost its data. Creating an empty one"
+        );
+        if let Err(error) = self.log.ensure().await {
+            warn!("cannot create the log's stream now, trying again: {error}");
+        }
+    }
+
+    async fn pass(&mut self) -> Interrupted {
+        match self.try_pass().await {
+            Ok(never) => match never {},
+            Err(interrupted) => interrupted,
+        }
+    }
+
+    async fn try_pass(&mut self) -> Result<std::convert::Infallible, Interrupted> {
+        self.reconnected.mark_unchanged();
+        let info = self.recognise().await?;
+        let from = self.cursor.sequence.max(1);
+        let mut messages = self.log.follow(from).await?.ready_chunks(MAX_BATCH);
+        let mut known = self.cursor.last;
+        self.note(info, true);
+        self.deliveries.send(Delivery::Head(info.last_sequence)).await.map_err(|_| Interrupted::Unwanted)?;
+        loop {
+            let chunk = tokio::select! {
+                chunk = messages.next() => chunk.ok_or(Interrupted::Restart)?,
+                () = sleep(QUIET) => {
+                    self.look_beyond_silence().await?;
+                    continue;
+                }
+                () = change(&mut self.reconnected) => return Err(Interrupted::Restart),
+                () = self.deliveries.closed() => return Err(Interrupted::Unwanted),
+            };
+            let mut batch = Vec::with_capacity(chunk.len());
+            let mut broken = None;
+            for next in chunk {
+                match next {
+                    Ok(message) => {
+                        if let Some(known) = known.take() {
+                            self.require_same(known, &message, info.epoch).await?;
+                        }
+                        self.take(message, &mut batch).await?;
+                    }
+                    Err(error) => broken = Some(error),
+                }
+            }
+            self.hand_on(batch).await?;
+            if let Some(error) = broken {
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// Asks the log who it is, and begins anew when it is not the one of the cursor.
+    async fn recognise(&mut self) -> Result<LogInfo, Interrupted> {
+        let mut info = self.log.info().await?;
+        for _ in 1..ASKED {
+            if Some(info.epoch) != self.cursor.epoch || info.last_sequence >= self.cursor.sequence {
+                break;
+            }
+            sleep(SHORTER_ASKED_EVERY).await;
+            info = self.log.info().await?;
+        }
+        match self.cursor.epoch {
+            Some(epoch) if epoch == info.epoch && info.last_sequence >= self.cursor.sequence => {}
+            Some(epoch) if epoch == info.epoch => {
+                self.begin(info.epoch, "it is shorter than what was read from it").await?;
+            }
+            Some(_) => self.begin(info.epoch, "its stream was recreated").await?,
+            None => self.begin(info.epoch, "").await?,
+        }
+        Ok(info)
+    }
+
+    async fn begin(&mut self, epoch: Epoch, why: &str) -> Result<(), Interrupted> {
+        if !why.is_empty() {
+            error!(log.sequence = self.cursor.sequence, log.epoch = epoch, "the log is another one: {why}. Reading it from its start");
+        }
+        self.cursor = Cursor { epoch: Some(epoch), sequence: 0, last: None };
+        self.deliveries.send(Delivery::Epoch(epoch)).await.map_err(|_| Interrupted::Unwanted)
+    }
+
+    /// The first message of a pass is the one at the cursor, seen again: it proves that the log is still the same.
+    async fn require_same(&mut self, known: Last, message: &RawMessage, epoch: Epoch) -> Result<(), Interrupted> {
+        let at_cursor = message.sequence == self.cursor.sequence;
+        let same = match known {
+            Last::Message(fingerprint) => at_cursor && message.fingerprint() == fingerprint,
+            Last::Hole => !at_cursor,
+        };
+        if same {
+            return Ok(());
+        }
+        self.begin(epoch, "another message stands at the place that was read last").await?;
+        Err(Interrupted::Restart)
+    }
+
+    /// Takes a message that was delivered, and before it what was left out.
+    async fn take(&mut self, message: RawMessage, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
+        let next = batch.last().map_or(self.cursor.sequence, Entry::sequence) + 1;
+        if message.sequence > next {
+            self.fill(next..message.sequence, batch).await?;
+        }
+        // The message at the cursor was handed on by the pass before.
+        if message.sequence >= next {
+            batch.push(Entry::Message(message));
+        }
+        Ok(())
+    }
+
+    /// Fetches from the leader what was not delivered. What it does not have, asked three times, is a hole.
+    async fn fill(&mut self, missing: Range<u64>, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
+        warn!(log.from = missing.start, log.to = missing.end - 1, "the log was delivered with a gap; fetching it");
+        for sequence in missing {
+            let mut found = self.log.get(sequence).await?;
+            for _ in 1..ASKED {
+                if found.is_some() {
+                    break;
+                }
+                sleep(MISSING_ASKED_EVERY).await;
+                found = self.log.get(sequence).await?;
+            }
+            batch.push(found.map_or_else(
+                || {
+                    error!(log.sequence = sequence, "the log has lost a message: its place is a hole, on every replica");
+                    Entry::Hole(sequence)
+                },
+                Entry::Message,
+            ));
+            if batch.len() >= MAX_BATCH {
+                self.hand_on(std::mem::take(batch)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Silence is normal. When the log is longer than what was delivered, its tail is damaged or the consumer is stuck.
+    async fn look_beyond_silence(&mut self) -> Result<(), Interrupted> {
+        let info = self.log.info().await?;
+        if Some(info.epoch) != self.cursor.epoch || info.last_sequence < self.cursor.sequence {
+            return Err(Interrupted::Restart);
+        }
+        let stuck_at = self.seen.borrow().head;
+        self.note(info, true);
+        // Only what was already there at the last look: the rest may be on its way at this moment.
+        if stuck_at > self.cursor.sequence {
+            let mut batch = Vec::new();
+            self.fill(self.cursor.sequence + 1..stuck_at + 1, &mut batch).await?;
+            self.hand_on(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn hand_on(&mut self, batch: Vec<Entry>) -> Result<(), Interrupted> {
+        let Some(last) = batch.last() else { return Ok(()) };
+        self.cursor.sequence = last.sequence();
+        self.cursor.last = Some(last.as_last());
+        let head = self.cursor.sequence;
+        self.seen.send_if_modified(|seen| {
+            let longer = head > seen.head;
+            seen.head = seen.head.max(head);
+            longer
+        });
+        self.deliveries.send(Delivery::Batch(batch)).await.map_err(|_| Interrupted::Unwanted)
+    }
+
+    fn note(&self, info: LogInfo, following: bool) {
+        self.seen.send_modify(|seen| {
+            seen.head = info.last_sequence;
+            seen.head_at_start.get_or_insert(info.last_sequence);
+            seen.following = following;
+            seen.bytes = (info.bytes, info.max_bytes);
+        });
+    }
+}
+
+/// Waits for a change; for ever when none can come any more.
+async fn change(watched: &mut watch::Receiver<u64>) {
+    if watched.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

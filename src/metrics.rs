@@ -1,0 +1,114 @@
+//! What a replica counts, in the text format of OpenMetrics at `/metrics`.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::domain::Channel;
+use crate::log::reader::Seen;
+use crate::projection::Position;
+
+/// The label of a count by channel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByChannel {
+    channel: String,
+}
+
+impl From<&Channel> for ByChannel {
+    fn from(channel: &Channel) -> Self {
+        Self { channel: channel.as_str().to_owned() }
+    }
+}
+
+/// Every count. Cheap to clone: the numbers are shared.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// WebSocket connections open on this replica.
+    pub connections: Family<ByChannel, Gauge>,
+    /// Broadcasts that became active, as this replica announced them.
+    pub broadcasts: Family<ByChannel, Counter>,
+    /// Messages handed to connections.
+    pub deliveries: Family<ByChannel, Counter>,
+    /// Acknowledgements that were new, as this replica applied them.
+    pub acks: Family<ByChannel, Counter>,
+    /// Connections closed because they did not read.
+    pub slow_clients: Counter,
+    /// Heartbeats of another replica whose digest at the same sequence was different.
+    pub divergence: Counter,
+    /// 1 while this replica writes the KV mirror.
+    pub mirroring: Gauge,
+    /// Events that the mirror has not written yet, on the replica that mirrors.
+    pub mirror_lag: Gauge,
+    position: PositionGauges,
+}
+
+#[derive(Clone, Debug, Default)]
+struct PositionGauges {
+    sequence: Gauge,
+    lag: Gauge,
+    log_bytes: Gauge,
+    log_max_bytes: Gauge,
+    skipped_future: Gauge,
+    skipped_foreign: Gauge,
+    holes: Gauge,
+    epochs: Gauge,
+    ready: Gauge,
+}
+
+impl Metrics {
+    /// The text that `/metrics` answers, with the projection as it stands.
+    pub fn text(&self, position: &Position, seen: &Seen) -> Result<String, std::fmt::Error> {
+        let gauges = &self.position;
+        let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&gauges.sequence, position.sequence);
+        set(&gauges.lag, seen.head.saturating_sub(position.sequence));
+        set(&gauges.log_bytes, seen.bytes.0);
+        set(&gauges.log_max_bytes, seen.bytes.1);
+        set(&gauges.skipped_future, position.skipped.0);
+        set(&gauges.skipped_foreign, position.skipped.1);
+        set(&gauges.holes, position.holes);
+        set(&gauges.epochs, position.epochs);
+        set(&gauges.ready, u64::from(position.caught_up));
+        let mut text = String::new();
+        encode(&mut text, &self.registry())?;
+        Ok(text)
+    }
+
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("tidings");
+        let p = &self.position;
+        registry.register("connections", "WebSocket connections open on this replica", self.connections.clone());
+        registry.register("broadcasts", "Broadcasts that became active", self.broadcasts.clone());
+        registry.register("deliveries", "Messages handed to connections of this replica", self.deliveries.clone());
+        registry.register("acks", "Acknowledgements that were new", self.acks.clone());
+        registry.register("slow_clients", "Connections closed because they did not read", self.slow_clients.clone());
+        registry.register(
+            "divergence",
+            "Heartbeats of a replica with another digest at the same sequence",
+            self.divergence.clone(),
+        );
+        registry.register("mirroring", "1 while this replica writes the KV mirror", self.mirroring.clone());
+        registry.register("mirror_lag_events", "Events that the KV mirror does not reflect yet", self.mirror_lag.clone());
+        registry.register("projection_sequence", "Last sequence of the log that was applied", p.sequence.clone());
+        registry.register("projection_lag_events", "Events of the log that were not applied yet", p.lag.clone());
+        registry.register("projection_caught_up", "1 once the projection has caught up with the log", p.ready.clone());
+        registry.register("projection_holes", "Places where the log has lost its message", p.holes.clone());
+        registry.register("projection_epochs", "Times that the log turned out to be another one", p.epochs.clone());
+        registry.register(
+            "projection_skipped_future",
+            "Messages skipped because a newer build may know them",
+            p.skipped_future.clone(),
+        );
+        registry.register(
+            "projection_skipped_foreign",
+            "Messages skipped because they are not events of Tidings",
+            p.skipped_foreign.clone(),
+        );
+        registry.register_with_unit("log_stored", "Bytes that the log has stored", Unit::Bytes, p.log_bytes.clone());
+        registry.register_with_unit("log_limit", "Bytes that the log takes", Unit::Bytes, p.log_max_bytes.clone());
+        registry
+    }
+}

@@ -1,0 +1,254 @@
+//! The fold: one thread that turns batches of the log into state, records and announcements.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::store::{Batch, CursorRecord, Store};
+use super::{Active, Announcement, Changed, Position, Shared};
+use crate::domain::{BroadcastId, Change, Channel, Event, Recorded, State, evolve};
+use crate::log::envelope::{Decoded, Skipped, decode};
+use crate::log::names::Subject;
+use crate::log::reader::{Delivery, Entry};
+
+/// Two replicas compare digests at multiples of this.
+const MILESTONE: u64 = 256;
+
+/// Broadcasts that are not active but stay loaded, and acknowledgements that they may have together.
+const LOADED_BROADCASTS: usize = 256;
+const LOADED_ACKS: usize = 1 << 20;
+
+/// How a fold ended, when nothing was damaged.
+pub(super) enum Outcome {
+    /// The reader ended: the replica stops.
+    Stopped,
+    /// The log is another one than the store is of.
+    OtherLog,
+}
+
+/// The state of the fold's thread.
+pub(super) struct Fold {
+    shared: Arc<Shared>,
+    cursor: CursorRecord,
+    subscriber: mpsc::Sender<Announcement>,
+    /// The head that the log had when reading began: the projection has caught up when it gets there.
+    target: Option<u64>,
+    /// When each loaded broadcast was last part of an event: sequences order them.
+    used: HashMap<BroadcastId, u64>,
+    /// Whether something changed that no snapshot and no announcement has told.
+    untold: bool,
+}
+
+/// A batch, decoded.
+enum Step {
+    Event(Recorded),
+    /// Skipped, and the channel whose lifecycle guard counts it all the same.
+    Skip(u64, Option<Channel>),
+}
+
+impl Fold {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        cursor: CursorRecord,
+        subscriber: mpsc::Sender<Announcement>,
+    ) -> Self {
+        Self { shared, cursor, subscriber, target: None, used: HashMap::new(), untold: true }
+    }
+
+    /// Folds until the reader ends. An error means that the store is damaged.
+    pub(super) fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<Outcome> {
+        if self.cursor.epoch.is_some() {
+            // What is on disk is true of its log, and can be shown while the rest is read.
+            self.announce_snapshot();
+            self.publish(|position| position.serving = true);
+        }
+        while let Some(delivery) = deliveries.blocking_recv() {
+            match delivery {
+                Delivery::Epoch(_) if self.cursor.epoch.is_some() => return Ok(Outcome::OtherLog),
+                Delivery::Epoch(epoch) => {
+                    self.cursor.epoch = Some(epoch);
+                    self.apply(Vec::new())?;
+                }
+                Delivery::Head(head) => {
+                    self.target.get_or_insert(head);
+                    self.apply(Vec::new())?;
+                }
+                Delivery::Batch(entries) => self.apply(entries)?,
+            }
+        }
+        self.locked_store()?.as_ref().context("the store is gone")?.flush()?;
+        Ok(Outcome::Stopped)
+    }
+
+    fn locked_store(&self) -> anyhow::Result<MutexGuard<'_, Option<Store>>> {
+        Ok(self.shared.store.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) -> anyhow::Result<()> {
+        let steps = entries.iter().map(|entry| self.decode(entry)).collect::<Vec<_>>();
+        if let Some(last) = entries.last() {
+            self.cursor.sequence = last.sequence();
+            self.cursor.remember(last.as_last());
+        }
+        let changes = {
+            let shared = self.shared.clone();
+            let store = shared.store.lock().unwrap_or_else(PoisonError::into_inner);
+            self.fold(store.as_ref().context("the store is gone")?, steps)?
+        };
+        let caught_up = self.target.is_some_and(|target| self.cursor.sequence >= target);
+        let newly = caught_up && !self.shared.position.borrow().caught_up;
+        if newly {
+            info!(log.sequence = self.cursor.sequence, "the projection has caught up with the log");
+        }
+        // Before it has caught up nobody is told of single events: they are old. A snapshot stands for them.
+        if caught_up && !newly {
+            changes.into_iter().for_each(|changed| self.announce(Announcement::Changed(Arc::new(changed))));
+        } else {
+            self.untold |= !changes.is_empty();
+        }
+        if newly && self.untold {
+            self.announce_snapshot();
+        }
+        // Last, so that who sees the position knows that everything up to it was announced.
+        self.publish(|position| {
+            position.caught_up |= caught_up;
+            position.serving |= caught_up;
+        });
+        Ok(())
+    }
+
+    fn decode(&mut self, entry: &Entry) -> Step {
+        let message = match entry {
+            Entry::Message(message) => message,
+            Entry::Hole(sequence) => {
+                self.cursor.holes += 1;
+                return Step::Skip(*sequence, None);
+            }
+        };
+        let skipped = match decode(message) {
+            Decoded::Event(recorded) => return Step::Event(recorded),
+            Decoded::Skipped(skipped) => skipped,
+        };
+        match skipped {
+            Skipped::Future { what } => {
+                self.cursor.skipped_future += 1;
+                warn!(log.sequence = message.sequence, "skipped an event that a newer Tidings may know: {what}");
+            }
+            Skipped::Foreign { why } => {
+                self.cursor.skipped_foreign += 1;
+                warn!(log.sequence = message.sequence, "skipped a message that is not an event of Tidings: {why}");
+            }
+        }
+        let guarded = match message.subject.parse() {
+            Ok(Subject::Lifecycle(channel)) => Some(channel),
+            _ => None,
+        };
+        Step::Skip(message.sequence, guarded)
+    }
+
+    /// Folds the steps into the state and writes what came of them, all in one batch of the store.
+    fn fold(&mut self, store: &Store, steps: Vec<Step>) -> anyhow::Result<Vec<Changed>> {
+        let shared = self.shared.clone();
+        let mut state = shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut batch = Batch::default();
+        let mut channels = BTreeSet::new();
+        let mut changes = Vec::new();
+        for step in steps {
+            let sequence = match step {
+                Step::Skip(sequence, guarded) => {
+                    if let Some(channel) = guarded {
+                        state.skip_lifecycle(&channel, sequence);
+                        channels.insert(channel);
+                    }
+                    sequence
+                }
+                Step::Event(recorded) => {
+                    store.load(&mut state, &State::needs_of(&recorded))?;
+                    let change = evolve(&mut state, &recorded);
+                    batch.change(&state, recorded.sequence, &change)?;
+                    if !matches!(recorded.event, Event::Acknowledged(_)) {
+                        batch.written(recorded.id, recorded.event.broadcast_id());
+                        channels.insert(recorded.channel.clone());
+                    }
+                    self.used.insert(recorded.event.broadcast_id(), recorded.sequence);
+                    let sequence = recorded.sequence;
+                    if change != Change::Nothing {
+                        changes.push(changed(&state, recorded, change));
+                    }
+                    sequence
+                }
+            };
+            if sequence % MILESTONE == 0 {
+                self.cursor.milestone = (sequence, state.digest);
+            }
+        }
+        for channel in &channels {
+            batch.channel(channel, state.channel(channel))?;
+        }
+        self.cursor.digest = state.digest;
+        batch.cursor(&self.cursor)?;
+        store.apply(batch)?;
+        state.written.clear();
+        self.drop_unused(&mut state);
+        Ok(changes)
+    }
+
+    /// Drops what is loaded beyond the bounds, longest unused first. Active broadcasts stay.
+    fn drop_unused(&mut self, state: &mut State) {
+        let active: BTreeSet<_> = state.channels.values().filter_map(|channel| channel.active).collect();
+        let mut loaded: Vec<_> = state.broadcasts.keys().filter(|id| !active.contains(*id)).copied().collect();
+        let mut acks: usize = loaded.iter().filter_map(|id| state.broadcast(*id)).map(|b| b.acknowledgements.len()).sum();
+        if loaded.len() <= LOADED_BROADCASTS && acks <= LOADED_ACKS {
+            return;
+        }
+        loaded.sort_by_key(|id| std::cmp::Reverse(self.used.get(id).copied().unwrap_or(0)));
+        while loaded.len() > LOADED_BROADCASTS / 2 || acks > LOADED_ACKS / 2 {
+            let Some(id) = loaded.pop() else { break };
+            self.used.remove(&id);
+            acks -= state.broadcasts.remove(&id).map_or(0, |b| b.acknowledgements.len());
+        }
+    }
+
+    fn publish(&self, also: impl FnOnce(&mut Position)) {
+        self.shared.position.send_modify(|position| {
+            position.epoch = self.cursor.epoch;
+            position.sequence = self.cursor.sequence;
+            position.digest = self.cursor.digest;
+            position.milestone = self.cursor.milestone;
+            position.skipped = (self.cursor.skipped_future, self.cursor.skipped_foreign);
+            position.holes = self.cursor.holes;
+            also(position);
+        });
+    }
+
+    fn announce_snapshot(&mut self) {
+        let Some(epoch) = self.cursor.epoch else { return };
+        let state = self.shared.state.read().unwrap_or_else(PoisonError::into_inner);
+        let active = state.channels.keys().filter_map(|channel| {
+            let known = state.active(channel)?;
+            Some((channel.clone(), Active { broadcast: known.broadcast.clone(), sequence: known.sequence }))
+        });
+        let active = Arc::new(active.collect());
+        drop(state);
+        self.untold = false;
+        self.announce(Announcement::Snapshot { epoch, sequence: self.cursor.sequence, active });
+    }
+
+    fn announce(&self, announcement: Announcement) {
+        // Nobody mirrors at the moment: fine. The subscriber is gone: the replica stops.
+        let _ = self.shared.changes.send(announcement.clone());
+        let _ = self.subscriber.blocking_send(announcement);
+    }
+}
+
+fn changed(state: &State, recorded: Recorded, change: Change) -> Changed {
+    let activated = match &change {
+        Change::Activated { id, .. } => state.broadcast(*id).map(|known| known.broadcast.clone()),
+        _ => None,
+    };
+    let Recorded { sequence, recorded_at, channel, .. } = recorded;
+    Changed { sequence, recorded_at, channel, change, activated }
+}

@@ -1,0 +1,284 @@
+//! The mirror: writes what is active and who acknowledged into two KV buckets, for other services to read.
+//!
+//! The only writer of those buckets. KV is never read to decide or to serve. One replica mirrors at a time, the holder
+//! of a lease; every write carries the log's epoch and sequence and the key's expected revision, and what is further
+//! in the log wins, so that a holder that was paused and wakes up cannot bring anything back.
+
+mod bucket;
+mod lease;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::{Client, jetstream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{Active, Announcement, Changed, Position, Projection};
+use crate::clock::Clock;
+use crate::domain::{Acknowledgement, BroadcastId, Change, Channel, Timestamp};
+use crate::log::Epoch;
+use crate::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, ack_key};
+use crate::log::provision::Provision;
+use crate::metrics::Metrics;
+use bucket::{Bucket, Place, Write};
+use lease::Lease;
+
+/// How often the holder looks whether the buckets are still there, and notes how far it is.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Between two tries when NATS is away or another replica mirrors.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
+
+/// Acknowledgements on their way into the bucket at once.
+const PUTS_IN_FLIGHT: usize = 256;
+
+/// Acknowledgements read from the store ahead of the puts.
+const READ_AHEAD: usize = 1_024;
+
+/// How far a bucket is: the value of its position key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PositionValue {
+    epoch: Epoch,
+    sequence: u64,
+}
+
+/// The value of an acknowledgement key.
+#[derive(Serialize)]
+struct AckValue {
+    at: Timestamp,
+    sequence: u64,
+}
+
+/// What a mirror is made of.
+pub struct Mirror {
+    /// What is mirrored.
+    pub projection: Projection,
+    /// Where to.
+    pub client: Client,
+    /// How the buckets are made when they are missing, and how long an acknowledgement stays.
+    pub provision: Provision,
+    /// This process, for the lease.
+    pub instance: Uuid,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Where the lag is shown.
+    pub metrics: Metrics,
+}
+
+impl Mirror {
+    /// Mirrors whenever it holds the lease, until it is dropped.
+    pub async fn run(self) {
+        let context = self.provision.context(&self.client);
+        let mut lease = Lease::new(context.clone(), self.provision.clone(), self.instance);
+        loop {
+            if lease.acquire().await {
+                info!("this replica mirrors the log to KV now");
+                tokio::select! {
+                    error = self.hold(&context) => warn!("mirroring to KV broke off, beginning anew: {error:#}"),
+                    () = lease.keep() => info!("this replica does not mirror any more"),
+                }
+            }
+            self.metrics.mirroring.set(0);
+            sleep(RETRY_EVERY).await;
+        }
+    }
+
+    /// Gives the lease back, so that another replica takes over at once.
+    pub async fn release(client: &Client, provision: &Provision, instance: Uuid) {
+        Lease::new(provision.context(client), provision.clone(), instance).release().await;
+    }
+
+    /// Fills the buckets and follows the log. Returns only with an error.
+    async fn hold(&self, context: &jetstream::Context) -> anyhow::Error {
+        match self.try_hold(context).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn try_hold(&self, context: &jetstream::Context) -> anyhow::Result<std::convert::Infallible> {
+        let mut position = self.projection.watch();
+        position.wait_for(|position| position.caught_up).await?;
+        let mut changes = self.projection.changes();
+        let mut writer = Writer::open(self, context).await?;
+        writer.fill().await?;
+        self.metrics.mirroring.set(1);
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Ok(Announcement::Changed(changed)) => writer.follow(&changed).await?,
+                    Ok(Announcement::Snapshot { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                        writer = Writer::open(self, context).await?;
+                        writer.fill().await?;
+                    }
+                    Err(broadcast::error::RecvError::Closed) => anyhow::bail!("the projection ended"),
+                },
+                _ = look.tick() => {
+                    // Announcements go out before the position does: none waiting means that all of it was followed.
+                    let projected = self.projection.position();
+                    writer.look(changes.is_empty().then_some(projected)).await?;
+                }
+            }
+            let behind = self.projection.position().sequence.saturating_sub(writer.sequence);
+            self.metrics.mirror_lag.set(i64::try_from(behind).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Writes the two buckets while the lease is held.
+struct Writer<'a> {
+    mirror: &'a Mirror,
+    active: Bucket,
+    acks: Bucket,
+    epoch: Epoch,
+    /// What the buckets reflect.
+    sequence: u64,
+    /// How far each bucket was when it was opened; `None`: it has no position of this epoch.
+    positions: [Option<u64>; 2],
+    /// What was last noted as the position, and when.
+    noted: (u64, Timestamp),
+}
+
+impl<'a> Writer<'a> {
+    async fn open(mirror: &'a Mirror, context: &jetstream::Context) -> anyhow::Result<Self> {
+        let epoch = mirror.projection.position().epoch.context("the projection has no log")?;
+        let active = Bucket::open(context, &mirror.provision, ACTIVE_BUCKET).await?;
+        let acks = Bucket::open(context, &mirror.provision, ACKS_BUCKET).await?;
+        let mut positions = [None, None];
+        for (bucket, position) in [&active, &acks].into_iter().zip(&mut positions) {
+            let value = bucket.get(POSITION_KEY).await?.and_then(|entry| entry.value);
+            let known = value.and_then(|value| serde_json::from_slice::<PositionValue>(&value).ok());
+            match known {
+                Some(known) if known.epoch == epoch => *position = Some(known.sequence),
+                Some(_) => bucket.sweep(epoch).await?,
+                None => {}
+            }
+        }
+        Ok(Self { mirror, active, acks, epoch, sequence: 0, positions, noted: (0, Timestamp::from_unix_ms(0)) })
+    }
+
+    fn place(&self, sequence: u64) -> Place {
+        Place { epoch: self.epoch, sequence }
+    }
+
+    /// Brings both buckets up to the projection, wherever they are.
+    async fn fill(&mut self) -> anyhow::Result<()> {
+        let reflects = self.mirror.projection.position().sequence;
+        let channels = self.mirror.projection.read(|state| {
+            let channels = state.channels.iter().map(|(channel, known)| {
+                let active = state.active(channel).map(|b| Active { broadcast: b.broadcast.clone(), sequence: b.sequence });
+                (channel.clone(), (active, known.lifecycle_head))
+            });
+            channels.collect::<HashMap<_, _>>()
+        });
+        for (channel, (active, head)) in channels {
+            match active {
+                Some(active) => self.put_active(&channel, &active).await?,
+                None => self.delete_active(&channel, head).await?,
+            }
+        }
+        self.fill_acks().await?;
+        self.sequence = reflects;
+        self.note_position().await
+    }
+
+    /// Acknowledgements that the bucket does not have yet and that are not too old for it, straight from the store.
+    async fn fill_acks(&self) -> anyhow::Result<()> {
+        let known = self.positions[1].unwrap_or(0);
+        let max_age = i64::try_from(self.mirror.provision.acks_max_age.as_millis()).unwrap_or(i64::MAX);
+        let since = Timestamp::from_unix_ms(self.mirror.clock.now().as_unix_ms().saturating_sub(max_age));
+        let store = self.mirror.projection.store().context("the projection is being rebuilt")?;
+        let (sender, receiver) = mpsc::channel(READ_AHEAD);
+        let read: JoinHandle<anyhow::Result<()>> = tokio::task::spawn_blocking(move || {
+            store.each_ack_since(since, |id, sequence, acknowledgement| {
+                if sequence > known {
+                    sender.blocking_send((id, sequence, acknowledgement)).context("nobody writes any more")?;
+                }
+                Ok(())
+            })
+        });
+        let pending = stream::unfold(receiver, |mut receiver| async move {
+            let next = receiver.recv().await?;
+            Some((next, receiver))
+        });
+        let puts = pending.map(|(id, sequence, ack)| self.put_ack(id, sequence, ack));
+        puts.buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await?;
+        read.await.context("the store panicked")?
+    }
+
+    async fn follow(&mut self, changed: &Changed) -> anyhow::Result<()> {
+        let Changed { sequence, ref channel, ref change, ref activated, .. } = *changed;
+        if sequence <= self.sequence {
+            return Ok(());
+        }
+        match change {
+            Change::Activated { .. } => {
+                if let Some(broadcast) = activated {
+                    let active = Active { broadcast: broadcast.clone(), sequence };
+                    self.put_active(channel, &active).await?;
+                }
+            }
+            Change::Ended { .. } => self.delete_active(channel, sequence).await?,
+            Change::Acknowledged { id, new } => {
+                let puts = stream::iter(new).map(|ack| self.put_ack(*id, sequence, ack.clone()));
+                puts.buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await?;
+            }
+            Change::RecordedLate { .. } | Change::Nothing => {}
+        }
+        self.sequence = sequence;
+        Ok(())
+    }
+
+    async fn put_active(&self, channel: &Channel, active: &Active) -> anyhow::Result<()> {
+        let mut value = serde_json::to_value(&active.broadcast)?;
+        value["sequence"] = active.sequence.into();
+        let write = Write::Put(serde_json::to_vec(&value)?.into());
+        self.active.write(channel.as_str(), self.place(active.sequence), write).await
+    }
+
+    async fn delete_active(&self, channel: &Channel, sequence: u64) -> anyhow::Result<()> {
+        self.active.write(channel.as_str(), self.place(sequence), Write::Delete).await
+    }
+
+    async fn put_ack(&self, id: BroadcastId, sequence: u64, ack: Acknowledgement) -> anyhow::Result<()> {
+        let value = serde_json::to_vec(&AckValue { at: ack.at, sequence })?;
+        self.acks.create(&ack_key(id, &ack.user), self.place(sequence), value.into()).await
+    }
+
+    /// Sees that both buckets are still the ones that were filled, and notes how far they are. `followed` is the
+    /// projection's position when nothing up to it is left to write: events without an effect move it too.
+    async fn look(&mut self, followed: Option<Position>) -> anyhow::Result<()> {
+        for bucket in [&self.active, &self.acks] {
+            let position = bucket.get(POSITION_KEY).await?;
+            position.with_context(|| format!("the bucket {} has lost what was in it", bucket.name()))?;
+        }
+        if let Some(followed) = followed.filter(|followed| followed.epoch == Some(self.epoch)) {
+            self.sequence = self.sequence.max(followed.sequence);
+        }
+        let quarter = i64::try_from(self.mirror.provision.acks_max_age.as_millis() / 4).unwrap_or(i64::MAX);
+        let age = self.mirror.clock.now().as_unix_ms().saturating_sub(self.noted.1.as_unix_ms());
+        if self.noted.0 != self.sequence || age >= quarter {
+            self.note_position().await?;
+        }
+        Ok(())
+    }
+
+    async fn note_position(&mut self) -> anyhow::Result<()> {
+        let value = serde_json::to_vec(&PositionValue { epoch: self.epoch, sequence: self.sequence })?;
+        for bucket in [&self.active, &self.acks] {
+            bucket.write(POSITION_KEY, self.place(self.sequence), Write::Put(value.clone().into())).await?;
+        }
+        self.noted = (self.sequence, self.mirror.clock.now());
+        Ok(())
+    }
+}

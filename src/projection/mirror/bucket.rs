@@ -1,0 +1,154 @@
+//! A KV bucket whose values know their place in the log.
+
+use anyhow::{Context as _, bail};
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
+use crate::log::Epoch;
+use crate::log::names::{bucket_stream, bucket_subject, header};
+use crate::log::provision::Provision;
+
+/// What KV clients know deletions by.
+const KV_OPERATION: &str = "KV-Operation";
+
+/// Two holders at once fight over a key at most this often.
+const TRIES: u32 = 8;
+
+/// The place in the log that a value reflects; a later one wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) epoch: Epoch,
+    pub(super) sequence: u64,
+}
+
+/// What to do to a key.
+#[derive(Clone, Debug)]
+pub(super) enum Write {
+    Put(Bytes),
+    Delete,
+}
+
+/// What is at a key: a value, or the mark of a deletion.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) revision: u64,
+    pub(super) place: Option<Place>,
+    pub(super) value: Option<Bytes>,
+}
+
+pub(super) struct Bucket {
+    name: &'static str,
+    context: jetstream::Context,
+    stream: Stream,
+}
+
+impl Bucket {
+    /// The bucket, created when it is missing.
+    pub(super) async fn open(
+        context: &jetstream::Context,
+        provision: &Provision,
+        name: &'static str,
+    ) -> anyhow::Result<Self> {
+        let stream = provision.stream(context, &bucket_stream(name)).await?;
+        Ok(Self { name, context: context.clone(), stream })
+    }
+
+    pub(super) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What the leader has at a key.
+    pub(super) async fn get(&self, key: &str) -> anyhow::Result<Option<Entry>> {
+        match self.stream.get_last_raw_message_by_subject(&bucket_subject(self.name, key)).await {
+            Ok(found) => {
+                let number = |name| found.headers.get(name).and_then(|v| v.as_str().parse::<u64>().ok());
+                let epoch = found.headers.get(header::EPOCH).and_then(|v| v.as_str().parse().ok());
+                let place = epoch.zip(number(header::SEQUENCE)).map(|(epoch, sequence)| Place { epoch, sequence });
+                let value = found.headers.get(KV_OPERATION).is_none().then_some(found.payload);
+                Ok(Some(Entry { revision: found.sequence, place, value }))
+            }
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {key} of the bucket {}", self.name)),
+        }
+    }
+
+    /// Writes a key, unless it already reflects this place or a later one.
+    pub(super) async fn write(&self, key: &str, place: Place, write: Write) -> anyhow::Result<()> {
+        for _ in 0..TRIES {
+            let entry = self.get(key).await?;
+            let nothing_to_delete = entry.is_none() && matches!(write, Write::Delete);
+            if nothing_to_delete || entry.as_ref().is_some_and(|entry| entry.place >= Some(place)) {
+                return Ok(());
+            }
+            let revision = entry.map_or(0, |entry| entry.revision);
+            if self.publish(key, place, &write, revision).await? {
+                return Ok(());
+            }
+        }
+        bail!("another holder keeps writing {key} of the bucket {}", self.name)
+    }
+
+    /// Writes a key that is most likely not there yet.
+    pub(super) async fn create(&self, key: &str, place: Place, value: Bytes) -> anyhow::Result<()> {
+        let write = Write::Put(value);
+        if self.publish(key, place, &write, 0).await? { Ok(()) } else { self.write(key, place, write).await }
+    }
+
+    /// Deletes every key that reflects another epoch: the log that it came from is no more.
+    pub(super) async fn sweep(&self, epoch: Epoch) -> anyhow::Result<()> {
+        let mut subjects = self.stream.info_with_subjects(bucket_subject(self.name, ">")).await?;
+        let prefix = bucket_subject(self.name, "");
+        while let Some(subject) = subjects.next().await {
+            let (subject, _) = subject?;
+            let Some(key) = subject.strip_prefix(&prefix) else { continue };
+            if let Some(entry) = self.get(key).await?
+                && entry.value.is_some()
+                && entry.place.is_none_or(|place| place.epoch < epoch)
+            {
+                self.publish(key, Place { epoch, sequence: 0 }, &Write::Delete, entry.revision).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `false` when the key has another revision.
+    async fn publish(&self, key: &str, place: Place, write: &Write, revision: u64) -> anyhow::Result<bool> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::EPOCH, place.epoch.to_string());
+        headers.insert(header::SEQUENCE, place.sequence.to_string());
+        headers.insert("Nats-Expected-Last-Subject-Sequence", revision.to_string());
+        let value = match write {
+            Write::Put(value) => value.clone(),
+            Write::Delete => {
+                headers.insert(KV_OPERATION, "DEL");
+                Bytes::new()
+            }
+        };
+        put(&self.context, bucket_subject(self.name, key), headers, value).await.map(|sequence| sequence.is_some())
+    }
+}
+
+/// Publishes under a guard. `None` when the guard refuses.
+pub(super) async fn put(
+    context: &jetstream::Context,
+    subject: String,
+    headers: HeaderMap,
+    value: Bytes,
+) -> anyhow::Result<Option<u64>> {
+    use std::error::Error as _;
+    let ack = context.publish_with_headers(subject.clone(), headers, value).await?;
+    match ack.await {
+        Ok(ack) => Ok(Some(ack.sequence)),
+        Err(error) => {
+            let refused = error.source().and_then(|s| s.downcast_ref::<jetstream::Error>());
+            let constant = jetstream::ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT;
+            let wrong_revision = error.kind() == PublishErrorKind::WrongLastSequence
+                || refused.is_some_and(|refused| refused.error_code() == constant);
+            if wrong_revision { Ok(None) } else { Err(error).with_context(|| format!("writing {subject}")) }
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The projection: read → apply → announce. What this replica knows, folded from the log and from nothing else.
+//!
+//! One reader hands over the log in order; a thread of its own folds each batch into the state, writes it to the store
+//! together with the cursor, and announces what changed. The projection never appends and never reads KV. Its disk
+//! state is disposable: when it does not open, does not decode, or belongs to another log, it is moved aside and
+//! rebuilt.
+
+mod fold;
+pub mod mirror;
+pub mod store;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
+
+use crate::domain::{Broadcast, Change, Channel, Digest, Needs, State, Timestamp};
+use crate::log::reader::{Reader, Seen};
+use crate::log::{Epoch, EventLog};
+use fold::{Fold, Outcome};
+use store::{CursorRecord, Store};
+
+/// Batches on their way from the reader to the fold.
+const BATCHES_IN_FLIGHT: usize = 4;
+
+/// Announcements that a mirror may lag behind before it takes a snapshot instead.
+const MIRROR_LAG: usize = 4_096;
+
+/// Rebuilds in a row, without having caught up in between, after which the projection gives up and says so.
+const REBUILDS: u32 = 3;
+
+/// What the projection needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where its disk state is.
+    pub directory: PathBuf,
+    /// How long the store may take to open before it counts as damaged.
+    pub open_patience: Duration,
+}
+
+/// How far the projection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The log that the sequence counts in.
+    pub epoch: Option<Epoch>,
+    /// The last sequence folded.
+    pub sequence: u64,
+    /// The digest there.
+    pub digest: Digest,
+    /// The last multiple of 256, and the digest there.
+    pub milestone: (u64, Digest),
+    /// Whether what it shows may be shown: it has caught up once, or came from disk.
+    pub serving: bool,
+    /// Whether it has reached the head that the log had when reading began.
+    pub caught_up: bool,
+    /// Messages skipped because a newer build may know them, and because they are not of Tidings.
+    pub skipped: (u64, u64),
+    /// Places where the log has lost its message.
+    pub holes: u64,
+    /// How often another log was met in this process.
+    pub epochs: u64,
+    /// It was damaged again and again, and is not rebuilt any more.
+    pub refused: bool,
+}
+
+/// What is active in a channel, and since which event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Active {
+    /// The broadcast.
+    pub broadcast: Broadcast,
+    /// The event that activated it.
+    pub sequence: u64,
+}
+
+/// What subscribers of the projection are told, in log order.
+#[derive(Clone, Debug)]
+pub enum Announcement {
+    /// This is the state now; whatever was announced before counts no more.
+    Snapshot {
+        /// The log, and the sequence of the state.
+        epoch: Epoch,
+        /// The last event in the state.
+        sequence: u64,
+        /// What is active, by channel.
+        active: Arc<Vec<(Channel, Active)>>,
+    },
+    /// One event took effect.
+    Changed(Arc<Changed>),
+}
+
+/// An event that took effect.
+#[derive(Debug)]
+pub struct Changed {
+    /// Its place in the log.
+    pub sequence: u64,
+    /// When the log recorded it.
+    pub recorded_at: Timestamp,
+    /// Where.
+    pub channel: Channel,
+    /// What it did.
+    pub change: Change,
+    /// The broadcast that became active, when one did.
+    pub activated: Option<Broadcast>,
+}
+
+/// The projection cannot answer: its store is being rebuilt or has just failed.
+#[derive(Debug)]
+pub struct Unavailable;
+
+/// What the fold, the readers and the supervisor share.
+struct Shared {
+    state: RwLock<State>,
+    /// Held while a batch is folded and while something is loaded on demand, so that the two never interleave.
+    store: Mutex<Option<Store>>,
+    position: watch::Sender<Position>,
+    changes: broadcast::Sender<Announcement>,
+}
+
+/// A handle to the projection of this replica.
+#[derive(Clone)]
+pub struct Projection {
+    shared: Arc<Shared>,
+    seen: watch::Receiver<Seen>,
+}
+
+impl Projection {
+    /// Starts the projection of a log. `subscriber` gets every announcement; when it is slow, the projection waits.
+    pub fn start(
+        log: Arc<dyn EventLog>,
+        options: Options,
+        reconnected: watch::Receiver<u64>,
+        subscriber: mpsc::Sender<Announcement>,
+    ) -> (Self, Supervisor) {
+        let shared = Arc::new(Shared {
+            state: RwLock::default(),
+            store: Mutex::new(None),
+            position: watch::Sender::new(Position::default()),
+            changes: broadcast::Sender::new(MIRROR_LAG),
+        });
+        let (seen, watched) = watch::channel(Seen::default());
+        let (stop, stopped) = oneshot::channel();
+        let supervised = Supervised { log, options, reconnected, subscriber, shared: shared.clone(), seen };
+        let task = tokio::spawn(supervised.run(stopped));
+        (Self { shared, seen: watched }, Supervisor { stop, task })
+    }
+
+    /// How far it is.
+    pub fn position(&self) -> Position {
+        *self.shared.position.borrow()
+    }
+
+    /// Follows how far it is.
+    pub fn watch(&self) -> watch::Receiver<Position> {
+        self.shared.position.subscribe()
+    }
+
+    /// What its reader knows of the log.
+    pub fn seen(&self) -> Seen {
+        *self.seen.borrow()
+    }
+
+    /// Looks at what is resident: channels, active broadcasts, counts.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.shared.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Looks at the state after `needs` has been loaded into it.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        needs: Needs,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let resident = |state: &State| {
+            needs.written.is_empty() && needs.broadcasts.iter().all(|id| state.broadcasts.contains_key(id))
+        };
+        if self.read(resident) {
+            return Ok(self.read(look));
+        }
+        let shared = self.shared.clone();
+        let looked = spawn_blocking(move || shared.load_and_look(&needs, look)).await;
+        match looked {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                warn!("the projection cannot load what a request needs: {error:#}");
+                Err(Unavailable)
+            }
+            Err(_) => Err(Unavailable),
+        }
+    }
+
+    /// Waits until it has folded `sequence`; `false` when that takes longer than `patience`.
+    pub async fn reached(&self, sequence: u64, patience: Duration) -> bool {
+        let mut position = self.watch();
+        let reached = position.wait_for(|position| position.sequence >= sequence);
+        timeout(patience, reached).await.is_ok_and(|reached| reached.is_ok())
+    }
+
+    /// Every announcement from now on. Who lags too far behind is told so, and takes a snapshot.
+    fn changes(&self) -> broadcast::Receiver<Announcement> {
+        self.shared.changes.subscribe()
+    }
+
+    /// The store, for a long look that does not hold up the fold.
+    fn store(&self) -> Option<Store> {
+        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Shared {
+    fn load_and_look<T>(&self, needs: &Needs, look: impl FnOnce(&State) -> T) -> anyhow::Result<T> {
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = store.as_ref().context("the projection is being rebuilt")?;
+        // What is loaded stays until the fold drops what was not used for long.
+        let mut loaded = State::default();
+        store.load(&mut loaded, needs)?;
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        for (id, broadcast) in loaded.broadcasts {
+            state.broadcasts.entry(id).or_insert(broadcast);
+        }
+        state.written.extend(loaded.written);
+        let answer = look(&state);
+        state.written.clear();
+        Ok(answer)
+    }
+}
+
+/// Ends the projection.
+pub struct Supervisor {
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Supervisor {
+    /// Stops reading, writes what was folded to disk, and returns when that is done.
+    pub async fn stop(self) {
+        drop(self.stop);
+        if let Err(error) = self.task.await {
+            error!("the projection's task failed: {error}");
+        }
+    }
+}
+
+/// The task that keeps a reader and a fold going over damage and new epochs.
+struct Supervised {
+    log: Arc<dyn EventLog>,
+    options: Options,
+    reconnected: watch::Receiver<u64>,
+    subscriber: mpsc::Sender<Announcement>,
+    shared: Arc<Shared>,
+    seen: watch::Sender<Seen>,
+}
+
+impl Supervised {
+    async fn run(self, mut stopped: oneshot::Receiver<()>) {
+        let mut rebuilds = 0;
+        loop {
+            let outcome = self.live_once(&mut stopped).await;
+            let caught_up = self.shared.position.borrow().caught_up;
+            *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            match outcome {
+                Ok(Outcome::Stopped) => return,
+                Ok(Outcome::OtherLog) => {
+                    self.shared.position.send_modify(|position| position.epochs += 1);
+                    rebuilds = 0;
+                }
+                Err(error) => {
+                    rebuilds = if caught_up { 1 } else { rebuilds + 1 };
+                    error!(projection.rebuilds = rebuilds, "the projection is damaged and will be rebuilt: {error:#}");
+                }
+            }
+            if rebuilds > REBUILDS {
+                error!("the projection was damaged {rebuilds} times in a row; it is not rebuilt any more. Look at the disk");
+                self.shared.position.send_modify(|p| *p = Position { refused: true, serving: false, ..*p });
+                let _ = stopped.await;
+                return;
+            }
+            self.reset().await;
+        }
+    }
+
+    /// Throws away what is on disk and in memory.
+    async fn reset(&self) {
+        self.shared.position.send_modify(|position| {
+            *position = Position { epochs: position.epochs, ..Position::default() };
+        });
+        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = State::default();
+        let directory = self.options.directory.clone();
+        match spawn_blocking(move || store::set_aside(&directory)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!("{error:#}"),
+            Err(error) => error!("moving the projection aside failed: {error}"),
+        }
+        // A store that was closed a moment ago releases its file lock when its threads have ended.
+        sleep(Duration::from_millis(100)).await;
+    }
+
+    /// From an opened store to the end of it.
+    async fn live_once(&self, stopped: &mut oneshot::Receiver<()>) -> anyhow::Result<Outcome> {
+        let options = self.options.clone();
+        let (store, cursor, state) = spawn_blocking(move || -> anyhow::Result<(Store, CursorRecord, State)> {
+            let store = Store::open(&options.directory, options.open_patience)?;
+            let (cursor, state) = (store.cursor()?, store.resident()?);
+            Ok((store, cursor, state))
+        })
+        .await
+        .context("the store panicked")??;
+        info!(log.sequence = cursor.sequence, "the projection is open");
+        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
+
+        let (sender, deliveries) = mpsc::channel(BATCHES_IN_FLIGHT);
+        let (reader, mut seen) = Reader::new(self.log.clone(), cursor.cursor()?, sender, self.reconnected.clone());
+        let reader = tokio::spawn(reader.run());
+        let fold = Fold::new(self.shared.clone(), cursor, self.subscriber.clone());
+        let (ended, mut end) = oneshot::channel();
+        std::thread::Builder::new().name("projection".into()).spawn(move || {
+            // A panic drops the sender, which the other side takes for damage.
+            let _ = ended.send(fold.run(deliveries));
+        })?;
+        let mut stopping = false;
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut end => break outcome.context("the fold panicked").and_then(|outcome| outcome),
+                changed = seen.changed() => match changed {
+                    Ok(()) => drop(self.seen.send_replace(*seen.borrow_and_update())),
+                    Err(_) => break end.await.context("the fold panicked").and_then(|outcome| outcome),
+                },
+                // The reader's end closes the deliveries; the fold finishes what it has and flushes.
+                _ = &mut *stopped, if !stopping => {
+                    stopping = true;
+                    reader.abort();
+                }
+            }
+        };
+        reader.abort();
+        if stopping { Ok(Outcome::Stopped) } else { outcome }
+    }
+}

@@ -1,0 +1,348 @@
+//! The store: what one replica has folded so far, on disk. The only user of sled.
+//!
+//! Everything here can be thrown away and comes back from the log. sled 0.34 rolls back silently when its files are
+//! damaged, but to a state in which whole batches are there or not; so the cursor is written in the batch of what it
+//! stands for, and losing the tail only means reading it again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::domain::{
+    Acknowledgement, BroadcastId, BroadcastState, Channel, ChannelState, Change, Digest, Event, Needs, State, Timestamp,
+};
+use crate::log::Epoch;
+use crate::log::reader::Cursor;
+
+/// Changes with every change of a key or a record: a store of another format is rebuilt.
+const FORMAT: u32 = 1;
+
+/// Memory that sled may use for its pages.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// How often sled writes to disk what it was given.
+const FLUSH_EVERY_MS: u64 = 500;
+
+/// States that were moved aside and are kept for a look; the oldest beyond that are deleted.
+const KEPT_ASIDE: usize = 3;
+
+/// Where the projection stands, written in the same batch as what it stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CursorRecord {
+    format: u32,
+    /// The log that the sequence counts in.
+    pub epoch: Option<Epoch>,
+    /// The last sequence folded.
+    pub sequence: u64,
+    /// The fingerprint of what stands there, in hexadecimal; empty for a hole or for nothing yet.
+    last: String,
+    /// Every event type and version that the writer of this record could read.
+    known: Vec<String>,
+    /// Messages skipped because a newer build may know them.
+    pub skipped_future: u64,
+    /// Messages skipped because they are not of Tidings.
+    pub skipped_foreign: u64,
+    /// Places where the log has lost its message.
+    pub holes: u64,
+    /// The digest at `sequence`.
+    pub digest: Digest,
+    /// The last sequence that is a multiple of 256, and the digest there: two replicas can always compare that one.
+    pub milestone: (u64, Digest),
+}
+
+impl Default for CursorRecord {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            epoch: None,
+            sequence: 0,
+            last: String::new(),
+            known: known_events(),
+            skipped_future: 0,
+            skipped_foreign: 0,
+            holes: 0,
+            digest: Digest::default(),
+            milestone: (0, Digest::default()),
+        }
+    }
+}
+
+impl CursorRecord {
+    /// Notes what stands at the cursor.
+    pub fn remember(&mut self, last: crate::log::reader::Last) {
+        use crate::log::reader::Last;
+        self.last = match last {
+            Last::Message(fingerprint) => fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Last::Hole => String::new(),
+        };
+    }
+
+    /// Where a reader goes on.
+    pub fn cursor(&self) -> anyhow::Result<Cursor> {
+        use crate::log::reader::Last;
+        let last = match (self.sequence, self.last.as_str()) {
+            (0, _) => None,
+            (_, "") => Some(Last::Hole),
+            (_, hex) => Some(Last::Message(from_hex(hex)?)),
+        };
+        Ok(Cursor { epoch: self.epoch, sequence: self.sequence, last })
+    }
+}
+
+fn from_hex(hex: &str) -> anyhow::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        bail!("a fingerprint has 64 hexadecimal digits");
+    }
+    for (byte, digits) in bytes.iter_mut().zip(0..32) {
+        *byte = u8::from_str_radix(&hex[digits * 2..digits * 2 + 2], 16)?;
+    }
+    Ok(bytes)
+}
+
+fn known_events() -> Vec<String> {
+    Event::TYPES.iter().map(|kind| format!("{}:{}", kind.name, kind.version)).collect()
+}
+
+/// A key of the store. The first byte says what it is; ids are 16 bytes, sequences 8 bytes big-endian.
+///
+/// ```text
+/// c                         the cursor
+/// h {channel}               a channel's state
+/// b {broadcast}             a broadcast, without its acknowledgements
+/// a {broadcast} {sequence}  the acknowledgements that one event brought: one value an event, not one a user
+/// w {event}                 the broadcast that this lifecycle event is about
+/// ```
+enum Key<'a> {
+    Cursor,
+    Channel(&'a Channel),
+    Broadcast(BroadcastId),
+    Acks(BroadcastId, u64),
+    Written(Uuid),
+}
+
+impl Key<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Cursor => b"c".to_vec(),
+            Self::Channel(channel) => [b"h", channel.as_str().as_bytes()].concat(),
+            Self::Broadcast(id) => [b"b", id.0.as_bytes().as_slice()].concat(),
+            Self::Acks(id, sequence) => {
+                [b"a", id.0.as_bytes().as_slice(), sequence.to_be_bytes().as_slice()].concat()
+            }
+            Self::Written(event) => [b"w", event.as_bytes().as_slice()].concat(),
+        }
+    }
+}
+
+/// The sequence at the end of a key of acknowledgements.
+fn sequence_of(key: &[u8]) -> anyhow::Result<u64> {
+    let tail = key.last_chunk::<8>().context("a key of acknowledgements is too short")?;
+    Ok(u64::from_be_bytes(*tail))
+}
+
+/// What one batch writes.
+#[derive(Default)]
+pub struct Batch(sled::Batch);
+
+impl Batch {
+    fn put(&mut self, key: &Key<'_>, record: &impl Serialize) -> anyhow::Result<()> {
+        self.0.insert(key.bytes(), serde_json::to_vec(record)?);
+        Ok(())
+    }
+
+    /// The cursor, always.
+    pub fn cursor(&mut self, cursor: &CursorRecord) -> anyhow::Result<()> {
+        self.put(&Key::Cursor, cursor)
+    }
+
+    /// What an event changed, read from the state behind it.
+    pub fn change(&mut self, state: &State, sequence: u64, change: &Change) -> anyhow::Result<()> {
+        let touched = match change {
+            Change::Activated { id, superseded } => [Some(*id), *superseded],
+            Change::RecordedLate { id } | Change::Ended { id, .. } | Change::Acknowledged { id, .. } => [Some(*id), None],
+            Change::Nothing => [None, None],
+        };
+        for known in touched.into_iter().flatten().filter_map(|id| state.broadcast(id)) {
+            self.put(&Key::Broadcast(known.broadcast.id), known)?;
+        }
+        if let Change::Acknowledged { id, new } = change {
+            self.put(&Key::Acks(*id, sequence), new)?;
+        }
+        Ok(())
+    }
+
+    /// A channel's state.
+    pub fn channel(&mut self, channel: &Channel, state: &ChannelState) -> anyhow::Result<()> {
+        self.put(&Key::Channel(channel), state)
+    }
+
+    /// That a lifecycle event is about a broadcast.
+    pub fn written(&mut self, event: Uuid, broadcast: BroadcastId) {
+        self.0.insert(Key::Written(event).bytes(), broadcast.0.as_bytes().as_slice());
+    }
+}
+
+/// An open store.
+#[derive(Clone)]
+pub struct Store {
+    db: sled::Db,
+}
+
+impl Store {
+    /// Opens or creates the store in a directory, on a thread of its own, because sled can hang or panic on damage.
+    pub fn open(directory: &Path, patience: Duration) -> anyhow::Result<Self> {
+        let (sender, receiver) = sync_channel(1);
+        let path = directory.to_owned();
+        std::thread::Builder::new().name("sled-open".into()).spawn(move || {
+            let opened = sled::Config::new()
+                .path(path)
+                .cache_capacity(CACHE_BYTES)
+                .flush_every_ms(Some(FLUSH_EVERY_MS))
+                .mode(sled::Mode::HighThroughput)
+                .open();
+            let _ = sender.send(opened);
+        })?;
+        match receiver.recv_timeout(patience) {
+            Ok(opened) => Ok(Self { db: opened.context("sled does not open")? }),
+            Err(RecvTimeoutError::Timeout) => bail!("sled did not open within {} s", patience.as_secs()),
+            Err(RecvTimeoutError::Disconnected) => bail!("sled panicked while it opened"),
+        }
+    }
+
+    fn get<T: DeserializeOwned>(&self, key: &Key<'_>) -> anyhow::Result<Option<T>> {
+        let Some(bytes) = self.db.get(key.bytes())? else { return Ok(None) };
+        serde_json::from_slice(&bytes).context("a record does not decode").map(Some)
+    }
+
+    /// Where the store stands. An error when another format wrote it, or a build that knew fewer events skipped some.
+    pub fn cursor(&self) -> anyhow::Result<CursorRecord> {
+        let Some(mut record) = self.get::<CursorRecord>(&Key::Cursor)? else {
+            if self.db.is_empty() {
+                return Ok(CursorRecord::default());
+            }
+            bail!("it has records but no cursor");
+        };
+        if record.format != FORMAT {
+            bail!("it has format {}, and this build writes {FORMAT}", record.format);
+        }
+        let known = known_events();
+        if record.skipped_future > 0 && known.iter().any(|event| !record.known.contains(event)) {
+            bail!("it skipped events that this build knows");
+        }
+        record.known = known;
+        Ok(record)
+    }
+
+    /// Every channel, and the active broadcasts with their acknowledgements: what is resident from the start.
+    pub fn resident(&self) -> anyhow::Result<State> {
+        let mut state = State { digest: self.cursor()?.digest, ..State::default() };
+        for entry in self.db.scan_prefix(b"h") {
+            let (key, value) = entry?;
+            let name = std::str::from_utf8(&key[1..])?;
+            let channel: Channel = name.parse().map_err(|e: String| anyhow!(e))?;
+            state.channels.insert(channel, serde_json::from_slice(&value)?);
+        }
+        let broadcasts = state.channels.values().filter_map(|channel| channel.active).collect();
+        self.load(&mut state, &Needs { broadcasts, written: vec![] })?;
+        Ok(state)
+    }
+
+    /// Loads what is needed and not there yet. What the store does not have stays absent.
+    pub fn load(&self, state: &mut State, needs: &Needs) -> anyhow::Result<()> {
+        for id in &needs.broadcasts {
+            if !state.broadcasts.contains_key(id)
+                && let Some(loaded) = self.broadcast(*id)?
+            {
+                state.broadcasts.insert(*id, loaded);
+            }
+        }
+        for event in &needs.written {
+            if let Some(bytes) = self.db.get(Key::Written(*event).bytes())? {
+                let about = Uuid::from_slice(&bytes).context("a record does not decode")?;
+                state.written.insert(*event, BroadcastId(about));
+            }
+        }
+        Ok(())
+    }
+
+    fn broadcast(&self, id: BroadcastId) -> anyhow::Result<Option<BroadcastState>> {
+        let Some(mut loaded) = self.get::<BroadcastState>(&Key::Broadcast(id))? else { return Ok(None) };
+        self.each_ack(id, |sequence, acknowledgement| {
+            loaded.acknowledgements.insert(acknowledgement.user.fingerprint(), sequence);
+            Ok(())
+        })?;
+        if loaded.acknowledgements.len() as u64 != loaded.acknowledged {
+            bail!("the acknowledgements of broadcast {id} are not all there");
+        }
+        Ok(Some(loaded))
+    }
+
+    /// Visits the acknowledgements of a broadcast in log order, each user once.
+    pub fn each_ack(
+        &self,
+        id: BroadcastId,
+        mut visit: impl FnMut(u64, Acknowledgement) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        for entry in self.db.scan_prefix([b"a", id.0.as_bytes().as_slice()].concat()) {
+            let (key, value) = entry?;
+            let sequence = sequence_of(&key)?;
+            let brought: Vec<Acknowledgement> = serde_json::from_slice(&value).context("a record does not decode")?;
+            brought.into_iter().try_for_each(|acknowledgement| visit(sequence, acknowledgement))?;
+        }
+        Ok(())
+    }
+
+    /// Visits every acknowledgement that is not older than `since`, by broadcast.
+    pub fn each_ack_since(
+        &self,
+        since: Timestamp,
+        mut visit: impl FnMut(BroadcastId, u64, Acknowledgement) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        for entry in self.db.scan_prefix(b"b") {
+            let id = BroadcastId(Uuid::from_slice(&entry?.0[1..]).context("a key does not decode")?);
+            self.each_ack(id, |sequence, acknowledgement| {
+                if acknowledgement.at >= since { visit(id, sequence, acknowledgement) } else { Ok(()) }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch: all of it or, after a crash, none.
+    pub fn apply(&self, batch: Batch) -> anyhow::Result<()> {
+        self.db.apply_batch(batch.0).context("writing to the projection")
+    }
+
+    /// Waits until everything is on disk.
+    pub fn flush(&self) -> anyhow::Result<()> {
+        self.db.flush().map(drop).context("flushing the projection")
+    }
+}
+
+/// Moves the state in `directory` aside, keeping the three newest, and leaves room for a new one.
+pub fn set_aside(directory: &Path) -> anyhow::Result<()> {
+    let aside = |n: usize| -> PathBuf {
+        let mut name = directory.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".aside-{n}"));
+        directory.with_file_name(name)
+    };
+    if !directory.exists() {
+        return Ok(());
+    }
+    if aside(KEPT_ASIDE).exists() {
+        fs::remove_dir_all(aside(KEPT_ASIDE)).context("deleting the oldest state that was moved aside")?;
+    }
+    for n in (1..KEPT_ASIDE).rev().filter(|n| aside(*n).exists()) {
+        fs::rename(aside(n), aside(n + 1)).context("making room for state to be moved aside")?;
+    }
+    fs::rename(directory, aside(1)).context("moving the projection aside")?;
+    warn!("moved the projection aside to {}", aside(1).display());
+    Ok(())
+}

@@ -1,0 +1,512 @@
+//! The hub: fans announcements out to the connections of this replica.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+
+use super::presence::Counts;
+use super::wire::{BroadcastView, Close, ConnectedStats, Frame, ServerMessage};
+use crate::domain::{Acknowledgement, Broadcast, BroadcastId, Change, Channel, EndReason, UserId};
+use crate::metrics::{ByChannel, Metrics};
+use crate::projection::{Active, Announcement, Changed, Projection};
+
+/// Requests of connections that wait for the hub.
+const INBOX: usize = 4_096;
+
+/// Announcements that wait for the hub; beyond that the projection waits.
+pub const ANNOUNCEMENTS: usize = 1_024;
+
+/// Messages that wait for one connection; a client that reads slower is closed with `4008`.
+pub const CONNECTION_QUEUE: usize = 64;
+
+/// Creators and team are told of new counts at most this often.
+const STATS_EVERY: Duration = Duration::from_secs(2);
+
+/// How finely a drain spreads its closes.
+const DRAIN_TICK: Duration = Duration::from_millis(50);
+
+/// After a close for a restart, the client is asked to wait up to this long before it comes back.
+const RETRY_SPREAD_MS: u64 = 3_000;
+
+/// Names a connection on this replica.
+pub type ConnectionId = u64;
+
+/// A message on its way to one connection.
+#[derive(Clone, Debug)]
+pub enum Outgoing {
+    /// For everyone who gets it.
+    Frame(Frame),
+    /// That the user acknowledged: the connection that did so itself does not need it.
+    Notice(BroadcastId, Frame),
+}
+
+/// Who is connecting.
+#[derive(Clone, Debug)]
+pub struct Connecting {
+    /// The channel it listens to.
+    pub channel: Channel,
+    /// Whose connection it is.
+    pub user: UserId,
+    /// Whether it learns what creators and team learn.
+    pub staff: bool,
+    /// What the client is told about the heartbeat.
+    pub heartbeat_seconds: u64,
+}
+
+/// The connection's end of being attached.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its name.
+    pub id: ConnectionId,
+    /// What to send, beginning with the snapshot.
+    pub outgoing: mpsc::Receiver<Outgoing>,
+    /// Why to close, when the server wants that.
+    pub close: oneshot::Receiver<Close>,
+}
+
+enum Request {
+    Attach(Connecting, oneshot::Sender<Option<Attached>>),
+    Detach(Channel, ConnectionId),
+    SendActive(Channel, ConnectionId),
+    Presence(oneshot::Sender<LocalPresence>),
+    Drain(Duration, oneshot::Sender<()>),
+}
+
+/// Who is connected to this replica, by channel: connections, and the hashes of distinct users.
+pub type LocalPresence = BTreeMap<Channel, (u64, HashSet<u64>)>;
+
+/// How many are connected to this replica, readable at any time.
+#[derive(Debug, Default)]
+pub struct LocalCount {
+    /// Connections.
+    pub connections: AtomicU64,
+    /// Distinct users.
+    pub users: AtomicU64,
+}
+
+/// A handle to the hub.
+#[derive(Clone)]
+pub struct Hub {
+    inbox: mpsc::Sender<Request>,
+    local: Arc<BTreeMap<Channel, LocalCount>>,
+    changed: Arc<Notify>,
+}
+
+/// The hub is gone: the replica is stopping.
+#[derive(Debug)]
+pub struct Stopping;
+
+/// What a hub is made of.
+pub struct Options {
+    /// The channels that exist.
+    pub channels: Vec<Channel>,
+    /// Connections that this replica takes.
+    pub max_connections: usize,
+    /// Where it counts.
+    pub metrics: Metrics,
+}
+
+impl Hub {
+    /// Starts the hub. It ends when the announcements end.
+    pub fn start(
+        options: Options,
+        projection: Projection,
+        announcements: mpsc::Receiver<Announcement>,
+        counts: watch::Receiver<BTreeMap<Channel, Counts>>,
+    ) -> Self {
+        let (inbox, requests) = mpsc::channel(INBOX);
+        let local: BTreeMap<_, _> = options.channels.iter().map(|c| (c.clone(), LocalCount::default())).collect();
+        let hub = Self { inbox, local: Arc::new(local), changed: Arc::new(Notify::new()) };
+        let rooms = options.channels.into_iter().map(|channel| (channel, Room::default())).collect();
+        let fan = Fan {
+            rooms,
+            sequence: 0,
+            next_id: 0,
+            connections: 0,
+            max_connections: options.max_connections,
+            metrics: options.metrics,
+            projection,
+            counts,
+            local: hub.local.clone(),
+            changed: hub.changed.clone(),
+            drain: None,
+        };
+        tokio::spawn(fan.run(requests, announcements));
+        hub
+    }
+
+    /// Attaches a connection. `Ok(None)` when the replica has as many as it takes.
+    pub async fn attach(&self, who: Connecting) -> Result<Option<Attached>, Stopping> {
+        let (reply, attached) = oneshot::channel();
+        self.inbox.send(Request::Attach(who, reply)).await.map_err(|_| Stopping)?;
+        attached.await.map_err(|_| Stopping)
+    }
+
+    /// Forgets a connection.
+    pub async fn detach(&self, channel: Channel, id: ConnectionId) {
+        let _ = self.inbox.send(Request::Detach(channel, id)).await;
+    }
+
+    /// Sends a connection what is active for it.
+    pub async fn send_active(&self, channel: Channel, id: ConnectionId) {
+        let _ = self.inbox.send(Request::SendActive(channel, id)).await;
+    }
+
+    /// Who is connected now.
+    pub async fn presence(&self) -> Result<LocalPresence, Stopping> {
+        let (reply, presence) = oneshot::channel();
+        self.inbox.send(Request::Presence(reply)).await.map_err(|_| Stopping)?;
+        presence.await.map_err(|_| Stopping)
+    }
+
+    /// How many are connected to this replica in a channel.
+    pub fn local(&self, channel: &Channel) -> (u64, u64) {
+        self.local.get(channel).map_or((0, 0), |count| {
+            (count.connections.load(Ordering::Relaxed), count.users.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Waits until somebody came or went.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Closes every connection with `1012`, spread over a time, and returns when none is left.
+    pub async fn drain(&self, over: Duration) {
+        let (reply, drained) = oneshot::channel();
+        if self.inbox.send(Request::Drain(over, reply)).await.is_ok() {
+            let _ = drained.await;
+        }
+    }
+}
+
+struct Connection {
+    user: UserId,
+    staff: bool,
+    outgoing: mpsc::Sender<Outgoing>,
+    close: Option<oneshot::Sender<Close>>,
+}
+
+/// A channel's connections and what they were last shown.
+#[derive(Default)]
+struct Room {
+    connections: HashMap<ConnectionId, Connection>,
+    users: HashMap<UserId, Vec<ConnectionId>>,
+    shown: Option<Active>,
+    told: ConnectedStats,
+}
+
+struct Drain {
+    share: usize,
+    tick: Interval,
+    done: Vec<oneshot::Sender<()>>,
+}
+
+/// The hub's task.
+struct Fan {
+    rooms: BTreeMap<Channel, Room>,
+    /// The last sequence of the log that the connections have been told of.
+    sequence: u64,
+    next_id: ConnectionId,
+    connections: usize,
+    max_connections: usize,
+    metrics: Metrics,
+    projection: Projection,
+    counts: watch::Receiver<BTreeMap<Channel, Counts>>,
+    local: Arc<BTreeMap<Channel, LocalCount>>,
+    changed: Arc<Notify>,
+    drain: Option<Drain>,
+}
+
+impl Fan {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut announcements: mpsc::Receiver<Announcement>) {
+        let mut stats = interval(STATS_EVERY);
+        stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                announcement = announcements.recv() => match announcement {
+                    Some(announcement) => self.announce(announcement),
+                    None => return,
+                },
+                request = requests.recv() => match request {
+                    Some(request) => self.answer(request),
+                    None => return,
+                },
+                _ = stats.tick() => self.tell_staff(),
+                () = next_tick(&mut self.drain) => self.drain_some(),
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Attach(who, reply) => {
+                let attached = self.attach(&who);
+                if let Err(Some(unclaimed)) = reply.send(attached) {
+                    self.detach(&who.channel, unclaimed.id);
+                }
+            }
+            Request::Detach(channel, id) => self.detach(&channel, id),
+            Request::SendActive(channel, id) => {
+                if let Some(room) = self.rooms.get_mut(&channel) {
+                    let sequence = self.sequence;
+                    let frame = |user: &UserId| active_for(room.shown.as_ref(), user, &self.projection, sequence);
+                    let frame = room.connections.get(&id).map(|connection| frame(&connection.user));
+                    if let (Some(frame), Some(connection)) = (frame, room.connections.get_mut(&id)) {
+                        connection.send(Outgoing::Frame(frame), &self.metrics);
+                    }
+                }
+            }
+            Request::Presence(reply) => drop(reply.send(self.presence())),
+            Request::Drain(over, reply) => self.begin_drain(over, reply),
+        }
+    }
+
+    fn attach(&mut self, who: &Connecting) -> Option<Attached> {
+        if self.connections >= self.max_connections || self.drain.is_some() {
+            return None;
+        }
+        let room = self.rooms.get_mut(&who.channel)?;
+        self.next_id += 1;
+        self.connections += 1;
+        let id = self.next_id;
+        let (sender, outgoing) = mpsc::channel(CONNECTION_QUEUE);
+        let (close, closed) = oneshot::channel();
+        let mut connection =
+            Connection { user: who.user.clone(), staff: who.staff, outgoing: sender, close: Some(close) };
+        let hello = ServerMessage::connected(self.sequence, who.heartbeat_seconds).frame();
+        connection.send(Outgoing::Frame(hello), &self.metrics);
+        let active = active_for(room.shown.as_ref(), &who.user, &self.projection, self.sequence);
+        connection.send(Outgoing::Frame(active), &self.metrics);
+        room.connections.insert(id, connection);
+        room.users.entry(who.user.clone()).or_default().push(id);
+        self.count(&who.channel);
+        Some(Attached { id, outgoing, close: closed })
+    }
+
+    fn detach(&mut self, channel: &Channel, id: ConnectionId) {
+        let Some(room) = self.rooms.get_mut(channel) else { return };
+        let Some(connection) = room.connections.remove(&id) else { return };
+        self.connections -= 1;
+        if let Some(ids) = room.users.get_mut(&connection.user) {
+            ids.retain(|known| *known != id);
+            if ids.is_empty() {
+                room.users.remove(&connection.user);
+            }
+        }
+        self.count(channel);
+        self.finish_drain();
+    }
+
+    fn count(&self, channel: &Channel) {
+        if let (Some(room), Some(local)) = (self.rooms.get(channel), self.local.get(channel)) {
+            local.connections.store(room.connections.len() as u64, Ordering::Relaxed);
+            local.users.store(room.users.len() as u64, Ordering::Relaxed);
+            let gauge = self.metrics.connections.get_or_create(&ByChannel::from(channel));
+            gauge.set(i64::try_from(room.connections.len()).unwrap_or(i64::MAX));
+        }
+        self.changed.notify_one();
+    }
+
+    fn presence(&self) -> LocalPresence {
+        let hashes = |room: &Room| room.users.keys().map(user_hash).collect();
+        self.rooms
+            .iter()
+            .map(|(channel, room)| (channel.clone(), (room.connections.len() as u64, hashes(room))))
+            .collect()
+    }
+
+    fn announce(&mut self, announcement: Announcement) {
+        match announcement {
+            Announcement::Snapshot { sequence, active, .. } => {
+                self.sequence = sequence;
+                let mut active: HashMap<_, _> = active.iter().cloned().collect();
+                for (channel, room) in &mut self.rooms {
+                    let before = std::mem::replace(&mut room.shown, active.remove(channel));
+                    room.resync(before.as_ref(), &self.projection, &self.metrics, sequence);
+                }
+            }
+            Announcement::Changed(changed) => {
+                self.sequence = changed.sequence;
+                self.tell(&changed);
+            }
+        }
+    }
+
+    fn tell(&mut self, changed: &Changed) {
+        let Changed { sequence, ref channel, ref change, ref activated, .. } = *changed;
+        let label = ByChannel::from(channel);
+        let Some(room) = self.rooms.get_mut(channel) else { return };
+        let delivered = match change {
+            Change::Activated { id, .. } => {
+                let Some(broadcast) = activated else { return };
+                self.metrics.broadcasts.get_or_create(&label).inc();
+                let delivered = room.activate(broadcast, sequence, &self.metrics);
+                let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
+                let sent_to_users = counts.elsewhere + room.connections.len() as u64;
+                let sent = ServerMessage::BroadcastSent { broadcast_id: *id, sent_to_users, sequence };
+                delivered + room.to_staff(&sent, &self.metrics)
+            }
+            Change::Ended { id, reason } => {
+                room.shown = None;
+                let frame = ServerMessage::cleared(Some(*id), *reason, sequence).frame();
+                room.to_all(&Outgoing::Frame(frame), &self.metrics)
+            }
+            Change::Acknowledged { id, new } => {
+                self.metrics.acks.get_or_create(&label).inc_by(new.len() as u64);
+                room.notice(*id, new, sequence, &self.metrics)
+            }
+            Change::RecordedLate { .. } | Change::Nothing => 0,
+        };
+        self.metrics.deliveries.get_or_create(&label).inc_by(delivered);
+    }
+
+    fn tell_staff(&mut self) {
+        let counts = self.counts.borrow();
+        for (channel, room) in &mut self.rooms {
+            let known = counts.get(channel).copied().unwrap_or_default();
+            let now = ConnectedStats {
+                connected_users: known.users,
+                connections: known.elsewhere + room.connections.len() as u64,
+                replicas: known.replicas,
+            };
+            if now != room.told {
+                room.told = now;
+                room.to_staff(&ServerMessage::StatsUpdate { stats: now }, &self.metrics);
+            }
+        }
+    }
+
+    fn begin_drain(&mut self, over: Duration, done: oneshot::Sender<()>) {
+        let ticks = usize::try_from(over.as_millis() / DRAIN_TICK.as_millis()).unwrap_or(usize::MAX).max(1);
+        let drain = self.drain.get_or_insert_with(|| Drain {
+            share: self.connections.div_ceil(ticks).max(1),
+            tick: interval(DRAIN_TICK),
+            done: Vec::new(),
+        });
+        drain.done.push(done);
+        self.finish_drain();
+    }
+
+    fn drain_some(&mut self) {
+        let Some(drain) = &self.drain else { return };
+        let open = self.rooms.values_mut().flat_map(|room| room.connections.iter_mut());
+        let closable = open.filter(|(_, connection)| connection.close.is_some());
+        for (id, connection) in closable.take(drain.share) {
+            // A multiplier that is coprime to the spread gives neighbours hints that are far apart.
+            let retry_after_ms = id.wrapping_mul(1_867) % RETRY_SPREAD_MS;
+            connection.end(Close::Restart { retry_after_ms });
+        }
+    }
+
+    fn finish_drain(&mut self) {
+        if self.connections == 0
+            && let Some(drain) = &mut self.drain
+        {
+            for done in drain.done.drain(..) {
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+async fn next_tick(drain: &mut Option<Drain>) {
+    match drain {
+        Some(drain) => drop::<Instant>(drain.tick.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The 64-bit name of a user in heartbeats.
+pub fn user_hash(user: &UserId) -> u64 {
+    let [high, low] = [64, 0].map(|shift| u64::try_from(user.fingerprint() >> shift & u128::from(u64::MAX)));
+    high.unwrap_or_default() ^ low.unwrap_or_default()
+}
+
+/// What this user should see: what is shown, unless they have acknowledged it.
+fn active_for(shown: Option<&Active>, user: &UserId, projection: &Projection, sequence: u64) -> Frame {
+    let acknowledged = |active: &Active| {
+        projection.read(|state| state.broadcast(active.broadcast.id)?.acknowledged_at(user)).is_some()
+    };
+    let broadcast = shown.filter(|active| !acknowledged(active)).map(|active| BroadcastView::from(&active.broadcast));
+    ServerMessage::ActiveBroadcast { broadcast, sequence }.frame()
+}
+
+impl Connection {
+    /// Queues a message. A full queue ends the connection: on reconnect the state on connect makes it whole.
+    fn send(&mut self, outgoing: Outgoing, metrics: &Metrics) -> bool {
+        let sent = self.outgoing.try_send(outgoing);
+        if let Err(mpsc::error::TrySendError::Full(_)) = sent
+            && self.end(Close::Slow)
+        {
+            metrics.slow_clients.inc();
+        }
+        sent.is_ok()
+    }
+
+    fn end(&mut self, why: Close) -> bool {
+        self.close.take().is_some_and(|close| close.send(why).is_ok())
+    }
+}
+
+impl Room {
+    fn to_all(&mut self, outgoing: &Outgoing, metrics: &Metrics) -> u64 {
+        let sent = self.connections.values_mut().filter_map(|c| c.send(outgoing.clone(), metrics).then_some(()));
+        sent.count() as u64
+    }
+
+    fn to_staff(&mut self, message: &ServerMessage<'_>, metrics: &Metrics) -> u64 {
+        let staff = self.connections.values_mut().filter(|connection| connection.staff);
+        let mut frame = None;
+        let mut sent = 0;
+        for connection in staff {
+            let frame = frame.get_or_insert_with(|| message.frame());
+            sent += u64::from(connection.send(Outgoing::Frame(frame.clone()), metrics));
+        }
+        sent
+    }
+
+    fn activate(&mut self, broadcast: &Broadcast, sequence: u64, metrics: &Metrics) -> u64 {
+        let frame = ServerMessage::NewBroadcast { broadcast: broadcast.into(), sequence }.frame();
+        self.shown = Some(Active { broadcast: broadcast.clone(), sequence });
+        self.to_all(&Outgoing::Frame(frame), metrics)
+    }
+
+    /// Tells the other connections of those who acknowledged.
+    fn notice(&mut self, id: BroadcastId, new: &[Acknowledgement], sequence: u64, metrics: &Metrics) -> u64 {
+        let mut frame = None;
+        let mut sent = 0;
+        for Acknowledgement { user, .. } in new {
+            for connection in self.users.get(user).into_iter().flatten() {
+                let frame = frame
+                    .get_or_insert_with(|| ServerMessage::BroadcastAcknowledged { broadcast_id: id, sequence }.frame());
+                if let Some(connection) = self.connections.get_mut(connection) {
+                    sent += u64::from(connection.send(Outgoing::Notice(id, frame.clone()), metrics));
+                }
+            }
+        }
+        sent
+    }
+
+    /// The state was rebuilt: everyone forgets what they have and gets the state on connect.
+    fn resync(&mut self, before: Option<&Active>, projection: &Projection, metrics: &Metrics, sequence: u64) {
+        if self.connections.is_empty() {
+            return;
+        }
+        let resync = ServerMessage::Resync { sequence }.frame();
+        let gone = before.map(|active| active.broadcast.id);
+        let cleared = ServerMessage::cleared(gone, EndReason::Cleared, sequence).frame();
+        for connection in self.connections.values_mut() {
+            let active = active_for(self.shown.as_ref(), &connection.user, projection, sequence);
+            connection.send(Outgoing::Frame(resync.clone()), metrics);
+            connection.send(Outgoing::Frame(active), metrics);
+            if self.shown.is_none() {
+                connection.send(Outgoing::Frame(cleared.clone()), metrics);
+            }
+        }
+    }
+}

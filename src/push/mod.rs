@@ -1,0 +1,9 @@
+//! Push: from the projection's announcements to every connection of this replica, in log order.
+//!
+//! The hub is the one task that knows the connections. It learns of events and of attaching connections in one order,
+//! so a connection gets a snapshot and then everything after it: no gap and no double by construction.
+
+pub mod hub;
+pub mod presence;
+pub mod session;
+pub mod wire;

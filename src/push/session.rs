@@ -1,0 +1,220 @@
+//! One connection as a pure machine: what was heard and what time it is go in, what to do comes out.
+//!
+//! It knows no socket and no clock: time is the age of the connection. Whoever drives it does the IO.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::wire::{ClientMessage, Close, ServerMessage};
+use crate::domain::BroadcastId;
+
+/// Acknowledgements that one connection may have under way.
+pub const ACKS_IN_FLIGHT: usize = 64;
+
+/// How a connection is limited.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// After this long without a word from the client it is pinged.
+    pub heartbeat: Duration,
+    /// After this long without a sign of life it is closed.
+    pub liveness: Duration,
+    /// Messages a second, on average.
+    pub messages_per_second: f64,
+    /// Messages at once.
+    pub message_burst: f64,
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send this message.
+    Reply(ServerMessage<'static>),
+    /// Send the text `pong`.
+    Pong,
+    /// Send the text `ping` and a ping frame.
+    Heartbeat,
+    /// Have the hub send what is active.
+    SendActive,
+    /// Acknowledge, then call [`Session::acknowledged`].
+    Acknowledge(BroadcastId),
+    /// Close.
+    Close(Close),
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    limits: Limits,
+    heard: Duration,
+    pinged: Duration,
+    tokens: f64,
+    counted: Duration,
+    /// Broadcasts that this connection acknowledged itself: their notices are for the user's other connections.
+    own_acks: VecDeque<BroadcastId>,
+    in_flight: usize,
+}
+
+impl Session {
+    /// A connection of age zero.
+    pub const fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            heard: Duration::ZERO,
+            pinged: Duration::ZERO,
+            tokens: limits.message_burst,
+            counted: Duration::ZERO,
+            own_acks: VecDeque::new(),
+            in_flight: 0,
+        }
+    }
+
+    /// Any sign of life that is no message: a ping or pong frame.
+    pub const fn alive(&mut self, age: Duration) {
+        self.heard = age;
+    }
+
+    /// A text message.
+    pub fn text(&mut self, age: Duration, text: &str) -> Option<Action> {
+        self.heard = age;
+        if !self.take_token(age) {
+            return Some(Action::Close(Close::TooManyMessages));
+        }
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::Ping) => Some(Action::Pong),
+            Ok(ClientMessage::Pong) => None,
+            Ok(ClientMessage::GetActive) => Some(Action::SendActive),
+            Ok(ClientMessage::Acknowledge(_)) if self.in_flight >= ACKS_IN_FLIGHT => Some(Action::Reply(
+                ServerMessage::Error { code: "busy", message: "Too many acknowledgements are under way.".to_owned() },
+            )),
+            Ok(ClientMessage::Acknowledge(id)) => {
+                self.in_flight += 1;
+                self.remember(id);
+                Some(Action::Acknowledge(id))
+            }
+            Err(error) => Some(Action::Reply(error)),
+        }
+    }
+
+    /// A binary message; there are none in this protocol.
+    pub const fn binary(&mut self) -> Action {
+        Action::Close(Close::Unsupported)
+    }
+
+    /// One acknowledgement of this connection was answered.
+    pub const fn acknowledged(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// Whether this connection should be told that the user acknowledged: not when it did so itself.
+    pub fn wants_notice(&self, broadcast: BroadcastId) -> bool {
+        !self.own_acks.contains(&broadcast)
+    }
+
+    /// The age at which [`Session::tick`] has something to do.
+    pub fn deadline(&self) -> Duration {
+        let ping = self.heard.max(self.pinged) + self.limits.heartbeat;
+        ping.min(self.heard + self.limits.liveness)
+    }
+
+    /// What the passing of time asks for.
+    pub fn tick(&mut self, age: Duration) -> Option<Action> {
+        if age >= self.heard + self.limits.liveness {
+            return Some(Action::Close(Close::Silent));
+        }
+        if age >= self.heard.max(self.pinged) + self.limits.heartbeat {
+            self.pinged = age;
+            return Some(Action::Heartbeat);
+        }
+        None
+    }
+
+    fn remember(&mut self, id: BroadcastId) {
+        if self.own_acks.len() == ACKS_IN_FLIGHT {
+            self.own_acks.pop_front();
+        }
+        self.own_acks.push_back(id);
+    }
+
+    fn take_token(&mut self, age: Duration) -> bool {
+        let earned = age.saturating_sub(self.counted).as_secs_f64() * self.limits.messages_per_second;
+        self.tokens = (self.tokens + earned).min(self.limits.message_burst);
+        self.counted = age;
+        self.tokens -= 1.0;
+        self.tokens >= 0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        heartbeat: Duration::from_secs(30),
+        liveness: Duration::from_secs(75),
+        messages_per_second: 20.0,
+        message_burst: 40.0,
+    };
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn silence_is_pinged_and_then_closed() {
+        let mut session = Session::new(LIMITS);
+        assert_eq!(session.deadline(), at(30));
+        assert_eq!(session.tick(at(29)), None);
+        assert_eq!(session.tick(at(30)), Some(Action::Heartbeat));
+        assert_eq!(session.deadline(), at(60));
+        assert_eq!(session.tick(at(60)), Some(Action::Heartbeat));
+        assert_eq!(session.deadline(), at(75));
+        assert_eq!(session.tick(at(75)), Some(Action::Close(Close::Silent)));
+    }
+
+    #[test]
+    fn any_sign_of_life_counts() {
+        let mut session = Session::new(LIMITS);
+        session.tick(at(30));
+        session.alive(at(31));
+        assert_eq!(session.deadline(), at(61));
+        assert_eq!(session.text(at(40), "pong"), None);
+        assert_eq!(session.tick(at(69)), None);
+        assert_eq!(session.tick(at(70)), Some(Action::Heartbeat));
+    }
+
+    #[test]
+    fn a_burst_passes_and_a_flood_does_not() {
+        let mut session = Session::new(LIMITS);
+        for _ in 0..40 {
+            assert_eq!(session.text(at(1), "ping"), Some(Action::Pong));
+        }
+        assert_eq!(session.text(at(1), "ping"), Some(Action::Close(Close::TooManyMessages)));
+        let mut steady = Session::new(LIMITS);
+        for n in 0..2_000 {
+            assert_eq!(steady.text(Duration::from_millis(50 * n), "ping"), Some(Action::Pong));
+        }
+    }
+
+    #[test]
+    fn the_sender_of_an_acknowledgement_needs_no_notice() {
+        let mut session = Session::new(LIMITS);
+        let id: BroadcastId = "0198c5a0-1111-7222-8333-444455556666".parse().unwrap();
+        let other: BroadcastId = "0198c5a0-1111-7222-8333-444455556667".parse().unwrap();
+        let text = format!(r#"{{"type":"acknowledge_broadcast","broadcast_id":"{id}"}}"#);
+        assert_eq!(session.text(at(0), &text), Some(Action::Acknowledge(id)));
+        assert!(!session.wants_notice(id));
+        assert!(session.wants_notice(other));
+    }
+
+    #[test]
+    fn acknowledgements_under_way_are_bounded() {
+        let mut session = Session::new(Limits { message_burst: 1_000.0, ..LIMITS });
+        let text = r#"{"type":"acknowledge_broadcast","broadcast_id":"0198c5a0-1111-7222-8333-444455556666"}"#;
+        for _ in 0..ACKS_IN_FLIGHT {
+            assert!(matches!(session.text(at(0), text), Some(Action::Acknowledge(_))));
+        }
+        assert!(matches!(session.text(at(0), text), Some(Action::Reply(ServerMessage::Error { code: "busy", .. }))));
+        session.acknowledged();
+        assert!(matches!(session.text(at(0), text), Some(Action::Acknowledge(_))));
+    }
+}

@@ -1,0 +1,264 @@
+//! The wire: every message of the WebSocket and of the event stream, and the codes with which a connection ends.
+//!
+//! `schemas/messages.schema.json` says the same as JSON Schema, and tests hold the running service to it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tracing::error;
+
+use crate::domain::{Broadcast, BroadcastId, EndReason, Kind, Message, Timestamp, UserId};
+
+/// A broadcast as clients see it. The seed's clients read `message_type`, its REST callers `type`: both are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BroadcastView<'a> {
+    id: BroadcastId,
+    message: &'a Message,
+    #[serde(rename = "type")]
+    kind: Kind,
+    message_type: Kind,
+    created_by: &'a UserId,
+    created_at: Timestamp,
+}
+
+impl<'a> From<&'a Broadcast> for BroadcastView<'a> {
+    fn from(broadcast: &'a Broadcast) -> Self {
+        Self {
+            id: broadcast.id,
+            message: &broadcast.message,
+            kind: broadcast.kind,
+            message_type: broadcast.kind,
+            created_by: &broadcast.created_by,
+            created_at: broadcast.created_at,
+        }
+    }
+}
+
+/// Whether the replica works with the log or on its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// With the log.
+    #[default]
+    Cluster,
+}
+
+/// What the server says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described once, in schemas/messages.schema.json")]
+pub enum ServerMessage<'a> {
+    /// The first message of a connection.
+    Connected { message: &'static str, sequence: u64, mode: Mode, heartbeat_seconds: u64 },
+    /// What this user should see now: on connect and on request.
+    ActiveBroadcast { broadcast: Option<BroadcastView<'a>>, sequence: u64 },
+    /// Somebody sent a broadcast; it takes the place of the one before.
+    NewBroadcast { broadcast: BroadcastView<'a>, sequence: u64 },
+    /// The active broadcast ended, and none took its place.
+    BroadcastCleared {
+        message: &'static str,
+        broadcast_id: Option<BroadcastId>,
+        reason: EndReason,
+        sequence: u64,
+    },
+    /// This user acknowledged it on another connection.
+    BroadcastAcknowledged { broadcast_id: BroadcastId, sequence: u64 },
+    /// The answer to an acknowledgement. `already` is `null` when it is durable but not yet counted.
+    Acknowledged { broadcast_id: BroadcastId, already: Option<bool>, sequence: u64 },
+    /// To creators and team: how many are connected.
+    StatsUpdate { stats: ConnectedStats },
+    /// To creators and team: a broadcast went out.
+    BroadcastSent { broadcast_id: BroadcastId, sent_to_users: u64, sequence: u64 },
+    /// Forget what you have; the state on connect follows.
+    Resync { sequence: u64 },
+    /// The message was not understood or not accepted; the connection lives.
+    Error { code: &'static str, message: String },
+}
+
+/// What creators and team learn while they are connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConnectedStats {
+    /// Distinct users over all replicas.
+    pub connected_users: u64,
+    /// Connections over all replicas.
+    pub connections: u64,
+    /// Live replicas.
+    pub replicas: u64,
+}
+
+impl ServerMessage<'_> {
+    /// The first message of a connection.
+    pub const fn connected(sequence: u64, heartbeat_seconds: u64) -> Self {
+        let message = "Connected to broadcast live updates";
+        Self::Connected { message, sequence, mode: Mode::Cluster, heartbeat_seconds }
+    }
+
+    /// That the active broadcast ended.
+    pub const fn cleared(broadcast_id: Option<BroadcastId>, reason: EndReason, sequence: u64) -> Self {
+        Self::BroadcastCleared { message: "Active broadcast has been cleared", broadcast_id, reason, sequence }
+    }
+
+    /// Encodes it, once for however many connections.
+    pub fn frame(&self) -> Frame {
+        let json = serde_json::to_vec(self).unwrap_or_else(|e| {
+            error!("a message does not encode: {e}");
+            br#"{"type":"error","code":"internal","message":"a message could not be encoded"}"#.to_vec()
+        });
+        Frame(json.into())
+    }
+}
+
+/// An encoded text message; clones share the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame(pub Bytes);
+
+/// What a client says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// `{"type":"acknowledge_broadcast","broadcast_id"}`
+    Acknowledge(BroadcastId),
+    /// `{"type":"get_active_broadcast"}`
+    GetActive,
+    /// The text `ping`.
+    Ping,
+    /// The text `pong`, the answer to our own.
+    Pong,
+}
+
+impl ClientMessage {
+    /// Reads a text message; the error is what the client is told.
+    pub fn parse(text: &str) -> Result<Self, ServerMessage<'static>> {
+        match text.trim() {
+            "ping" => return Ok(Self::Ping),
+            "pong" => return Ok(Self::Pong),
+            _ => {}
+        }
+        let json: serde_json::Value =
+            serde_json::from_str(text).map_err(|e| error("malformed_json", format!("This is not JSON: {e}.")))?;
+        let kind = json.get("type").and_then(serde_json::Value::as_str);
+        match kind {
+            Some("acknowledge_broadcast") => {
+                let id = json.get("broadcast_id").and_then(serde_json::Value::as_str);
+                let id = id.and_then(|id| id.parse().ok()).ok_or_else(|| {
+                    error("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.".to_owned())
+                })?;
+                Ok(Self::Acknowledge(id))
+            }
+            Some("get_active_broadcast") => Ok(Self::GetActive),
+            // `refresh` has a meaning that this build does not have yet, and says so.
+            Some("refresh") => Err(error("not_supported", "`refresh` is not supported by this build.".to_owned())),
+            Some(other) => {
+                let shown: String = other.chars().take(40).collect();
+                Err(error("unknown_type", format!("`{}` is not a message type.", shown.escape_debug())))
+            }
+            None => Err(error("unknown_type", "A message is an object with a string `type`.".to_owned())),
+        }
+    }
+}
+
+const fn error(code: &'static str, message: String) -> ServerMessage<'static> {
+    ServerMessage::Error { code, message }
+}
+
+/// Why the server ends a connection. Never 1000: the seed's client would not come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// `1012`: the replica restarts; come back after this many milliseconds.
+    Restart {
+        /// A hint that spreads the reconnects.
+        retry_after_ms: u64,
+    },
+    /// `1003`: a binary message.
+    Unsupported,
+    /// `4008`: the client does not read fast enough. Reconnecting makes it whole.
+    Slow,
+    /// `4010`: no sign of life for too long.
+    Silent,
+    /// `4029`: too many messages.
+    TooManyMessages,
+}
+
+impl Close {
+    /// The close code (RFC 6455, section 7.4; 4000 to 4999 are the application's own).
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Restart { .. } => 1012,
+            Self::Unsupported => 1003,
+            Self::Slow => 4008,
+            Self::Silent => 4010,
+            Self::TooManyMessages => 4029,
+        }
+    }
+
+    /// The reason, at most 123 bytes.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Restart { retry_after_ms } => format!(r#"{{"retry_after_ms":{retry_after_ms}}}"#),
+            Self::Unsupported => "text messages only".to_owned(),
+            Self::Slow => "slow".to_owned(),
+            Self::Silent => "silent".to_owned(),
+            Self::TooManyMessages => "too many messages".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_seeds_messages_are_understood() {
+        let id = "0198c5a0-1111-7222-8333-444455556666";
+        let acknowledge = format!(r#"{{"type":"acknowledge_broadcast","broadcast_id":"{id}","more":1}}"#);
+        assert_eq!(ClientMessage::parse(&acknowledge), Ok(ClientMessage::Acknowledge(id.parse().unwrap())));
+        assert_eq!(ClientMessage::parse(r#"{"type":"get_active_broadcast"}"#), Ok(ClientMessage::GetActive));
+        assert_eq!(ClientMessage::parse("ping"), Ok(ClientMessage::Ping));
+        assert_eq!(ClientMessage::parse("pong"), Ok(ClientMessage::Pong));
+    }
+
+    #[test]
+    fn what_is_not_understood_says_why() {
+        let cases = [
+            ("{", "malformed_json"),
+            ("", "malformed_json"),
+            ("[]", "unknown_type"),
+            ("{}", "unknown_type"),
+            (r#"{"type":7}"#, "unknown_type"),
+            (r#"{"type":"x"}"#, "unknown_type"),
+            (r#"{"type":"acknowledge_broadcast"}"#, "invalid_broadcast_id"),
+            (r#"{"type":"acknowledge_broadcast","broadcast_id":"1"}"#, "invalid_broadcast_id"),
+            (r#"{"type":"refresh","token":"x"}"#, "not_supported"),
+        ];
+        for (text, expected) in cases {
+            match ClientMessage::parse(text) {
+                Err(ServerMessage::Error { code, .. }) => assert_eq!(code, expected, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        let deep = "[".repeat(4_000);
+        assert!(ClientMessage::parse(&deep).is_err());
+    }
+
+    #[test]
+    fn messages_look_as_the_seeds_clients_expect() {
+        let frame = |message: ServerMessage<'_>| String::from_utf8(message.frame().0.to_vec()).unwrap();
+        assert_eq!(
+            frame(ServerMessage::connected(7, 30)),
+            r#"{"type":"connected","message":"Connected to broadcast live updates","sequence":7,"mode":"cluster","heartbeat_seconds":30}"#
+        );
+        assert_eq!(
+            frame(ServerMessage::ActiveBroadcast { broadcast: None, sequence: 7 }),
+            r#"{"type":"active_broadcast","broadcast":null,"sequence":7}"#
+        );
+        assert!(frame(ServerMessage::cleared(None, EndReason::Cleared, 8)).starts_with(
+            r#"{"type":"broadcast_cleared","message":"Active broadcast has been cleared","broadcast_id":null,"reason":"cleared""#
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_parses_or_is_answered(text in "\\PC{0,200}") {
+            let _ = ClientMessage::parse(&text);
+        }
+    }
+}
