@@ -1,1 +1,7 @@
-fn main(){}
+//! The `tidings` binary: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidings::commands::run()
+}

@@ -25,6 +25,10 @@ const SENDER_CAPACITY: usize = 256;
 /// Messages that may wait for one subscriber before the client drops some and says so; the reader notices the gap.
 const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
 
+/// While a first connection is awaited: how often to look, and after how many looks to say so.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const SAID_AFTER_LOOKS: u32 = 50;
+
 /// Where NATS is and how to be let in.
 #[derive(Clone, Debug, Default)]
 pub struct Address {
@@ -92,12 +96,14 @@ async fn connect_in_time(options: ConnectOptions, address: &Address, patient: bo
         return Ok(options.connect(servers).await?);
     }
     let client = options.retry_on_initial_connect().connect(servers).await?;
-    let mut said = false;
-    while client.connection_state() != async_nats::connection::State::Connected {
-        if !std::mem::replace(&mut said, true) {
+    for look in 0.. {
+        if client.connection_state() == async_nats::connection::State::Connected {
+            break;
+        }
+        if look == SAID_AFTER_LOOKS {
             warn!("NATS does not answer yet; waiting for it");
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(client)
 }

@@ -76,17 +76,18 @@ pub struct Mirror {
 impl Mirror {
     /// Mirrors whenever it holds the lease, until it is dropped.
     pub async fn run(self) {
-        let context = self.provision.context(&self.client);
-        let mut lease = Lease::new(context.clone(), self.provision.clone(), self.instance);
+        let mirror = Arc::new(self);
+        let context = mirror.provision.context(&mirror.client);
+        let mut lease = Lease::new(context.clone(), mirror.provision.clone(), mirror.instance);
         loop {
             if lease.acquire().await {
                 info!("this replica mirrors the log to KV now");
                 tokio::select! {
-                    error = self.hold(&context) => warn!("mirroring to KV broke off, beginning anew: {error:#}"),
+                    error = mirror.clone().hold(context.clone()) => warn!("mirroring to KV broke off, beginning anew: {error:#}"),
                     () = lease.keep() => info!("this replica does not mirror any more"),
                 }
             }
-            self.metrics.mirroring.set(0);
+            mirror.metrics.mirroring.set(0);
             sleep(RETRY_EVERY).await;
         }
     }
@@ -97,18 +98,18 @@ impl Mirror {
     }
 
     /// Fills the buckets and follows the log. Returns only with an error.
-    async fn hold(&self, context: &jetstream::Context) -> anyhow::Error {
+    async fn hold(self: Arc<Self>, context: jetstream::Context) -> anyhow::Error {
         match self.try_hold(context).await {
             Ok(never) => match never {},
             Err(error) => error,
         }
     }
 
-    async fn try_hold(&self, context: &jetstream::Context) -> anyhow::Result<std::convert::Infallible> {
+    async fn try_hold(self: Arc<Self>, context: jetstream::Context) -> anyhow::Result<std::convert::Infallible> {
         let mut position = self.projection.watch();
         position.wait_for(|position| position.caught_up).await?;
         let mut changes = self.projection.changes();
-        let mut writer = Writer::open(self, context).await?;
+        let mut writer = Writer::open(self.clone(), context.clone()).await?;
         writer.fill().await?;
         self.metrics.mirroring.set(1);
         let mut look = interval(LOOK_EVERY);
@@ -118,7 +119,7 @@ impl Mirror {
                 change = changes.recv() => match change {
                     Ok(Announcement::Changed(changed)) => writer.follow(&changed).await?,
                     Ok(Announcement::Snapshot { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                        writer = Writer::open(self, context).await?;
+                        writer = Writer::open(self.clone(), context.clone()).await?;
                         writer.fill().await?;
                     }
                     Err(broadcast::error::RecvError::Closed) => anyhow::bail!("the projection ended"),
@@ -136,8 +137,8 @@ impl Mirror {
 }
 
 /// Writes the two buckets while the lease is held.
-struct Writer<'a> {
-    mirror: &'a Mirror,
+struct Writer {
+    mirror: Arc<Mirror>,
     active: Bucket,
     acks: Bucket,
     epoch: Epoch,
@@ -149,11 +150,11 @@ struct Writer<'a> {
     noted: (u64, Timestamp),
 }
 
-impl<'a> Writer<'a> {
-    async fn open(mirror: &'a Mirror, context: &jetstream::Context) -> anyhow::Result<Self> {
+impl Writer {
+    async fn open(mirror: Arc<Mirror>, context: jetstream::Context) -> anyhow::Result<Self> {
         let epoch = mirror.projection.position().epoch.context("the projection has no log")?;
-        let active = Bucket::open(context, &mirror.provision, ACTIVE_BUCKET).await?;
-        let acks = Bucket::open(context, &mirror.provision, ACKS_BUCKET).await?;
+        let active = Bucket::open(&context, &mirror.provision, ACTIVE_BUCKET).await?;
+        let acks = Bucket::open(&context, &mirror.provision, ACKS_BUCKET).await?;
         let mut positions = [None, None];
         for (bucket, position) in [&active, &acks].into_iter().zip(&mut positions) {
             let value = bucket.get(POSITION_KEY).await?.and_then(|entry| entry.value);
@@ -230,8 +231,8 @@ impl<'a> Writer<'a> {
             }
             Change::Ended { .. } => self.delete_active(channel, sequence).await?,
             Change::Acknowledged { id, new } => {
-                let puts = stream::iter(new).map(|ack| self.put_ack(*id, sequence, ack.clone()));
-                puts.buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await?;
+                let puts: Vec<_> = new.iter().map(|ack| self.put_ack(*id, sequence, ack.clone())).collect();
+                stream::iter(puts).buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await?;
             }
             Change::RecordedLate { .. } | Change::Nothing => {}
         }

@@ -103,13 +103,33 @@ impl ServerMessage<'_> {
             error!("a message does not encode: {e}");
             br#"{"type":"error","code":"internal","message":"a message could not be encoded"}"#.to_vec()
         });
-        Frame(json.into())
+        Frame { json: json.into(), sequence: self.sequence() }
+    }
+
+    /// The place in the log that the message reflects; the `id:` of an event stream.
+    const fn sequence(&self) -> Option<u64> {
+        match self {
+            Self::Connected { sequence, .. }
+            | Self::ActiveBroadcast { sequence, .. }
+            | Self::NewBroadcast { sequence, .. }
+            | Self::BroadcastCleared { sequence, .. }
+            | Self::BroadcastAcknowledged { sequence, .. }
+            | Self::Acknowledged { sequence, .. }
+            | Self::BroadcastSent { sequence, .. }
+            | Self::Resync { sequence } => Some(*sequence),
+            Self::StatsUpdate { .. } | Self::Error { .. } => None,
+        }
     }
 }
 
 /// An encoded text message; clones share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame(pub Bytes);
+pub struct Frame {
+    /// UTF-8.
+    pub json: Bytes,
+    /// The place in the log that it reflects, when it has one.
+    pub sequence: Option<u64>,
+}
 
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,7 +261,7 @@ mod tests {
 
     #[test]
     fn messages_look_as_the_seeds_clients_expect() {
-        let frame = |message: ServerMessage<'_>| String::from_utf8(message.frame().0.to_vec()).unwrap();
+        let frame = |message: ServerMessage<'_>| String::from_utf8(message.frame().json.to_vec()).unwrap();
         assert_eq!(
             frame(ServerMessage::connected(7, 30)),
             r#"{"type":"connected","message":"Connected to broadcast live updates","sequence":7,"mode":"cluster","heartbeat_seconds":30}"#

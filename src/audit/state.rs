@@ -1,0 +1,101 @@
+//! State at: what was true after an event of the log, folded with the server's own `evolve`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::each_entry;
+use crate::domain::{Acknowledgement, BroadcastId, BroadcastState, Change, State, evolve};
+use crate::log::EventLog;
+use crate::log::envelope::{Decoded, decode};
+use crate::log::names::Subject;
+use crate::log::reader::Entry;
+
+/// A fold over a part of the log, with what `State` does not keep: who acknowledged, by name.
+#[derive(Debug, Default)]
+pub struct StateAt {
+    /// The folded state.
+    pub state: State,
+    /// Who acknowledged, in the order of the log, with the sequence.
+    pub acknowledged: HashMap<BroadcastId, Vec<(u64, Acknowledgement)>>,
+    /// Messages that had no effect because this build cannot read them, and holes.
+    pub passed_over: u64,
+}
+
+/// Folds the log up to and including a sequence.
+pub async fn state_at(log: Arc<dyn EventLog>, at: u64) -> anyhow::Result<StateAt> {
+    let mut folded = StateAt::default();
+    each_entry(log, 1, at, |entry| {
+        folded.fold(&entry);
+        Ok(())
+    })
+    .await?;
+    Ok(folded)
+}
+
+impl StateAt {
+    fn fold(&mut self, entry: &Entry) {
+        let Entry::Message(raw) = entry else {
+            self.passed_over += 1;
+            return;
+        };
+        let Decoded::Event(recorded) = decode(raw) else {
+            self.passed_over += 1;
+            if let Ok(Subject::Lifecycle(channel)) = raw.subject.parse() {
+                self.state.skip_lifecycle(&channel, raw.sequence);
+            }
+            return;
+        };
+        if let Change::Acknowledged { id, new } = evolve(&mut self.state, &recorded) {
+            let known = self.acknowledged.entry(id).or_default();
+            known.extend(new.into_iter().map(|acknowledgement| (recorded.sequence, acknowledgement)));
+        }
+    }
+
+    /// The whole as JSON: by channel, what is active and every broadcast with who acknowledged it.
+    pub fn to_json(&self, at: u64) -> Value {
+        let channels: serde_json::Map<_, _> = self
+            .state
+            .channels
+            .iter()
+            .map(|(channel, known)| {
+                let mut broadcasts: Vec<_> =
+                    self.state.broadcasts.values().filter(|broadcast| broadcast.channel == *channel).collect();
+                broadcasts.sort_by_key(|broadcast| broadcast.sequence);
+                let broadcasts: Vec<_> = broadcasts.into_iter().map(|broadcast| self.broadcast(broadcast)).collect();
+                let value = json!({
+                    "active": known.active,
+                    "broadcasts_created": known.created,
+                    "broadcasts": broadcasts,
+                });
+                (channel.to_string(), value)
+            })
+            .collect();
+        json!({
+            "at_sequence": at,
+            "digest": self.state.digest,
+            "passed_over": self.passed_over,
+            "channels": channels,
+        })
+    }
+
+    fn broadcast(&self, known: &BroadcastState) -> Value {
+        let acknowledged_by: Vec<_> = self
+            .acknowledged
+            .get(&known.broadcast.id)
+            .into_iter()
+            .flatten()
+            .map(|(sequence, a)| json!({"user": a.user, "at": a.at, "sequence": sequence}))
+            .collect();
+        json!({
+            "broadcast": known.broadcast,
+            "sequence": known.sequence,
+            "recorded_at": known.recorded_at,
+            "late": known.late,
+            "end": known.end,
+            "acknowledged": known.acknowledged,
+            "acknowledged_by": acknowledged_by,
+        })
+    }
+}

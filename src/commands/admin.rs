@@ -1,0 +1,118 @@
+//! `admin`: looks after a deployment.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::Stream;
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{connect_to_look, data_dir};
+use crate::config::{Admin, Nats, Streams};
+use crate::log::names::{LOG_STREAM, REPLICAS_BUCKET, bucket_subject};
+use crate::log::provision::{Provision, mirrored_streams, replicas_stream};
+use crate::push::presence::Heartbeat;
+
+/// A health check that takes longer has its answer.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(3);
+
+pub(super) async fn run(command: Admin) -> anyhow::Result<ExitCode> {
+    match command {
+        Admin::Provision { nats, streams } => provision(&nats, &streams).await,
+        Admin::Status { nats } => status(&nats).await,
+        Admin::Health { url, data_dir } => health(url, &data_dir).await,
+    }
+}
+
+/// Exit code 0 when everything is as defined, 1 when something differs.
+async fn provision(nats: &Nats, streams: &Streams) -> anyhow::Result<ExitCode> {
+    let connection = connect_to_look(nats).await?;
+    let provision = streams.provision();
+    let drifts = provision.everything(&provision.context(&connection.client)).await?;
+    for drift in &drifts {
+        println!("{drift}{}", if drift.guarding { " (a guarantee depends on it)" } else { "" });
+    }
+    if drifts.is_empty() {
+        println!("Everything is there, as defined.");
+    }
+    Ok(ExitCode::from(u8::from(!drifts.is_empty())))
+}
+
+async fn status(nats: &Nats) -> anyhow::Result<ExitCode> {
+    let connection = connect_to_look(nats).await?;
+    let provision = Provision { replicas: 1, log_max_bytes: 0, acks_max_age: Duration::ZERO };
+    let context = provision.context(&connection.client);
+    let mut streams = serde_json::Map::new();
+    for name in [LOG_STREAM.to_owned()].into_iter().chain(mirrored_streams()) {
+        let found = context.get_stream(&name).await;
+        streams.insert(name, found.map_or(Value::Null, |stream| stream_status(&stream)));
+    }
+    let status = json!({
+        "nats": {"version": connection.client.server_info().version},
+        "streams": streams,
+        "replicas": heartbeats(&context).await.unwrap_or_default(),
+    });
+    println!("{}", serde_json::to_string_pretty(&status)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stream_status(stream: &Stream) -> Value {
+    let info = stream.cached_info();
+    json!({
+        "created": info.created.to_string(),
+        "last_sequence": info.state.last_sequence,
+        "messages": info.state.messages,
+        "bytes": info.state.bytes,
+        "max_bytes": info.config.max_bytes,
+        "replicas": info.config.num_replicas,
+    })
+}
+
+/// What the live replicas said last, without the users' hashes.
+async fn heartbeats(context: &Context) -> anyhow::Result<Vec<Value>> {
+    let stream = context.get_stream(replicas_stream()).await?;
+    let mut subjects = stream.info_with_subjects(bucket_subject(REPLICAS_BUCKET, ">")).await?;
+    let mut heartbeats = Vec::new();
+    while let Some(subject) = subjects.next().await {
+        let (subject, _) = subject?;
+        let Ok(found) = stream.get_last_raw_message_by_subject(&subject).await else { continue };
+        if let Ok(mut heartbeat) = serde_json::from_slice::<Heartbeat>(&found.payload) {
+            heartbeat.channels.values_mut().for_each(|present| present.user_hashes = None);
+            heartbeats.push(serde_json::to_value(heartbeat)?);
+        }
+    }
+    Ok(heartbeats)
+}
+
+/// One plain request; no client library is needed for a look at a status line.
+async fn health(url: Option<String>, directory: &Path) -> anyhow::Result<ExitCode> {
+    let url = url.or_else(|| data_dir::read(directory, data_dir::HTTP_URL));
+    let url = url.with_context(|| format!("no replica runs in {}; name one with --url", directory.display()))?;
+    let address = url.trim_end_matches('/').strip_prefix("http://").context("the URL must begin with http://")?;
+    // Whoever listens everywhere is asked on this machine.
+    let reachable = address.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
+    let answer = timeout(HEALTH_PATIENCE, ask(&reachable)).await;
+    let answer = answer.with_context(|| format!("{url} did not answer in time"))??;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    println!("{body}");
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(ExitCode::SUCCESS),
+        Some(_) => Ok(ExitCode::FAILURE),
+        None => bail!("{url} does not speak HTTP"),
+    }
+}
+
+async fn ask(address: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.take(64 * 1024).read_to_string(&mut answer).await?;
+    Ok(answer)
+}

@@ -1,0 +1,91 @@
+//! The data directory: one process at a time, and the few small files by which others find it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::clock::Clock;
+
+/// Where the replica listens.
+pub(super) const HTTP_URL: &str = "http.url";
+
+/// Where its embedded NATS listens.
+pub(super) const NATS_URL: &str = "nats.url";
+
+/// The replica's name, when none was given.
+const REPLICA: &str = "replica";
+
+/// A data directory that this process has to itself.
+pub(super) struct DataDir {
+    path: PathBuf,
+    /// Held until the process ends; the system releases it, however that happens.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory when it is missing, and takes it. Another process that has it is a clear error.
+    pub(super) fn take(path: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(path).with_context(|| format!("creating the data directory {}", path.display()))?;
+        let path = path.canonicalize().with_context(|| format!("finding the data directory {}", path.display()))?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"));
+        let mut lock = lock.with_context(|| format!("opening the lock of {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!(
+                "another process uses the data directory {}; give this one its own with --data-dir",
+                path.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking the data directory {}", path.display()));
+            }
+        }
+        lock.set_len(0)?;
+        writeln!(lock, "{}", std::process::id())?;
+        let taken = Self { path, _lock: lock };
+        taken.forget();
+        Ok(taken)
+    }
+
+    /// A path inside.
+    pub(super) fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The replica's name: the one given, else the one kept here, else a new one to keep.
+    pub(super) fn replica(&self, given: Option<&str>, clock: &impl Clock) -> anyhow::Result<String> {
+        if let Some(name) = given {
+            return Ok(name.to_owned());
+        }
+        if let Some(kept) = read(&self.path, REPLICA) {
+            return Ok(kept);
+        }
+        let id = clock.new_id().simple().to_string();
+        // The last digits of a UUIDv7 are random, the first ones are the time.
+        let name = format!("replica-{}", &id[20..]);
+        self.write(REPLICA, &name)?;
+        Ok(name)
+    }
+
+    /// Writes one of the small files whole.
+    pub(super) fn write(&self, name: &str, line: &str) -> anyhow::Result<()> {
+        let unfinished = self.path.join(format!("{name}.new"));
+        fs::write(&unfinished, format!("{line}\n"))
+            .and_then(|()| fs::rename(&unfinished, self.path.join(name)))
+            .with_context(|| format!("writing {name} in {}", self.path.display()))
+    }
+
+    /// Removes the addresses: nobody listens there any more.
+    pub(super) fn forget(&self) {
+        for name in [HTTP_URL, NATS_URL] {
+            let _ = fs::remove_file(self.path.join(name));
+        }
+    }
+}
+
+/// The line in one of the small files.
+pub(super) fn read(directory: &Path, name: &str) -> Option<String> {
+    let line = fs::read_to_string(directory.join(name)).ok()?.trim().to_owned();
+    (!line.is_empty()).then_some(line)
+}

@@ -1,0 +1,82 @@
+//! The commands of the binary: each puts the parts together and takes them apart.
+
+mod admin;
+mod audit;
+mod data_dir;
+mod serve;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Cli, Command, Nats};
+use crate::log::connection::{Connection, connect};
+use crate::log::embedded;
+
+/// Reads the command line and does what it says.
+pub fn run() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Command::NatsChild { binary, arguments } = &cli.command {
+        return fail(&embedded::exec_child(binary, arguments));
+    }
+    start_tracing(matches!(cli.command, Command::Serve(_)));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::from(error).context("starting the runtime")),
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(options) if options.print_config => {
+                let serve = matches.subcommand_matches("serve").context("`serve` was not parsed")?;
+                print!("{}", serve::effective_options(serve));
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Serve(options) => serve::serve(options).await.map(|()| ExitCode::SUCCESS),
+            Command::Audit(command) => audit::run(command).await,
+            Command::Admin(command) => admin::run(command).await,
+            Command::NatsChild { .. } => Ok(ExitCode::FAILURE),
+        }
+    });
+    done.unwrap_or_else(|error| fail(&error))
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // A closed pipe (`| head`) is how a reader says that it has enough.
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    if io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("tidings: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Diagnostics go to stderr. `TIDINGS_LOG` says how much, in the syntax of `tracing` (`info,tidings=debug`).
+fn start_tracing(serving: bool) {
+    // sled reports what it does about its files, and the client each ping; neither is for operators.
+    let default = if serving { "info,sled=warn,async_nats=warn" } else { "warn,sled=error,async_nats=error" };
+    let filter = EnvFilter::try_from_env("TIDINGS_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Connects a command that only looks: to the NATS that is named, or to the one that a replica runs for itself.
+async fn connect_to_look(nats: &Nats) -> anyhow::Result<Connection> {
+    let servers = if nats.nats.is_empty() {
+        let url = data_dir::read(&nats.data_dir, data_dir::NATS_URL).with_context(|| {
+            let directory = nats.data_dir.display();
+            format!("no --nats was given, and no replica with a NATS of its own runs in {directory}")
+        })?;
+        vec![url]
+    } else {
+        nats.nats.clone()
+    };
+    connect(&nats.address(servers), "tidings", false).await
+}

@@ -1,0 +1,111 @@
+//! Sending, clearing and reading broadcasts.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::body::Body;
+use super::error::ApiError;
+use super::identity::{Identity, Role};
+use super::request::{Fresh, InChannel, SEQUENCE, idempotency_key, if_match};
+use super::state::App;
+use crate::domain::types::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
+use crate::domain::{Command, Kind, Message};
+use crate::push::wire::BroadcastView;
+
+/// Fields that the interface has and this build does not.
+const NOT_YET: [&str; 5] = ["target_user_ids", "target_roles", "expires_at", "publish_at", "link"];
+
+/// `POST /`
+pub async fn create(
+    State(app): State<App>,
+    InChannel(channel): InChannel,
+    who: Identity,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    who.require(&[Role::Creator])?;
+    if let Some(field) = NOT_YET.into_iter().find(|field| body.has(field)) {
+        return Err(ApiError::not_supported(field));
+    }
+    let message = Message::parse(body.required("message")?)?;
+    let kind = body.text("type")?.map_or(Ok(Kind::default()), Kind::parse)?;
+    let characters = message.character_count();
+    let command =
+        Command::Create { channel: channel.clone(), message, kind, by: who.user, if_active: if_match(&headers)? };
+    let done = app.submit.lifecycle(command, idempotency_key(&headers)?).await?;
+    let sent_to_users = app.connected(&channel).connections;
+    let answer = json!({
+        "status": "success",
+        "id": done.broadcast,
+        "message": format!("Broadcast sent successfully to {sent_to_users} connected users."),
+        "character_count": characters,
+        "max_characters": MAX_MESSAGE_CHARS,
+        "sent_to_users": sent_to_users,
+        "sequence": done.sequence,
+    });
+    Ok(written(StatusCode::CREATED, done.sequence, answer))
+}
+
+/// `POST /clear`
+pub async fn clear(
+    State(app): State<App>,
+    InChannel(channel): InChannel,
+    who: Identity,
+    headers: HeaderMap,
+    _: Body,
+) -> Result<Response, ApiError> {
+    who.require(&[Role::Creator])?;
+    let command = Command::Clear { channel: channel.clone(), by: who.user, if_active: if_match(&headers)? };
+    let done = app.submit.lifecycle(command, idempotency_key(&headers)?).await?;
+    let cleared_for_users = if done.sequence.is_some() { app.connected(&channel).connections } else { 0 };
+    let answer = json!({
+        "status": "success",
+        "message": "Broadcast cleared successfully",
+        "cleared_for_users": cleared_for_users,
+        "broadcast_id": done.broadcast,
+        "sequence": done.sequence,
+    });
+    Ok(written(StatusCode::OK, done.sequence, answer))
+}
+
+/// `GET /active`
+pub async fn active(State(app): State<App>, InChannel(channel): InChannel, who: Identity, _: Fresh) -> Response {
+    let (sequence, broadcast) = app.projection.read(|state| {
+        let active = state.active(&channel).filter(|active| active.acknowledged_at(&who.user).is_none());
+        let view = active.map(|active| json!(BroadcastView::from(&active.broadcast)));
+        (app.projection.position().sequence, view)
+    });
+    written(StatusCode::OK, Some(sequence), json!({"broadcast": broadcast}))
+}
+
+/// `GET /limits`
+pub async fn limits(
+    State(app): State<App>,
+    InChannel(channel): InChannel,
+    who: Identity,
+    _: Fresh,
+) -> Result<Json<Value>, ApiError> {
+    who.require(&[Role::Creator])?;
+    let active = app.projection.read(|state| state.active(&channel).is_some());
+    Ok(Json(json!({
+        "max_characters": MAX_MESSAGE_CHARS,
+        "recommended_length": RECOMMENDED_MESSAGE_CHARS,
+        "current_active_broadcasts": u8::from(active),
+        "max_active_broadcasts": 1,
+        "types": Kind::ALL,
+    })))
+}
+
+/// An answer that says which event of the log it reflects.
+pub fn written(status: StatusCode, sequence: Option<u64>, answer: Value) -> Response {
+    let sequence = sequence.map(|sequence| [(SEQUENCE, sequence.to_string())]);
+    (status, sequence.map_or_else(HeaderMap::new, header_map), Json(answer)).into_response()
+}
+
+fn header_map([(name, value)]: [(&'static str, String); 1]) -> HeaderMap {
+    let value = value.try_into().ok();
+    value.map(|value| (axum::http::HeaderName::from_static(name), value)).into_iter().collect()
+}

@@ -1,0 +1,200 @@
+//! From what went wrong to what the caller is told: every status code and error code of the interface, in one file.
+
+use axum::Json;
+use axum::http::header::{ALLOW, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::domain::types::MAX_MESSAGE_CHARS;
+use crate::domain::{Kind, Rejection};
+use crate::projection::Unavailable;
+use crate::push::hub::Stopping;
+use crate::submit::SubmitError;
+
+/// An error as it goes out: `{"status":"error","code","message", …}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry_after_seconds: Option<u64>,
+    more: Map<String, Value>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after_seconds: None, more: Map::new() }
+    }
+
+    fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after_seconds: Some(seconds), ..self }
+    }
+
+    fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The code that clients match on, and the sentence for people.
+    pub fn into_parts(self) -> (&'static str, String) {
+        (self.code, self.message)
+    }
+
+    /// `400`: the request cannot be read.
+    pub fn malformed(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// `401`: nobody in particular is asking.
+    pub fn no_identity(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "no_identity", message)
+    }
+
+    /// `403`: this person may not.
+    pub fn forbidden(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, code, message)
+    }
+
+    /// `404`: no such page.
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address.")
+    }
+
+    /// `404`: no such channel.
+    pub fn unknown_channel(name: &str) -> Self {
+        let shown: String = name.chars().take(40).collect();
+        let message = format!("There is no channel `{}` here.", shown.escape_debug());
+        Self::new(StatusCode::NOT_FOUND, "unknown_channel", message)
+    }
+
+    /// `405`.
+    pub fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This address does not take that method.")
+    }
+
+    /// `413`.
+    pub fn body_too_large(limit: usize) -> Self {
+        let message = format!("The request's body is too large. Maximum {limit} bytes allowed.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    }
+
+    /// `415`.
+    pub fn not_json() -> Self {
+        let message = "The body must be JSON, and say so: Content-Type: application/json.";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    }
+
+    /// `422`: a field has the wrong kind of value.
+    pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+    }
+
+    /// `422`: the interface has this field, this build does not yet. A targeted broadcast must never go to everyone.
+    pub fn not_supported(field: &str) -> Self {
+        let message = format!("`{field}` is not supported by this version. Nothing was sent.");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "not_supported", message).with("field", field)
+    }
+
+    /// `426`: the address is for WebSockets.
+    pub fn not_a_websocket(why: &str) -> Self {
+        let message = format!("This address takes WebSocket connections only. {why}.");
+        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
+    }
+
+    /// `503`: this replica has not read the log far enough.
+    pub fn behind(wanted: u64, have: u64) -> Self {
+        let message = format!("This replica has read the event log up to {have}, and {wanted} was asked for.");
+        Self::unavailable("behind", message).with("sequence", have)
+    }
+
+    /// `503`: as many connections as this replica takes.
+    pub fn full() -> Self {
+        Self::unavailable("too_many_connections", "This replica has as many connections as it takes.")
+    }
+
+    /// `503`: the replica stops.
+    pub fn stopping() -> Self {
+        Self::unavailable("stopping", "This replica is stopping; another one takes over.")
+    }
+
+    /// `500`. The cause was logged.
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.")
+    }
+
+    fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(1)
+    }
+}
+
+impl From<Rejection> for ApiError {
+    fn from(rejection: Rejection) -> Self {
+        let message = rejection.to_string();
+        let ruled_out = |code| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message.clone());
+        match rejection {
+            Rejection::MessageEmpty => ruled_out("message_empty"),
+            Rejection::MessageTooLong { length } => {
+                ruled_out("message_too_long").with("character_count", length).with("max_characters", MAX_MESSAGE_CHARS)
+            }
+            Rejection::MessageForbiddenCharacter { .. } => ruled_out("message_forbidden_character"),
+            Rejection::UnknownType { .. } => ruled_out("unknown_type").with("allowed", json!(Kind::ALL)),
+            Rejection::KeyReused => ruled_out("idempotency_key_reused"),
+            Rejection::UnknownBroadcast { .. } => Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message),
+            Rejection::NotActive { active } => {
+                Self::new(StatusCode::PRECONDITION_FAILED, "not_active", message).with("active", json!(active))
+            }
+        }
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        let message = error.to_string();
+        match error {
+            SubmitError::Rejected(rejection) => rejection.into(),
+            SubmitError::Busy => Self::unavailable("busy", message),
+            SubmitError::Contended => Self::unavailable("contended", message),
+            SubmitError::LogFull => Self::unavailable("log_full", message).retry_after(60),
+            SubmitError::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", message),
+            SubmitError::CatchingUp => Self::unavailable("catching_up", message),
+            SubmitError::Unknown { id } => Self::unavailable("log_unavailable", message)
+                .retry_after(5)
+                .with("outcome", "unknown")
+                .with("id", id.to_string()),
+        }
+    }
+}
+
+impl From<Unavailable> for ApiError {
+    fn from(_: Unavailable) -> Self {
+        SubmitError::CatchingUp.into()
+    }
+}
+
+impl From<Stopping> for ApiError {
+    fn from(_: Stopping) -> Self {
+        Self::stopping()
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut body = json!({"status": "error", "code": self.code, "message": self.message});
+        if let Some(body) = body.as_object_mut() {
+            body.extend(self.more);
+            if let Some(seconds) = self.retry_after_seconds {
+                body.insert("retry_after_seconds".to_owned(), seconds.into());
+            }
+        }
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110 asks for the list; axum adds the exact one where it knows it.
+            response.headers_mut().remove(ALLOW);
+        }
+        response
+    }
+}

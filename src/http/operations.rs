@@ -1,0 +1,51 @@
+//! For whoever runs it: is it alive, is it ready, what does it count.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tracing::error;
+
+use super::error::ApiError;
+use super::state::App;
+use crate::push::wire::Mode;
+
+/// `GET /livez`: the process answers.
+pub async fn livez() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// `GET /readyz`: what it shows is true, and it is not about to stop.
+pub async fn readyz(State(app): State<App>) -> Response {
+    let position = app.projection.position();
+    let ready = app.is_ready();
+    let reason = match () {
+        () if ready => None,
+        () if app.shutdown.begun() => Some("stopping"),
+        () if position.refused => Some("the projection was damaged again and again and is not rebuilt any more"),
+        () => Some("catching up with the event log"),
+    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let answer = json!({
+        "status": if ready { "ok" } else { "unavailable" },
+        "reason": reason,
+        "mode": Mode::Cluster,
+        "epoch": position.epoch,
+        "sequence": position.sequence,
+        "head": app.projection.seen().head,
+        "digest": position.digest,
+    });
+    (status, Json(answer)).into_response()
+}
+
+/// `GET /metrics`: the text format of OpenMetrics.
+pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    let text = app.metrics.text(&app.projection.position(), &app.projection.seen()).map_err(|e| {
+        error!("the metrics cannot be written: {e}");
+        ApiError::internal()
+    })?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}

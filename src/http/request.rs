@@ -1,0 +1,132 @@
+//! What requests share: the channel in the path, the query, keys and conditions in headers, and the wanted sequence.
+
+use std::collections::HashMap;
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri, header};
+
+use super::error::ApiError;
+use super::state::{App, READ_PATIENCE};
+use crate::domain::{BroadcastId, Channel};
+
+/// The channel that the path names, if it exists here.
+pub struct InChannel(pub Channel);
+
+impl FromRequestParts<App> for InChannel {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let Path(names) = Path::<HashMap<String, String>>::from_request_parts(parts, app)
+            .await
+            .map_err(|_| ApiError::not_found())?;
+        let name = names.get("channel").map_or("", String::as_str);
+        let known = app.channels.iter().find(|channel| channel.as_str() == name);
+        known.cloned().map(Self).ok_or_else(|| ApiError::unknown_channel(name))
+    }
+}
+
+/// The parameters of a query; the first one of a name counts.
+pub struct Query(HashMap<String, String>);
+
+impl Query {
+    /// Reads the query of an address.
+    pub fn of(uri: &Uri) -> Result<Self, ApiError> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|e| ApiError::malformed("malformed_query", format!("The query cannot be read: {e}.")))?;
+        let mut first = HashMap::new();
+        for (name, value) in pairs.0 {
+            first.entry(name).or_insert(value);
+        }
+        Ok(Self(first))
+    }
+
+    /// A parameter.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// The header of answers that says up to which event the log is reflected.
+pub const SEQUENCE: &str = "tidings-sequence";
+
+/// The header of requests that asks for an answer that reflects the log up to an event.
+const MIN_SEQUENCE: &str = "tidings-min-sequence";
+
+/// That this replica has read the log as far as the caller asks, having waited for it if need be.
+pub struct Fresh;
+
+impl FromRequestParts<App> for Fresh {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let query = Query::of(&parts.uri)?;
+        let header = parts.headers.get(MIN_SEQUENCE).map(|value| value.to_str().unwrap_or(""));
+        let Some(wanted) = header.or_else(|| query.get("min_sequence")) else { return serving(app) };
+        let wanted = wanted.trim().parse().map_err(|_| {
+            ApiError::malformed("invalid_sequence", "Tidings-Min-Sequence must be a sequence of the log, a number.")
+        })?;
+        if !app.projection.reached(wanted, READ_PATIENCE).await {
+            return Err(ApiError::behind(wanted, app.projection.position().sequence));
+        }
+        serving(app)
+    }
+}
+
+/// A replica that is rebuilding has nothing true to show.
+fn serving(app: &App) -> Result<Fresh, ApiError> {
+    if app.projection.position().serving { Ok(Fresh) } else { Err(crate::projection::Unavailable.into()) }
+}
+
+/// The key under which a request may be repeated.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().map(str::trim).filter(|key| (1..=128).contains(&key.len()));
+    key.map(Some).ok_or_else(|| {
+        ApiError::malformed("invalid_idempotency_key", "An Idempotency-Key has 1 to 128 visible ASCII characters.")
+    })
+}
+
+/// The broadcast that has to be the active one: `If-Match: "<id>"`.
+pub fn if_match(headers: &HeaderMap) -> Result<Option<BroadcastId>, ApiError> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let quoted = value.to_str().ok().map(str::trim);
+    let id = quoted.and_then(|quoted| quoted.strip_prefix('"')?.strip_suffix('"')?.parse().ok());
+    id.map(Some).ok_or_else(|| {
+        ApiError::malformed("invalid_if_match", "If-Match must be the id of a broadcast in double quotes.")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        let name = axum::http::HeaderName::from_static(name);
+        [(name, value.parse().unwrap())].into_iter().collect()
+    }
+
+    #[test]
+    fn conditions_are_quoted_ids() {
+        let id = "0198c5a0-1111-7222-8333-444455556666";
+        let read = |value: &str| if_match(&headers("if-match", value));
+        assert_eq!(read(&format!("\"{id}\"")), Ok(Some(id.parse().unwrap())));
+        for bad in [id, "*", "W/\"x\"", "\"\"", "\""] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert_eq!(if_match(&HeaderMap::new()), Ok(None));
+    }
+
+    #[test]
+    fn keys_are_short_and_visible() {
+        assert_eq!(idempotency_key(&headers("idempotency-key", " k1 ")), Ok(Some("k1")));
+        assert!(idempotency_key(&headers("idempotency-key", &"k".repeat(129))).is_err());
+        assert!(idempotency_key(&headers("idempotency-key", "")).is_err());
+    }
+
+    #[test]
+    fn the_first_parameter_of_a_name_counts() {
+        let query = Query::of(&"/x?a=1&a=2&b=%20".parse().unwrap()).ok().unwrap();
+        assert_eq!((query.get("a"), query.get("b"), query.get("c")), (Some("1"), Some(" "), None));
+    }
+}

@@ -1,0 +1,100 @@
+//! The same messages as Server-Sent Events, for whoever only listens: `curl -N` is enough.
+//!
+//! `id:` is the log's sequence. A client that comes back with `Last-Event-ID` gets the state on connect from a replica
+//! that has read at least that far, so it never sees the past again.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::stream::{self, Stream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::ApiError;
+use super::identity::Identity;
+use super::request::{Fresh, InChannel};
+use super::state::{App, READ_PATIENCE};
+use crate::domain::Channel;
+use crate::push::hub::{Attached, Connecting, Hub, Outgoing};
+use crate::push::wire::Close;
+
+/// `GET /events`
+pub async fn events(
+    State(app): State<App>,
+    InChannel(channel): InChannel,
+    uri: Uri,
+    headers: HeaderMap,
+    _: Fresh,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let who = Identity::from_query(&uri, &headers)?;
+    if let Some(seen) = last_event_id(&headers)
+        && !app.projection.reached(seen, READ_PATIENCE).await
+        && app.projection.seen().head >= seen
+    {
+        return Err(ApiError::behind(seen, app.projection.position().sequence));
+    }
+    let heartbeat = app.limits.session.heartbeat;
+    let connecting = Connecting {
+        channel: channel.clone(),
+        user: who.user.clone(),
+        staff: who.is_staff(),
+        heartbeat_seconds: heartbeat.as_secs(),
+    };
+    let attached = app.hub.attach(connecting).await?.ok_or_else(ApiError::full)?;
+    let listening = Listening::new(app.hub, channel, attached);
+    let events = stream::unfold(listening, |mut listening| async move { Some((Ok(listening.next().await?), listening)) });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat)))
+}
+
+/// A sequence of an earlier epoch may be higher than the log is now; then there is nothing to wait for.
+fn last_event_id(headers: &HeaderMap) -> Option<u64> {
+    headers.get("last-event-id")?.to_str().ok()?.trim().parse().ok()
+}
+
+/// A connection that detaches when it is dropped: axum drops the stream when the client is gone.
+struct Listening {
+    outgoing: mpsc::Receiver<Outgoing>,
+    close: oneshot::Receiver<Close>,
+    ended: bool,
+    _detach: Detach,
+}
+
+struct Detach(Hub, Channel, u64);
+
+impl Drop for Detach {
+    fn drop(&mut self) {
+        let (hub, channel, id) = (self.0.clone(), self.1.clone(), self.2);
+        tokio::spawn(async move { hub.detach(channel, id).await });
+    }
+}
+
+impl Listening {
+    fn new(hub: Hub, channel: Channel, attached: Attached) -> Self {
+        let Attached { id, outgoing, close } = attached;
+        Self { outgoing, close, ended: false, _detach: Detach(hub, channel, id) }
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            // An event stream has no close codes; how long to wait before coming back is all there is to say.
+            why = &mut self.close => {
+                self.ended = true;
+                match why.ok()? {
+                    Close::Restart { retry_after_ms } => Some(Event::default().retry(Duration::from_millis(retry_after_ms))),
+                    _ => None,
+                }
+            }
+            outgoing = self.outgoing.recv() => {
+                let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = outgoing?;
+                let event = Event::default().data(String::from_utf8_lossy(&frame.json));
+                Some(frame.sequence.map_or(event.clone(), |sequence| event.id(sequence.to_string())))
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What handlers share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::domain::Channel;
+use crate::metrics::Metrics;
+use crate::projection::Projection;
+use crate::push::hub::Hub;
+use crate::push::presence::Counts;
+use crate::push::session;
+use crate::shutdown::Shutdown;
+use crate::submit::{Acks, Submit};
+
+/// The limits of the edge.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub max_body_bytes: usize,
+    /// Bytes of a client's WebSocket message.
+    pub max_message_bytes: usize,
+    /// Connections that this replica takes.
+    pub max_connections: u64,
+    /// How one connection is limited.
+    pub session: session::Limits,
+}
+
+/// A replica, as its handlers see it.
+#[derive(Clone)]
+pub struct App {
+    /// The channels that exist.
+    pub channels: Arc<[Channel]>,
+    /// The write path.
+    pub submit: Arc<Submit>,
+    /// The write path of acknowledgements.
+    pub acks: Acks,
+    /// What this replica knows.
+    pub projection: Projection,
+    /// Who is connected to it.
+    pub hub: Hub,
+    /// Who is connected to all of them.
+    pub counts: watch::Receiver<BTreeMap<Channel, Counts>>,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// The limits of the edge.
+    pub limits: Limits,
+    /// Whether it is stopping.
+    pub shutdown: Shutdown,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl App {
+    /// How many are connected in a channel, over all replicas.
+    pub fn connected(&self, channel: &Channel) -> Connected {
+        let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
+        let (connections_local, users_local) = self.hub.local(channel);
+        Connected {
+            connections: counts.elsewhere + connections_local,
+            // The sum over replicas is at most a heartbeat old; who came here since is known.
+            users: counts.users.max(users_local),
+            connections_local,
+            users_local,
+            approximate: counts.approximate,
+            replicas: counts.replicas.max(1),
+        }
+    }
+
+    /// Connections of every channel on this replica.
+    pub fn connections_here(&self) -> u64 {
+        self.channels.iter().map(|channel| self.hub.local(channel).0).sum()
+    }
+
+    /// Ready means: what this replica shows is true, and it is not about to stop.
+    pub fn is_ready(&self) -> bool {
+        let position = self.projection.position();
+        let log_is_away = !self.projection.seen().following;
+        !self.shutdown.begun() && position.serving && (position.caught_up || log_is_away)
+    }
+}
+
+/// How many are connected in a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Connected {
+    /// Connections over all replicas.
+    pub connections: u64,
+    /// Distinct users over all replicas.
+    pub users: u64,
+    /// Connections to this replica.
+    pub connections_local: u64,
+    /// Distinct users of this replica.
+    pub users_local: u64,
+    /// Whether `users` may count a user of two replicas twice.
+    pub approximate: bool,
+    /// Live replicas.
+    pub replicas: u64,
+}
+
+/// How long a read waits for the sequence that it asks for.
+pub const READ_PATIENCE: Duration = Duration::from_secs(2);

@@ -1,0 +1,52 @@
+//! What creators and team read about their audience.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::json;
+
+use super::broadcasts::written;
+use super::error::ApiError;
+use super::identity::{Identity, Role};
+use super::request::{Fresh, InChannel};
+use super::state::App;
+use crate::domain::types::MAX_MESSAGE_CHARS;
+
+/// `GET /stats`
+pub async fn stats(
+    State(app): State<App>,
+    InChannel(channel): InChannel,
+    who: Identity,
+    _: Fresh,
+) -> Result<Response, ApiError> {
+    who.require(&[Role::Creator, Role::Team])?;
+    let now = app.clock.now();
+    let sequence = app.projection.position().sequence;
+    let (today, active, acknowledged) = app.projection.read(|state| {
+        let active = state.active(&channel);
+        (state.channel(&channel).created_today(now), active.is_some(), active.map(|active| active.acknowledged))
+    });
+    let connected = app.connected(&channel);
+    let note = if connected.approximate {
+        "Distinct users over all replicas; a user of several replicas may count more than once"
+    } else {
+        "Distinct users over all replicas"
+    };
+    let answer = json!({
+        "status": "success",
+        "stats": {
+            "broadcasts_today": today,
+            "active_broadcast": active,
+            "active_broadcast_acknowledged": acknowledged,
+            "connected_users": connected.users,
+            "connected_users_note": note,
+            "connected_users_local": connected.users_local,
+            "connections": connected.connections,
+            "connections_local": connected.connections_local,
+            "approximate": connected.approximate,
+            "replicas": connected.replicas,
+            "max_characters": MAX_MESSAGE_CHARS,
+        },
+    });
+    Ok(written(StatusCode::OK, Some(sequence), answer))
+}

@@ -1,0 +1,269 @@
+//! The WebSocket: drives one connection's session over axum's socket. The only file that knows that socket.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
+use futures_util::SinkExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+use tungstenite::error::{CapacityError, ProtocolError};
+
+use super::error::ApiError;
+use super::identity::Identity;
+use super::request::{Fresh, InChannel};
+use super::state::App;
+use crate::domain::{BroadcastId, Channel, UserId};
+use crate::push::hub::{Attached, Connecting, Outgoing};
+use crate::push::session::{Action, Session};
+use crate::push::wire::{Close, Frame, ServerMessage};
+use crate::submit::{Acknowledged, SubmitError};
+
+/// axum's defaults keep 128 KiB a connection for reading, and clear all of it at each read.
+const READ_BUFFER: usize = 4 * 1024;
+
+/// What is queued for a connection is joined into writes of about this size.
+const WRITE_BUFFER: usize = 4 * 1024;
+
+/// Beyond this the client does not read. One message has at most a few KiB.
+const MAX_WRITE_BUFFER: usize = 256 * 1024;
+
+/// A client that does not take anything for this long is closed, and a close that it does not take is abandoned.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `GET /ws`
+pub async fn upgrade(
+    State(app): State<App>,
+    InChannel(channel): InChannel,
+    uri: Uri,
+    headers: HeaderMap,
+    _: Fresh,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let who = Identity::from_query(&uri, &headers)?;
+    let upgrade = upgrade.map_err(|rejection| ApiError::not_a_websocket(&rejection.body_text()))?;
+    if app.shutdown.begun() {
+        return Err(ApiError::stopping());
+    }
+    if app.connections_here() >= app.limits.max_connections {
+        return Err(ApiError::full());
+    }
+    let response = upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(MAX_WRITE_BUFFER)
+        .max_message_size(app.limits.max_message_bytes)
+        .max_frame_size(app.limits.max_message_bytes)
+        .on_failed_upgrade(|error| debug!("an upgrade failed: {error}"))
+        .on_upgrade(move |socket| serve(app, channel, who, socket));
+    Ok(response)
+}
+
+async fn serve(app: App, channel: Channel, who: Identity, mut socket: WebSocket) {
+    let connecting = Connecting {
+        channel: channel.clone(),
+        user: who.user.clone(),
+        staff: who.is_staff(),
+        heartbeat_seconds: app.limits.session.heartbeat.as_secs(),
+    };
+    match app.hub.attach(connecting).await {
+        Ok(Some(attached)) => {
+            let id = attached.id;
+            let session = Session::new(app.limits.session);
+            let hub = app.hub.clone();
+            let connection = Connection {
+                app,
+                channel: channel.clone(),
+                user: who.user,
+                session,
+                started: Instant::now(),
+                acks: FuturesUnordered::new(),
+            };
+            let end = connection.run(&mut socket, attached).await;
+            hub.detach(channel, id).await;
+            close(&mut socket, end).await;
+        }
+        Ok(None) => close(&mut socket, End::Close(1013, "full".to_owned())).await,
+        Err(_) => close(&mut socket, Close::Restart { retry_after_ms: 1_000 }.into()).await,
+    }
+}
+
+/// How a connection ends.
+enum End {
+    /// With a close frame.
+    Close(u16, String),
+    /// The client closed, or is gone.
+    Gone,
+}
+
+impl From<Close> for End {
+    fn from(close: Close) -> Self {
+        Self::Close(close.code(), close.reason())
+    }
+}
+
+/// The close code for what a client sent (RFC 6455, section 7.4.1).
+fn fault(error: axum::Error) -> End {
+    use tungstenite::Error as Fault;
+    match error.into_inner().downcast_ref::<Fault>() {
+        Some(Fault::Capacity(CapacityError::MessageTooLong { .. })) => End::Close(1009, "message too big".to_owned()),
+        Some(Fault::Utf8(_)) => End::Close(1007, "invalid UTF-8".to_owned()),
+        Some(Fault::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => End::Gone,
+        Some(Fault::Protocol(violation)) => End::Close(1002, violation.to_string()),
+        _ => End::Gone,
+    }
+}
+
+/// Says goodbye, and gives the client a moment to do the same, so that it sees the code rather than a reset.
+async fn close(socket: &mut WebSocket, end: End) {
+    let End::Close(code, reason) = end else { return };
+    let frame = CloseFrame { code, reason: reason.into() };
+    let farewell = async {
+        if socket.send(Message::Close(Some(frame))).await.is_ok() {
+            while let Some(Ok(_)) = socket.recv().await {}
+        }
+    };
+    let _ = timeout(CLOSE_TIMEOUT, farewell).await;
+}
+
+type Confirmed = (BroadcastId, Result<Acknowledged, SubmitError>);
+
+struct Connection {
+    app: App,
+    channel: Channel,
+    user: UserId,
+    session: Session,
+    started: Instant,
+    acks: FuturesUnordered<BoxFuture<'static, Confirmed>>,
+}
+
+impl Connection {
+    async fn run(mut self, socket: &mut WebSocket, attached: Attached) -> End {
+        let Attached { id, mut outgoing, close: mut closed } = attached;
+        loop {
+            let due = self.session.deadline().saturating_sub(self.started.elapsed());
+            let step = async {
+                tokio::select! {
+                    biased;
+                    Some(confirmed) = self.acks.next(), if !self.acks.is_empty() => self.confirm(socket, confirmed).await,
+                    received = socket.recv() => self.hear(socket, id, received).await,
+                    queued = outgoing.recv() => match queued {
+                        Some(first) => self.pass_on(socket, first, &mut outgoing).await,
+                        None => Err(End::Gone),
+                    },
+                    () = sleep(due) => {
+                        let age = self.started.elapsed();
+                        match self.session.tick(age) {
+                            Some(action) => self.act(socket, id, action).await,
+                            None => Ok(()),
+                        }
+                    }
+                }
+            };
+            // The hub's wish to close comes before everything, also while a write is stuck.
+            tokio::select! {
+                biased;
+                why = &mut closed => return why.map_or(End::Gone, End::from),
+                stepped = step => if let Err(end) = stepped { return end },
+            }
+        }
+    }
+
+    async fn hear(
+        &mut self,
+        socket: &mut WebSocket,
+        id: u64,
+        received: Option<Result<Message, axum::Error>>,
+    ) -> Result<(), End> {
+        let age = self.started.elapsed();
+        let action = match received {
+            Some(Ok(Message::Text(text))) => self.session.text(age, &text),
+            Some(Ok(Message::Binary(_))) => Some(self.session.binary()),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
+                self.session.alive(age);
+                None
+            }
+            Some(Ok(Message::Close(_))) | None => return Err(End::Gone),
+            Some(Err(error)) => return Err(fault(error)),
+        };
+        match action {
+            Some(action) => self.act(socket, id, action).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn act(&mut self, socket: &mut WebSocket, id: u64, action: Action) -> Result<(), End> {
+        match action {
+            Action::Reply(message) => write(socket, [text(&message.frame())]).await,
+            Action::Pong => write(socket, [Message::Text(Utf8Bytes::from_static("pong"))]).await,
+            Action::Heartbeat => {
+                let ping = [Message::Text(Utf8Bytes::from_static("ping")), Message::Ping(axum::body::Bytes::new())];
+                write(socket, ping).await
+            }
+            Action::SendActive => {
+                self.app.hub.send_active(self.channel.clone(), id).await;
+                Ok(())
+            }
+            Action::Acknowledge(broadcast) => {
+                let (acks, channel, user) = (self.app.acks.clone(), self.channel.clone(), self.user.clone());
+                let confirmed = async move { (broadcast, acks.acknowledge(channel, broadcast, user).await) };
+                self.acks.push(Box::pin(confirmed));
+                Ok(())
+            }
+            Action::Close(close) => Err(close.into()),
+        }
+    }
+
+    async fn confirm(&mut self, socket: &mut WebSocket, (broadcast_id, done): Confirmed) -> Result<(), End> {
+        self.session.acknowledged();
+        let answer = match done {
+            Ok(Acknowledged { already, sequence }) => ServerMessage::Acknowledged { broadcast_id, already, sequence },
+            Err(error) => {
+                let (code, message) = ApiError::from(error).into_parts();
+                ServerMessage::Error { code, message }
+            }
+        };
+        write(socket, [text(&answer.frame())]).await
+    }
+
+    /// Sends what is queued, joined into as few writes as possible.
+    async fn pass_on(
+        &mut self,
+        socket: &mut WebSocket,
+        first: Outgoing,
+        outgoing: &mut tokio::sync::mpsc::Receiver<Outgoing>,
+    ) -> Result<(), End> {
+        let queued = std::iter::once(first).chain(std::iter::from_fn(|| outgoing.try_recv().ok()));
+        let session = &self.session;
+        let wanted = queued.filter_map(|outgoing| match outgoing {
+            Outgoing::Frame(frame) => Some(text(&frame)),
+            Outgoing::Notice(id, frame) => session.wants_notice(id).then(|| text(&frame)),
+        });
+        write(socket, wanted).await
+    }
+}
+
+/// The frame as a text message over the same bytes.
+fn text(frame: &Frame) -> Message {
+    Message::Text(Utf8Bytes::try_from(frame.json.clone()).unwrap_or_default())
+}
+
+async fn write(socket: &mut WebSocket, messages: impl IntoIterator<Item = Message>) -> Result<(), End> {
+    let written = async {
+        for message in messages {
+            socket.feed(message).await?;
+        }
+        socket.flush().await
+    };
+    match timeout(WRITE_TIMEOUT, written).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(End::Gone),
+        Err(_) => Err(Close::Slow.into()),
+    }
+}

@@ -1,0 +1,22 @@
+//! The integration tests: real nats-server processes, real replicas of the built binary, a file a behaviour.
+
+mod support;
+
+mod acknowledgements;
+mod api;
+mod audit;
+mod chaos;
+mod checklist;
+mod contracts;
+mod convergence;
+mod embedded;
+mod guards;
+mod load;
+mod log_contract;
+mod mirror;
+mod nats_facts;
+mod operations;
+mod presence;
+mod projection;
+mod tidy;
+mod websocket;

@@ -1,0 +1,221 @@
+//! Real nats-server processes on ports that the system chose.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tidings::log::jetstream::JetStreamLog;
+use tidings::log::provision::Provision;
+
+use super::{eventually, nats_server, within};
+
+/// One server; its store lives as long as this value, over restarts.
+pub struct Nats {
+    child: Option<Child>,
+    directory: TempDir,
+    port: u16,
+    extra: Vec<String>,
+}
+
+impl Nats {
+    /// Starts a server of its own, with JetStream.
+    pub async fn start() -> Self {
+        let mut nats = Self::prepared("nats", Vec::new());
+        nats.spawn();
+        nats.ready().await;
+        nats
+    }
+
+    fn prepared(name: &str, extra: Vec<String>) -> Self {
+        let directory = tempfile::Builder::new().prefix("tidings-nats-").tempdir().unwrap();
+        let configuration = format!(
+            "server_name: {name}\nhost: 127.0.0.1\nmax_payload: 1MB\n\
+             jetstream {{ store_dir: {:?}, max_file_store: 20GB, max_memory_store: 1GB, sync_interval: always }}\n",
+            directory.path().join("store")
+        );
+        fs::write(directory.path().join("nats.conf"), configuration).unwrap();
+        Self { child: None, directory, port: free_port(), extra }
+    }
+
+    fn spawn(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(self.directory.path().join("log")).unwrap();
+        // Through our own child command, so that no server outlives a test run that is killed.
+        let child = Command::new(env!("CARGO_BIN_EXE_tidings"))
+            .arg("nats-child")
+            .arg(nats_server())
+            .args(["-c".as_ref(), self.directory.path().join("nats.conf").as_os_str()])
+            .args(["-p", &self.port.to_string()])
+            .args(&self.extra)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    async fn ready(&self) {
+        eventually("nats-server listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() })
+            .await;
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The folder of the streams on disk.
+    pub fn store(&self) -> std::path::PathBuf {
+        self.directory.path().join("store")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal).unwrap();
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// An orderly stop.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let _ = self.child.take().unwrap().wait();
+    }
+
+    /// Starts it again, on the same port and the same store.
+    pub async fn start_again(&mut self) {
+        self.spawn();
+        self.ready().await;
+    }
+
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.start_again().await;
+    }
+
+    /// SIGSTOP: it is there and says nothing.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Deletes everything it stored. It must not be running.
+    pub fn wipe(&self) {
+        assert!(self.child.is_none(), "stop it first");
+        fs::remove_dir_all(self.store()).unwrap();
+    }
+
+    pub async fn client(&self) -> async_nats::Client {
+        async_nats::ConnectOptions::new()
+            .request_timeout(Some(Duration::from_secs(3)))
+            .connect(self.url())
+            .await
+            .unwrap()
+    }
+
+    pub async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.client().await)
+    }
+
+    /// The log on this server, provisioned.
+    pub async fn log(&self) -> JetStreamLog {
+        provisioned(self.client().await, 1).await
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.kill();
+        // A server with a data race or a panic of its own would make every other failure a riddle.
+        let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        if std::thread::panicking() {
+            eprintln!("--- nats-server {} ---\n{}", self.port, tail(&log));
+        }
+    }
+}
+
+async fn provisioned(client: async_nats::Client, replicas: usize) -> JetStreamLog {
+    let provision = provision(replicas);
+    let context = provision.context(&client);
+    eventually("the streams are there", || async { provision.everything(&context).await.is_ok() }).await;
+    JetStreamLog::new(client, provision)
+}
+
+pub fn provision(replicas: usize) -> Provision {
+    Provision { replicas, log_max_bytes: 1 << 30, acks_max_age: Duration::from_secs(3600) }
+}
+
+/// Three servers of one cluster.
+pub struct Cluster {
+    pub nodes: Vec<Nats>,
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let ports: Vec<_> = (0..3).map(|_| free_port()).collect();
+        let routes = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+        let mut nodes: Vec<_> = ports
+            .iter()
+            .enumerate()
+            .map(|(n, port)| {
+                let cluster = format!("nats://127.0.0.1:{port}");
+                let extra = ["--cluster_name", "tidings", "--cluster", &cluster, "--routes", &routes];
+                Nats::prepared(&format!("n{n}"), extra.map(str::to_owned).to_vec())
+            })
+            .collect();
+        nodes.iter_mut().for_each(Nats::spawn);
+        for node in &nodes {
+            node.ready().await;
+        }
+        let cluster = Self { nodes };
+        let context = cluster.nodes[0].jetstream().await;
+        within(Duration::from_secs(40), "the cluster has a leader", || async {
+            context.query_account().await.is_ok()
+        })
+        .await;
+        cluster
+    }
+
+    /// Every node, for a client's list of servers.
+    pub fn url(&self) -> String {
+        self.nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The log with three copies, provisioned.
+    pub async fn log(&self) -> JetStreamLog {
+        provisioned(self.nodes[0].client().await, 3).await
+    }
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub fn tail(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// Every file below a folder.
+pub fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}

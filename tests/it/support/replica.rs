@@ -1,0 +1,267 @@
+//! Real replicas: processes of the built binary.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::nats::tail;
+use super::{Client, Nats, eventually, nats_server, within};
+
+/// What a replica is started with.
+#[derive(Clone, Debug, Default)]
+pub struct Spec {
+    pub nats: Option<String>,
+    pub arguments: Vec<String>,
+}
+
+impl Spec {
+    /// One that joins this NATS.
+    pub fn joining(url: impl Into<String>) -> Self {
+        Self { nats: Some(url.into()), arguments: Vec::new() }
+    }
+
+    /// One with a NATS of its own.
+    pub fn embedded() -> Self {
+        Self::default()
+    }
+
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+}
+
+/// A replica; its data directory lives as long as this value, over restarts.
+pub struct Replica {
+    child: Option<Child>,
+    directory: TempDir,
+    spec: Spec,
+    http: reqwest::Client,
+}
+
+impl Replica {
+    /// Starts a replica on this NATS and waits until it is ready.
+    pub async fn start(nats: &Nats) -> Self {
+        Self::start_with(Spec::joining(nats.url())).await
+    }
+
+    /// Three of them.
+    pub async fn three(nats: &Nats) -> [Self; 3] {
+        Self::three_with(&Spec::joining(nats.url())).await
+    }
+
+    pub async fn three_with(spec: &Spec) -> [Self; 3] {
+        [Self::start_with(spec.clone()).await, Self::start_with(spec.clone()).await, Self::start_with(spec.clone()).await]
+    }
+
+    pub async fn start_with(spec: Spec) -> Self {
+        let mut replica = Self::prepared(spec);
+        replica.start_again().await;
+        replica
+    }
+
+    /// Not started yet.
+    pub fn prepared(spec: Spec) -> Self {
+        let directory = tempfile::Builder::new().prefix("tidings-replica-").tempdir().unwrap();
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
+        Self { child: None, directory, spec, http }
+    }
+
+    /// Starts it (again), on the same data directory, and waits until it is ready.
+    pub async fn start_again(&mut self) {
+        self.spawn();
+        within(Duration::from_secs(30), "the replica is ready", || async { self.is_ready().await }).await;
+    }
+
+    /// Starts it without waiting.
+    pub fn spawn(&mut self) {
+        let _ = fs::remove_file(self.data_dir().join("http.url"));
+        let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        command.arg("serve").args(["--listen", "127.0.0.1:0"]).arg("--data-dir").arg(self.data_dir());
+        command.args(["--drain-seconds", "0"]);
+        match &self.spec.nats {
+            Some(url) => command.args(["--nats", url]),
+            None => command.arg("--nats-server").arg(nats_server()),
+        };
+        command.args(&self.spec.arguments);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// Everything that it wrote to stdout and stderr, over restarts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Where it listens; empty until it does.
+    pub fn url(&self) -> String {
+        fs::read_to_string(self.data_dir().join("http.url")).unwrap_or_default().trim().to_owned()
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.as_ref().expect("it runs").id()).unwrap()).unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        let child = self.child.as_mut().expect("it runs");
+        eventually("the replica has ended", || {
+            status = child.try_wait().unwrap();
+            let ended = status.is_some();
+            async move { ended }
+        })
+        .await;
+        self.child = None;
+        status.unwrap()
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        let url = self.url();
+        !url.is_empty()
+            && self.http.get(format!("{url}/readyz")).send().await.is_ok_and(|r| r.status() == StatusCode::OK)
+    }
+
+    /// What `/readyz` says: sequence, head, digest, epoch.
+    pub async fn readyz(&self) -> Value {
+        match self.http.get(format!("{}/readyz", self.url())).send().await {
+            Ok(answer) => answer.json().await.unwrap_or(Value::Null),
+            Err(_) => Value::Null,
+        }
+    }
+
+    pub async fn metrics(&self) -> String {
+        self.http.get(format!("{}/metrics", self.url())).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// One number of `/metrics`, by its name with labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics().await;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        line.unwrap_or_else(|| panic!("no metric {name} in:\n{text}")).parse().unwrap()
+    }
+
+    /// A request to `/api/creator/broadcast{path}`, to be completed.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}/api/creator/broadcast{path}", self.url()))
+    }
+
+    /// A request to any path of the replica.
+    pub fn raw_request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url()))
+    }
+
+    /// Posts a broadcast as the seed's checklist does, and returns the answer.
+    pub async fn post_broadcast(&self, message: &str) -> Value {
+        let sent = self.request(Method::POST, "").json(&json!({"message": message, "type": "info"})).send().await;
+        let answer = sent.unwrap();
+        let status = answer.status();
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(status, StatusCode::CREATED, "{body}");
+        body
+    }
+
+    pub async fn clear(&self) -> Value {
+        let answer = self.request(Method::POST, "/clear").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.json().await.unwrap()
+    }
+
+    pub async fn acknowledge(&self, id: &str, user: &str) -> Value {
+        let request = self.request(Method::POST, "/acknowledge").header("X-User-Id", user);
+        let answer = request.json(&json!({"broadcast_id": id})).send().await.unwrap();
+        let status = answer.status();
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{body}");
+        body
+    }
+
+    /// The active broadcast for a user.
+    pub async fn active(&self, user: &str) -> Value {
+        let answer = self.request(Method::GET, "/active").header("X-User-Id", user).send().await.unwrap();
+        let body: Value = answer.json().await.unwrap();
+        body["broadcast"].clone()
+    }
+
+    /// `GET /stats` → `stats`.
+    pub async fn stats(&self) -> Value {
+        let answer = self.request(Method::GET, "/stats").send().await.unwrap();
+        let body: Value = answer.json().await.unwrap();
+        body["stats"].clone()
+    }
+
+    /// A WebSocket client, as the seed's checklist connects one.
+    pub async fn connect(&self, user: &str) -> Client {
+        self.connect_with(&format!("?user_id={user}")).await
+    }
+
+    pub async fn connect_with(&self, query: &str) -> Client {
+        Client::connect(&format!("{}/api/creator/broadcast/ws{query}", self.url().replace("http", "ws"))).await
+    }
+
+    /// The digest once it has read the log up to a sequence.
+    pub async fn digest_at(&self, sequence: u64) -> String {
+        eventually(&format!("the replica has read up to {sequence}"), || async {
+            self.readyz().await["sequence"].as_u64() >= Some(sequence)
+        })
+        .await;
+        let ready = self.readyz().await;
+        assert_eq!(ready["sequence"].as_u64(), Some(sequence), "{ready}");
+        ready["digest"].as_str().unwrap().to_owned()
+    }
+
+    /// Runs a command of the binary against this replica's NATS and returns its output.
+    pub async fn tidings(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
+        command.args(arguments).arg("--data-dir").arg(self.data_dir()).stdin(Stdio::null());
+        if let Some(url) = &self.spec.nats {
+            command.args(["--nats", url]);
+        }
+        command.output().await.unwrap()
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.kill();
+        let log = self.log();
+        if std::thread::panicking() {
+            eprintln!("--- replica {} ---\n{}", self.data_dir().display(), tail(&log));
+        } else {
+            assert!(!log.contains("panicked at"), "a replica panicked:\n{}", tail(&log));
+        }
+    }
+}
