@@ -26,7 +26,6 @@ pub struct Cli {
 
 /// What the binary does.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of these in a process")]
 pub enum Command {
     /// Run one replica of the service.
     Serve(Serve),
@@ -100,7 +99,7 @@ pub struct Streams {
     pub log_max_bytes: u64,
 
     /// How long the KV mirror keeps an acknowledgement.
-    #[arg(long, env = "TIDINGS_ACKS_MAX_AGE_SECONDS", default_value_t = 30 * 24 * 3600, value_name = "SECONDS")]
+    #[arg(long, env = "TIDINGS_ACKS_MAX_AGE_SECONDS", default_value_t = 30 * 24 * 3600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub acks_max_age_seconds: u64,
 }
 
@@ -146,7 +145,13 @@ pub struct Serve {
     pub replica: Option<String>,
 
     /// Channels that exist: `creator` is `/api/creator/broadcast`.
-    #[arg(long, env = "TIDINGS_CHANNELS", value_delimiter = ',', default_value = "creator", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "TIDINGS_CHANNELS",
+        value_delimiter = ',',
+        default_value = "creator",
+        value_name = "NAME"
+    )]
     pub channels: Vec<Channel>,
 
     /// How people prove who they are.
@@ -158,7 +163,7 @@ pub struct Serve {
     pub auth_dev_anywhere: bool,
 
     /// How long an append is tried before its outcome is said to be unknown.
-    #[arg(long, env = "TIDINGS_APPEND_TIMEOUT_MS", default_value_t = 3_000, value_name = "MS")]
+    #[arg(long, env = "TIDINGS_APPEND_TIMEOUT_MS", default_value_t = 3_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     pub append_timeout_ms: u64,
 
     /// How long the projection's store may take to open before it counts as damaged and is rebuilt.
@@ -178,19 +183,19 @@ pub struct Serve {
     pub max_message_bytes: usize,
 
     /// WebSocket messages a second that a connection may send.
-    #[arg(long, env = "TIDINGS_MESSAGES_PER_SECOND", default_value_t = 20, value_name = "N")]
+    #[arg(long, env = "TIDINGS_MESSAGES_PER_SECOND", default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub messages_per_second: u32,
 
     /// WebSocket messages that a connection may send at once.
-    #[arg(long, env = "TIDINGS_MESSAGE_BURST", default_value_t = 40, value_name = "N")]
+    #[arg(long, env = "TIDINGS_MESSAGE_BURST", default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub message_burst: u32,
 
     /// A WebSocket client is pinged after this long without a word from it.
-    #[arg(long, env = "TIDINGS_HEARTBEAT_SECONDS", default_value_t = 30, value_name = "SECONDS")]
+    #[arg(long, env = "TIDINGS_HEARTBEAT_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub heartbeat_seconds: u64,
 
     /// A WebSocket client is closed after this long without a sign of life.
-    #[arg(long, env = "TIDINGS_LIVENESS_SECONDS", default_value_t = 75, value_name = "SECONDS")]
+    #[arg(long, env = "TIDINGS_LIVENESS_SECONDS", default_value_t = 75, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub liveness_seconds: u64,
 
     /// After SIGTERM, `/readyz` fails for this long before anything else happens: the balancer looks elsewhere.
@@ -240,7 +245,9 @@ fn replica_name(name: &str) -> Result<String, String> {
 #[derive(Debug, Subcommand)]
 pub enum Audit {
     /// Print the events of the log as CloudEvents, one JSON object a line.
-    #[command(after_help = "Example:\n  tidings audit replay --channel creator --type broadcast.created | jq .data.message")]
+    #[command(
+        after_help = "Example:\n  tidings audit replay --channel creator --type broadcast.created | jq .data.message"
+    )]
     Replay(Replay),
     /// Print what was true after an event: what was active, and who had acknowledged.
     #[command(after_help = "Example:\n  tidings audit state --at-seq 42")]
@@ -326,7 +333,9 @@ mod tests {
     fn every_option_of_serve_is_an_environment_variable_too() {
         let command = Cli::command();
         let serve = command.find_subcommand("serve").unwrap();
-        for option in serve.get_arguments().filter(|a| !["help", "print_config"].contains(&a.get_id().as_str())) {
+        for option in
+            serve.get_arguments().filter(|a| !["help", "print_config"].contains(&a.get_id().as_str()))
+        {
             let expected = format!("TIDINGS_{}", option.get_id().as_str().to_uppercase());
             assert_eq!(option.get_env().and_then(|e| e.to_str()), Some(expected.as_str()));
         }

@@ -1,13 +1,45 @@
-//! Tidings
-pub mod clock;
-pub mod domain;
-pub mod log;
-pub mod projection;
-pub mod submit;
-pub mod push;
+//! Tidings: one announcement to every connected user, on an event log that proves it.
+//!
+//! ```text
+//!  creators ──REST──►┐                                                  ┌──► tidings audit (replay, state at)
+//!  users ────acks───►│ http ► submit: decide(state, command) ► append ─►│
+//!                    └─────────────────────────────────────────────┐    │
+//!                                                                  ▼    │
+//!                 JetStream stream BROADCASTS ── the only thing that a command ever writes
+//!                                                                  │
+//!                       every replica: one reader, in order        ▼
+//!                       projection: evolve(state, event) ► sled ─────────► mirror (one replica holds the lease)
+//!                                                                  │             ▼
+//!                       push: hub ► WebSocket / event-stream clients       NATS KV broadcast_active, broadcast_acks
+//! ```
+//!
+//! # What always holds
+//!
+//! 1. **One write.** A command becomes at most one event, appended under an optimistic-concurrency guard. It writes
+//!    nothing else: not sled, not KV, not a socket.
+//! 2. **Everything else is derived, in log order.** Projections, KV, pushes and counts are functions of the log up to a
+//!    sequence. Delete any of them and it comes back the same.
+//! 3. **The core returns, the edge acts.** [`domain::decide`] and [`domain::evolve`] are pure; time, ids and randomness
+//!    are arguments.
+//! 4. **Accepted means durable.** A success is sent when the log has the event on disk. Every other answer says what
+//!    to do, and says so when the outcome is unknown.
+//!
+//! And what never happens: KV is never read to decide or to serve; the projection never appends; reads never leave
+//! the process; nothing old is ever dropped from the log.
+//!
+//! # The map
+//!
+//! The modules in layer order. Each imports only from those above it, which a test reads from here and holds.
+
 pub mod audit;
-pub mod http;
-pub mod config;
-pub mod shutdown;
-pub mod metrics;
+pub mod clock;
 pub mod commands;
+pub mod config;
+pub mod domain;
+pub mod http;
+pub mod log;
+pub mod metrics;
+pub mod projection;
+pub mod push;
+pub mod shutdown;
+pub mod submit;

@@ -8,8 +8,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::domain::Channel;
-use crate::log::reader::Seen;
-use crate::projection::Position;
 
 /// The label of a count by channel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,11 +40,34 @@ pub struct Metrics {
     pub mirroring: Gauge,
     /// Events that the mirror has not written yet, on the replica that mirrors.
     pub mirror_lag: Gauge,
-    position: PositionGauges,
+    standing: StandingGauges,
+}
+
+/// Where the log and the projection of it stand at the moment of a scrape.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    /// The last sequence that was applied.
+    pub sequence: u64,
+    /// The last sequence of the log.
+    pub head: u64,
+    /// Bytes that the log has stored.
+    pub log_bytes: u64,
+    /// Bytes that it takes.
+    pub log_max_bytes: u64,
+    /// Messages skipped because a newer build may know them.
+    pub skipped_future: u64,
+    /// Messages skipped because they are not events of Tidings.
+    pub skipped_foreign: u64,
+    /// Places where the log has lost its message.
+    pub holes: u64,
+    /// Times that the log turned out to be another one.
+    pub epochs: u64,
+    /// Whether the projection has caught up with the log.
+    pub caught_up: bool,
 }
 
 #[derive(Clone, Debug, Default)]
-struct PositionGauges {
+struct StandingGauges {
     sequence: Gauge,
     lag: Gauge,
     log_bytes: Gauge,
@@ -55,23 +76,23 @@ struct PositionGauges {
     skipped_foreign: Gauge,
     holes: Gauge,
     epochs: Gauge,
-    ready: Gauge,
+    caught_up: Gauge,
 }
 
 impl Metrics {
-    /// The text that `/metrics` answers, with the projection as it stands.
-    pub fn text(&self, position: &Position, seen: &Seen) -> Result<String, std::fmt::Error> {
-        let gauges = &self.position;
+    /// The text that `/metrics` answers, with the log and the projection as they stand.
+    pub fn text(&self, standing: &Standing) -> Result<String, std::fmt::Error> {
+        let gauges = &self.standing;
         let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        set(&gauges.sequence, position.sequence);
-        set(&gauges.lag, seen.head.saturating_sub(position.sequence));
-        set(&gauges.log_bytes, seen.bytes.0);
-        set(&gauges.log_max_bytes, seen.bytes.1);
-        set(&gauges.skipped_future, position.skipped.0);
-        set(&gauges.skipped_foreign, position.skipped.1);
-        set(&gauges.holes, position.holes);
-        set(&gauges.epochs, position.epochs);
-        set(&gauges.ready, u64::from(position.caught_up));
+        set(&gauges.sequence, standing.sequence);
+        set(&gauges.lag, standing.head.saturating_sub(standing.sequence));
+        set(&gauges.log_bytes, standing.log_bytes);
+        set(&gauges.log_max_bytes, standing.log_max_bytes);
+        set(&gauges.skipped_future, standing.skipped_future);
+        set(&gauges.skipped_foreign, standing.skipped_foreign);
+        set(&gauges.holes, standing.holes);
+        set(&gauges.epochs, standing.epochs);
+        set(&gauges.caught_up, u64::from(standing.caught_up));
         let mut text = String::new();
         encode(&mut text, &self.registry())?;
         Ok(text)
@@ -79,24 +100,56 @@ impl Metrics {
 
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix("tidings");
-        let p = &self.position;
-        registry.register("connections", "WebSocket connections open on this replica", self.connections.clone());
+        let p = &self.standing;
+        registry.register(
+            "connections",
+            "WebSocket connections open on this replica",
+            self.connections.clone(),
+        );
         registry.register("broadcasts", "Broadcasts that became active", self.broadcasts.clone());
-        registry.register("deliveries", "Messages handed to connections of this replica", self.deliveries.clone());
+        registry.register(
+            "deliveries",
+            "Messages handed to connections of this replica",
+            self.deliveries.clone(),
+        );
         registry.register("acks", "Acknowledgements that were new", self.acks.clone());
-        registry.register("slow_clients", "Connections closed because they did not read", self.slow_clients.clone());
+        registry.register(
+            "slow_clients",
+            "Connections closed because they did not read",
+            self.slow_clients.clone(),
+        );
         registry.register(
             "divergence",
             "Heartbeats of a replica with another digest at the same sequence",
             self.divergence.clone(),
         );
         registry.register("mirroring", "1 while this replica writes the KV mirror", self.mirroring.clone());
-        registry.register("mirror_lag_events", "Events that the KV mirror does not reflect yet", self.mirror_lag.clone());
-        registry.register("projection_sequence", "Last sequence of the log that was applied", p.sequence.clone());
-        registry.register("projection_lag_events", "Events of the log that were not applied yet", p.lag.clone());
-        registry.register("projection_caught_up", "1 once the projection has caught up with the log", p.ready.clone());
+        registry.register(
+            "mirror_lag_events",
+            "Events that the KV mirror does not reflect yet",
+            self.mirror_lag.clone(),
+        );
+        registry.register(
+            "projection_sequence",
+            "Last sequence of the log that was applied",
+            p.sequence.clone(),
+        );
+        registry.register(
+            "projection_lag_events",
+            "Events of the log that were not applied yet",
+            p.lag.clone(),
+        );
+        registry.register(
+            "projection_caught_up",
+            "1 once the projection has caught up with the log",
+            p.caught_up.clone(),
+        );
         registry.register("projection_holes", "Places where the log has lost its message", p.holes.clone());
-        registry.register("projection_epochs", "Times that the log turned out to be another one", p.epochs.clone());
+        registry.register(
+            "projection_epochs",
+            "Times that the log turned out to be another one",
+            p.epochs.clone(),
+        );
         registry.register(
             "projection_skipped_future",
             "Messages skipped because a newer build may know them",
@@ -107,8 +160,18 @@ impl Metrics {
             "Messages skipped because they are not events of Tidings",
             p.skipped_foreign.clone(),
         );
-        registry.register_with_unit("log_stored", "Bytes that the log has stored", Unit::Bytes, p.log_bytes.clone());
-        registry.register_with_unit("log_limit", "Bytes that the log takes", Unit::Bytes, p.log_max_bytes.clone());
+        registry.register_with_unit(
+            "log_stored",
+            "Bytes that the log has stored",
+            Unit::Bytes,
+            p.log_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "log_limit",
+            "Bytes that the log takes",
+            Unit::Bytes,
+            p.log_max_bytes.clone(),
+        );
         registry
     }
 }

@@ -12,7 +12,7 @@ pub struct Shutdown(watch::Receiver<bool>);
 impl Shutdown {
     /// Listens for SIGTERM and SIGINT. The sender begins the end without a signal.
     pub fn listen() -> anyhow::Result<(watch::Sender<bool>, Self)> {
-        let (begin, begun) = watch::channel(false);
+        let (begin, watched) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
         let signalled = begin.clone();
@@ -30,7 +30,7 @@ impl Shutdown {
             warn!("{name} again: stopping at once");
             std::process::exit(1);
         });
-        Ok((begin, Self(begun)))
+        Ok((begin, Self(watched)))
     }
 
     /// Whether the end has begun.

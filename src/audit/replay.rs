@@ -4,12 +4,11 @@ use std::io::Write;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::each_entry;
 use crate::domain::{Channel, Event, UserId};
 use crate::log::envelope::{Decoded, Skipped, attribute, decode};
+use crate::log::epoch::rfc3339;
 use crate::log::names::Subject;
 use crate::log::reader::Entry;
 use crate::log::{EventLog, RawMessage};
@@ -93,19 +92,25 @@ pub async fn replay(
 
 /// The event with its data in place, and two extensions: the log's `sequence`, and the time at which it recorded it.
 fn cloud_event(raw: &RawMessage, late: bool) -> Value {
-    let names = ["specversion", "id", "type", "source", "time", "subject", "datacontenttype", "dataschema", "traceparent"];
+    let names = [
+        "specversion",
+        "id",
+        "type",
+        "source",
+        "time",
+        "subject",
+        "datacontenttype",
+        "dataschema",
+        "traceparent",
+    ];
     let mut event: Map<String, Value> =
         names.into_iter().filter_map(|name| Some((name.to_owned(), attribute(raw, name)?.into()))).collect();
-    event.insert("sequence".to_owned(), raw.sequence.to_string().into());
-    event.insert("recordedtime".to_owned(), recorded_time(raw.time_ns).into());
+    // The extension `sequence` of CloudEvents sorts as text.
+    event.insert("sequence".to_owned(), format!("{:020}", raw.sequence).into());
+    event.insert("recordedtime".to_owned(), rfc3339(raw.time_ns).into());
     if late {
         event.insert("late".to_owned(), true.into());
     }
     event.insert("data".to_owned(), serde_json::from_slice(&raw.body).unwrap_or_else(|_| json!(null)));
     Value::Object(event)
-}
-
-/// The log's time in full: nine decimals.
-fn recorded_time(ns: i64) -> Option<String> {
-    OffsetDateTime::from_unix_timestamp_nanos(ns.into()).ok()?.format(&Rfc3339).ok()
 }

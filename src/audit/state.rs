@@ -60,10 +60,15 @@ impl StateAt {
             .channels
             .iter()
             .map(|(channel, known)| {
-                let mut broadcasts: Vec<_> =
-                    self.state.broadcasts.values().filter(|broadcast| broadcast.channel == *channel).collect();
+                let mut broadcasts: Vec<_> = self
+                    .state
+                    .broadcasts
+                    .values()
+                    .filter(|broadcast| broadcast.channel == *channel)
+                    .collect();
                 broadcasts.sort_by_key(|broadcast| broadcast.sequence);
-                let broadcasts: Vec<_> = broadcasts.into_iter().map(|broadcast| self.broadcast(broadcast)).collect();
+                let broadcasts: Vec<_> =
+                    broadcasts.into_iter().map(|broadcast| self.broadcast(broadcast)).collect();
                 let value = json!({
                     "active": known.active,
                     "broadcasts_created": known.created,

@@ -93,8 +93,10 @@ async fn heartbeats(context: &Context) -> anyhow::Result<Vec<Value>> {
 /// One plain request; no client library is needed for a look at a status line.
 async fn health(url: Option<String>, directory: &Path) -> anyhow::Result<ExitCode> {
     let url = url.or_else(|| data_dir::read(directory, data_dir::HTTP_URL));
-    let url = url.with_context(|| format!("no replica runs in {}; name one with --url", directory.display()))?;
-    let address = url.trim_end_matches('/').strip_prefix("http://").context("the URL must begin with http://")?;
+    let url =
+        url.with_context(|| format!("no replica runs in {}; name one with --url", directory.display()))?;
+    let address =
+        url.trim_end_matches('/').strip_prefix("http://").context("the URL must begin with http://")?;
     // Whoever listens everywhere is asked on this machine.
     let reachable = address.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
     let answer = timeout(HEALTH_PATIENCE, ask(&reachable)).await;

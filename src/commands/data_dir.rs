@@ -27,8 +27,10 @@ pub(super) struct DataDir {
 impl DataDir {
     /// Creates the directory when it is missing, and takes it. Another process that has it is a clear error.
     pub(super) fn take(path: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("creating the data directory {}", path.display()))?;
-        let path = path.canonicalize().with_context(|| format!("finding the data directory {}", path.display()))?;
+        fs::create_dir_all(path)
+            .with_context(|| format!("creating the data directory {}", path.display()))?;
+        let path =
+            path.canonicalize().with_context(|| format!("finding the data directory {}", path.display()))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"));
         let mut lock = lock.with_context(|| format!("opening the lock of {}", path.display()))?;
         match lock.try_lock() {

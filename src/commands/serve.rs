@@ -21,7 +21,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Serve;
 use crate::http::{router, state};
 use crate::log::EventLog;
-use crate::log::connection::{Connection, connect};
+use crate::log::connection::{Connection, connect, without_password};
 use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
 use crate::log::jetstream::JetStreamLog;
 use crate::log::provision::Provision;
@@ -44,7 +44,8 @@ pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
     let replica = data_dir.replica(options.replica.as_deref(), &SystemClock)?;
     info!(replica.name = replica, "starting tidings {}", env!("CARGO_PKG_VERSION"));
     let embedded = start_embedded(&options, &data_dir)?;
-    let servers = embedded.as_ref().map_or_else(|| options.nats.nats.clone(), |nats| vec![nats.url().to_owned()]);
+    let servers =
+        embedded.as_ref().map_or_else(|| options.nats.nats.clone(), |nats| vec![nats.url().to_owned()]);
     let address = options.nats.address(servers);
     let mut stopping = shutdown.clone();
     let connection = tokio::select! {
@@ -54,7 +55,8 @@ pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
     let provision = options.streams.provision();
     provision_streams(&connection, &provision).await?;
 
-    let running = Running::start(&options, &data_dir, &replica, connection, provision, shutdown.clone()).await?;
+    let running =
+        Running::start(&options, &data_dir, &replica, connection, provision, shutdown.clone()).await?;
     data_dir.write(data_dir::HTTP_URL, &running.url)?;
     print_welcome(&options, &running.url, embedded.as_ref());
     let outcome = running.until_stopped(&options, begin_shutdown).await;
@@ -92,7 +94,9 @@ fn start_embedded(options: &Serve, data_dir: &DataDir) -> anyhow::Result<Option<
 
 async fn stop_embedded(embedded: Option<EmbeddedNats>) -> anyhow::Result<()> {
     if let Some(mut nats) = embedded {
-        tokio::task::spawn_blocking(move || nats.stop()).await.context("stopping the embedded nats-server")?;
+        tokio::task::spawn_blocking(move || nats.stop())
+            .await
+            .context("stopping the embedded nats-server")?;
     }
     Ok(())
 }
@@ -112,7 +116,9 @@ async fn provision_streams(connection: &Connection, provision: &Provision) -> an
         if drift.guarding { error!("{drift}") } else { warn!("{drift}") }
     }
     if drifts.iter().any(|drift| drift.guarding) {
-        bail!("a stream exists with settings that break a guarantee; Tidings does not change it (see the lines above)");
+        bail!(
+            "a stream exists with settings that break a guarantee; Tidings does not change it (see the lines above)"
+        );
     }
     Ok(())
 }
@@ -145,8 +151,10 @@ impl Running {
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let metrics = Metrics::default();
-        let log: Arc<dyn EventLog> = Arc::new(JetStreamLog::new(connection.client.clone(), provision.clone()));
-        let identity = Identity { replica: replica.to_owned(), instance: clock.new_id(), started_at: clock.now() };
+        let log: Arc<dyn EventLog> =
+            Arc::new(JetStreamLog::new(connection.client.clone(), provision.clone()));
+        let identity =
+            Identity { replica: replica.to_owned(), instance: clock.new_id(), started_at: clock.now() };
         let instance = identity.instance;
 
         let (announce, announcements) = mpsc::channel(hub::ANNOUNCEMENTS);
@@ -227,7 +235,11 @@ impl Running {
     }
 
     /// Serves until a signal, or until it must not serve any more; then stops in order.
-    async fn until_stopped(mut self, options: &Serve, begin_shutdown: watch::Sender<bool>) -> anyhow::Result<()> {
+    async fn until_stopped(
+        mut self,
+        options: &Serve,
+        begin_shutdown: watch::Sender<bool>,
+    ) -> anyhow::Result<()> {
         let outcome = tokio::select! {
             () = self.shutdown.wait() => Ok(()),
             Ok(other) = &mut self.name_taken => Err(anyhow::anyhow!(
@@ -285,7 +297,8 @@ async fn listen(address: SocketAddr, app: state::App) -> anyhow::Result<Server> 
 fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
     let channel = options.channels.first().map_or("creator", |channel| channel.as_str());
     let base = format!("{url}/api/{channel}/broadcast");
-    let nats = embedded.map_or_else(String::new, |nats| format!("\nIts event log is in NATS at {}.", nats.url()));
+    let nats =
+        embedded.map_or_else(String::new, |nats| format!("\nIts event log is in NATS at {}.", nats.url()));
     println!(
         "\nTidings listens at {url}.{nats}\n\n\
          Listen:  curl -N '{base}/events?user_id=1'\n\
@@ -296,28 +309,22 @@ fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
     );
 }
 
-/// Every option as an environment variable, with where its value comes from.
+/// Every option as an environment variable, a line each, with where its value comes from.
 pub(super) fn effective_options(matches: &ArgMatches) -> String {
     use clap::CommandFactory as _;
     let cli = crate::config::Cli::command();
-    let serve = cli.find_subcommand("serve");
-    let mut lines = String::new();
-    for option in serve.into_iter().flat_map(clap::Command::get_arguments) {
-        let (Some(name), id) = (option.get_env().and_then(|name| name.to_str()), option.get_id().as_str()) else {
-            continue;
-        };
-        let origin = match matches.value_source(id) {
-            Some(ValueSource::CommandLine) => "flag",
-            Some(ValueSource::EnvVariable) => "environment",
-            Some(_) => "default",
-            None => "",
-        };
-        let values = matches.get_raw(id).map(|values| values.map(|v| v.to_string_lossy()).collect::<Vec<_>>().join(","));
-        lines += &match values {
-            Some(value) if origin == "default" && value.is_empty() => format!("# {name} is not set\n"),
-            Some(value) => format!("{name}={}  # {origin}\n", crate::log::connection::without_password(&value)),
-            None => format!("# {name} is not set\n"),
-        };
-    }
-    lines
+    let options = cli.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
+    options.filter_map(|option| effective_option(option, matches)).collect()
+}
+
+fn effective_option(option: &clap::Arg, matches: &ArgMatches) -> Option<String> {
+    let (name, id) = (option.get_env()?.to_str()?, option.get_id().as_str());
+    let origin = match matches.value_source(id) {
+        Some(ValueSource::CommandLine) => "flag",
+        Some(ValueSource::EnvVariable) => "environment",
+        Some(_) => "default",
+        None => return Some(format!("# {name} is not set\n")),
+    };
+    let values = matches.get_raw(id)?.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",");
+    Some(format!("{name}={}  # {origin}\n", without_password(&values)))
 }

@@ -48,7 +48,9 @@ impl Command {
     /// The channel that the command is for.
     pub const fn channel(&self) -> &Channel {
         match self {
-            Self::Create { channel, .. } | Self::Clear { channel, .. } | Self::Acknowledge { channel, .. } => channel,
+            Self::Create { channel, .. }
+            | Self::Clear { channel, .. }
+            | Self::Acknowledge { channel, .. } => channel,
         }
     }
 }
@@ -111,7 +113,9 @@ impl fmt::Display for Rejection {
             Self::NotActive { active: Some(active) } => {
                 write!(f, "Another broadcast is active now: {active}. Nothing was changed.")
             }
-            Self::NotActive { active: None } => f.write_str("No broadcast is active now. Nothing was changed."),
+            Self::NotActive { active: None } => {
+                f.write_str("No broadcast is active now. Nothing was changed.")
+            }
             Self::KeyReused => f.write_str(
                 "This Idempotency-Key was used before for another request. Use a new key for a new request.",
             ),
@@ -123,7 +127,12 @@ impl fmt::Display for Rejection {
 ///
 /// `now` and `id` are what the event will carry. `Ok(None)` means that nothing has to be written: it is already so,
 /// or the event with this id is in the log. Deciding again with the same id after a lost answer is therefore safe.
-pub fn decide(state: &State, command: &Command, now: Timestamp, id: Uuid) -> Result<Option<Event>, Rejection> {
+pub fn decide(
+    state: &State,
+    command: &Command,
+    now: Timestamp,
+    id: Uuid,
+) -> Result<Option<Event>, Rejection> {
     let channel = state.channel(command.channel());
     match command {
         Command::Create { message, kind, by, if_active, .. } => {

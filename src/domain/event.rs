@@ -13,7 +13,7 @@ pub struct Broadcast {
     /// What it says.
     pub message: Message,
     /// How to present it.
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type")]
     pub kind: Kind,
     /// Who sent it.
     pub created_by: UserId,

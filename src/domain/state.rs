@@ -195,7 +195,13 @@ impl State {
         self.channels.entry(channel.clone()).or_default().lifecycle_head = sequence;
     }
 
-    fn end_active(&mut self, channel: &Channel, sequence: u64, at: Timestamp, reason: EndReason) -> Option<BroadcastId> {
+    fn end_active(
+        &mut self,
+        channel: &Channel,
+        sequence: u64,
+        at: Timestamp,
+        reason: EndReason,
+    ) -> Option<BroadcastId> {
         let ended = self.channels.get_mut(channel)?.active.take()?;
         if let Some(state) = self.broadcasts.get_mut(&ended) {
             state.end = Some(End { sequence, at, reason });

@@ -132,16 +132,46 @@ impl fmt::Display for UserId {
 
 /// Names one broadcast for ever: the id of the event that created it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct BroadcastId(pub Uuid);
 
+/// A string is not a UUID in its one spelling: lower case, hyphenated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAnId;
+
+impl fmt::Display for NotAnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a UUID in lower case with hyphens")
+    }
+}
+
+impl From<uuid::Error> for NotAnId {
+    fn from(_: uuid::Error) -> Self {
+        Self
+    }
+}
+
+impl TryFrom<String> for BroadcastId {
+    type Error = NotAnId;
+
+    fn try_from(id: String) -> Result<Self, Self::Error> {
+        id.parse()
+    }
+}
+
+impl From<BroadcastId> for String {
+    fn from(id: BroadcastId) -> Self {
+        id.to_string()
+    }
+}
+
 impl FromStr for BroadcastId {
-    type Err = uuid::Error;
+    type Err = NotAnId;
 
     fn from_str(id: &str) -> Result<Self, Self::Err> {
-        // The hyphenated form alone, so that an id has one spelling in URLs, subjects and keys.
-        let uuid = uuid::fmt::Hyphenated::from_str(id)?;
-        Ok(Self(uuid.into_uuid()))
+        // The hyphenated form in lower case alone, so that an id has one spelling in URLs, subjects and keys.
+        let uuid = uuid::fmt::Hyphenated::from_str(id)?.into_uuid();
+        if uuid.to_string() == id { Ok(Self(uuid)) } else { Err(NotAnId) }
     }
 }
 
@@ -188,11 +218,18 @@ fn is_forbidden(c: char) -> bool {
     (c.is_control() && c != '\n') || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
+/// What is in the log was judged when it was written, and is read as it stands: later rules do not reach back. The
+/// length is part of the schema of version 1 and bounds what a foreign writer could have put there.
 impl TryFrom<String> for Message {
     type Error = String;
 
-    fn try_from(raw: String) -> Result<Self, Self::Error> {
-        Self::parse(&raw).map_err(|rejection| rejection.to_string())
+    fn try_from(stored: String) -> Result<Self, Self::Error> {
+        match stored.chars().count() {
+            1..=MAX_MESSAGE_CHARS => Ok(Self(stored)),
+            length => {
+                Err(format!("a message has 1 to {MAX_MESSAGE_CHARS} characters; this one has {length}"))
+            }
+        }
     }
 }
 
@@ -266,7 +303,8 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+        let format =
+            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
         let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .map_err(|_| fmt::Error)?;
         f.write_str(&moment.format(&format).map_err(|_| fmt::Error)?)

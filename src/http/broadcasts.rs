@@ -33,8 +33,13 @@ pub async fn create(
     let message = Message::parse(body.required("message")?)?;
     let kind = body.text("type")?.map_or(Ok(Kind::default()), Kind::parse)?;
     let characters = message.character_count();
-    let command =
-        Command::Create { channel: channel.clone(), message, kind, by: who.user, if_active: if_match(&headers)? };
+    let command = Command::Create {
+        channel: channel.clone(),
+        message,
+        kind,
+        by: who.user,
+        if_active: if_match(&headers)?,
+    };
     let done = app.submit.lifecycle(command, idempotency_key(&headers)?).await?;
     let sent_to_users = app.connected(&channel).connections;
     let answer = json!({
@@ -72,7 +77,12 @@ pub async fn clear(
 }
 
 /// `GET /active`
-pub async fn active(State(app): State<App>, InChannel(channel): InChannel, who: Identity, _: Fresh) -> Response {
+pub async fn active(
+    State(app): State<App>,
+    InChannel(channel): InChannel,
+    who: Identity,
+    _: Fresh,
+) -> Response {
     let (sequence, broadcast) = app.projection.read(|state| {
         let active = state.active(&channel).filter(|active| active.acknowledged_at(&who.user).is_none());
         let view = active.map(|active| json!(BroadcastView::from(&active.broadcast)));

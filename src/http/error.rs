@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::header::{ALLOW, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::domain::types::MAX_MESSAGE_CHARS;
 use crate::domain::{Kind, Rejection};
@@ -19,20 +19,20 @@ pub struct ApiError {
     code: &'static str,
     message: String,
     retry_after_seconds: Option<u64>,
-    more: Map<String, Value>,
+    more: Vec<(&'static str, Value)>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after_seconds: None, more: Map::new() }
+        Self { status, code, message: message.into(), retry_after_seconds: None, more: Vec::new() }
     }
 
     fn retry_after(self, seconds: u64) -> Self {
         Self { retry_after_seconds: Some(seconds), ..self }
     }
 
-    fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.more.insert(name.to_owned(), value.into());
+    fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.more.push((name, value.into()));
         self
     }
 
@@ -70,7 +70,11 @@ impl ApiError {
 
     /// `405`.
     pub fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This address does not take that method.")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "This address does not take that method.",
+        )
     }
 
     /// `413`.
@@ -104,7 +108,8 @@ impl ApiError {
 
     /// `503`: this replica has not read the log far enough.
     pub fn behind(wanted: u64, have: u64) -> Self {
-        let message = format!("This replica has read the event log up to {have}, and {wanted} was asked for.");
+        let message =
+            format!("This replica has read the event log up to {have}, and {wanted} was asked for.");
         Self::unavailable("behind", message).with("sequence", have)
     }
 
@@ -134,15 +139,18 @@ impl From<Rejection> for ApiError {
         let ruled_out = |code| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message.clone());
         match rejection {
             Rejection::MessageEmpty => ruled_out("message_empty"),
-            Rejection::MessageTooLong { length } => {
-                ruled_out("message_too_long").with("character_count", length).with("max_characters", MAX_MESSAGE_CHARS)
-            }
+            Rejection::MessageTooLong { length } => ruled_out("message_too_long")
+                .with("character_count", length)
+                .with("max_characters", MAX_MESSAGE_CHARS),
             Rejection::MessageForbiddenCharacter { .. } => ruled_out("message_forbidden_character"),
             Rejection::UnknownType { .. } => ruled_out("unknown_type").with("allowed", json!(Kind::ALL)),
             Rejection::KeyReused => ruled_out("idempotency_key_reused"),
-            Rejection::UnknownBroadcast { .. } => Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message),
+            Rejection::UnknownBroadcast { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message)
+            }
             Rejection::NotActive { active } => {
-                Self::new(StatusCode::PRECONDITION_FAILED, "not_active", message).with("active", json!(active))
+                Self::new(StatusCode::PRECONDITION_FAILED, "not_active", message)
+                    .with("active", json!(active))
             }
         }
     }
@@ -182,7 +190,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = json!({"status": "error", "code": self.code, "message": self.message});
         if let Some(body) = body.as_object_mut() {
-            body.extend(self.more);
+            body.extend(self.more.into_iter().map(|(name, value)| (name.to_owned(), value)));
             if let Some(seconds) = self.retry_after_seconds {
                 body.insert("retry_after_seconds".to_owned(), seconds.into());
             }

@@ -71,7 +71,10 @@ impl Identity {
             None if user.is_none() => Role::Creator,
             None => Role::User,
         };
-        let user = user.unwrap_or("dev").parse().map_err(|e: String| ApiError::no_identity(format!("Not a user: {e}.")))?;
+        let user = user
+            .unwrap_or("dev")
+            .parse()
+            .map_err(|e: String| ApiError::no_identity(format!("Not a user: {e}.")))?;
         Ok(Self { user, role })
     }
 
@@ -94,7 +97,10 @@ impl Identity {
             return Ok(());
         }
         let allowed = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" or ");
-        Err(ApiError::forbidden("role_required", format!("This takes the role {allowed}; yours is {}.", self.role.as_str())))
+        Err(ApiError::forbidden(
+            "role_required",
+            format!("This takes the role {allowed}; yours is {}.", self.role.as_str()),
+        ))
     }
 
     /// Whether they learn what creators and team learn.
@@ -120,7 +126,8 @@ impl FromRequestParts<App> for Identity {
 
 /// Refuses pages of other origins on whatever changes state and on WebSockets. Who is no browser sends no `Origin`.
 pub async fn same_origin(request: Request, next: Next) -> Response {
-    let guarded = !matches!(*request.method(), Method::GET | Method::HEAD) || request.headers().contains_key(UPGRADE);
+    let guarded =
+        !matches!(*request.method(), Method::GET | Method::HEAD) || request.headers().contains_key(UPGRADE);
     match request.headers().get(ORIGIN) {
         Some(origin) if guarded && !is_local(origin.to_str().unwrap_or("?")) => {
             let message = "Pages of this origin may not do that. In dev auth only pages of this machine may.";
@@ -158,10 +165,14 @@ mod tests {
 
     #[test]
     fn only_pages_of_this_machine_are_local() {
-        for local in ["null", "http://localhost:3000", "http://127.0.0.1:8000", "http://[::1]:1", "https://127.9.9.9"] {
+        for local in
+            ["null", "http://localhost:3000", "http://127.0.0.1:8000", "http://[::1]:1", "https://127.9.9.9"]
+        {
             assert!(is_local(local), "{local}");
         }
-        for foreign in ["https://example.org", "http://localhost.example.org", "http://127.0.0.1.nip.io", "?", ""] {
+        for foreign in
+            ["https://example.org", "http://localhost.example.org", "http://127.0.0.1.nip.io", "?", ""]
+        {
             assert!(!is_local(foreign), "{foreign}");
         }
     }

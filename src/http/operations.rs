@@ -10,6 +10,7 @@ use tracing::error;
 
 use super::error::ApiError;
 use super::state::App;
+use crate::metrics::Standing;
 use crate::push::wire::Mode;
 
 /// `GET /livez`: the process answers.
@@ -24,7 +25,9 @@ pub async fn readyz(State(app): State<App>) -> Response {
     let reason = match () {
         () if ready => None,
         () if app.shutdown.begun() => Some("stopping"),
-        () if position.refused => Some("the projection was damaged again and again and is not rebuilt any more"),
+        () if position.refused => {
+            Some("the projection was damaged again and again and is not rebuilt any more")
+        }
         () => Some("catching up with the event log"),
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -42,7 +45,19 @@ pub async fn readyz(State(app): State<App>) -> Response {
 
 /// `GET /metrics`: the text format of OpenMetrics.
 pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
-    let text = app.metrics.text(&app.projection.position(), &app.projection.seen()).map_err(|e| {
+    let (position, seen) = (app.projection.position(), app.projection.seen());
+    let standing = Standing {
+        sequence: position.sequence,
+        head: seen.head,
+        log_bytes: seen.bytes.0,
+        log_max_bytes: seen.bytes.1,
+        skipped_future: position.skipped.0,
+        skipped_foreign: position.skipped.1,
+        holes: position.holes,
+        epochs: position.epochs,
+        caught_up: position.caught_up,
+    };
+    let text = app.metrics.text(&standing).map_err(|e| {
         error!("the metrics cannot be written: {e}");
         ApiError::internal()
     })?;

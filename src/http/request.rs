@@ -64,7 +64,10 @@ impl FromRequestParts<App> for Fresh {
         let header = parts.headers.get(MIN_SEQUENCE).map(|value| value.to_str().unwrap_or(""));
         let Some(wanted) = header.or_else(|| query.get("min_sequence")) else { return serving(app) };
         let wanted = wanted.trim().parse().map_err(|_| {
-            ApiError::malformed("invalid_sequence", "Tidings-Min-Sequence must be a sequence of the log, a number.")
+            ApiError::malformed(
+                "invalid_sequence",
+                "Tidings-Min-Sequence must be a sequence of the log, a number.",
+            )
         })?;
         if !app.projection.reached(wanted, READ_PATIENCE).await {
             return Err(ApiError::behind(wanted, app.projection.position().sequence));
@@ -83,7 +86,10 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let key = value.to_str().ok().map(str::trim).filter(|key| (1..=128).contains(&key.len()));
     key.map(Some).ok_or_else(|| {
-        ApiError::malformed("invalid_idempotency_key", "An Idempotency-Key has 1 to 128 visible ASCII characters.")
+        ApiError::malformed(
+            "invalid_idempotency_key",
+            "An Idempotency-Key has 1 to 128 visible ASCII characters.",
+        )
     })
 }
 

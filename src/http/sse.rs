@@ -44,7 +44,11 @@ pub async fn events(
     };
     let attached = app.hub.attach(connecting).await?.ok_or_else(ApiError::full)?;
     let listening = Listening::new(app.hub, channel, attached);
-    let events = stream::unfold(listening, |mut listening| async move { Some((Ok(listening.next().await?), listening)) });
+    let events =
+        stream::unfold(
+            listening,
+            |mut listening| async move { Some((Ok(listening.next().await?), listening)) },
+        );
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat)))
 }
 

@@ -24,7 +24,11 @@ pub async fn stats(
     let sequence = app.projection.position().sequence;
     let (today, active, acknowledged) = app.projection.read(|state| {
         let active = state.active(&channel);
-        (state.channel(&channel).created_today(now), active.is_some(), active.map(|active| active.acknowledged))
+        (
+            state.channel(&channel).created_today(now),
+            active.is_some(),
+            active.map(|active| active.acknowledged),
+        )
     });
     let connected = app.connected(&channel);
     let note = if connected.approximate {

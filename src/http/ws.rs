@@ -112,7 +112,9 @@ impl From<Close> for End {
 fn fault(error: axum::Error) -> End {
     use tungstenite::Error as Fault;
     match error.into_inner().downcast_ref::<Fault>() {
-        Some(Fault::Capacity(CapacityError::MessageTooLong { .. })) => End::Close(1009, "message too big".to_owned()),
+        Some(Fault::Capacity(CapacityError::MessageTooLong { .. })) => {
+            End::Close(1009, "message too big".to_owned())
+        }
         Some(Fault::Utf8(_)) => End::Close(1007, "invalid UTF-8".to_owned()),
         Some(Fault::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => End::Gone,
         Some(Fault::Protocol(violation)) => End::Close(1002, violation.to_string()),
@@ -203,7 +205,8 @@ impl Connection {
             Action::Reply(message) => write(socket, [text(&message.frame())]).await,
             Action::Pong => write(socket, [Message::Text(Utf8Bytes::from_static("pong"))]).await,
             Action::Heartbeat => {
-                let ping = [Message::Text(Utf8Bytes::from_static("ping")), Message::Ping(axum::body::Bytes::new())];
+                let ping =
+                    [Message::Text(Utf8Bytes::from_static("ping")), Message::Ping(axum::body::Bytes::new())];
                 write(socket, ping).await
             }
             Action::SendActive => {
@@ -221,12 +224,14 @@ impl Connection {
     }
 
     async fn confirm(&mut self, socket: &mut WebSocket, (broadcast_id, done): Confirmed) -> Result<(), End> {
-        self.session.acknowledged();
+        self.session.acknowledged(broadcast_id, done.is_ok());
         let answer = match done {
-            Ok(Acknowledged { already, sequence }) => ServerMessage::Acknowledged { broadcast_id, already, sequence },
+            Ok(Acknowledged { already, sequence }) => {
+                ServerMessage::Acknowledged { broadcast_id, already, sequence }
+            }
             Err(error) => {
                 let (code, message) = ApiError::from(error).into_parts();
-                ServerMessage::Error { code, message }
+                ServerMessage::Error { code, message, broadcast_id: Some(broadcast_id) }
             }
         };
         write(socket, [text(&answer.frame())]).await

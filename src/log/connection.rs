@@ -89,7 +89,11 @@ pub async fn connect(address: &Address, name: &str, patient: bool) -> anyhow::Re
     Ok(Connection { client, generation })
 }
 
-async fn connect_in_time(options: ConnectOptions, address: &Address, patient: bool) -> anyhow::Result<Client> {
+async fn connect_in_time(
+    options: ConnectOptions,
+    address: &Address,
+    patient: bool,
+) -> anyhow::Result<Client> {
     let servers: Vec<async_nats::ServerAddr> =
         address.servers.iter().map(|server| server.parse()).collect::<Result<_, _>>()?;
     if !patient {
@@ -123,7 +127,10 @@ fn report(event: &Event) {
         Event::Connected => info!("connected to NATS"),
         Event::Disconnected => warn!("disconnected from NATS; reconnecting"),
         Event::SlowConsumer(subscription) => {
-            warn!(nats.subscription = subscription, "a NATS subscription fell behind; its reader will begin anew");
+            warn!(
+                nats.subscription = subscription,
+                "a NATS subscription fell behind; its reader will begin anew"
+            );
         }
         Event::Closed => info!("the connection to NATS is closed"),
         other => warn!("NATS says: {other}"),

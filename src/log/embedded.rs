@@ -13,7 +13,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal, setpgid, test_kill_process};
+use rustix::process::{
+    Pid, Signal, kill_process, set_parent_process_death_signal, setpgid, test_kill_process,
+};
 use tracing::{error, info, warn};
 
 /// The hidden subcommand through which the child is started, see [`exec_child`].
@@ -23,7 +25,7 @@ pub const CHILD_COMMAND: &str = "nats-child";
 const CONFIGURATION: &str = include_str!("../../nats/embedded.conf");
 
 /// The longest a server may take to open its store and say which port it has.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The longest a server may take to stop before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -106,7 +108,8 @@ pub fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = std::env::split_paths(&path).chain([PathBuf::from(".tools")]).map(|dir| dir.join("nats-server"));
+    let mut places =
+        std::env::split_paths(&path).chain([PathBuf::from(".tools")]).map(|dir| dir.join("nats-server"));
     places.find(|place| place.is_file()).context(
         "no nats-server found: name one with --nats-server, put one on PATH, run nats/install.sh, or join a running \
          NATS with --nats",
@@ -162,7 +165,9 @@ fn run(options: &EmbeddedOptions, port: Option<u16>) -> anyhow::Result<(Child, u
 }
 
 fn configuration_text(options: &EmbeddedOptions, ports: &Path, port: Option<u16>) -> String {
-    let quoted = |path: &Path| format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""));
+    let quoted = |path: &Path| {
+        format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
+    };
     CONFIGURATION
         .replace("@PORT@", &port.map_or_else(|| "-1".to_owned(), |port| port.to_string()))
         .replace("@STORE@", &quoted(&options.directory.join("store")))

@@ -77,6 +77,9 @@ fn read(raw: &RawMessage) -> Result<Recorded, Skipped> {
     }
     let name = attribute(raw, "type").ok_or_else(|| foreign("it has no ce-type"))?;
     let version = version_of(raw, &name).ok_or_else(|| foreign("its ce-dataschema is not one of Tidings"))?;
+    if attribute(raw, "source").is_none() {
+        return Err(foreign("it has no ce-source"));
+    }
     let body = Event::from_json(&name, version, &raw.body)
         .ok_or_else(|| Skipped::Future { what: format!("{name}:{version}") })?;
     let event = body.map_err(|e| Skipped::Foreign { why: format!("its body is not a {name}: {e}") })?;
@@ -98,8 +101,12 @@ fn read(raw: &RawMessage) -> Result<Recorded, Skipped> {
 /// An event on a subject that is not its own would be guarded by the wrong sequence, so it is foreign there.
 fn check_place(subject: &Subject, id: Uuid, event: &Event) -> Result<(), &'static str> {
     match (event, subject) {
-        (Event::Created(broadcast), Subject::Lifecycle(_) | Subject::Late(_)) if broadcast.id.0 == id => Ok(()),
-        (Event::Created(_), Subject::Lifecycle(_) | Subject::Late(_)) => Err("its ce-id is not the broadcast's id"),
+        (Event::Created(broadcast), Subject::Lifecycle(_) | Subject::Late(_)) if broadcast.id.0 == id => {
+            Ok(())
+        }
+        (Event::Created(_), Subject::Lifecycle(_) | Subject::Late(_)) => {
+            Err("its ce-id is not the broadcast's id")
+        }
         (Event::Cleared(_), Subject::Lifecycle(_) | Subject::Late(_)) => Ok(()),
         (Event::Acknowledged(acks), Subject::Acks(_, broadcast)) if acks.broadcast_id == *broadcast => {
             match acks.acknowledgements.len() {
@@ -115,7 +122,10 @@ fn check_place(subject: &Subject, id: Uuid, event: &Event) -> Result<(), &'stati
 /// The version in `urn:tidings:schema:{type}:{version}`.
 fn version_of(raw: &RawMessage, name: &str) -> Option<u16> {
     let schema = attribute(raw, "dataschema")?;
-    schema.strip_prefix("urn:tidings:schema:")?.strip_prefix(name)?.strip_prefix(':')?.parse().ok()
+    let number = schema.strip_prefix("urn:tidings:schema:")?.strip_prefix(name)?.strip_prefix(':')?;
+    let version: u16 = number.parse().ok()?;
+    // One spelling: neither `+1` nor `01`.
+    (version.to_string() == number).then_some(version)
 }
 
 /// A CloudEvents attribute of a message, decoded; `None` when it is absent or not UTF-8.
@@ -175,7 +185,10 @@ mod tests {
         };
         let set = |name: &'static str, value: &'static str| {
             move |raw: &mut RawMessage| {
-                raw.headers.iter_mut().filter(|(known, _)| known == name).for_each(|(_, v)| value.clone_into(v));
+                raw.headers
+                    .iter_mut()
+                    .filter(|(known, _)| known == name)
+                    .for_each(|(_, v)| value.clone_into(v));
             }
         };
         let future = change(&|raw| set("ce-dataschema", "urn:tidings:schema:broadcast.created:2")(raw));

@@ -15,7 +15,9 @@ use futures_util::{FutureExt as _, StreamExt as _, future};
 
 use super::names::{LOG_STREAM, Subject};
 use super::provision::Provision;
-use super::{AppendError, Appended, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, envelope};
+use super::{
+    AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, envelope,
+};
 
 /// How often a silent consumer is asked for a sign of life; after about twice that it counts as gone.
 const READER_HEARTBEAT: Duration = Duration::from_secs(2);
@@ -85,9 +87,12 @@ fn away(error: impl std::error::Error + Send + Sync + 'static) -> ReadError {
 /// What a failed publish means. Whatever is not a clear no is unknown: the message may still land.
 fn append_error(error: PublishError) -> AppendError {
     use std::error::Error as _;
-    let refused = error.source().and_then(|s| s.downcast_ref::<jetstream::Error>()).map(jetstream::Error::error_code);
+    let refused =
+        error.source().and_then(|s| s.downcast_ref::<jetstream::Error>()).map(jetstream::Error::error_code);
     match (error.kind(), refused) {
-        (PublishErrorKind::MaxPayloadExceeded, _) | (_, Some(code::MESSAGE_TOO_LARGE)) => AppendError::TooLarge,
+        (PublishErrorKind::MaxPayloadExceeded, _) | (_, Some(code::MESSAGE_TOO_LARGE)) => {
+            AppendError::TooLarge
+        }
         (_, Some(code::WRONG_LAST_SEQUENCE | code::WRONG_LAST_SEQUENCE_CONSTANT)) => AppendError::Conflict,
         (_, Some(code::DUPLICATE_IN_PROCESS)) => AppendError::InProcess,
         (_, Some(code::STORE_FAILED | code::RESOURCES_EXCEEDED)) => AppendError::Full,
@@ -133,7 +138,8 @@ impl EventLog for JetStreamLog {
             if let Some(expected) = event.expected {
                 message = message.expected_last_subject_sequence(expected);
             }
-            let sent = self.context.send_publish(event.subject.to_string(), message).await.map_err(append_error)?;
+            let sent =
+                self.context.send_publish(event.subject.to_string(), message).await.map_err(append_error)?;
             let ack = sent.await.map_err(append_error)?;
             Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate })
         }
@@ -145,7 +151,7 @@ impl EventLog for JetStreamLog {
             let stream = self.stream().await?;
             let info = stream.cached_info();
             Ok(LogInfo {
-                epoch: nanoseconds(info.created),
+                epoch: Epoch::from_unix_ns(nanoseconds(info.created)),
                 last_sequence: info.state.last_sequence,
                 bytes: info.state.bytes,
                 max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX),

@@ -10,7 +10,9 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::sync::watch;
 
 use super::names::Subject;
-use super::{AppendError, Appended, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, envelope};
+use super::{
+    AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, envelope,
+};
 
 /// How large it may grow.
 const MAX_BYTES: u64 = 64 << 20;
@@ -75,8 +77,9 @@ impl MemoryLog {
 
     /// Loses a message, as a damaged block does: its sequence stays, it is delivered to nobody.
     pub fn damage(&self, sequence: u64) {
-        if let Some(slot) = usize::try_from(sequence - 1).ok().and_then(|i| self.lock().messages.get_mut(i).map(|m| m.take())) {
-            drop(slot);
+        let index = usize::try_from(sequence).map_or(usize::MAX, |sequence| sequence.wrapping_sub(1));
+        if let Some(message) = self.lock().messages.get_mut(index) {
+            *message = None;
         }
     }
 
@@ -133,7 +136,7 @@ impl EventLog for MemoryLog {
         async move {
             let stored = self.lock();
             Ok(LogInfo {
-                epoch: stored.epoch,
+                epoch: Epoch::from_unix_ns(stored.epoch),
                 last_sequence: stored.last(),
                 bytes: stored.bytes,
                 max_bytes: stored.max_bytes,

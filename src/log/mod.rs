@@ -6,6 +6,7 @@
 pub mod connection;
 pub mod embedded;
 pub mod envelope;
+pub mod epoch;
 pub mod jetstream;
 pub mod memory;
 pub mod names;
@@ -21,12 +22,8 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::domain::{Event, Timestamp};
+pub use epoch::Epoch;
 use names::Subject;
-
-/// One incarnation of the log: the moment its stream was created, in nanoseconds since 1970-01-01.
-///
-/// A stream that was deleted and created anew counts its sequences from 1 again; the epoch tells the two apart.
-pub type Epoch = i64;
 
 /// An event on its way into the log.
 #[derive(Clone, Debug)]
@@ -103,11 +100,12 @@ impl RawMessage {
     }
 
     /// SHA-256 over what the log says here: sequence, time, subject, every header that NATS did not add itself
-    /// (sorted), and the SHA-256 of the body; each part with its length before it.
+    /// (sorted, name then value), and the SHA-256 of the body; each part after its length in 8 bytes big-endian.
     ///
     /// The reader compares it to notice that the log under its cursor is another one.
     pub fn fingerprint(&self) -> [u8; 32] {
-        let mut headers: Vec<_> = self.headers.iter().filter(|(name, _)| !name.starts_with("Nats-")).collect();
+        let mut headers: Vec<_> =
+            self.headers.iter().filter(|(name, _)| !name.starts_with("Nats-")).collect();
         headers.sort();
         let mut hasher = Sha256::new();
         let mut part = |bytes: &[u8]| {

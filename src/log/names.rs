@@ -148,7 +148,9 @@ mod tests {
     #[test]
     fn subjects_have_one_spelling() {
         let id = "0198c5a0-1111-7222-8333-444455556666";
-        for good in ["broadcasts.creator.lifecycle", &format!("broadcasts.a.acks.{id}"), "broadcasts.x-1.late"] {
+        for good in
+            ["broadcasts.creator.lifecycle", &format!("broadcasts.a.acks.{id}"), "broadcasts.x-1.late"]
+        {
             assert_eq!(good.parse::<Subject>().unwrap().to_string(), good);
         }
         for bad in [

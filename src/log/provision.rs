@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::Client;
 use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType, Stream,
+};
 use async_nats::jetstream::{self, ErrorCode};
 
 use super::names::{ACKS_BUCKET, ACTIVE_BUCKET, LOG_STREAM, REPLICAS_BUCKET, bucket_stream};
@@ -60,7 +62,10 @@ impl fmt::Display for Drift {
 impl Provision {
     /// A JetStream context with the timeouts that provisioning and appending share.
     pub fn context(&self, client: &Client) -> jetstream::Context {
-        ContextBuilder::new().timeout(Duration::from_secs(3)).ack_timeout(PUB_ACK_TIMEOUT).build(client.clone())
+        ContextBuilder::new()
+            .timeout(Duration::from_secs(3))
+            .ack_timeout(PUB_ACK_TIMEOUT)
+            .build(client.clone())
     }
 
     /// Creates everything that is missing, and says what differs in what exists.

@@ -155,7 +155,10 @@ impl Reader {
                 Interrupted::Restart => continue,
                 Interrupted::Unreadable(ReadError::Missing) => self.recreate().await,
                 Interrupted::Unreadable(ReadError::Away(error)) => {
-                    warn!(log.sequence = self.cursor.sequence, "cannot read the log now, trying again: {error:#}");
+                    warn!(
+                        log.sequence = self.cursor.sequence,
+                        "cannot read the log now, trying again: {error:#}"
+                    );
                 }
             }
             tokio::select! {
@@ -245,14 +248,19 @@ impl Reader {
 
     async fn begin(&mut self, epoch: Epoch, why: &str) -> Result<(), Interrupted> {
         if !why.is_empty() {
-            error!(log.sequence = self.cursor.sequence, log.epoch = epoch, "the log is another one: {why}. Reading it from its start");
+            error!(log.sequence = self.cursor.sequence, log.epoch = %epoch, "the log is another one: {why}. Reading it from its start");
         }
         self.cursor = Cursor { epoch: Some(epoch), sequence: 0, last: None };
         self.deliveries.send(Delivery::Epoch(epoch)).await.map_err(|_| Interrupted::Unwanted)
     }
 
     /// The first message of a pass is the one at the cursor, seen again: it proves that the log is still the same.
-    async fn require_same(&mut self, known: Last, message: &RawMessage, epoch: Epoch) -> Result<(), Interrupted> {
+    async fn require_same(
+        &mut self,
+        known: Last,
+        message: &RawMessage,
+        epoch: Epoch,
+    ) -> Result<(), Interrupted> {
         let at_cursor = message.sequence == self.cursor.sequence;
         let same = match known {
             Last::Message(fingerprint) => at_cursor && message.fingerprint() == fingerprint,
@@ -280,7 +288,11 @@ impl Reader {
 
     /// Fetches from the leader what was not delivered. What it does not have, asked three times, is a hole.
     async fn fill(&mut self, missing: Range<u64>, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
-        warn!(log.from = missing.start, log.to = missing.end - 1, "the log was delivered with a gap; fetching it");
+        warn!(
+            log.from = missing.start,
+            log.to = missing.end - 1,
+            "the log was delivered with a gap; fetching it"
+        );
         for sequence in missing {
             let mut found = self.log.get(sequence).await?;
             for _ in 1..ASKED {
@@ -292,7 +304,10 @@ impl Reader {
             }
             batch.push(found.map_or_else(
                 || {
-                    error!(log.sequence = sequence, "the log has lost a message: its place is a hole, on every replica");
+                    error!(
+                        log.sequence = sequence,
+                        "the log has lost a message: its place is a hole, on every replica"
+                    );
                     Entry::Hole(sequence)
                 },
                 Entry::Message,

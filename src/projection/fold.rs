@@ -70,24 +70,24 @@ impl Fold {
                 Delivery::Epoch(_) if self.cursor.epoch.is_some() => return Ok(Outcome::OtherLog),
                 Delivery::Epoch(epoch) => {
                     self.cursor.epoch = Some(epoch);
-                    self.apply(Vec::new())?;
+                    self.apply(&[])?;
                 }
                 Delivery::Head(head) => {
                     self.target.get_or_insert(head);
-                    self.apply(Vec::new())?;
+                    self.apply(&[])?;
                 }
-                Delivery::Batch(entries) => self.apply(entries)?,
+                Delivery::Batch(entries) => self.apply(&entries)?,
             }
         }
-        self.locked_store()?.as_ref().context("the store is gone")?.flush()?;
+        self.locked_store().as_ref().context("the store is gone")?.flush()?;
         Ok(Outcome::Stopped)
     }
 
-    fn locked_store(&self) -> anyhow::Result<MutexGuard<'_, Option<Store>>> {
-        Ok(self.shared.store.lock().unwrap_or_else(PoisonError::into_inner))
+    fn locked_store(&self) -> MutexGuard<'_, Option<Store>> {
+        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&mut self, entries: Vec<Entry>) -> anyhow::Result<()> {
+    fn apply(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
         let steps = entries.iter().map(|entry| self.decode(entry)).collect::<Vec<_>>();
         if let Some(last) = entries.last() {
             self.cursor.sequence = last.sequence();
@@ -105,7 +105,9 @@ impl Fold {
         }
         // Before it has caught up nobody is told of single events: they are old. A snapshot stands for them.
         if caught_up && !newly {
-            changes.into_iter().for_each(|changed| self.announce(Announcement::Changed(Arc::new(changed))));
+            for changed in changes {
+                self.announce(Announcement::Changed(Arc::new(changed)));
+            }
         } else {
             self.untold |= !changes.is_empty();
         }
@@ -135,11 +137,17 @@ impl Fold {
         match skipped {
             Skipped::Future { what } => {
                 self.cursor.skipped_future += 1;
-                warn!(log.sequence = message.sequence, "skipped an event that a newer Tidings may know: {what}");
+                warn!(
+                    log.sequence = message.sequence,
+                    "skipped an event that a newer Tidings may know: {what}"
+                );
             }
             Skipped::Foreign { why } => {
                 self.cursor.skipped_foreign += 1;
-                warn!(log.sequence = message.sequence, "skipped a message that is not an event of Tidings: {why}");
+                warn!(
+                    log.sequence = message.sequence,
+                    "skipped a message that is not an event of Tidings: {why}"
+                );
             }
         }
         let guarded = match message.subject.parse() {
@@ -199,8 +207,10 @@ impl Fold {
     /// Drops what is loaded beyond the bounds, longest unused first. Active broadcasts stay.
     fn drop_unused(&mut self, state: &mut State) {
         let active: BTreeSet<_> = state.channels.values().filter_map(|channel| channel.active).collect();
-        let mut loaded: Vec<_> = state.broadcasts.keys().filter(|id| !active.contains(*id)).copied().collect();
-        let mut acks: usize = loaded.iter().filter_map(|id| state.broadcast(*id)).map(|b| b.acknowledgements.len()).sum();
+        let mut loaded: Vec<_> =
+            state.broadcasts.keys().filter(|id| !active.contains(*id)).copied().collect();
+        let mut acks: usize =
+            loaded.iter().filter_map(|id| state.broadcast(*id)).map(|b| b.acknowledgements.len()).sum();
         if loaded.len() <= LOADED_BROADCASTS && acks <= LOADED_ACKS {
             return;
         }

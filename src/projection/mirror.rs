@@ -105,7 +105,10 @@ impl Mirror {
         }
     }
 
-    async fn try_hold(self: Arc<Self>, context: jetstream::Context) -> anyhow::Result<std::convert::Infallible> {
+    async fn try_hold(
+        self: Arc<Self>,
+        context: jetstream::Context,
+    ) -> anyhow::Result<std::convert::Infallible> {
         let mut position = self.projection.watch();
         position.wait_for(|position| position.caught_up).await?;
         let mut changes = self.projection.changes();
@@ -116,8 +119,8 @@ impl Mirror {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                change = changes.recv() => match change {
-                    Ok(Announcement::Changed(changed)) => writer.follow(&changed).await?,
+                announced = changes.recv() => match announced {
+                    Ok(Announcement::Changed(change)) => writer.follow(&change).await?,
                     Ok(Announcement::Snapshot { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
                         writer = Writer::open(self.clone(), context.clone()).await?;
                         writer.fill().await?;
@@ -165,7 +168,15 @@ impl Writer {
                 None => {}
             }
         }
-        Ok(Self { mirror, active, acks, epoch, sequence: 0, positions, noted: (0, Timestamp::from_unix_ms(0)) })
+        Ok(Self {
+            mirror,
+            active,
+            acks,
+            epoch,
+            sequence: 0,
+            positions,
+            noted: (0, Timestamp::from_unix_ms(0)),
+        })
     }
 
     fn place(&self, sequence: u64) -> Place {
@@ -177,7 +188,9 @@ impl Writer {
         let reflects = self.mirror.projection.position().sequence;
         let channels = self.mirror.projection.read(|state| {
             let channels = state.channels.iter().map(|(channel, known)| {
-                let active = state.active(channel).map(|b| Active { broadcast: b.broadcast.clone(), sequence: b.sequence });
+                let active = state
+                    .active(channel)
+                    .map(|b| Active { broadcast: b.broadcast.clone(), sequence: b.sequence });
                 (channel.clone(), (active, known.lifecycle_head))
             });
             channels.collect::<HashMap<_, _>>()
@@ -203,7 +216,9 @@ impl Writer {
         let read: JoinHandle<anyhow::Result<()>> = tokio::task::spawn_blocking(move || {
             store.each_ack_since(since, |id, sequence, acknowledgement| {
                 if sequence > known {
-                    sender.blocking_send((id, sequence, acknowledgement)).context("nobody writes any more")?;
+                    sender
+                        .blocking_send((id, sequence, acknowledgement))
+                        .context("nobody writes any more")?;
                 }
                 Ok(())
             })

@@ -270,11 +270,16 @@ impl Supervised {
                 }
                 Err(error) => {
                     rebuilds = if caught_up { 1 } else { rebuilds + 1 };
-                    error!(projection.rebuilds = rebuilds, "the projection is damaged and will be rebuilt: {error:#}");
+                    error!(
+                        projection.rebuilds = rebuilds,
+                        "the projection is damaged and will be rebuilt: {error:#}"
+                    );
                 }
             }
             if rebuilds > REBUILDS {
-                error!("the projection was damaged {rebuilds} times in a row; it is not rebuilt any more. Look at the disk");
+                error!(
+                    "the projection was damaged {rebuilds} times in a row; it is not rebuilt any more. Look at the disk"
+                );
                 self.shared.position.send_modify(|p| *p = Position { refused: true, serving: false, ..*p });
                 let _ = stopped.await;
                 return;
@@ -302,19 +307,21 @@ impl Supervised {
     /// From an opened store to the end of it.
     async fn live_once(&self, stopped: &mut oneshot::Receiver<()>) -> anyhow::Result<Outcome> {
         let options = self.options.clone();
-        let (store, cursor, state) = spawn_blocking(move || -> anyhow::Result<(Store, CursorRecord, State)> {
-            let store = Store::open(&options.directory, options.open_patience)?;
-            let (cursor, state) = (store.cursor()?, store.resident()?);
-            Ok((store, cursor, state))
-        })
-        .await
-        .context("the store panicked")??;
+        let (store, cursor, state) =
+            spawn_blocking(move || -> anyhow::Result<(Store, CursorRecord, State)> {
+                let store = Store::open(&options.directory, options.open_patience)?;
+                let (cursor, state) = (store.cursor()?, store.resident()?);
+                Ok((store, cursor, state))
+            })
+            .await
+            .context("the store panicked")??;
         info!(log.sequence = cursor.sequence, "the projection is open");
         *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
 
         let (sender, deliveries) = mpsc::channel(BATCHES_IN_FLIGHT);
-        let (reader, mut seen) = Reader::new(self.log.clone(), cursor.cursor()?, sender, self.reconnected.clone());
+        let (reader, mut seen) =
+            Reader::new(self.log.clone(), cursor.cursor()?, sender, self.reconnected.clone());
         let reader = tokio::spawn(reader.run());
         let fold = Fold::new(self.shared.clone(), cursor, self.subscriber.clone());
         let (ended, mut end) = oneshot::channel();

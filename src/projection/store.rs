@@ -16,7 +16,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::domain::{
-    Acknowledgement, BroadcastId, BroadcastState, Channel, ChannelState, Change, Digest, Event, Needs, State, Timestamp,
+    Acknowledgement, BroadcastId, BroadcastState, Change, Channel, ChannelState, Digest, Event, Needs, State,
+    Timestamp,
 };
 use crate::log::Epoch;
 use crate::log::reader::Cursor;
@@ -79,7 +80,7 @@ impl CursorRecord {
     pub fn remember(&mut self, last: crate::log::reader::Last) {
         use crate::log::reader::Last;
         self.last = match last {
-            Last::Message(fingerprint) => fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Last::Message(fingerprint) => to_hex(&fingerprint),
             Last::Hole => String::new(),
         };
     }
@@ -94,6 +95,10 @@ impl CursorRecord {
         };
         Ok(Cursor { epoch: self.epoch, sequence: self.sequence, last })
     }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 fn from_hex(hex: &str) -> anyhow::Result<[u8; 32]> {
@@ -167,7 +172,9 @@ impl Batch {
     pub fn change(&mut self, state: &State, sequence: u64, change: &Change) -> anyhow::Result<()> {
         let touched = match change {
             Change::Activated { id, superseded } => [Some(*id), *superseded],
-            Change::RecordedLate { id } | Change::Ended { id, .. } | Change::Acknowledged { id, .. } => [Some(*id), None],
+            Change::RecordedLate { id } | Change::Ended { id, .. } | Change::Acknowledged { id, .. } => {
+                [Some(*id), None]
+            }
             Change::Nothing => [None, None],
         };
         for known in touched.into_iter().flatten().filter_map(|id| state.broadcast(id)) {
@@ -255,20 +262,24 @@ impl Store {
         Ok(state)
     }
 
-    /// Loads what is needed and not there yet. What the store does not have stays absent.
+    /// Loads what is needed and not there yet. What the store does not have stays absent. An event that was written
+    /// before brings the broadcast that it is about.
     pub fn load(&self, state: &mut State, needs: &Needs) -> anyhow::Result<()> {
-        for id in &needs.broadcasts {
-            if !state.broadcasts.contains_key(id)
-                && let Some(loaded) = self.broadcast(*id)?
-            {
-                state.broadcasts.insert(*id, loaded);
-            }
-        }
         for event in &needs.written {
             if let Some(bytes) = self.db.get(Key::Written(*event).bytes())? {
-                let about = Uuid::from_slice(&bytes).context("a record does not decode")?;
-                state.written.insert(*event, BroadcastId(about));
+                let about = BroadcastId(Uuid::from_slice(&bytes).context("a record does not decode")?);
+                state.written.insert(*event, about);
+                self.load_broadcast(state, about)?;
             }
+        }
+        needs.broadcasts.iter().try_for_each(|id| self.load_broadcast(state, *id))
+    }
+
+    fn load_broadcast(&self, state: &mut State, id: BroadcastId) -> anyhow::Result<()> {
+        if !state.broadcasts.contains_key(&id)
+            && let Some(loaded) = self.broadcast(id)?
+        {
+            state.broadcasts.insert(id, loaded);
         }
         Ok(())
     }
@@ -294,7 +305,8 @@ impl Store {
         for entry in self.db.scan_prefix([b"a", id.0.as_bytes().as_slice()].concat()) {
             let (key, value) = entry?;
             let sequence = sequence_of(&key)?;
-            let brought: Vec<Acknowledgement> = serde_json::from_slice(&value).context("a record does not decode")?;
+            let brought: Vec<Acknowledgement> =
+                serde_json::from_slice(&value).context("a record does not decode")?;
             brought.into_iter().try_for_each(|acknowledgement| visit(sequence, acknowledgement))?;
         }
         Ok(())

@@ -9,10 +9,11 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::presence::Counts;
-use super::wire::{BroadcastView, Close, ConnectedStats, Frame, ServerMessage};
-use crate::domain::{Acknowledgement, Broadcast, BroadcastId, Change, Channel, EndReason, UserId};
+use super::room::{Connection, Room, active_for};
+use super::wire::{Close, ConnectedStats, Frame, ServerMessage};
+use crate::domain::{BroadcastId, Change, Channel, UserId};
 use crate::metrics::{ByChannel, Metrics};
-use crate::projection::{Active, Announcement, Changed, Projection};
+use crate::projection::{Announcement, Changed, Projection};
 
 /// Requests of connections that wait for the hub.
 const INBOX: usize = 4_096;
@@ -119,7 +120,8 @@ impl Hub {
         counts: watch::Receiver<BTreeMap<Channel, Counts>>,
     ) -> Self {
         let (inbox, requests) = mpsc::channel(INBOX);
-        let local: BTreeMap<_, _> = options.channels.iter().map(|c| (c.clone(), LocalCount::default())).collect();
+        let local: BTreeMap<_, _> =
+            options.channels.iter().map(|c| (c.clone(), LocalCount::default())).collect();
         let hub = Self { inbox, local: Arc::new(local), changed: Arc::new(Notify::new()) };
         let rooms = options.channels.into_iter().map(|channel| (channel, Room::default())).collect();
         let fan = Fan {
@@ -184,22 +186,6 @@ impl Hub {
     }
 }
 
-struct Connection {
-    user: UserId,
-    staff: bool,
-    outgoing: mpsc::Sender<Outgoing>,
-    close: Option<oneshot::Sender<Close>>,
-}
-
-/// A channel's connections and what they were last shown.
-#[derive(Default)]
-struct Room {
-    connections: HashMap<ConnectionId, Connection>,
-    users: HashMap<UserId, Vec<ConnectionId>>,
-    shown: Option<Active>,
-    told: ConnectedStats,
-}
-
 struct Drain {
     share: usize,
     tick: Interval,
@@ -223,7 +209,11 @@ struct Fan {
 }
 
 impl Fan {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut announcements: mpsc::Receiver<Announcement>) {
+    async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut announcements: mpsc::Receiver<Announcement>,
+    ) {
         let mut stats = interval(STATS_EVERY);
         stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -254,7 +244,8 @@ impl Fan {
             Request::SendActive(channel, id) => {
                 if let Some(room) = self.rooms.get_mut(&channel) {
                     let sequence = self.sequence;
-                    let frame = |user: &UserId| active_for(room.shown.as_ref(), user, &self.projection, sequence);
+                    let frame =
+                        |user: &UserId| active_for(room.shown.as_ref(), user, &self.projection, sequence);
                     let frame = room.connections.get(&id).map(|connection| frame(&connection.user));
                     if let (Some(frame), Some(connection)) = (frame, room.connections.get_mut(&id)) {
                         connection.send(Outgoing::Frame(frame), &self.metrics);
@@ -284,6 +275,9 @@ impl Fan {
         connection.send(Outgoing::Frame(active), &self.metrics);
         room.connections.insert(id, connection);
         room.users.entry(who.user.clone()).or_default().push(id);
+        if who.staff {
+            room.told = None;
+        }
         self.count(&who.channel);
         Some(Attached { id, outgoing, close: closed })
     }
@@ -349,12 +343,12 @@ impl Fan {
                 let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
                 let sent_to_users = counts.elsewhere + room.connections.len() as u64;
                 let sent = ServerMessage::BroadcastSent { broadcast_id: *id, sent_to_users, sequence };
-                delivered + room.to_staff(&sent, &self.metrics)
+                delivered + room.send_staff(&sent, &self.metrics)
             }
             Change::Ended { id, reason } => {
                 room.shown = None;
                 let frame = ServerMessage::cleared(Some(*id), *reason, sequence).frame();
-                room.to_all(&Outgoing::Frame(frame), &self.metrics)
+                room.send_all(&Outgoing::Frame(frame), &self.metrics)
             }
             Change::Acknowledged { id, new } => {
                 self.metrics.acks.get_or_create(&label).inc_by(new.len() as u64);
@@ -372,11 +366,11 @@ impl Fan {
             let now = ConnectedStats {
                 connected_users: known.users,
                 connections: known.elsewhere + room.connections.len() as u64,
-                replicas: known.replicas,
+                replicas: known.replicas.max(1),
             };
-            if now != room.told {
-                room.told = now;
-                room.to_staff(&ServerMessage::StatsUpdate { stats: now }, &self.metrics);
+            if Some(now) != room.told {
+                room.told = Some(now);
+                room.send_staff(&ServerMessage::StatsUpdate { stats: now }, &self.metrics);
             }
         }
     }
@@ -425,88 +419,4 @@ async fn next_tick(drain: &mut Option<Drain>) {
 pub fn user_hash(user: &UserId) -> u64 {
     let [high, low] = [64, 0].map(|shift| u64::try_from(user.fingerprint() >> shift & u128::from(u64::MAX)));
     high.unwrap_or_default() ^ low.unwrap_or_default()
-}
-
-/// What this user should see: what is shown, unless they have acknowledged it.
-fn active_for(shown: Option<&Active>, user: &UserId, projection: &Projection, sequence: u64) -> Frame {
-    let acknowledged = |active: &Active| {
-        projection.read(|state| state.broadcast(active.broadcast.id)?.acknowledged_at(user)).is_some()
-    };
-    let broadcast = shown.filter(|active| !acknowledged(active)).map(|active| BroadcastView::from(&active.broadcast));
-    ServerMessage::ActiveBroadcast { broadcast, sequence }.frame()
-}
-
-impl Connection {
-    /// Queues a message. A full queue ends the connection: on reconnect the state on connect makes it whole.
-    fn send(&mut self, outgoing: Outgoing, metrics: &Metrics) -> bool {
-        let sent = self.outgoing.try_send(outgoing);
-        if let Err(mpsc::error::TrySendError::Full(_)) = sent
-            && self.end(Close::Slow)
-        {
-            metrics.slow_clients.inc();
-        }
-        sent.is_ok()
-    }
-
-    fn end(&mut self, why: Close) -> bool {
-        self.close.take().is_some_and(|close| close.send(why).is_ok())
-    }
-}
-
-impl Room {
-    fn to_all(&mut self, outgoing: &Outgoing, metrics: &Metrics) -> u64 {
-        let sent = self.connections.values_mut().filter_map(|c| c.send(outgoing.clone(), metrics).then_some(()));
-        sent.count() as u64
-    }
-
-    fn to_staff(&mut self, message: &ServerMessage<'_>, metrics: &Metrics) -> u64 {
-        let staff = self.connections.values_mut().filter(|connection| connection.staff);
-        let mut frame = None;
-        let mut sent = 0;
-        for connection in staff {
-            let frame = frame.get_or_insert_with(|| message.frame());
-            sent += u64::from(connection.send(Outgoing::Frame(frame.clone()), metrics));
-        }
-        sent
-    }
-
-    fn activate(&mut self, broadcast: &Broadcast, sequence: u64, metrics: &Metrics) -> u64 {
-        let frame = ServerMessage::NewBroadcast { broadcast: broadcast.into(), sequence }.frame();
-        self.shown = Some(Active { broadcast: broadcast.clone(), sequence });
-        self.to_all(&Outgoing::Frame(frame), metrics)
-    }
-
-    /// Tells the other connections of those who acknowledged.
-    fn notice(&mut self, id: BroadcastId, new: &[Acknowledgement], sequence: u64, metrics: &Metrics) -> u64 {
-        let mut frame = None;
-        let mut sent = 0;
-        for Acknowledgement { user, .. } in new {
-            for connection in self.users.get(user).into_iter().flatten() {
-                let frame = frame
-                    .get_or_insert_with(|| ServerMessage::BroadcastAcknowledged { broadcast_id: id, sequence }.frame());
-                if let Some(connection) = self.connections.get_mut(connection) {
-                    sent += u64::from(connection.send(Outgoing::Notice(id, frame.clone()), metrics));
-                }
-            }
-        }
-        sent
-    }
-
-    /// The state was rebuilt: everyone forgets what they have and gets the state on connect.
-    fn resync(&mut self, before: Option<&Active>, projection: &Projection, metrics: &Metrics, sequence: u64) {
-        if self.connections.is_empty() {
-            return;
-        }
-        let resync = ServerMessage::Resync { sequence }.frame();
-        let gone = before.map(|active| active.broadcast.id);
-        let cleared = ServerMessage::cleared(gone, EndReason::Cleared, sequence).frame();
-        for connection in self.connections.values_mut() {
-            let active = active_for(self.shown.as_ref(), &connection.user, projection, sequence);
-            connection.send(Outgoing::Frame(resync.clone()), metrics);
-            connection.send(Outgoing::Frame(active), metrics);
-            if self.shown.is_none() {
-                connection.send(Outgoing::Frame(cleared.clone()), metrics);
-            }
-        }
-    }
 }

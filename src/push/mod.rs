@@ -5,5 +5,6 @@
 
 pub mod hub;
 pub mod presence;
+mod room;
 pub mod session;
 pub mod wire;

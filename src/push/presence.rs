@@ -49,8 +49,8 @@ pub struct Heartbeat {
     pub started_at: Timestamp,
     /// When it said this.
     pub at: Timestamp,
-    /// Whether it works with the log.
-    pub mode: Mode,
+    /// Whether it works with the log; a word that an older replica may not know.
+    pub mode: String,
     /// How far its projection is, in which log, and the digest there and at the last multiple of 256.
     pub epoch: Option<Epoch>,
     /// The last sequence applied.
@@ -88,7 +88,9 @@ impl Present {
 
     fn hashes(&self) -> Option<Vec<u64>> {
         let bytes = STANDARD_NO_PAD.decode(self.user_hashes.as_ref()?).ok()?;
-        Some(bytes.chunks_exact(8).filter_map(|chunk| chunk.try_into().ok()).map(u64::from_le_bytes).collect())
+        Some(
+            bytes.chunks_exact(8).filter_map(|chunk| chunk.try_into().ok()).map(u64::from_le_bytes).collect(),
+        )
     }
 }
 
@@ -148,7 +150,8 @@ impl Presence {
     ) -> anyhow::Result<()> {
         let context = self.provision.context(&self.connection.client);
         let everyone = bucket_subject(REPLICAS_BUCKET, ">");
-        let mut heard = self.connection.client.subscribe(everyone).await.context("listening to heartbeats")?;
+        let mut heard =
+            self.connection.client.subscribe(everyone).await.context("listening to heartbeats")?;
         let mut peers: HashMap<String, Peer> = HashMap::new();
         for heartbeat in self.last_heartbeats(&context).await {
             peers.insert(heartbeat.replica.clone(), Peer { heartbeat, heard: Instant::now() });
@@ -201,7 +204,9 @@ impl Presence {
 
     /// A heartbeat of another process; `None` for our own, for the lease, and for what is no heartbeat.
     fn foreign(&self, message: &async_nats::Message) -> Option<Heartbeat> {
-        if message.subject.as_str() == bucket_subject(REPLICAS_BUCKET, MIRROR_LEASE_KEY) || message.payload.is_empty() {
+        if message.subject.as_str() == bucket_subject(REPLICAS_BUCKET, MIRROR_LEASE_KEY)
+            || message.payload.is_empty()
+        {
             return None;
         }
         let heartbeat: Heartbeat = serde_json::from_slice(&message.payload)
@@ -218,7 +223,7 @@ impl Presence {
             instance: self.identity.instance,
             started_at: self.identity.started_at,
             at: self.clock.now(),
-            mode: Mode::Cluster,
+            mode: Mode::Cluster.as_str().to_owned(),
             epoch: position.epoch,
             sequence: position.sequence,
             digest: position.digest,
@@ -274,7 +279,8 @@ impl Presence {
         let same_log = own.epoch.is_some() && own.epoch == other.epoch;
         let differ = |own: (u64, Digest), other: (u64, Digest)| own.0 == other.0 && own.1 != other.1;
         if same_log
-            && (differ(own.milestone, other.milestone) || differ((own.sequence, own.digest), (other.sequence, other.digest)))
+            && (differ(own.milestone, other.milestone)
+                || differ((own.sequence, own.digest), (other.sequence, other.digest)))
         {
             self.metrics.divergence.inc();
             error!(
@@ -300,7 +306,8 @@ fn sum(local: &LocalPresence, peers: &HashMap<String, Peer>) -> BTreeMap<Channel
     local
         .iter()
         .map(|(channel, (_, users))| {
-            let present: Vec<_> = peers.values().filter_map(|peer| peer.heartbeat.channels.get(channel)).collect();
+            let present: Vec<_> =
+                peers.values().filter_map(|peer| peer.heartbeat.channels.get(channel)).collect();
             let elsewhere = present.iter().map(|p| p.connections).sum();
             let hashes: Option<Vec<_>> = present.iter().map(|p| p.hashes()).collect();
             let exact = hashes.map(|hashes| {
@@ -327,7 +334,7 @@ mod tests {
             instance: Uuid::nil(),
             started_at: Timestamp::from_unix_ms(0),
             at: Timestamp::from_unix_ms(0),
-            mode: Mode::Cluster,
+            mode: Mode::Cluster.as_str().to_owned(),
             epoch: None,
             sequence: 0,
             digest: Digest::default(),
@@ -341,7 +348,8 @@ mod tests {
     fn a_user_of_two_replicas_counts_once_while_hashes_are_exchanged() {
         let channel: Channel = "creator".parse().unwrap();
         let local: LocalPresence = [(channel.clone(), (3, HashSet::from([1, 2])))].into();
-        let peers: HashMap<_, _> = [("a".to_owned(), peer(2, &[2, 3])), ("b".to_owned(), peer(1, &[4]))].into();
+        let peers: HashMap<_, _> =
+            [("a".to_owned(), peer(2, &[2, 3])), ("b".to_owned(), peer(1, &[4]))].into();
         let counts = sum(&local, &peers)[&channel];
         assert_eq!(counts, Counts { elsewhere: 3, users: 4, approximate: false, replicas: 3 });
 

@@ -83,9 +83,13 @@ impl Session {
             Ok(ClientMessage::Ping) => Some(Action::Pong),
             Ok(ClientMessage::Pong) => None,
             Ok(ClientMessage::GetActive) => Some(Action::SendActive),
-            Ok(ClientMessage::Acknowledge(_)) if self.in_flight >= ACKS_IN_FLIGHT => Some(Action::Reply(
-                ServerMessage::Error { code: "busy", message: "Too many acknowledgements are under way.".to_owned() },
-            )),
+            Ok(ClientMessage::Acknowledge(id)) if self.in_flight >= ACKS_IN_FLIGHT => {
+                Some(Action::Reply(ServerMessage::Error {
+                    code: "busy",
+                    message: "Too many acknowledgements are under way.".to_owned(),
+                    broadcast_id: Some(id),
+                }))
+            }
             Ok(ClientMessage::Acknowledge(id)) => {
                 self.in_flight += 1;
                 self.remember(id);
@@ -100,9 +104,13 @@ impl Session {
         Action::Close(Close::Unsupported)
     }
 
-    /// One acknowledgement of this connection was answered.
-    pub const fn acknowledged(&mut self) {
+    /// One acknowledgement of this connection was answered. One that failed leaves the connection as it was: should
+    /// another device succeed, this one wants to know.
+    pub fn acknowledged(&mut self, id: BroadcastId, confirmed: bool) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if !confirmed {
+            self.own_acks.retain(|known| *known != id);
+        }
     }
 
     /// Whether this connection should be told that the user acknowledged: not when it did so itself.
@@ -204,17 +212,23 @@ mod tests {
         assert_eq!(session.text(at(0), &text), Some(Action::Acknowledge(id)));
         assert!(!session.wants_notice(id));
         assert!(session.wants_notice(other));
+        session.acknowledged(id, false);
+        assert!(session.wants_notice(id), "it failed: another device may succeed");
     }
 
     #[test]
     fn acknowledgements_under_way_are_bounded() {
         let mut session = Session::new(Limits { message_burst: 1_000.0, ..LIMITS });
-        let text = r#"{"type":"acknowledge_broadcast","broadcast_id":"0198c5a0-1111-7222-8333-444455556666"}"#;
+        let text =
+            r#"{"type":"acknowledge_broadcast","broadcast_id":"0198c5a0-1111-7222-8333-444455556666"}"#;
         for _ in 0..ACKS_IN_FLIGHT {
             assert!(matches!(session.text(at(0), text), Some(Action::Acknowledge(_))));
         }
-        assert!(matches!(session.text(at(0), text), Some(Action::Reply(ServerMessage::Error { code: "busy", .. }))));
-        session.acknowledged();
+        assert!(matches!(
+            session.text(at(0), text),
+            Some(Action::Reply(ServerMessage::Error { code: "busy", .. }))
+        ));
+        session.acknowledged("0198c5a0-1111-7222-8333-444455556666".parse().unwrap(), true);
         assert!(matches!(session.text(at(0), text), Some(Action::Acknowledge(_))));
     }
 }

@@ -1,9 +1,9 @@
 //! The wire: every message of the WebSocket and of the event stream, and the codes with which a connection ends.
 //!
-//! `schemas/messages.schema.json` says the same as JSON Schema, and tests hold the running service to it.
+//! `schemas/messages/server.json` and `client.json` say the same as JSON Schema, and tests hold the running service to it.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tracing::error;
 
 use crate::domain::{Broadcast, BroadcastId, EndReason, Kind, Message, Timestamp, UserId};
@@ -34,7 +34,7 @@ impl<'a> From<&'a Broadcast> for BroadcastView<'a> {
 }
 
 /// Whether the replica works with the log or on its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// With the log.
@@ -42,10 +42,19 @@ pub enum Mode {
     Cluster,
 }
 
+impl Mode {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+        }
+    }
+}
+
 /// What the server says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the fields are described once, in schemas/messages.schema.json")]
+#[expect(missing_docs, reason = "the fields are described once, in schemas/messages/server.json")]
 pub enum ServerMessage<'a> {
     /// The first message of a connection.
     Connected { message: &'static str, sequence: u64, mode: Mode, heartbeat_seconds: u64 },
@@ -71,7 +80,13 @@ pub enum ServerMessage<'a> {
     /// Forget what you have; the state on connect follows.
     Resync { sequence: u64 },
     /// The message was not understood or not accepted; the connection lives.
-    Error { code: &'static str, message: String },
+    Error {
+        code: &'static str,
+        message: String,
+        /// The broadcast whose acknowledgement failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        broadcast_id: Option<BroadcastId>,
+    },
 }
 
 /// What creators and team learn while they are connected.
@@ -94,7 +109,12 @@ impl ServerMessage<'_> {
 
     /// That the active broadcast ended.
     pub const fn cleared(broadcast_id: Option<BroadcastId>, reason: EndReason, sequence: u64) -> Self {
-        Self::BroadcastCleared { message: "Active broadcast has been cleared", broadcast_id, reason, sequence }
+        Self::BroadcastCleared {
+            message: "Active broadcast has been cleared",
+            broadcast_id,
+            reason,
+            sequence,
+        }
     }
 
     /// Encodes it, once for however many connections.
@@ -152,20 +172,25 @@ impl ClientMessage {
             "pong" => return Ok(Self::Pong),
             _ => {}
         }
-        let json: serde_json::Value =
-            serde_json::from_str(text).map_err(|e| error("malformed_json", format!("This is not JSON: {e}.")))?;
+        let json: serde_json::Value = serde_json::from_str(text)
+            .map_err(|e| error("malformed_json", format!("This is not JSON: {e}.")))?;
         let kind = json.get("type").and_then(serde_json::Value::as_str);
         match kind {
             Some("acknowledge_broadcast") => {
                 let id = json.get("broadcast_id").and_then(serde_json::Value::as_str);
                 let id = id.and_then(|id| id.parse().ok()).ok_or_else(|| {
-                    error("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.".to_owned())
+                    error(
+                        "invalid_broadcast_id",
+                        "`broadcast_id` must be the id of a broadcast, a UUID.".to_owned(),
+                    )
                 })?;
                 Ok(Self::Acknowledge(id))
             }
             Some("get_active_broadcast") => Ok(Self::GetActive),
             // `refresh` has a meaning that this build does not have yet, and says so.
-            Some("refresh") => Err(error("not_supported", "`refresh` is not supported by this build.".to_owned())),
+            Some("refresh") => {
+                Err(error("not_supported", "`refresh` is not supported by this build.".to_owned()))
+            }
             Some(other) => {
                 let shown: String = other.chars().take(40).collect();
                 Err(error("unknown_type", format!("`{}` is not a message type.", shown.escape_debug())))
@@ -176,7 +201,7 @@ impl ClientMessage {
 }
 
 const fn error(code: &'static str, message: String) -> ServerMessage<'static> {
-    ServerMessage::Error { code, message }
+    ServerMessage::Error { code, message, broadcast_id: None }
 }
 
 /// Why the server ends a connection. Never 1000: the seed's client would not come back.

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{PROJECTION_PATIENCE, Submit, SubmitError, refusal};
-use crate::domain::{self, Acknowledgement, BroadcastId, Channel, Command, Event, Needs, State, UserId, decide};
+use crate::domain::{
+    self, Acknowledgement, BroadcastId, Channel, Command, Event, Needs, State, UserId, decide,
+};
 use crate::log::NewEvent;
 use crate::log::envelope::MAX_ACKS_PER_EVENT;
 use crate::log::names::Subject;
@@ -119,7 +120,14 @@ struct Commit {
 
 impl Commit {
     fn new(channel: Channel, broadcast: BroadcastId) -> Self {
-        Self { channel, broadcast, acknowledgements: vec![], waiters: vec![], entries: HashMap::new(), bytes: 0 }
+        Self {
+            channel,
+            broadcast,
+            acknowledgements: vec![],
+            waiters: vec![],
+            entries: HashMap::new(),
+            bytes: 0,
+        }
     }
 
     fn has_room_for(&self, bytes: usize) -> bool {
@@ -142,7 +150,7 @@ impl Commit {
         let event = Event::Acknowledged(domain::Acknowledged { broadcast_id: broadcast, acknowledgements });
         let subject = Subject::Acks(channel, broadcast);
         let new = NewEvent { subject, id, event, time: now, source: submit.source.clone(), expected: None };
-        let appended = submit.append(new, Instant::now() + submit.append_timeout).await;
+        let appended = submit.append(new).await;
         match appended {
             Ok(sequence) => drop(tokio::spawn(confirm(submit.clone(), broadcast, users, waiters, sequence))),
             Err(error) => {
@@ -229,7 +237,13 @@ mod tests {
         let commits = group(requests.into_iter());
         let shape: Vec<_> = commits
             .iter()
-            .map(|c| (c.broadcast.0.as_u128(), c.acknowledgements.len(), c.waiters.iter().map(Vec::len).sum::<usize>()))
+            .map(|c| {
+                (
+                    c.broadcast.0.as_u128(),
+                    c.acknowledgements.len(),
+                    c.waiters.iter().map(Vec::len).sum::<usize>(),
+                )
+            })
             .collect();
         assert_eq!(shape, [(1, 2, 3), (2, 1, 1)]);
     }

@@ -123,7 +123,6 @@ impl Submit {
         let _turn = lane.turn.lock().await;
         let now = self.clock.now();
         let conflicts_until = Instant::now() + CONFLICT_PATIENCE;
-        let answers_until = Instant::now() + self.append_timeout;
         loop {
             let (event, expected) = match self.judge(command.clone(), now, id).await? {
                 Verdict::Append { event, expected } => (event, expected),
@@ -132,8 +131,15 @@ impl Submit {
             };
             let broadcast = event.broadcast_id();
             let subject = Subject::Lifecycle(command.channel().clone());
-            let new = NewEvent { subject, id, event, time: now, source: self.source.clone(), expected: Some(expected) };
-            match self.append(new, answers_until).await {
+            let new = NewEvent {
+                subject,
+                id,
+                event,
+                time: now,
+                source: self.source.clone(),
+                expected: Some(expected),
+            };
+            match self.append(new).await {
                 Ok(sequence) => {
                     self.projection.reached(sequence, PROJECTION_PATIENCE).await;
                     return Ok(Done { id, sequence: Some(sequence), broadcast: Some(broadcast) });
@@ -174,7 +180,8 @@ impl Submit {
     }
 
     /// Appends, and keeps asking under the same id while there is no answer and still time.
-    async fn append(&self, new: NewEvent, until: Instant) -> Result<u64, AppendError> {
+    async fn append(&self, new: NewEvent) -> Result<u64, AppendError> {
+        let until = Instant::now() + self.append_timeout;
         loop {
             let error = match timeout_at(until, self.log.append(new.clone())).await {
                 Ok(Ok(appended)) => return Ok(appended.sequence),
@@ -211,7 +218,11 @@ fn done_before(state: &State, id: Uuid) -> Done {
     let broadcast = state.written_by(id);
     let known = broadcast.and_then(|about| state.broadcast(about));
     let sequence = known.and_then(|known| {
-        if known.broadcast.id.0 == id { Some(known.sequence) } else { known.end.as_ref().map(|end| end.sequence) }
+        if known.broadcast.id.0 == id {
+            Some(known.sequence)
+        } else {
+            known.end.as_ref().map(|end| end.sequence)
+        }
     });
     Done { id, sequence, broadcast }
 }
@@ -229,8 +240,10 @@ fn refusal(error: &AppendError, id: Uuid) -> SubmitError {
 /// UUIDv5 of the parts, each with its length before it, so that no two lists of parts share an id.
 fn keyed_id(operation: &str, channel: &Channel, by: &UserId, key: &str) -> Uuid {
     let parts = [operation, channel.as_str(), by.as_str(), key];
-    let name: Vec<u8> =
-        parts.iter().flat_map(|part| [&(part.len() as u64).to_be_bytes(), part.as_bytes()].concat()).collect();
+    let name: Vec<u8> = parts
+        .iter()
+        .flat_map(|part| [&(part.len() as u64).to_be_bytes(), part.as_bytes()].concat())
+        .collect();
     Uuid::new_v5(&KEYED_IDS, &name)
 }
 

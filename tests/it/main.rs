@@ -1,5 +1,7 @@
 //! The integration tests: real nats-server processes, real replicas of the built binary, a file a behaviour.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 mod acknowledgements;

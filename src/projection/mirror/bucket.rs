@@ -66,8 +66,9 @@ impl Bucket {
         match self.stream.get_last_raw_message_by_subject(&bucket_subject(self.name, key)).await {
             Ok(found) => {
                 let number = |name| found.headers.get(name).and_then(|v| v.as_str().parse::<u64>().ok());
-                let epoch = found.headers.get(header::EPOCH).and_then(|v| v.as_str().parse().ok());
-                let place = epoch.zip(number(header::SEQUENCE)).map(|(epoch, sequence)| Place { epoch, sequence });
+                let epoch = found.headers.get(header::EPOCH).and_then(|v| v.as_str().parse::<Epoch>().ok());
+                let place =
+                    epoch.zip(number(header::SEQUENCE)).map(|(epoch, sequence)| Place { epoch, sequence });
                 let value = found.headers.get(KV_OPERATION).is_none().then_some(found.payload);
                 Ok(Some(Entry { revision: found.sequence, place, value }))
             }
@@ -128,7 +129,9 @@ impl Bucket {
                 Bytes::new()
             }
         };
-        put(&self.context, bucket_subject(self.name, key), headers, value).await.map(|sequence| sequence.is_some())
+        put(&self.context, bucket_subject(self.name, key), headers, value)
+            .await
+            .map(|sequence| sequence.is_some())
     }
 }
 

@@ -44,7 +44,9 @@ impl Lease {
 
     async fn try_acquire(&mut self) -> anyhow::Result<bool> {
         match self.holder().await? {
-            Some((_, holder)) if !holder.is_empty() && holder != self.instance.to_string().as_bytes() => Ok(false),
+            Some((_, holder)) if !holder.is_empty() && holder != self.instance.to_string().as_bytes() => {
+                Ok(false)
+            }
             found => self.claim(found.map_or(0, |(revision, _)| revision)).await,
         }
     }

@@ -1,0 +1,133 @@
+//! A room: the connections of one channel, what they were last shown, and what they are told next.
+
+use std::collections::HashMap;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::hub::{ConnectionId, Outgoing};
+use super::wire::{BroadcastView, Close, ConnectedStats, Frame, ServerMessage};
+use crate::domain::{Acknowledgement, Broadcast, BroadcastId, EndReason, UserId};
+use crate::metrics::Metrics;
+use crate::projection::{Active, Projection};
+
+/// One connection, from the server's side.
+pub(super) struct Connection {
+    pub(super) user: UserId,
+    pub(super) staff: bool,
+    pub(super) outgoing: mpsc::Sender<Outgoing>,
+    pub(super) close: Option<oneshot::Sender<Close>>,
+}
+
+/// A channel's connections and what they were last shown.
+#[derive(Default)]
+pub(super) struct Room {
+    pub(super) connections: HashMap<ConnectionId, Connection>,
+    pub(super) users: HashMap<UserId, Vec<ConnectionId>>,
+    pub(super) shown: Option<Active>,
+    /// What creators and team were told last; `None` when one of them knows nothing yet.
+    pub(super) told: Option<ConnectedStats>,
+}
+
+/// What this user should see: what is shown, unless they have acknowledged it.
+pub(super) fn active_for(
+    shown: Option<&Active>,
+    user: &UserId,
+    projection: &Projection,
+    sequence: u64,
+) -> Frame {
+    let acknowledged = |active: &Active| {
+        projection.read(|state| state.broadcast(active.broadcast.id)?.acknowledged_at(user)).is_some()
+    };
+    let broadcast =
+        shown.filter(|active| !acknowledged(active)).map(|active| BroadcastView::from(&active.broadcast));
+    ServerMessage::ActiveBroadcast { broadcast, sequence }.frame()
+}
+
+impl Connection {
+    /// Queues a message. A full queue ends the connection: on reconnect the state on connect makes it whole.
+    pub(super) fn send(&mut self, outgoing: Outgoing, metrics: &Metrics) -> bool {
+        let sent = self.outgoing.try_send(outgoing);
+        if let Err(mpsc::error::TrySendError::Full(_)) = sent
+            && self.end(Close::Slow)
+        {
+            metrics.slow_clients.inc();
+        }
+        sent.is_ok()
+    }
+
+    pub(super) fn end(&mut self, why: Close) -> bool {
+        self.close.take().is_some_and(|close| close.send(why).is_ok())
+    }
+}
+
+impl Room {
+    pub(super) fn send_all(&mut self, outgoing: &Outgoing, metrics: &Metrics) -> u64 {
+        let sent =
+            self.connections.values_mut().filter_map(|c| c.send(outgoing.clone(), metrics).then_some(()));
+        sent.count() as u64
+    }
+
+    pub(super) fn send_staff(&mut self, message: &ServerMessage<'_>, metrics: &Metrics) -> u64 {
+        let staff = self.connections.values_mut().filter(|connection| connection.staff);
+        let mut frame = None;
+        let mut sent = 0;
+        for connection in staff {
+            let frame = frame.get_or_insert_with(|| message.frame());
+            sent += u64::from(connection.send(Outgoing::Frame(frame.clone()), metrics));
+        }
+        sent
+    }
+
+    pub(super) fn activate(&mut self, broadcast: &Broadcast, sequence: u64, metrics: &Metrics) -> u64 {
+        let frame = ServerMessage::NewBroadcast { broadcast: broadcast.into(), sequence }.frame();
+        self.shown = Some(Active { broadcast: broadcast.clone(), sequence });
+        self.send_all(&Outgoing::Frame(frame), metrics)
+    }
+
+    /// Tells the other connections of those who acknowledged.
+    pub(super) fn notice(
+        &mut self,
+        id: BroadcastId,
+        new: &[Acknowledgement],
+        sequence: u64,
+        metrics: &Metrics,
+    ) -> u64 {
+        let mut frame = None;
+        let mut sent = 0;
+        for Acknowledgement { user, .. } in new {
+            for connection in self.users.get(user).into_iter().flatten() {
+                let frame = frame.get_or_insert_with(|| {
+                    ServerMessage::BroadcastAcknowledged { broadcast_id: id, sequence }.frame()
+                });
+                if let Some(connection) = self.connections.get_mut(connection) {
+                    sent += u64::from(connection.send(Outgoing::Notice(id, frame.clone()), metrics));
+                }
+            }
+        }
+        sent
+    }
+
+    /// The state was rebuilt: everyone forgets what they have and gets the state on connect.
+    pub(super) fn resync(
+        &mut self,
+        before: Option<&Active>,
+        projection: &Projection,
+        metrics: &Metrics,
+        sequence: u64,
+    ) {
+        if self.connections.is_empty() {
+            return;
+        }
+        let resync = ServerMessage::Resync { sequence }.frame();
+        let gone = before.map(|active| active.broadcast.id);
+        let cleared = ServerMessage::cleared(gone, EndReason::Cleared, sequence).frame();
+        for connection in self.connections.values_mut() {
+            let active = active_for(self.shown.as_ref(), &connection.user, projection, sequence);
+            connection.send(Outgoing::Frame(resync.clone()), metrics);
+            connection.send(Outgoing::Frame(active), metrics);
+            if self.shown.is_none() {
+                connection.send(Outgoing::Frame(cleared.clone()), metrics);
+            }
+        }
+    }
+}
