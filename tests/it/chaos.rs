@@ -1,1 +1,118 @@
-//! chaos
+//! Replicas killed at random under load: whatever they were doing, they come back equal to the log and to each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tidings::audit::state::state_at;
+use tidings::log::EventLog;
+use tokio::task::JoinHandle;
+
+use crate::support::{Nats, Replica, eventually};
+
+const ROUNDS: u64 = 5;
+
+/// A small generator, so that a failing run can be told by its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// What one creator and audience did, and what they were promised.
+#[derive(Default)]
+struct Journal {
+    created: Vec<String>,
+    acknowledged: Vec<(String, String)>,
+}
+
+/// Posts, clears and acknowledges against one replica until told to stop. An answer that does not come promises nothing.
+fn load(url: String, seed: u64, stop: Arc<AtomicBool>) -> JoinHandle<Journal> {
+    tokio::spawn(async move {
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+        let mut random = Random(seed);
+        let mut journal = Journal::default();
+        while !stop.load(Ordering::Relaxed) {
+            let (path, body) = match (random.below(10), journal.created.last()) {
+                (0, _) => ("/clear", json!({})),
+                (1..6, Some(id)) => ("/acknowledge", json!({"broadcast_id": id})),
+                _ => ("", json!({"message": format!("n{}", random.below(1_000_000))})),
+            };
+            let user = format!("u{}", random.below(50));
+            let request = http.request(Method::POST, format!("{url}/api/creator/broadcast{path}")).json(&body);
+            let request = request.header("X-User-Id", &user).header("X-User-Role", "creator");
+            let Ok(answer) = request.send().await else { continue };
+            let (ok, answer) = (answer.status().is_success(), answer.json::<Value>().await.unwrap_or_default());
+            match (ok, path) {
+                (true, "") => journal.created.push(answer["id"].as_str().unwrap().to_owned()),
+                (true, "/acknowledge") => {
+                    journal.acknowledged.push((body["broadcast_id"].as_str().unwrap().to_owned(), user));
+                }
+                _ => {}
+            }
+        }
+        journal
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_killed_at_random_under_load_come_back_equal() {
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let nats = Nats::start().await;
+    let mut replicas = Replica::three(&nats).await;
+    let mut journals = Vec::new();
+    for round in 0..ROUNDS {
+        let stop = Arc::new(AtomicBool::new(false));
+        let loads: Vec<_> = replicas.iter().map(|r| load(r.url(), random.below(u64::MAX), stop.clone())).collect();
+        let victim = usize::try_from(random.below(3)).unwrap();
+        let before = replicas[victim].readyz().await["sequence"].as_u64().unwrap();
+        let events = 5 + random.below(60);
+        eventually("there is load", || async {
+            replicas[victim].readyz().await["sequence"].as_u64().unwrap() > before + events
+        })
+        .await;
+        replicas[victim].kill();
+        replicas[victim].start_again().await;
+        stop.store(true, Ordering::Relaxed);
+        for load in loads {
+            journals.push(load.await.unwrap());
+        }
+        all_equal(&nats, &replicas, round).await;
+    }
+    promises_kept(&nats, &journals).await;
+}
+
+/// Every replica's digest is that of the others and of a clean replay of the log.
+async fn all_equal(nats: &Nats, replicas: &[Replica; 3], round: u64) {
+    let log = Arc::new(nats.log().await);
+    let head = log.info().await.unwrap().last_sequence;
+    let replayed = state_at(log, head).await.unwrap().state.digest.to_string();
+    for replica in replicas {
+        assert_eq!(replica.digest_at(head).await, replayed, "round {round}, sequence {head}");
+    }
+}
+
+/// What was confirmed to anybody is in the log.
+async fn promises_kept(nats: &Nats, journals: &[Journal]) {
+    let log = Arc::new(nats.log().await);
+    let head = log.info().await.unwrap().last_sequence;
+    let folded = state_at(log, head).await.unwrap();
+    let created: usize = journals.iter().map(|journal| journal.created.len()).sum();
+    assert!(created > 20, "{created} broadcasts are no load");
+    for journal in journals {
+        for id in &journal.created {
+            assert!(folded.state.broadcast(id.parse().unwrap()).is_some(), "{id} was confirmed");
+        }
+        for (id, user) in &journal.acknowledged {
+            let known = folded.state.broadcast(id.parse().unwrap()).unwrap();
+            assert!(known.acknowledged_at(&user.parse().unwrap()).is_some(), "{user} was told that {id} is acknowledged");
+        }
+    }
+}

@@ -1,1 +1,147 @@
-//! mirror
+//! The KV mirror: any NATS client can ask what is active and who acknowledged, and the answer comes back by itself.
+
+use std::time::Duration;
+
+use async_nats::jetstream::kv::Store;
+use rustix::process::Signal;
+use serde_json::Value;
+use tidings::domain::UserId;
+use tidings::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, LOG_STREAM, POSITION_KEY, ack_key};
+
+use crate::support::{Nats, Replica, eventually, within};
+
+/// A lease that nobody renews runs out after ten seconds; then another replica fills the buckets.
+const TAKEOVER: Duration = Duration::from_secs(30);
+
+/// A bucket as another service sees it.
+async fn bucket(nats: &Nats, name: &str) -> Store {
+    nats.jetstream().await.get_key_value(name).await.unwrap()
+}
+
+/// The value of a key, or null.
+async fn value(nats: &Nats, name: &str, key: &str) -> Value {
+    let Ok(store) = nats.jetstream().await.get_key_value(name).await else { return Value::Null };
+    match store.get(key).await {
+        Ok(Some(bytes)) => serde_json::from_slice(&bytes).unwrap(),
+        _ => Value::Null,
+    }
+}
+
+async fn shows(nats: &Nats, id: &str) {
+    within(TAKEOVER, &format!("the mirror shows {id}"), || async {
+        value(nats, ACTIVE_BUCKET, "creator").await["id"] == id
+    })
+    .await;
+}
+
+async fn shows_nothing(nats: &Nats) {
+    within(TAKEOVER, "the mirror shows nothing", || async {
+        value(nats, ACTIVE_BUCKET, "creator").await == Value::Null
+    })
+    .await;
+}
+
+fn key_of(id: &str, user: &str) -> String {
+    ack_key(id.parse().unwrap(), &user.parse::<UserId>().unwrap())
+}
+
+async fn has_acknowledged(nats: &Nats, id: &str, user: &str) {
+    within(TAKEOVER, &format!("the mirror knows that {user} acknowledged"), || async {
+        value(nats, ACKS_BUCKET, &key_of(id, user)).await["at"].is_string()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_buckets_say_what_the_seeds_redis_keys_said() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let sent = replica.post_broadcast("in the mirror").await;
+    let id = sent["id"].as_str().unwrap();
+    shows(&nats, id).await;
+    let active = value(&nats, ACTIVE_BUCKET, "creator").await;
+    assert_eq!((&active["message"], &active["type"]), (&"in the mirror".into(), &"info".into()));
+    assert_eq!(active["sequence"], sent["sequence"]);
+
+    for user in ["ann", "b o", "ü.ser"] {
+        let acknowledged = replica.acknowledge(id, user).await;
+        has_acknowledged(&nats, id, user).await;
+        let entry = value(&nats, ACKS_BUCKET, &key_of(id, user)).await;
+        assert_eq!(entry["sequence"], acknowledged["sequence"]);
+    }
+    replica.clear().await;
+    shows_nothing(&nats).await;
+    let head = replica.readyz().await["sequence"].clone();
+    for name in [ACTIVE_BUCKET, ACKS_BUCKET] {
+        eventually("the position is noted", || async { value(&nats, name, POSITION_KEY).await["sequence"] == head }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_deleted_comes_back_with_everything_in_it() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let id = replica.post_broadcast("still here").await["id"].as_str().unwrap().to_owned();
+    replica.acknowledge(&id, "ann").await;
+    has_acknowledged(&nats, &id, "ann").await;
+    let context = nats.jetstream().await;
+    for name in [ACTIVE_BUCKET, ACKS_BUCKET] {
+        context.delete_key_value(name).await.unwrap();
+    }
+    shows(&nats, &id).await;
+    has_acknowledged(&nats, &id, "ann").await;
+}
+
+#[tokio::test]
+async fn a_memory_bucket_is_gone_after_a_restart_of_nats_and_is_filled_again() {
+    let mut nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let id = replica.post_broadcast("before").await["id"].as_str().unwrap().to_owned();
+    replica.acknowledge(&id, "ann").await;
+    has_acknowledged(&nats, &id, "ann").await;
+    nats.restart().await;
+    has_acknowledged(&nats, &id, "ann").await;
+    eventually("the replica writes again", || async { replica.is_ready().await }).await;
+    replica.acknowledge(&id, "bo").await;
+    has_acknowledged(&nats, &id, "bo").await;
+}
+
+#[tokio::test]
+async fn another_replica_takes_over_and_a_holder_that_wakes_up_brings_nothing_back() {
+    let nats = Nats::start().await;
+    let first = Replica::start(&nats).await;
+    eventually("the first one mirrors", || async { first.metric("tidings_mirroring").await > 0.0 }).await;
+    let second = Replica::start(&nats).await;
+    let id = first.post_broadcast("soon cleared").await["id"].as_str().unwrap().to_owned();
+    shows(&nats, &id).await;
+
+    first.signal(Signal::STOP);
+    second.clear().await;
+    shows_nothing(&nats).await;
+    assert!(second.metric("tidings_mirroring").await > 0.0, "the second one mirrors now");
+    let store = bucket(&nats, ACTIVE_BUCKET).await;
+    let revision = store.entry("creator").await.unwrap().unwrap().revision;
+
+    first.signal(Signal::CONT);
+    eventually("the first one has noticed", || async { first.metric("tidings_mirroring").await < 1.0 }).await;
+    let entry = store.entry("creator").await.unwrap().unwrap();
+    assert_eq!(entry.revision, revision, "the key was not written again");
+}
+
+#[tokio::test]
+async fn a_new_log_takes_the_old_ones_keys_down() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let id = replica.post_broadcast("of the old log").await["id"].as_str().unwrap().to_owned();
+    replica.acknowledge(&id, "ann").await;
+    has_acknowledged(&nats, &id, "ann").await;
+    nats.jetstream().await.delete_stream(LOG_STREAM).await.unwrap();
+    shows_nothing(&nats).await;
+    eventually("the acknowledgement is gone", || async {
+        value(&nats, ACKS_BUCKET, &key_of(&id, "ann")).await == Value::Null
+    })
+    .await;
+    eventually("the new log takes events", || async { replica.is_ready().await }).await;
+    let new = replica.post_broadcast("of the new log").await["id"].as_str().unwrap().to_owned();
+    shows(&nats, &new).await;
+}
