@@ -25,8 +25,11 @@ const QUIET: Duration = Duration::from_secs(2);
 /// How often a strange answer (shorter than before, no such message) is asked again before it is believed: a leader
 /// that was deposed a moment ago can give one.
 const ASKED: u32 = 3;
-const SHORTER_ASKED_EVERY: Duration = Duration::from_secs(2);
+const SHORTER_ASKED_EVERY: Duration = Duration::from_millis(2_500);
 const MISSING_ASKED_EVERY: Duration = Duration::from_millis(300);
+
+/// From this share of its limit on, the log's size is worth a warning.
+const FULL_WARNED_AT_PERCENT: u64 = 80;
 
 const BACKOFF: Range<Duration> = Duration::from_millis(100)..Duration::from_secs(1);
 
@@ -350,6 +353,14 @@ impl Reader {
     }
 
     fn note(&self, info: LogInfo, following: bool) {
+        let nearly_full = |bytes: u64| bytes >= info.max_bytes / 100 * FULL_WARNED_AT_PERCENT;
+        if nearly_full(info.bytes) && !nearly_full(self.seen.borrow().bytes.0) {
+            warn!(
+                log.bytes = info.bytes,
+                log.max_bytes = info.max_bytes,
+                "the log is nearly full; at its limit it refuses new events. An administrator has to raise max_bytes"
+            );
+        }
         self.seen.send_modify(|seen| {
             seen.head = info.last_sequence;
             seen.head_at_start.get_or_insert(info.last_sequence);
