@@ -47,14 +47,15 @@ pub struct NewEvent {
 pub struct Appended {
     /// At this sequence.
     pub sequence: u64,
-    /// It was there already, within the log's duplicate window.
+    /// A message of this id was there already, within the log's duplicate window. Only the id was compared.
     pub duplicate: bool,
 }
 
 /// The log has not answered with a place.
 #[derive(Debug)]
 pub enum AppendError {
-    /// The guard: another message came first, or this one is there already (the guard is checked before the ids).
+    /// The guard: another message came first, or this one is there already. One node checks the guard before the ids
+    /// and says this to a retry; several nodes check the ids first and say `duplicate`.
     Conflict,
     /// A message of this id is being written at this moment: ask again.
     InProcess,

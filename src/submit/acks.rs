@@ -152,7 +152,9 @@ impl Commit {
         let new = NewEvent { subject, id, event, time: now, source: submit.source.clone(), expected: None };
         let appended = submit.append(new).await;
         match appended {
-            Ok(sequence) => drop(tokio::spawn(confirm(submit.clone(), broadcast, users, waiters, sequence))),
+            Ok(appended) => {
+                drop(tokio::spawn(confirm(submit.clone(), broadcast, users, waiters, appended.sequence)));
+            }
             Err(error) => {
                 for waiter in waiters.into_iter().flatten() {
                     let _ = waiter.send(Err(refusal(&error, id)));

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::warn;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::domain::{BroadcastId, Channel, Command, Event, Rejection, State, Timestamp, UserId, decide};
 use crate::log::names::Subject;
-use crate::log::{AppendError, EventLog, NewEvent};
+use crate::log::{AppendError, Appended, EventLog, NewEvent};
 use crate::projection::{Projection, Unavailable};
 
 pub use acks::{Acknowledged, Acks};
@@ -129,25 +129,25 @@ impl Submit {
                 Verdict::Done(done) => return Ok(done),
                 Verdict::Rejected(rejection) => return Err(SubmitError::Rejected(rejection)),
             };
-            let broadcast = event.broadcast_id();
+            let (broadcast, name) = (event.broadcast_id(), event.event_type().name);
             let subject = Subject::Lifecycle(command.channel().clone());
-            let new = NewEvent {
-                subject,
-                id,
-                event,
-                time: now,
-                source: self.source.clone(),
-                expected: Some(expected),
-            };
+            let source = self.source.clone();
+            let new = NewEvent { subject, id, event, time: now, source, expected: Some(expected) };
             match self.append(new).await {
-                Ok(sequence) => {
+                Ok(Appended { sequence, duplicate: false }) => {
+                    info!(broadcast.id = %broadcast, log.sequence = sequence, "{} on {}", name, command.channel());
                     self.projection.reached(sequence, PROJECTION_PATIENCE).await;
                     return Ok(Done { id, sequence: Some(sequence), broadcast: Some(broadcast) });
                 }
+                // The log compared the ids alone. Whether a key stood for this very command, only `decide` can tell.
+                Ok(Appended { sequence, duplicate: true }) if Instant::now() < conflicts_until => {
+                    let patience = conflicts_until.saturating_duration_since(Instant::now());
+                    self.projection.reached(sequence, patience).await;
+                }
+                Ok(_) => return Err(SubmitError::Unknown { id }),
                 Err(AppendError::Conflict) if Instant::now() < conflicts_until => {
                     self.catch_up(command.channel(), conflicts_until).await;
                 }
-                Err(AppendError::Conflict) => return Err(SubmitError::Contended),
                 Err(error) => return Err(refusal(&error, id)),
             }
         }
@@ -180,11 +180,11 @@ impl Submit {
     }
 
     /// Appends, and keeps asking under the same id while there is no answer and still time.
-    async fn append(&self, new: NewEvent) -> Result<u64, AppendError> {
+    async fn append(&self, new: NewEvent) -> Result<Appended, AppendError> {
         let until = Instant::now() + self.append_timeout;
         loop {
             let error = match timeout_at(until, self.log.append(new.clone())).await {
-                Ok(Ok(appended)) => return Ok(appended.sequence),
+                Ok(Ok(appended)) => return Ok(appended),
                 Ok(Err(error @ (AppendError::InProcess | AppendError::Unknown(_)))) => error,
                 Ok(Err(error)) => return Err(error),
                 Err(_) => AppendError::Unknown(anyhow::anyhow!("no answer in time")),
