@@ -17,6 +17,9 @@ use super::{
 /// How large it may grow.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// How large a body may be, as the real log's definition has it (there with the headers).
+const MAX_MESSAGE_BYTES: usize = 256 * 1024;
+
 /// An [`EventLog`] that lives as long as the process.
 #[derive(Clone)]
 pub struct MemoryLog {
@@ -105,6 +108,9 @@ impl MemoryLog {
 
     fn try_append(&self, event: &NewEvent) -> Result<Appended, AppendError> {
         let (headers, body) = envelope::encode(event).map_err(|e| AppendError::Unknown(anyhow!(e)))?;
+        if body.len() > MAX_MESSAGE_BYTES {
+            return Err(AppendError::TooLarge);
+        }
         let mut stored = self.lock();
         let subject = event.subject.to_string();
         let head = stored.heads.get(&subject).copied().unwrap_or(0);
