@@ -19,7 +19,7 @@
 //!    nothing else: not sled, not KV, not a socket.
 //! 2. **Everything else is derived, in log order.** Projections, KV, pushes and counts are functions of the log up to a
 //!    sequence. Delete any of them and it comes back the same.
-//! 3. **The core returns, the edge acts.** [`domain::decide`] and [`domain::evolve`] are pure; time, ids and randomness
+//! 3. **The core returns, the edge acts.** [`domain::decide()`] and [`domain::evolve()`] are pure; time, ids and randomness
 //!    are arguments.
 //! 4. **Accepted means durable.** A success is sent when the log has the event on disk. Every other answer says what
 //!    to do, and says so when the outcome is unknown.

@@ -36,6 +36,9 @@ use crate::submit::{Acks, Submit};
 /// Requests that are under way when the replica stops may take this long.
 const IN_FLIGHT_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Connections that were told to close may take this long.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Runs one replica until it is told to stop.
 pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
     require_safe_address(&options)?;
@@ -53,7 +56,10 @@ pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
         () = stopping.wait() => return stop_embedded(embedded).await,
     };
     let provision = options.streams.provision();
-    provision_streams(&connection, &provision).await?;
+    tokio::select! {
+        provisioned = provision_streams(&connection, &provision) => provisioned?,
+        () = stopping.wait() => return stop_embedded(embedded).await,
+    }
 
     let running =
         Running::start(&options, &data_dir, &replica, connection, provision, shutdown.clone()).await?;
@@ -257,7 +263,10 @@ impl Running {
         // `/readyz` fails from here on.
         sleep(Duration::from_secs(options.drain_grace_seconds)).await;
         self.stop_accepting.send_replace(true);
-        self.hub.drain(Duration::from_secs(options.drain_seconds)).await;
+        let spread = Duration::from_secs(options.drain_seconds);
+        if timeout(spread + CLOSE_PATIENCE, self.hub.drain(spread)).await.is_err() {
+            warn!("some connections did not close in time; they are cut");
+        }
         if !self.server.is_finished() && timeout(IN_FLIGHT_PATIENCE, self.server).await.is_err() {
             warn!("requests that were under way for {} s are abandoned", IN_FLIGHT_PATIENCE.as_secs());
         }

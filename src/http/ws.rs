@@ -72,6 +72,7 @@ async fn serve(app: App, channel: Channel, who: Identity, mut socket: WebSocket)
         staff: who.is_staff(),
         heartbeat_seconds: app.limits.session.heartbeat.as_secs(),
     };
+    let stopping = app.shutdown.clone();
     match app.hub.attach(connecting).await {
         Ok(Some(attached)) => {
             let id = attached.id;
@@ -86,12 +87,15 @@ async fn serve(app: App, channel: Channel, who: Identity, mut socket: WebSocket)
                 acks: FuturesUnordered::new(),
             };
             let end = connection.run(&mut socket, attached).await;
+            say_goodbye(&mut socket, end).await;
+            // A drain waits for this, so that every client is told before the process ends.
             hub.detach(channel, id).await;
-            close(&mut socket, end).await;
         }
-        Ok(None) => close(&mut socket, End::Close(1013, "full".to_owned())).await,
-        Err(_) => close(&mut socket, Close::Restart { retry_after_ms: 1_000 }.into()).await,
+        // It filled up, or began to stop, since the request was looked at.
+        Ok(None) if !stopping.begun() => say_goodbye(&mut socket, Close::Full.into()).await,
+        Ok(None) | Err(_) => say_goodbye(&mut socket, Close::Restart { retry_after_ms: 1_000 }.into()).await,
     }
+    await_goodbye(&mut socket).await;
 }
 
 /// How a connection ends.
@@ -122,16 +126,16 @@ fn fault(error: axum::Error) -> End {
     }
 }
 
-/// Says goodbye, and gives the client a moment to do the same, so that it sees the code rather than a reset.
-async fn close(socket: &mut WebSocket, end: End) {
+async fn say_goodbye(socket: &mut WebSocket, end: End) {
     let End::Close(code, reason) = end else { return };
     let frame = CloseFrame { code, reason: reason.into() };
-    let farewell = async {
-        if socket.send(Message::Close(Some(frame))).await.is_ok() {
-            while let Some(Ok(_)) = socket.recv().await {}
-        }
-    };
-    let _ = timeout(CLOSE_TIMEOUT, farewell).await;
+    let _ = timeout(CLOSE_TIMEOUT, socket.send(Message::Close(Some(frame)))).await;
+}
+
+/// Gives the client a moment to say goodbye too: closing over what it still sends would reset the connection, and the
+/// client might never see the code.
+async fn await_goodbye(socket: &mut WebSocket) {
+    let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
 }
 
 type Confirmed = (BroadcastId, Result<Acknowledged, SubmitError>);

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::presence::Counts;
-use super::room::{Connection, Room, active_for};
+use super::room::{Connection, Room};
 use super::wire::{Close, ConnectedStats, Frame, ServerMessage};
 use crate::domain::{BroadcastId, Change, Channel, UserId};
 use crate::metrics::{ByChannel, Metrics};
@@ -243,13 +243,7 @@ impl Fan {
             Request::Detach(channel, id) => self.detach(&channel, id),
             Request::SendActive(channel, id) => {
                 if let Some(room) = self.rooms.get_mut(&channel) {
-                    let sequence = self.sequence;
-                    let frame =
-                        |user: &UserId| active_for(room.shown.as_ref(), user, &self.projection, sequence);
-                    let frame = room.connections.get(&id).map(|connection| frame(&connection.user));
-                    if let (Some(frame), Some(connection)) = (frame, room.connections.get_mut(&id)) {
-                        connection.send(Outgoing::Frame(frame), &self.metrics);
-                    }
+                    room.send_active(id, &self.projection, &self.metrics, self.sequence);
                 }
             }
             Request::Presence(reply) => drop(reply.send(self.presence())),
@@ -271,27 +265,18 @@ impl Fan {
             Connection { user: who.user.clone(), staff: who.staff, outgoing: sender, close: Some(close) };
         let hello = ServerMessage::connected(self.sequence, who.heartbeat_seconds).frame();
         connection.send(Outgoing::Frame(hello), &self.metrics);
-        let active = active_for(room.shown.as_ref(), &who.user, &self.projection, self.sequence);
-        connection.send(Outgoing::Frame(active), &self.metrics);
-        room.connections.insert(id, connection);
-        room.users.entry(who.user.clone()).or_default().push(id);
-        if who.staff {
-            room.told = None;
-        }
+        room.add(id, connection);
+        room.send_active(id, &self.projection, &self.metrics, self.sequence);
         self.count(&who.channel);
         Some(Attached { id, outgoing, close: closed })
     }
 
     fn detach(&mut self, channel: &Channel, id: ConnectionId) {
         let Some(room) = self.rooms.get_mut(channel) else { return };
-        let Some(connection) = room.connections.remove(&id) else { return };
-        self.connections -= 1;
-        if let Some(ids) = room.users.get_mut(&connection.user) {
-            ids.retain(|known| *known != id);
-            if ids.is_empty() {
-                room.users.remove(&connection.user);
-            }
+        if !room.remove(id) {
+            return;
         }
+        self.connections -= 1;
         self.count(channel);
         self.finish_drain();
     }

@@ -29,12 +29,7 @@ pub(super) struct Room {
 }
 
 /// What this user should see: what is shown, unless they have acknowledged it.
-pub(super) fn active_for(
-    shown: Option<&Active>,
-    user: &UserId,
-    projection: &Projection,
-    sequence: u64,
-) -> Frame {
+fn active_for(shown: Option<&Active>, user: &UserId, projection: &Projection, sequence: u64) -> Frame {
     let acknowledged = |active: &Active| {
         projection.read(|state| state.broadcast(active.broadcast.id)?.acknowledged_at(user)).is_some()
     };
@@ -61,6 +56,40 @@ impl Connection {
 }
 
 impl Room {
+    pub(super) fn add(&mut self, id: ConnectionId, connection: Connection) {
+        if connection.staff {
+            self.told = None;
+        }
+        self.users.entry(connection.user.clone()).or_default().push(id);
+        self.connections.insert(id, connection);
+    }
+
+    /// Whether it was there.
+    pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
+        let Some(connection) = self.connections.remove(&id) else { return false };
+        if let Some(ids) = self.users.get_mut(&connection.user) {
+            ids.retain(|known| *known != id);
+            if ids.is_empty() {
+                self.users.remove(&connection.user);
+            }
+        }
+        true
+    }
+
+    /// Sends one connection what is active for its user.
+    pub(super) fn send_active(
+        &mut self,
+        id: ConnectionId,
+        projection: &Projection,
+        metrics: &Metrics,
+        sequence: u64,
+    ) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            let frame = active_for(self.shown.as_ref(), &connection.user, projection, sequence);
+            connection.send(Outgoing::Frame(frame), metrics);
+        }
+    }
+
     pub(super) fn send_all(&mut self, outgoing: &Outgoing, metrics: &Metrics) -> u64 {
         let sent =
             self.connections.values_mut().filter_map(|c| c.send(outgoing.clone(), metrics).then_some(()));

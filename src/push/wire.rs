@@ -214,6 +214,8 @@ pub enum Close {
     },
     /// `1003`: a binary message.
     Unsupported,
+    /// `1013`: the replica has as many connections as it takes.
+    Full,
     /// `4008`: the client does not read fast enough. Reconnecting makes it whole.
     Slow,
     /// `4010`: no sign of life for too long.
@@ -228,6 +230,7 @@ impl Close {
         match self {
             Self::Restart { .. } => 1012,
             Self::Unsupported => 1003,
+            Self::Full => 1013,
             Self::Slow => 4008,
             Self::Silent => 4010,
             Self::TooManyMessages => 4029,
@@ -239,6 +242,7 @@ impl Close {
         match self {
             Self::Restart { retry_after_ms } => format!(r#"{{"retry_after_ms":{retry_after_ms}}}"#),
             Self::Unsupported => "text messages only".to_owned(),
+            Self::Full => "full".to_owned(),
             Self::Slow => "slow".to_owned(),
             Self::Silent => "silent".to_owned(),
             Self::TooManyMessages => "too many messages".to_owned(),
