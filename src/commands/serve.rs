@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture as _;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -304,17 +305,23 @@ async fn listen(address: SocketAddr, app: state::App) -> anyhow::Result<Server> 
 
 /// What to try next, for whoever started it by hand.
 fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
+    let program = std::env::args().next().unwrap_or_else(|| "tidings".to_owned());
     let channel = options.channels.first().map_or("creator", |channel| channel.as_str());
     let base = format!("{url}/api/{channel}/broadcast");
-    let nats =
-        embedded.map_or_else(String::new, |nats| format!("\nIts event log is in NATS at {}.", nats.url()));
-    println!(
-        "\nTidings listens at {url}.{nats}\n\n\
+    let (log, place) = if let Some(nats) = embedded {
+        (nats.url().to_owned(), format!("--data-dir {}", options.nats.data_dir.display()))
+    } else {
+        let servers = without_password(&options.nats.nats.join(","));
+        (servers.clone(), format!("--nats {servers}"))
+    };
+    // Whoever closed stdout does not want to know.
+    let _ = writeln!(
+        std::io::stdout(),
+        "\nTidings listens at {url}. Its event log is in NATS at {log}.\n\n\
          Listen:  curl -N '{base}/events?user_id=1'\n\
          Post:    curl -X POST {base} -H 'Content-Type: application/json' -d '{{\"message\": \"Test\", \"type\": \"info\"}}'\n\
          Clear:   curl -X POST {base}/clear\n\
-         Replay:  tidings audit replay --data-dir {}\n",
-        options.nats.data_dir.display()
+         Replay:  {program} audit replay {place}\n"
     );
 }
 
