@@ -12,6 +12,7 @@ mod checklist;
 mod contracts;
 mod convergence;
 mod embedded;
+mod garbage;
 mod guards;
 mod load;
 mod log_contract;

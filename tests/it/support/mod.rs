@@ -1,7 +1,9 @@
 //! The harness: reads like the interface. Everything that it starts it ends, by its own handle.
 
 pub mod client;
+pub mod events;
 pub mod nats;
+pub mod raw;
 pub mod replica;
 
 use std::future::Future;
@@ -9,7 +11,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use client::{Client, Closed};
+pub use events::Events;
 pub use nats::{Cluster, Nats};
+pub use raw::Raw;
 pub use replica::{Replica, Spec};
 
 /// How long anything may take that should take a moment: generous, since machines are shared and noisy.

@@ -1,0 +1,58 @@
+//! A client of the event stream (`GET /events`).
+
+use reqwest::Response;
+use serde_json::Value;
+
+pub struct Events {
+    response: Response,
+    unread: String,
+}
+
+/// One event.
+#[derive(Debug, PartialEq)]
+pub struct Event {
+    pub id: Option<u64>,
+    pub data: Value,
+    /// What it says about coming back.
+    pub retry_ms: Option<u64>,
+}
+
+impl Events {
+    pub fn of(response: Response) -> Self {
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, unread: String::new() }
+    }
+
+    /// The next event, comments passed over; `None` when the stream has ended.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some((block, rest)) = self.unread.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.unread = rest;
+                if block.lines().any(|line| !line.starts_with(':')) {
+                    return Some(event(&block));
+                }
+                continue;
+            }
+            let chunk = self.response.chunk().await.ok()??;
+            self.unread.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    /// The next event with this type of message.
+    pub async fn expect(&mut self, kind: &str) -> Event {
+        let event = self.next().await.expect("the stream goes on");
+        assert_eq!(event.data["type"], kind, "{event:?}");
+        event
+    }
+}
+
+fn event(block: &str) -> Event {
+    let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    Event {
+        id: field("id").map(|id| id.parse().unwrap()),
+        data: field("data").map_or(Value::Null, |data| serde_json::from_str(data).unwrap()),
+        retry_ms: field("retry").map(|ms| ms.parse().unwrap()),
+    }
+}
