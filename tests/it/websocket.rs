@@ -1,1 +1,324 @@
-//! websocket
+//! The WebSocket and the event stream: greetings, heartbeats, closes, and nobody misses or doubles anything.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::raw::{PING, PONG, TEXT};
+use crate::support::{Client, Events, Nats, Raw, Replica, Spec, eventually};
+
+#[tokio::test]
+async fn a_connection_is_greeted_and_asked_questions_are_answered() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let mut client = replica.connect("u").await;
+    let hello = client.next().await;
+    assert_eq!(hello["type"], "connected");
+    assert_eq!(
+        (&hello["mode"], &hello["heartbeat_seconds"], &hello["sequence"]),
+        (&json!("cluster"), &json!(30), &json!(0))
+    );
+    assert_eq!(client.next().await, json!({"type": "active_broadcast", "broadcast": null, "sequence": 0}));
+
+    let id = replica.post_broadcast("hello").await["id"].clone();
+    let new = client.expect("new_broadcast").await;
+    client.send(json!({"type": "get_active_broadcast"})).await;
+    let active = client.expect("active_broadcast").await;
+    assert_eq!((&active["broadcast"], &active["sequence"]), (&new["broadcast"], &new["sequence"]));
+    client.acknowledge(id.as_str().unwrap()).await;
+    client.send(json!({"type": "get_active_broadcast"})).await;
+    assert_eq!(client.expect("active_broadcast").await["broadcast"], Value::Null, "acknowledged");
+    client.send_text("ping").await;
+    assert_eq!(client.next_text().await.unwrap(), "pong");
+    client.send_text("pong").await;
+    client.send_raw(Message::Ping("x".into())).await;
+    client.send_text("ping").await;
+    assert_eq!(client.next_text().await.unwrap(), "pong", "a pong needs no answer");
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_answered_and_the_connection_lives() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let mut client = replica.connect("u").await;
+    client.greeted().await;
+    let deep = "[".repeat(4_000);
+    let table = [
+        ("{", "malformed_json"),
+        ("", "malformed_json"),
+        (&deep, "malformed_json"),
+        ("[1]", "unknown_type"),
+        (r#"{"type":null}"#, "unknown_type"),
+        (r#"{"type":"shout"}"#, "unknown_type"),
+        (r#"{"type":"refresh","token":"t"}"#, "not_supported"),
+        (r#"{"type":"acknowledge_broadcast"}"#, "invalid_broadcast_id"),
+        (r#"{"type":"acknowledge_broadcast","broadcast_id":"1"}"#, "invalid_broadcast_id"),
+        (
+            r#"{"type":"acknowledge_broadcast","broadcast_id":"0198c5a0-1111-7222-8333-444455556666"}"#,
+            "unknown_broadcast",
+        ),
+    ];
+    for (text, code) in table {
+        client.send_text(text).await;
+        let error = client.expect("error").await;
+        assert_eq!(error["code"], code, "{text}");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
+    replica.post_broadcast("still listening").await;
+    assert_eq!(client.expect("new_broadcast").await["broadcast"]["message"], "still listening");
+}
+
+#[tokio::test]
+async fn what_breaks_the_protocol_closes_with_its_code() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let big = "x".repeat(5_000);
+    for (message, code) in [(Message::binary(vec![1, 2]), 1003), (Message::text(&*big), 1009)] {
+        let mut client = replica.connect("u").await;
+        client.greeted().await;
+        client.send_raw(message).await;
+        assert_eq!(client.closed().await.code, code);
+    }
+
+    type Sends = (&'static str, u8, bool, &'static [u8], u16);
+    let table: [Sends; 6] = [
+        ("invalid UTF-8", TEXT, true, b"\xc3\x28", 1007),
+        ("no mask", TEXT, false, b"ping", 1002),
+        ("a reserved bit", TEXT | 0x40, true, b"ping", 1002),
+        ("a reserved opcode", 0x83, true, b"ping", 1002),
+        ("a control frame in pieces", PING & 0x7f, true, b"", 1002),
+        ("a continuation of nothing", 0x80, true, b"x", 1002),
+    ];
+    for (what, first, masked, payload, code) in table {
+        let mut raw = Raw::websocket(&replica, "?user_id=u").await;
+        if masked {
+            raw.send_frame(first, payload).await;
+        } else {
+            raw.send(&[&[first, u8::try_from(payload.len()).unwrap()], payload].concat()).await;
+        }
+        assert_eq!(raw.close_code().await, Some(code), "{what}");
+    }
+    let mut pieces = Raw::websocket(&replica, "?user_id=u").await;
+    pieces.send_frame(TEXT & 0x7f, &[b'x'; 3_000]).await;
+    pieces.send_frame(0x80, &[b'x'; 3_000]).await;
+    assert_eq!(pieces.close_code().await, Some(1009), "a message in pieces has the same limit");
+
+    let mut flooding = replica.connect("u").await;
+    for _ in 0..60 {
+        flooding.send_raw(Message::text("pong")).await;
+    }
+    assert_eq!(flooding.closed().await.code, 4029);
+    eventually("none of them is counted any more", || async { replica.stats().await["connections"] == 0 })
+        .await;
+}
+
+#[tokio::test]
+async fn a_silent_client_is_pinged_and_one_without_a_sign_of_life_is_closed() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--heartbeat-seconds", "1", "--liveness-seconds", "3"]);
+    let replica = Replica::start_with(spec).await;
+    let dead = async {
+        let started = Instant::now();
+        let mut raw = Raw::websocket(&replica, "?user_id=dead").await;
+        let mut frames = Vec::new();
+        while let Some(frame) = raw.frame().await {
+            frames.push(frame);
+        }
+        let age = started.elapsed();
+        assert!(age >= Duration::from_millis(2_900), "after {age:?}");
+        let after_greeting: Vec<_> = frames.drain(2..).collect();
+        assert_eq!(after_greeting[..2], [(TEXT, b"ping".to_vec()), (PING, vec![])], "both kinds of ping");
+        let (_, close) = after_greeting.last().unwrap();
+        assert_eq!(close[..2], 4010_u16.to_be_bytes());
+    };
+    let polite = async {
+        let started = Instant::now();
+        let mut raw = Raw::websocket(&replica, "?user_id=polite").await;
+        let mut pings = 0;
+        while started.elapsed() < Duration::from_secs(5) {
+            let (first, payload) = raw.frame().await.expect("it lives by pong frames alone");
+            if first == PING {
+                pings += 1;
+                raw.send_frame(PONG, &payload).await;
+            }
+        }
+        assert!(pings >= 3, "{pings} pings");
+    };
+    tokio::join!(dead, polite);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_closed_and_the_others_miss_nothing() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let mut slow = Raw::narrow_websocket(&replica, "?user_id=slow").await;
+    let mut healthy = Vec::new();
+    for n in 0..20 {
+        let mut client = replica.connect(&format!("healthy-{n}")).await;
+        client.greeted().await;
+        healthy.push(client);
+    }
+    let long = "🦀".repeat(280);
+    let mut posted = Vec::new();
+    while replica.metric("tidings_slow_clients_total").await < 1.0 {
+        assert!(posted.len() < 4_000, "{} broadcasts later it is still not slow", posted.len());
+        for _ in 0..50 {
+            posted.push(replica.post_broadcast(&long).await["id"].as_str().unwrap().to_owned());
+            for client in &mut healthy {
+                client.expect("new_broadcast").await;
+            }
+        }
+    }
+    for client in &healthy {
+        assert_eq!(client.broadcasts(), posted);
+    }
+    let code = slow.close_code().await;
+    assert!(code.is_none_or(|code| code == 4008), "{code:?}");
+    eventually("only the healthy are counted", || async { replica.stats().await["connections"] == 20 }).await;
+    let again = replica.connect("slow").await.greeted().await;
+    assert_eq!(again["id"], *posted.last().unwrap(), "on reconnect it is whole");
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_is_whole() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let first = replica.post_broadcast("first").await["id"].clone();
+    let mut phone = replica.connect("u").await;
+    assert_eq!(phone.greeted().await["id"], first);
+    phone.close().await;
+
+    let second = replica.post_broadcast("second").await["id"].clone();
+    let mut phone = replica.connect("u").await;
+    assert_eq!(phone.greeted().await["id"], second, "what came while it was away");
+    phone.close().await;
+
+    replica.acknowledge(second.as_str().unwrap(), "u").await;
+    let mut phone = replica.connect("u").await;
+    assert_eq!(phone.greeted().await, Value::Null, "acknowledged elsewhere while it was away");
+    phone.close().await;
+
+    replica.clear().await;
+    assert_eq!(replica.connect("other").await.greeted().await, Value::Null, "cleared while it was away");
+}
+
+/// Greets, then listens until a broadcast that comes last; every `(sequence, id)` it was shown, the snapshot first.
+async fn attach_and_listen(url: String) -> (u64, Vec<(u64, Value)>) {
+    let mut client = Client::connect(&url).await;
+    let hello = client.expect("connected").await["sequence"].as_u64().unwrap();
+    let snapshot = client.expect("active_broadcast").await;
+    let shown = |message: &Value| (message["sequence"].as_u64().unwrap(), message["broadcast"]["id"].clone());
+    assert_eq!(shown(&snapshot).0, hello);
+    let mut all = vec![shown(&snapshot)];
+    let mut heard = snapshot;
+    while heard["broadcast"]["message"] != "last" {
+        heard = client.expect("new_broadcast").await;
+        all.push(shown(&heard));
+    }
+    (hello, all)
+}
+
+#[tokio::test]
+async fn attaching_while_a_creator_posts_leaves_no_gap_and_no_double() {
+    let nats = Nats::start().await;
+    let replicas = [Replica::start(&nats).await, Replica::start(&nats).await];
+    let mut log = BTreeMap::new();
+    let mut clients = Vec::new();
+    for n in 0..120 {
+        // Two attach while the post is under way, on either replica.
+        for replica in &replicas {
+            let url = replica.url().replace("http", "ws");
+            clients.push(tokio::spawn(attach_and_listen(format!(
+                "{url}/api/creator/broadcast/ws?user_id=u{n}"
+            ))));
+        }
+        let posted = replicas[n % 2].post_broadcast(if n == 119 { "last" } else { "more" }).await;
+        log.insert(posted["sequence"].as_u64().unwrap(), posted["id"].clone());
+    }
+    let mut starts = std::collections::BTreeSet::new();
+    for client in clients {
+        let Ok(listened) = timeout(Duration::from_secs(20), client).await else {
+            panic!("a client hears no end")
+        };
+        let (at, shown) = listened.unwrap();
+        starts.insert(at);
+        let active = log.range(..=at).next_back().map_or(Value::Null, |(_, id)| id.clone());
+        assert_eq!(shown[0], (at, active), "the snapshot is what the log says there");
+        let after: Vec<_> = log.range(at + 1..).map(|(sequence, id)| (*sequence, id.clone())).collect();
+        assert_eq!(shown[1..], after, "and then everything after {at}, once, in order");
+    }
+    assert!(starts.len() > 20, "they attached all along: {starts:?}");
+}
+
+#[tokio::test]
+async fn a_replica_that_stops_says_when_to_come_back() {
+    let nats = Nats::start().await;
+    let mut replica = Replica::start(&nats).await;
+    let mut clients = Vec::new();
+    for n in 0..60 {
+        let mut client = replica.connect(&format!("u{n}")).await;
+        client.greeted().await;
+        clients.push(client);
+    }
+    let mut events = Events::of(replica.request(Method::GET, "/events?user_id=e").send().await.unwrap());
+    events.expect("connected").await;
+    replica.signal(Signal::TERM);
+    let mut hints = Vec::new();
+    for client in &mut clients {
+        let closed = client.closed().await;
+        assert_eq!(closed.code, 1012, "{closed:?}");
+        let reason: Value = serde_json::from_str(&closed.reason).unwrap();
+        hints.push(reason["retry_after_ms"].as_u64().unwrap());
+    }
+    hints.sort_unstable();
+    hints.dedup();
+    assert!(hints.len() > 30 && *hints.last().unwrap() < 60_000, "spread: {hints:?}");
+    let mut told = None;
+    while let Some(event) = events.next().await {
+        told = told.or(event.retry_ms);
+    }
+    assert!(told.is_some(), "an event stream is told, too");
+    assert_eq!(replica.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_event_stream_says_what_the_websocket_says() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let listen = || replica.request(Method::GET, "/events?user_id=u&role=creator");
+    let mut events = Events::of(listen().send().await.unwrap());
+    let mut client = replica.connect_with("?user_id=u&role=creator").await;
+    let greeting = [events.expect("connected").await, events.expect("active_broadcast").await];
+    assert_eq!(greeting.map(|event| event.data), [client.next().await, client.next().await]);
+
+    let id = replica.post_broadcast("one").await["id"].as_str().unwrap().to_owned();
+    replica.acknowledge(&id, "u").await;
+    replica.clear().await;
+    let mut last = 0;
+    for kind in ["new_broadcast", "broadcast_sent", "broadcast_acknowledged", "broadcast_cleared"] {
+        let mut event = events.next().await.unwrap();
+        while event.data["type"] == "stats_update" {
+            assert_eq!(event.id, None, "not of the log");
+            event = events.next().await.unwrap();
+        }
+        assert_eq!(event.data, client.expect(kind).await);
+        assert_eq!(event.id, event.data["sequence"].as_u64(), "the id is the sequence");
+        assert!(event.id.unwrap() >= last);
+        last = event.id.unwrap();
+    }
+
+    // Back with the last id, also with one from a log of before that was longer.
+    for id in [last.to_string(), "999999999".to_owned(), "nonsense".to_owned()] {
+        let mut again = Events::of(listen().header("Last-Event-ID", id).send().await.unwrap());
+        assert!(again.expect("connected").await.id >= Some(last));
+        assert_eq!(again.expect("active_broadcast").await.data["broadcast"], Value::Null);
+    }
+    eventually("who hung up is not counted", || async { replica.stats().await["connections"] == 2 }).await;
+    drop(events);
+    eventually("one is left", || async { replica.stats().await["connections"] == 1 }).await;
+}
