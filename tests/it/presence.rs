@@ -1,1 +1,155 @@
-//! presence
+//! Presence: how many are connected, over all replicas, however a replica ends.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::support::{Client, Nats, Replica, Spec, eventually, within};
+
+async fn connected(replica: &Replica, users: u64, connections: u64, replicas: u64) {
+    let what = format!("{users} users on {connections} connections to {replicas} replicas");
+    within(Duration::from_secs(20), &what, || async {
+        let stats = replica.stats().await;
+        (&stats["connected_users"], &stats["connections"], &stats["replicas"])
+            == (&json!(users), &json!(connections), &json!(replicas))
+    })
+    .await;
+}
+
+async fn greeted(replica: &Replica, query: &str) -> Client {
+    let mut client = replica.connect_with(query).await;
+    client.greeted().await;
+    client
+}
+
+#[tokio::test]
+async fn counts_are_global_and_a_user_of_two_replicas_counts_once() {
+    let nats = Nats::start().await;
+    let replicas = Replica::three(&nats).await;
+    let mut clients = vec![
+        greeted(&replicas[0], "?user_id=ann").await,
+        greeted(&replicas[0], "?user_id=ann").await,
+        greeted(&replicas[1], "?user_id=ann").await,
+        greeted(&replicas[1], "?user_id=bob").await,
+        greeted(&replicas[2], "?user_id=eve").await,
+    ];
+    for replica in &replicas {
+        connected(replica, 3, 5, 3).await;
+    }
+    let stats = replicas[0].stats().await;
+    assert_eq!((&stats["connected_users_local"], &stats["connections_local"]), (&json!(1), &json!(2)));
+    assert_eq!(stats["approximate"], false);
+    let posted = replicas[2].post_broadcast("x").await;
+    assert_eq!(posted["sent_to_users"], 5, "connections, as in the seed");
+    assert_eq!(posted["message"], "Broadcast sent successfully to 5 connected users.");
+    let request = replicas[1].request(reqwest::Method::POST, "/clear").send().await.unwrap();
+    assert_eq!(request.json::<Value>().await.unwrap()["cleared_for_users"], 5);
+
+    clients.pop().unwrap().close().await;
+    clients.remove(0).close().await;
+    for replica in &replicas {
+        connected(replica, 2, 3, 3).await;
+    }
+}
+
+#[tokio::test]
+async fn the_users_of_a_dead_replica_leave_the_counts_and_it_may_come_back_at_once() {
+    let nats = Nats::start().await;
+    let left = Replica::start(&nats).await;
+    let mut killed = Replica::start_with(Spec::joining(nats.url()).with(&["--replica", "unlucky"])).await;
+    let mut stopped = Replica::start(&nats).await;
+    let _ann = greeted(&left, "?user_id=ann").await;
+    let _bob = greeted(&killed, "?user_id=bob").await;
+    let _eve = greeted(&stopped, "?user_id=eve").await;
+    connected(&left, 3, 3, 3).await;
+
+    assert!(stopped.terminate().await.success());
+    let said_goodbye = Instant::now();
+    connected(&left, 2, 2, 2).await;
+    assert!(said_goodbye.elapsed() < Duration::from_secs(2), "who stops in order leaves at once");
+
+    killed.kill();
+    let died = Instant::now();
+    connected(&left, 1, 1, 1).await;
+    assert!(died.elapsed() < Duration::from_secs(15), "{:?}", died.elapsed());
+
+    // Under the name whose last heartbeat nobody took back: no live replica has it.
+    killed.start_again().await;
+    killed.kill();
+    killed.start_again().await;
+    let _bob = greeted(&killed, "?user_id=bob").await;
+    connected(&left, 2, 2, 2).await;
+    assert!(killed.is_ready().await, "it was not refused");
+}
+
+#[tokio::test]
+async fn of_two_live_replicas_with_one_name_the_later_one_gives_way() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--replica", "twin"]);
+    let other = Replica::start(&nats).await;
+    let earlier = Replica::start_with(spec.clone()).await;
+    let _client = greeted(&earlier, "?user_id=ann").await;
+    connected(&other, 1, 1, 2).await;
+
+    let mut later = Replica::prepared(spec);
+    later.spawn();
+    let status = later.ended().await;
+    assert_eq!(status.code(), Some(1));
+    let log = later.log();
+    assert!(log.contains("a live replica is already called twin") && log.contains("--replica"), "{log}");
+
+    // The heartbeat in the bucket is the earlier one's, and it stays.
+    let bucket = nats.jetstream().await.get_key_value("broadcast_replicas").await.unwrap();
+    assert!(bucket.get("twin").await.unwrap().is_some(), "the later one did not take it out");
+    connected(&other, 1, 1, 2).await;
+    assert!(earlier.is_ready().await);
+}
+
+#[tokio::test]
+async fn creators_and_team_hear_how_many_are_there_and_users_do_not() {
+    let nats = Nats::start().await;
+    let replicas = [Replica::start(&nats).await, Replica::start(&nats).await];
+    let mut creator = greeted(&replicas[0], "?user_id=c&role=creator").await;
+    let mut team = greeted(&replicas[1], "?user_id=t&role=team").await;
+    let mut user = greeted(&replicas[0], "?user_id=u").await;
+    for staff in [&mut creator, &mut team] {
+        let update = staff.until("all three", |m| m["stats"]["connected_users"] == 3).await;
+        assert_eq!(update["type"], "stats_update");
+        assert_eq!((&update["stats"]["connections"], &update["stats"]["replicas"]), (&json!(3), &json!(2)));
+    }
+    let posted = replicas[1].post_broadcast("x").await;
+    for staff in [&mut creator, &mut team] {
+        let sent = staff.until("that it was sent", |m| m["type"] == "broadcast_sent").await;
+        assert_eq!((&sent["broadcast_id"], &sent["sent_to_users"]), (&posted["id"], &json!(3)));
+    }
+
+    // Many come and go: updates stay rare, and the last one is right.
+    let started = Instant::now();
+    let mut crowd = Vec::new();
+    let mut updates = Vec::new();
+    for n in 0..40 {
+        crowd.push(greeted(&replicas[n % 2], &format!("?user_id=crowd-{n}")).await);
+        if let Ok(message) = timeout(Duration::from_millis(100), creator.next()).await {
+            updates.push(message);
+        }
+    }
+    while updates.last().is_none_or(|m| m["stats"]["connected_users"] != 43) {
+        updates.push(creator.next().await);
+    }
+    let most = 2 + started.elapsed().as_secs() / 2;
+    assert!(
+        updates.iter().all(|m| m["type"] == "stats_update" || m["type"] == "new_broadcast"),
+        "{updates:?}"
+    );
+    assert!(updates.len() as u64 <= most, "{} updates in {:?}", updates.len(), started.elapsed());
+
+    user.expect("new_broadcast").await;
+    replicas[0].clear().await;
+    user.expect("broadcast_cleared").await;
+    assert!(
+        user.heard.iter().all(|m| m["type"] != "stats_update" && m["type"] != "broadcast_sent"),
+        "{:?}",
+        user.heard
+    );
+}

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::raw::{PING, PONG, TEXT};
+use crate::support::raw::{CLOSE, PING, PONG, TEXT};
 use crate::support::{Client, Events, Nats, Raw, Replica, Spec, eventually};
 
 #[tokio::test]
@@ -126,8 +126,8 @@ async fn a_silent_client_is_pinged_and_one_without_a_sign_of_life_is_closed() {
         let started = Instant::now();
         let mut raw = Raw::websocket(&replica, "?user_id=dead").await;
         let mut frames = Vec::new();
-        while let Some(frame) = raw.frame().await {
-            frames.push(frame);
+        while frames.last().is_none_or(|(first, _)| *first != CLOSE) {
+            frames.push(raw.frame().await.expect("a close frame comes before the end"));
         }
         let age = started.elapsed();
         assert!(age >= Duration::from_millis(2_900), "after {age:?}");
@@ -260,7 +260,7 @@ async fn a_replica_that_stops_says_when_to_come_back() {
     let nats = Nats::start().await;
     let mut replica = Replica::start(&nats).await;
     let mut clients = Vec::new();
-    for n in 0..60 {
+    for n in 0..200 {
         let mut client = replica.connect(&format!("u{n}")).await;
         client.greeted().await;
         clients.push(client);
@@ -277,7 +277,7 @@ async fn a_replica_that_stops_says_when_to_come_back() {
     }
     hints.sort_unstable();
     hints.dedup();
-    assert!(hints.len() > 30 && *hints.last().unwrap() < 60_000, "spread: {hints:?}");
+    assert!(hints.len() > 100 && *hints.last().unwrap() < 60_000, "spread: {hints:?}");
     let mut told = None;
     while let Some(event) = events.next().await {
         told = told.or(event.retry_ms);

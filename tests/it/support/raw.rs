@@ -12,7 +12,7 @@ use super::{PATIENCE, Replica};
 pub const TEXT: u8 = 0x81;
 pub const PING: u8 = 0x89;
 pub const PONG: u8 = 0x8a;
-const CLOSE: u8 = 0x88;
+pub const CLOSE: u8 = 0x88;
 
 pub struct Raw {
     stream: TcpStream,
