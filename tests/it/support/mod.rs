@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod events;
+pub mod log;
 pub mod nats;
 pub mod raw;
 pub mod replica;
