@@ -5,6 +5,7 @@ pub mod events;
 pub mod log;
 pub mod nats;
 pub mod raw;
+pub mod projecting;
 pub mod replica;
 
 use std::future::Future;

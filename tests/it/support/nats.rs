@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tidings::log::connection::{Address, Connection, connect};
 use tidings::log::jetstream::JetStreamLog;
 use tidings::log::provision::Provision;
 
@@ -43,7 +44,8 @@ impl Nats {
     }
 
     fn spawn(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.directory.path().join("log")).unwrap();
+        let log =
+            fs::File::options().create(true).append(true).open(self.directory.path().join("log")).unwrap();
         // Through our own child command, so that no server outlives a test run that is killed.
         let child = Command::new(env!("CARGO_BIN_EXE_tidings"))
             .arg("nats-child")
@@ -60,8 +62,10 @@ impl Nats {
     }
 
     async fn ready(&self) {
-        eventually("nats-server listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() })
-            .await;
+        eventually("nats-server listens", || async {
+            tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok()
+        })
+        .await;
     }
 
     pub fn url(&self) -> String {
@@ -112,10 +116,32 @@ impl Nats {
         self.signal(Signal::CONT);
     }
 
+    /// Flips a bit of the first stored message that contains these words. It must not be running.
+    pub fn damage(&self, words: &str) {
+        assert!(self.child.is_none(), "stop it first");
+        let stored = files_below(&self.store())
+            .into_iter()
+            .filter(|file| file.extension().is_some_and(|e| e == "blk"));
+        for file in stored {
+            let mut block = fs::read(&file).unwrap();
+            if let Some(at) = block.windows(words.len()).position(|bytes| bytes == words.as_bytes()) {
+                block[at] ^= 1;
+                return fs::write(file, block).unwrap();
+            }
+        }
+        panic!("no stored message contains {words}");
+    }
+
     /// Deletes everything it stored. It must not be running.
     pub fn wipe(&self) {
         assert!(self.child.is_none(), "stop it first");
         fs::remove_dir_all(self.store()).unwrap();
+    }
+
+    /// A connection as a replica makes it.
+    pub async fn connection(&self) -> Connection {
+        let address = Address { servers: vec![self.url()], ..Address::default() };
+        connect(&address, "test", false).await.unwrap()
     }
 
     pub async fn client(&self) -> async_nats::Client {
@@ -166,7 +192,8 @@ pub struct Cluster {
 impl Cluster {
     pub async fn start() -> Self {
         let ports: Vec<_> = (0..3).map(|_| free_port()).collect();
-        let routes = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+        let routes =
+            ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
         let mut nodes: Vec<_> = ports
             .iter()
             .enumerate()

@@ -1,0 +1,77 @@
+//! A projection in this process, and the write path over it: for what needs no process of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings::clock::SystemClock;
+use tidings::domain::{Command, Digest, Kind, Message};
+use tidings::log::EventLog;
+use tidings::projection::{Announcement, Options, Projection, Supervisor};
+use tidings::submit::Submit;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::PATIENCE;
+use super::log::channel;
+
+pub struct Projecting {
+    pub projection: Projection,
+    supervisor: Supervisor,
+    announcements: mpsc::Receiver<Announcement>,
+}
+
+impl Projecting {
+    /// Projects a log into a directory.
+    pub fn start(log: impl EventLog, directory: &Path) -> Self {
+        let (announce, announcements) = mpsc::channel(4_096);
+        let options = Options { directory: directory.to_owned(), open_patience: Duration::from_secs(20) };
+        let (_, reconnected) = watch::channel(0);
+        let (projection, supervisor) = Projection::start(Arc::new(log), options, reconnected, announce);
+        Self { projection, supervisor, announcements }
+    }
+
+    /// The digest once the log has been folded up to a sequence.
+    pub async fn digest_at(&self, sequence: u64) -> Digest {
+        let mut position = self.projection.watch();
+        let reached = position.wait_for(|position| position.sequence >= sequence && position.caught_up);
+        let reached = timeout(PATIENCE, reached).await;
+        let reached = *reached.unwrap_or_else(|_| panic!("not folded up to {sequence} in time")).unwrap();
+        assert_eq!(reached.sequence, sequence, "it folded on");
+        reached.digest
+    }
+
+    /// What it says next.
+    pub async fn announcement(&mut self) -> Announcement {
+        timeout(PATIENCE, self.announcements.recv())
+            .await
+            .expect("something is announced in time")
+            .expect("it runs")
+    }
+
+    /// What it has said and nobody has listened to yet.
+    pub fn announced(&mut self) -> Vec<Announcement> {
+        std::iter::from_fn(|| self.announcements.try_recv().ok()).collect()
+    }
+
+    pub async fn stop(self) {
+        self.supervisor.stop().await;
+    }
+
+    /// The write path of a replica over this projection.
+    pub fn submit(&self, log: impl EventLog, append_timeout: Duration) -> Submit {
+        let clock = Arc::new(SystemClock);
+        Submit::new(Arc::new(log), self.projection.clone(), clock, "test", &[channel()], append_timeout)
+    }
+}
+
+/// The command to create a broadcast.
+pub fn create(message: &str) -> Command {
+    Command::Create {
+        channel: channel(),
+        message: Message::parse(message).unwrap(),
+        kind: Kind::Info,
+        by: "ann".parse().unwrap(),
+        if_active: None,
+    }
+}
