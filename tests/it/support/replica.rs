@@ -194,6 +194,21 @@ impl Replica {
         body
     }
 
+    /// Posts under one key until it is taken: it takes effect once, however often NATS was away meanwhile.
+    pub async fn post_until_taken(&self, message: &str) -> Value {
+        let taken = std::sync::Mutex::new(Value::Null);
+        eventually("the broadcast is taken", || async {
+            let request = self.request(Method::POST, "").header("Idempotency-Key", message);
+            let answer = request.json(&json!({"message": message})).send().await.unwrap();
+            let (status, body) = (answer.status(), answer.json::<Value>().await.unwrap());
+            assert!(status == StatusCode::CREATED || status == StatusCode::SERVICE_UNAVAILABLE, "{body}");
+            *taken.lock().unwrap() = body;
+            status == StatusCode::CREATED
+        })
+        .await;
+        taken.into_inner().unwrap()
+    }
+
     pub async fn clear(&self) -> Value {
         let answer = self.request(Method::POST, "/clear").send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
