@@ -31,15 +31,15 @@
 //!
 //! The modules in layer order. Each imports only from those above it, which a test reads from here and holds.
 
-pub mod audit;
-pub mod clock;
-pub mod commands;
-pub mod config;
 pub mod domain;
-pub mod http;
-pub mod log;
-pub mod metrics;
-pub mod projection;
-pub mod push;
+pub mod clock;
 pub mod shutdown;
+pub mod metrics;
+pub mod log;
+pub mod projection;
 pub mod submit;
+pub mod push;
+pub mod audit;
+pub mod http;
+pub mod config;
+pub mod commands;

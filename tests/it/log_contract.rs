@@ -8,7 +8,7 @@ use tidings::log::envelope::{Decoded, Skipped, decode};
 use tidings::log::memory::MemoryLog;
 use tidings::log::names::{LOG_STREAM, Subject};
 use tidings::log::reader::{Cursor, Entry, Last};
-use tidings::log::{AppendError, Appended, EventLog};
+use tidings::log::{AppendError, Appended, Epoch, EventLog};
 
 use crate::support::log::{
     Reading, acknowledged, channel, created, everything, expecting, lifecycle, message,
@@ -251,7 +251,7 @@ async fn a_reader_with_the_cursor_of_another_log_begins_anew(
     let epoch = log.info().await.unwrap().epoch;
     let right = Last::Message(log.get(2).await.unwrap().unwrap().fingerprint());
     for (epoch, sequence, last, what) in [
-        (epoch - 1, 2, right, "another epoch"),
+        (Epoch::from_unix_ns(0), 2, right, "another epoch"),
         (epoch, 3, right, "another message at the cursor"),
         (epoch, 2, Last::Hole, "a message where a hole was"),
         (epoch, 9, right, "a longer log"),
