@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{PROJECTION_PATIENCE, Submit, SubmitError, refusal};
 use crate::domain::{
-    self, Acknowledgement, BroadcastId, Channel, Command, Event, Needs, State, UserId, decide,
+    self, Acknowledgement, BroadcastId, Channel, Command, Event, Needs, Rejection, State, UserId, decide,
 };
 use crate::log::NewEvent;
 use crate::log::envelope::MAX_ACKS_PER_EVENT;
@@ -79,6 +80,25 @@ impl Acks {
         broadcast: BroadcastId,
         user: &UserId,
     ) -> Result<Option<Acknowledged>, SubmitError> {
+        let mut judged = self.judge(channel, broadcast, user).await?;
+        if let Err(Rejection::UnknownBroadcast { .. }) = judged {
+            // Another replica may have shown it to the user a moment ago.
+            if !self.submit.catch_up(channel, Instant::now() + PROJECTION_PATIENCE).await {
+                return Err(SubmitError::CatchingUp);
+            }
+            judged = self.judge(channel, broadcast, user).await?;
+        }
+        let first = judged.map_err(SubmitError::Rejected)?;
+        Ok(first.map(|sequence| Acknowledged { already: Some(true), sequence }))
+    }
+
+    /// The sequence at which this user acknowledged; `None` when that is still to do.
+    async fn judge(
+        &self,
+        channel: &Channel,
+        broadcast: BroadcastId,
+        user: &UserId,
+    ) -> Result<Result<Option<u64>, Rejection>, SubmitError> {
         if !self.submit.projection.position().serving {
             return Err(SubmitError::CatchingUp);
         }
@@ -91,8 +111,7 @@ impl Acks {
                 None => first(state, broadcast, &user),
             })
         });
-        let first = judged.await?.map_err(SubmitError::Rejected)?;
-        Ok(first.map(|sequence| Acknowledged { already: Some(true), sequence }))
+        Ok(judged.await?)
     }
 }
 

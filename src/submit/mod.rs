@@ -123,11 +123,19 @@ impl Submit {
         let _turn = lane.turn.lock().await;
         let now = self.clock.now();
         let conflicts_until = Instant::now() + CONFLICT_PATIENCE;
+        let mut caught_up = false;
         loop {
             let (event, expected) = match self.judge(command.clone(), now, id).await? {
                 Verdict::Append { event, expected } => (event, expected),
-                Verdict::Done(done) => return Ok(done),
-                Verdict::Rejected(rejection) => return Err(SubmitError::Rejected(rejection)),
+                Verdict::Done(done) if done.broadcast.is_some() || caught_up => return Ok(done),
+                Verdict::Rejected(rejection) if caught_up => return Err(SubmitError::Rejected(rejection)),
+                // No guard checks what is not appended, and another replica may have answered a moment ago: "nothing
+                // to clear" and "another one is active" are said of the log as it is, not of how far this one has read.
+                Verdict::Done(_) | Verdict::Rejected(_) if Instant::now() < conflicts_until => {
+                    caught_up = self.catch_up(command.channel(), conflicts_until).await;
+                    continue;
+                }
+                Verdict::Done(_) | Verdict::Rejected(_) => return Err(SubmitError::CatchingUp),
             };
             let (broadcast, name) = (event.broadcast_id(), event.event_type().name);
             let subject = Subject::Lifecycle(command.channel().clone());
@@ -196,19 +204,20 @@ impl Submit {
         }
     }
 
-    /// Waits until the own projection is at the head that the channel has now.
-    async fn catch_up(&self, channel: &Channel, until: Instant) {
+    /// Waits until the own projection is at the head that the channel has now; `false` when that did not work out.
+    async fn catch_up(&self, channel: &Channel, until: Instant) -> bool {
         let head = self.log.head_of(Subject::Lifecycle(channel.clone()));
         match timeout_at(until, head).await {
             Ok(Ok(head)) => {
                 let patience = until.saturating_duration_since(Instant::now());
-                self.projection.reached(head, patience).await;
+                self.projection.reached(head, patience).await
             }
             Ok(Err(error)) => {
                 warn!("the log does not say where its head is: {error}");
                 sleep(RETRY_PAUSE).await;
+                false
             }
-            Err(_) => {}
+            Err(_) => false,
         }
     }
 }

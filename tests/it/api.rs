@@ -278,6 +278,23 @@ async fn conditions_and_keys_hold() {
 }
 
 #[tokio::test]
+async fn a_replica_that_is_a_moment_behind_does_not_say_no_nor_nothing_to_do() {
+    let nats = Nats::start().await;
+    let [one, two] = [Replica::start(&nats).await, Replica::start(&nats).await];
+    for n in 0..40 {
+        let id = one.post_broadcast("x").await["id"].as_str().unwrap().to_owned();
+        let acknowledged = two.request(Method::POST, "/acknowledge").json(&json!({"broadcast_id": id}));
+        let condition = format!("\"{id}\"");
+        let clear = two.request(Method::POST, "/clear");
+        match n % 3 {
+            0 => assert_eq!(accepted(acknowledged).await["already"], false, "it is known everywhere"),
+            1 => assert_eq!(accepted(clear).await["broadcast_id"], id.as_str(), "there was something to clear"),
+            _ => assert!(accepted(clear.header("If-Match", condition)).await["sequence"].is_u64()),
+        }
+    }
+}
+
+#[tokio::test]
 async fn answers_say_how_far_they_are_and_reads_wait_for_it() {
     let nats = Nats::start().await;
     let replica = Replica::start(&nats).await;
