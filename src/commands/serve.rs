@@ -247,20 +247,24 @@ impl Running {
         options: &Serve,
         begin_shutdown: watch::Sender<bool>,
     ) -> anyhow::Result<()> {
+        let mut name_is_ours = true;
         let outcome = tokio::select! {
             () = self.shutdown.wait() => Ok(()),
-            Ok(other) = &mut self.name_taken => Err(anyhow::anyhow!(
-                "a live replica is already called {} (process {}, started {}); give this one another name with --replica",
-                other.replica, other.instance, other.started_at
-            )),
+            Ok(other) = &mut self.name_taken => {
+                name_is_ours = false;
+                Err(anyhow::anyhow!(
+                    "a live replica is already called {} (process {}, started {}); give this one another name with --replica",
+                    other.replica, other.instance, other.started_at
+                ))
+            }
             ended = &mut self.server => Err(anyhow::anyhow!("the HTTP server ended: {ended:?}")),
         };
         begin_shutdown.send_replace(true);
-        self.stop(options).await;
+        self.stop(options, name_is_ours).await;
         outcome
     }
 
-    async fn stop(self, options: &Serve) {
+    async fn stop(self, options: &Serve, name_is_ours: bool) {
         // `/readyz` fails from here on.
         sleep(Duration::from_secs(options.drain_grace_seconds)).await;
         self.stop_accepting.send_replace(true);
@@ -276,7 +280,10 @@ impl Running {
         self.projection.stop().await;
         let goodbye = async {
             Mirror::release(&self.connection.client, &self.provision, self.instance).await;
-            presence::leave(&self.connection.client, &self.replica).await;
+            // The heartbeat under a name that another replica has is not this one's to take back.
+            if name_is_ours {
+                presence::leave(&self.connection.client, &self.replica).await;
+            }
         };
         if timeout(Duration::from_secs(2), goodbye).await.is_err() {
             warn!("NATS does not answer; the lease and the heartbeat of this replica run out by themselves");
