@@ -160,24 +160,30 @@ async fn a_replica_with_an_empty_or_a_wiped_disk_comes_up_right() {
     knows_the_past(&second, &first, &acknowledged).await;
 }
 
-/// A small generator, so that a seed names the damage.
+/// A small generator (splitmix64), so that a seed names the damage.
 struct Seeded(u64);
 
 impl Seeded {
     fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % bound.max(1)
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from(mixed >> 33).unwrap() % bound.max(1)
     }
 }
 
 /// Damages one file of a folder in one of five ways, and says how.
 fn damage(folder: &Path, seed: u64) -> String {
-    let mut seeded = Seeded(seed * 7_919 + 17);
-    let files: Vec<_> =
-        files_below(folder).into_iter().filter(|file| fs::metadata(file).unwrap().len() > 0).collect();
+    let mut seeded = Seeded(seed);
+    let (small, large): (Vec<_>, Vec<_>) =
+        files_below(folder).into_iter().partition(|file| fs::metadata(file).unwrap().len() < 1_024);
+    // Most of what there is to damage is in the large ones.
+    let files = if seed % 7 == 3 || large.is_empty() { small } else { large };
     let file = &files[seeded.below(files.len())];
     let mut bytes = fs::read(file).unwrap();
-    let (at, length) = (seeded.below(bytes.len()), bytes.len());
+    // Files grow ahead of their content.
+    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let (at, length) = (seeded.below(written), bytes.len());
     let how = match seed % 5 {
         0 => {
             bytes[at] ^= 1 << seeded.below(8);
