@@ -1,1 +1,180 @@
-//! embedded
+//! The embedded nats-server: one with each replica, never two on a store, and the same log over every end and start.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::support::{Replica, Spec, eventually, nats_server};
+
+/// The process that the replica's pid file names.
+fn nats_pid(replica: &Replica) -> Option<Pid> {
+    let text = fs::read_to_string(replica.data_dir().join("nats/nats-server.pid")).ok()?;
+    Pid::from_raw(text.trim().parse().ok()?)
+}
+
+/// Whether it runs. One that has ended and that nobody has waited for yet does not.
+fn runs(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .and_then(|rest| rest.trim_start().chars().next())
+        .is_some_and(|state| state != 'Z')
+}
+
+/// Every nats-server that was started for this replica's store.
+fn servers_on_the_store_of(replica: &Replica) -> Vec<i32> {
+    let configuration = replica.data_dir().canonicalize().unwrap().join("nats/nats-server.conf");
+    let processes = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let arguments: Vec<_> = line.split(|byte| *byte == 0).collect();
+        arguments.contains(&configuration.as_os_str().as_encoded_bytes()).then_some(pid)
+    });
+    processes.collect()
+}
+
+fn one_server(replica: &Replica) -> Pid {
+    let pid = nats_pid(replica).expect("a pid file");
+    assert!(runs(pid));
+    assert_eq!(servers_on_the_store_of(replica), [pid.as_raw_nonzero().get()]);
+    pid
+}
+
+fn id_of(posted: &Value) -> &str {
+    posted["id"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_killed_replica_takes_its_server_along_and_comes_back_with_the_same_log() {
+    let mut replica = Replica::start_with(Spec::embedded()).await;
+    for round in 0..3 {
+        let posted = replica.post_broadcast(&format!("round {round}")).await;
+        assert_eq!(posted["sequence"], 2 * round + 1);
+        replica.acknowledge(id_of(&posted), "ann").await;
+        let digest = replica.digest_at(2 * round + 2).await;
+        let child = one_server(&replica);
+
+        replica.kill();
+        // At once, with the old server perhaps on its way out, or after its end.
+        if round > 0 {
+            eventually("the server has ended with it", || async { !runs(child) }).await;
+        }
+        replica.start_again().await;
+        assert!(!runs(child));
+        assert_ne!(one_server(&replica), child);
+        assert_eq!(replica.digest_at(2 * round + 2).await, digest);
+        assert_eq!(replica.active("ann").await, Value::Null);
+        assert_eq!(replica.active("bob").await["id"], id_of(&posted));
+    }
+}
+
+#[tokio::test]
+async fn a_killed_server_is_started_again_where_it_was() {
+    let replica = Replica::start_with(Spec::embedded()).await;
+    let url = fs::read_to_string(replica.data_dir().join("nats.url")).unwrap();
+    let mut client = replica.connect("ann").await;
+    client.greeted().await;
+    let before = replica.post_broadcast("before").await;
+    client.expect("new_broadcast").await;
+
+    let child = one_server(&replica);
+    kill_process(child, Signal::KILL).unwrap();
+    let after = replica.post_until_taken("after").await;
+    assert_eq!(after["sequence"], 2);
+    assert_ne!(one_server(&replica), child);
+    assert_eq!(fs::read_to_string(replica.data_dir().join("nats.url")).unwrap(), url);
+    let other = async_nats::connect(url.trim()).await.unwrap();
+    assert_eq!(other.connection_state(), async_nats::connection::State::Connected);
+    // Whoever was connected to the replica has noticed nothing.
+    client.expect("new_broadcast").await;
+    assert_eq!(client.broadcasts(), [id_of(&before), id_of(&after)]);
+}
+
+#[tokio::test]
+async fn sigterm_ends_the_replica_with_code_0_and_its_server_with_it() {
+    let mut replica = Replica::start_with(Spec::embedded()).await;
+    replica.post_broadcast("kept").await;
+    let child = one_server(&replica);
+    let status = replica.terminate().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(!runs(child), "the replica waited for the end of its server");
+    assert!(!replica.data_dir().join("http.url").exists() && !replica.data_dir().join("nats.url").exists());
+    replica.start_again().await;
+    assert_eq!(replica.active("ann").await["message"], "kept");
+}
+
+#[tokio::test]
+async fn a_second_replica_on_the_same_data_directory_ends_at_once_and_says_why() {
+    let replica = Replica::start_with(Spec::embedded()).await;
+    let child = one_server(&replica);
+    let server = nats_server();
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--nats-server", server.to_str().unwrap()];
+    let output = replica.tidings(&arguments).await;
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("another process uses the data directory"), "{said}");
+    // The first one is none the worse for it.
+    assert_eq!(one_server(&replica), child);
+    replica.post_broadcast("still here").await;
+    assert!(replica.data_dir().join("http.url").exists());
+}
+
+/// A nats-server that outlived its replica: nobody's child but this test's, on the replica's store.
+struct Orphan(Child);
+
+impl Orphan {
+    fn of(replica: &Replica) -> Self {
+        let configuration = replica.data_dir().canonicalize().unwrap().join("nats/nats-server.conf");
+        let mut command = Command::new(nats_server());
+        command.arg("-c").arg(configuration).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap()
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn an_orphaned_server_is_ended_before_a_new_one_is_started() {
+    let mut replica = Replica::start_with(Spec::embedded()).await;
+    let posted = replica.post_broadcast("before").await;
+    let child = one_server(&replica);
+    replica.kill();
+    eventually("the server has ended with it", || async { !runs(child) }).await;
+
+    let orphan = Orphan::of(&replica);
+    eventually("the orphan has written its pid file", || async { nats_pid(&replica) == Some(orphan.pid()) })
+        .await;
+    replica.start_again().await;
+    assert!(!runs(orphan.pid()));
+    assert_ne!(one_server(&replica), orphan.pid());
+    assert!(replica.log().contains("orphaned nats-server"));
+    assert_eq!(replica.active("ann").await["id"], id_of(&posted));
+    assert_eq!(replica.post_broadcast("after").await["sequence"], 2);
+}
+
+#[tokio::test]
+async fn a_stranger_that_got_the_pid_of_an_old_server_is_left_alone() {
+    let mut replica = Replica::start_with(Spec::embedded()).await;
+    let child = one_server(&replica);
+    replica.kill();
+    eventually("the server has ended with it", || async { !runs(child) }).await;
+
+    let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
+    fs::write(replica.data_dir().join("nats/nats-server.pid"), stranger.id().to_string()).unwrap();
+    replica.start_again().await;
+    let alive = stranger.try_wait().unwrap().is_none();
+    let _ = stranger.kill();
+    let _ = stranger.wait();
+    assert!(alive);
+}
