@@ -44,10 +44,12 @@ fn load(url: String, seed: u64, stop: Arc<AtomicBool>) -> JoinHandle<Journal> {
                 _ => ("", json!({"message": format!("n{}", random.below(1_000_000))})),
             };
             let user = format!("u{}", random.below(50));
-            let request = http.request(Method::POST, format!("{url}/api/creator/broadcast{path}")).json(&body);
+            let request =
+                http.request(Method::POST, format!("{url}/api/creator/broadcast{path}")).json(&body);
             let request = request.header("X-User-Id", &user).header("X-User-Role", "creator");
             let Ok(answer) = request.send().await else { continue };
-            let (ok, answer) = (answer.status().is_success(), answer.json::<Value>().await.unwrap_or_default());
+            let (ok, answer) =
+                (answer.status().is_success(), answer.json::<Value>().await.unwrap_or_default());
             match (ok, path) {
                 (true, "") => journal.created.push(answer["id"].as_str().unwrap().to_owned()),
                 (true, "/acknowledge") => {
@@ -70,7 +72,8 @@ async fn replicas_killed_at_random_under_load_come_back_equal() {
     let mut journals = Vec::new();
     for round in 0..ROUNDS {
         let stop = Arc::new(AtomicBool::new(false));
-        let loads: Vec<_> = replicas.iter().map(|r| load(r.url(), random.below(u64::MAX), stop.clone())).collect();
+        let loads: Vec<_> =
+            replicas.iter().map(|r| load(r.url(), random.below(u64::MAX), stop.clone())).collect();
         let victim = usize::try_from(random.below(3)).unwrap();
         let before = replicas[victim].readyz().await["sequence"].as_u64().unwrap();
         let events = 5 + random.below(60);
@@ -112,7 +115,10 @@ async fn promises_kept(nats: &Nats, journals: &[Journal]) {
         }
         for (id, user) in &journal.acknowledged {
             let known = folded.state.broadcast(id.parse().unwrap()).unwrap();
-            assert!(known.acknowledged_at(&user.parse().unwrap()).is_some(), "{user} was told that {id} is acknowledged");
+            assert!(
+                known.acknowledged_at(&user.parse().unwrap()).is_some(),
+                "{user} was told that {id} is acknowledged"
+            );
         }
     }
 }

@@ -49,7 +49,10 @@ async fn on_a_single_replica_everything_works_as_the_seeds_lines_stand() {
 
     let limits: Value = replica.request(Method::GET, "/limits").send().await.unwrap().json().await.unwrap();
     assert_eq!(limits["max_characters"], 280);
-    assert_eq!((&limits["recommended_length"], &limits["current_active_broadcasts"]), (&json!(120), &json!(0)));
+    assert_eq!(
+        (&limits["recommended_length"], &limits["current_active_broadcasts"]),
+        (&json!(120), &json!(0))
+    );
 }
 
 #[tokio::test]
@@ -108,7 +111,9 @@ async fn who_was_away_gets_it_on_the_next_connect_and_only_until_they_acknowledg
     eventually("the other replica has it", || async { two.active("late").await["id"] == id.as_str() }).await;
     late.expect("connected").await;
     late.send(json!({"type": "get_active_broadcast"})).await;
-    let shown = late.until("the broadcast", |m| m["type"] != "connected" && m["broadcast"]["id"] == id.as_str()).await;
+    let shown = late
+        .until("the broadcast", |m| m["type"] != "connected" && m["broadcast"]["id"] == id.as_str())
+        .await;
     assert!(shown["type"] == "active_broadcast" || shown["type"] == "new_broadcast");
     late.close().await;
 

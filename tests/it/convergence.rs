@@ -271,6 +271,7 @@ async fn publish_raw(raw: &Context, subject: &str, event: Option<(&str, &str)>, 
         headers.insert("ce-id", "0198c5a0-1111-7222-8333-444455556666");
         headers.insert("ce-type", kind);
         headers.insert("ce-dataschema", schema);
+        headers.insert("ce-source", "/tidings/elsewhere");
     }
     raw.publish_with_headers(subject.to_owned(), headers, body.into()).await.unwrap().await.unwrap();
 }

@@ -73,7 +73,10 @@ async fn the_buckets_say_what_the_seeds_redis_keys_said() {
     shows_nothing(&nats).await;
     let head = replica.readyz().await["sequence"].clone();
     for name in [ACTIVE_BUCKET, ACKS_BUCKET] {
-        eventually("the position is noted", || async { value(&nats, name, POSITION_KEY).await["sequence"] == head }).await;
+        eventually("the position is noted", || async {
+            value(&nats, name, POSITION_KEY).await["sequence"] == head
+        })
+        .await;
     }
 }
 

@@ -59,7 +59,10 @@ impl Client {
     /// The next JSON message. The text heartbeat is answered and passed over, as the seed's client does.
     pub async fn next(&mut self) -> Value {
         loop {
-            let text = self.next_text().await.unwrap_or_else(|closed| panic!("closed: {closed:?}; heard {:?}", self.heard));
+            let text = self
+                .next_text()
+                .await
+                .unwrap_or_else(|closed| panic!("closed: {closed:?}; heard {:?}", self.heard));
             match text.as_str() {
                 "ping" => self.send_text("pong").await,
                 "pong" => {}
@@ -132,7 +135,10 @@ impl Client {
     /// Acknowledges, and returns the answer; what else comes meanwhile is remembered in `heard`.
     pub async fn acknowledge(&mut self, id: &str) -> Value {
         self.send(json!({"type": "acknowledge_broadcast", "broadcast_id": id})).await;
-        self.until("the answer to an acknowledgement", |m| m["type"] == "acknowledged" || m["type"] == "error").await
+        self.until("the answer to an acknowledgement", |m| {
+            m["type"] == "acknowledged" || m["type"] == "error"
+        })
+        .await
     }
 
     /// Reads on until the connection ends.

@@ -27,7 +27,11 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn
 }
 
 /// Awaits a condition for a given time.
-pub async fn within<F: Future<Output = bool>>(patience: Duration, what: &str, mut condition: impl FnMut() -> F) {
+pub async fn within<F: Future<Output = bool>>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) {
     let started = Instant::now();
     while !condition().await {
         assert!(started.elapsed() < patience, "not within {patience:?}: {what}");

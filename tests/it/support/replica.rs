@@ -57,7 +57,11 @@ impl Replica {
     }
 
     pub async fn three_with(spec: &Spec) -> [Self; 3] {
-        [Self::start_with(spec.clone()).await, Self::start_with(spec.clone()).await, Self::start_with(spec.clone()).await]
+        [
+            Self::start_with(spec.clone()).await,
+            Self::start_with(spec.clone()).await,
+            Self::start_with(spec.clone()).await,
+        ]
     }
 
     pub async fn start_with(spec: Spec) -> Self {
@@ -170,7 +174,8 @@ impl Replica {
     /// One number of `/metrics`, by its name with labels.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = self.metrics().await;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
         line.unwrap_or_else(|| panic!("no metric {name} in:\n{text}")).parse().unwrap()
     }
 
@@ -186,7 +191,8 @@ impl Replica {
 
     /// Posts a broadcast as the seed's checklist does, and returns the answer.
     pub async fn post_broadcast(&self, message: &str) -> Value {
-        let sent = self.request(Method::POST, "").json(&json!({"message": message, "type": "info"})).send().await;
+        let sent =
+            self.request(Method::POST, "").json(&json!({"message": message, "type": "info"})).send().await;
         let answer = sent.unwrap();
         let status = answer.status();
         let body: Value = answer.json().await.unwrap();
@@ -244,7 +250,8 @@ impl Replica {
     }
 
     pub async fn connect_with(&self, query: &str) -> Client {
-        Client::connect(&format!("{}/api/creator/broadcast/ws{query}", self.url().replace("http", "ws"))).await
+        Client::connect(&format!("{}/api/creator/broadcast/ws{query}", self.url().replace("http", "ws")))
+            .await
     }
 
     /// The digest once it has read the log up to a sequence.
