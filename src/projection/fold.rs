@@ -18,7 +18,7 @@ use crate::log::reader::{Delivery, Entry};
 const MILESTONE: u64 = 256;
 
 /// Broadcasts that are not active but stay loaded, and acknowledgements that they may have together.
-const LOADED_BROADCASTS: usize = 256;
+pub(super) const LOADED_BROADCASTS: usize = 256;
 const LOADED_ACKS: usize = 1 << 20;
 
 /// How a fold ended, when nothing was damaged.

@@ -178,9 +178,11 @@ impl Projection {
         let resident = |state: &State| {
             needs.written.is_empty() && needs.broadcasts.iter().all(|id| state.broadcasts.contains_key(id))
         };
-        if self.read(resident) {
-            return Ok(self.read(look));
-        }
+        // One look under one lock: what is resident now may be dropped a moment later.
+        let mut look = Some(look);
+        let answer =
+            self.read(|state| if resident(state) { look.take().map(|look| look(state)) } else { None });
+        let Some(look) = look else { return answer.ok_or(Unavailable) };
         let shared = self.shared.clone();
         let looked = spawn_blocking(move || shared.load_and_look(&needs, look)).await;
         match looked {
@@ -215,16 +217,19 @@ impl Shared {
     fn load_and_look<T>(&self, needs: &Needs, look: impl FnOnce(&State) -> T) -> anyhow::Result<T> {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let store = store.as_ref().context("the projection is being rebuilt")?;
-        // What is loaded stays until the fold drops what was not used for long.
         let mut loaded = State::default();
         store.load(&mut loaded, needs)?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        for (id, broadcast) in loaded.broadcasts {
-            state.broadcasts.entry(id).or_insert(broadcast);
-        }
+        loaded.broadcasts.retain(|id, _| !state.broadcasts.contains_key(id));
+        let new: Vec<_> = loaded.broadcasts.keys().copied().collect();
+        state.broadcasts.extend(loaded.broadcasts);
         state.written.extend(loaded.written);
         let answer = look(&state);
         state.written.clear();
+        // While there is room it stays, until the fold drops what was not used for long.
+        if state.broadcasts.len() > fold::LOADED_BROADCASTS {
+            state.broadcasts.retain(|id, _| !new.contains(id));
+        }
         Ok(answer)
     }
 }
