@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -119,6 +119,8 @@ struct Shared {
     store: Mutex<Option<Store>>,
     position: watch::Sender<Position>,
     changes: broadcast::Sender<Announcement>,
+    /// Changes when a request met a damaged record.
+    damage: watch::Sender<()>,
 }
 
 /// A handle to the projection of this replica.
@@ -141,6 +143,7 @@ impl Projection {
             store: Mutex::new(None),
             position: watch::Sender::new(Position::default()),
             changes: broadcast::Sender::new(MIRROR_LAG),
+            damage: watch::Sender::new(()),
         });
         let (seen, watched) = watch::channel(Seen::default());
         let (stop, stopped) = oneshot::channel();
@@ -218,7 +221,11 @@ impl Shared {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let store = store.as_ref().context("the projection is being rebuilt")?;
         let mut loaded = State::default();
-        store.load(&mut loaded, needs)?;
+        if let Err(error) = store.load(&mut loaded, needs) {
+            // Said while the store is held, so that it is never said of the next one.
+            self.damage.send_replace(());
+            return Err(error);
+        }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         loaded.broadcasts.retain(|id, _| !state.broadcasts.contains_key(id));
         let new: Vec<_> = loaded.broadcasts.keys().copied().collect();
@@ -311,6 +318,7 @@ impl Supervised {
 
     /// From an opened store to the end of it.
     async fn live_once(&self, stopped: &mut oneshot::Receiver<()>) -> anyhow::Result<Outcome> {
+        let mut damage = self.shared.damage.subscribe();
         let options = self.options.clone();
         let (store, cursor, state) =
             spawn_blocking(move || -> anyhow::Result<(Store, CursorRecord, State)> {
@@ -334,7 +342,7 @@ impl Supervised {
             // A panic drops the sender, which the other side takes for damage.
             let _ = ended.send(fold.run(deliveries));
         })?;
-        let mut stopping = false;
+        let (mut stopping, mut damaged) = (false, false);
         let outcome = loop {
             tokio::select! {
                 outcome = &mut end => break outcome.context("the fold panicked").and_then(|outcome| outcome),
@@ -347,9 +355,17 @@ impl Supervised {
                     stopping = true;
                     reader.abort();
                 }
+                Ok(()) = damage.changed(), if !damaged => {
+                    damaged = true;
+                    reader.abort();
+                }
             }
         };
         reader.abort();
-        if stopping { Ok(Outcome::Stopped) } else { outcome }
+        match (stopping, damaged) {
+            (true, _) => Ok(Outcome::Stopped),
+            (false, true) => Err(anyhow!("a request met a record that cannot be loaded")),
+            (false, false) => outcome,
+        }
     }
 }
