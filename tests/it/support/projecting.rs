@@ -1,6 +1,7 @@
 //! A projection in this process, and the write path over it: for what needs no process of its own.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,14 @@ use tidings::submit::Submit;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::PATIENCE;
 use super::log::channel;
+use super::{PATIENCE, eventually};
 
 pub struct Projecting {
     pub projection: Projection,
     supervisor: Supervisor,
     announcements: mpsc::Receiver<Announcement>,
+    directory: PathBuf,
 }
 
 impl Projecting {
@@ -28,7 +30,7 @@ impl Projecting {
         let options = Options { directory: directory.to_owned(), open_patience: Duration::from_secs(20) };
         let (_, reconnected) = watch::channel(0);
         let (projection, supervisor) = Projection::start(Arc::new(log), options, reconnected, announce);
-        Self { projection, supervisor, announcements }
+        Self { projection, supervisor, announcements, directory: directory.to_owned() }
     }
 
     /// The digest once the log has been folded up to a sequence.
@@ -54,8 +56,10 @@ impl Projecting {
         std::iter::from_fn(|| self.announcements.try_recv().ok()).collect()
     }
 
+    /// Stops it, and waits until its store can be opened again.
     pub async fn stop(self) {
         self.supervisor.stop().await;
+        released(&self.directory).await;
     }
 
     /// The write path of a replica over this projection.
@@ -63,6 +67,13 @@ impl Projecting {
         let clock = Arc::new(SystemClock);
         Submit::new(Arc::new(log), self.projection.clone(), clock, "test", &[channel()], append_timeout)
     }
+}
+
+/// Waits until a store that was closed has let go of its files: its threads may still end.
+pub async fn released(directory: &Path) {
+    let database = directory.join("db");
+    let free = || async { File::open(&database).map_or(true, |file| file.try_lock().is_ok()) };
+    eventually("the store is released", free).await;
 }
 
 /// The command to create a broadcast.
