@@ -8,31 +8,26 @@
 mod fold;
 pub mod mirror;
 pub mod store;
+mod supervise;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
-use tracing::{error, info, warn};
+use tokio::time::timeout;
+use tracing::warn;
 
 use crate::domain::{Broadcast, Change, Channel, Digest, Needs, State, Timestamp};
-use crate::log::reader::{Reader, Seen};
+use crate::log::reader::Seen;
 use crate::log::{Epoch, EventLog};
-use fold::{Fold, Outcome};
-use store::{CursorRecord, Store};
-
-/// Batches on their way from the reader to the fold.
-const BATCHES_IN_FLIGHT: usize = 4;
+use store::Store;
+pub use supervise::Supervisor;
 
 /// Announcements that a mirror may lag behind before it takes a snapshot instead.
 const MIRROR_LAG: usize = 4_096;
-
-/// Rebuilds in a row, without having caught up in between, after which the projection gives up and says so.
-const REBUILDS: u32 = 3;
 
 /// What the projection needs to know.
 #[derive(Clone, Debug)]
@@ -147,7 +142,8 @@ impl Projection {
         });
         let (seen, watched) = watch::channel(Seen::default());
         let (stop, stopped) = oneshot::channel();
-        let supervised = Supervised { log, options, reconnected, subscriber, shared: shared.clone(), seen };
+        let supervised =
+            supervise::Supervised { log, options, reconnected, subscriber, shared: shared.clone(), seen };
         let task = tokio::spawn(supervised.run(stopped));
         (Self { shared, seen: watched }, Supervisor { stop, task })
     }
@@ -194,7 +190,11 @@ impl Projection {
                 warn!("the projection cannot load what a request needs: {error:#}");
                 Err(Unavailable)
             }
-            Err(_) => Err(Unavailable),
+            Err(panicked) => {
+                warn!("the projection's store panicked under a request: {panicked}");
+                self.shared.damage.send_replace(());
+                Err(Unavailable)
+            }
         }
     }
 
@@ -238,134 +238,5 @@ impl Shared {
             state.broadcasts.retain(|id, _| !new.contains(id));
         }
         Ok(answer)
-    }
-}
-
-/// Ends the projection.
-pub struct Supervisor {
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Supervisor {
-    /// Stops reading, writes what was folded to disk, and returns when that is done.
-    pub async fn stop(self) {
-        drop(self.stop);
-        if let Err(error) = self.task.await {
-            error!("the projection's task failed: {error}");
-        }
-    }
-}
-
-/// The task that keeps a reader and a fold going over damage and new epochs.
-struct Supervised {
-    log: Arc<dyn EventLog>,
-    options: Options,
-    reconnected: watch::Receiver<u64>,
-    subscriber: mpsc::Sender<Announcement>,
-    shared: Arc<Shared>,
-    seen: watch::Sender<Seen>,
-}
-
-impl Supervised {
-    async fn run(self, mut stopped: oneshot::Receiver<()>) {
-        let mut rebuilds = 0;
-        loop {
-            let outcome = self.live_once(&mut stopped).await;
-            let caught_up = self.shared.position.borrow().caught_up;
-            *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            match outcome {
-                Ok(Outcome::Stopped) => return,
-                Ok(Outcome::OtherLog) => {
-                    self.shared.position.send_modify(|position| position.epochs += 1);
-                    rebuilds = 0;
-                }
-                Err(error) => {
-                    rebuilds = if caught_up { 1 } else { rebuilds + 1 };
-                    error!(
-                        projection.rebuilds = rebuilds,
-                        "the projection is damaged and will be rebuilt: {error:#}"
-                    );
-                }
-            }
-            if rebuilds > REBUILDS {
-                error!(
-                    "the projection was damaged {rebuilds} times in a row; it is not rebuilt any more. Look at the disk"
-                );
-                self.shared.position.send_modify(|p| *p = Position { refused: true, serving: false, ..*p });
-                let _ = stopped.await;
-                return;
-            }
-            self.reset().await;
-        }
-    }
-
-    /// Throws away what is on disk and in memory.
-    async fn reset(&self) {
-        self.shared.position.send_modify(|position| {
-            *position = Position { epochs: position.epochs, ..Position::default() };
-        });
-        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = State::default();
-        let directory = self.options.directory.clone();
-        match spawn_blocking(move || store::set_aside(&directory)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => error!("{error:#}"),
-            Err(error) => error!("moving the projection aside failed: {error}"),
-        }
-        // A store that was closed a moment ago releases its file lock when its threads have ended.
-        sleep(Duration::from_millis(100)).await;
-    }
-
-    /// From an opened store to the end of it.
-    async fn live_once(&self, stopped: &mut oneshot::Receiver<()>) -> anyhow::Result<Outcome> {
-        let mut damage = self.shared.damage.subscribe();
-        let options = self.options.clone();
-        let (store, cursor, state) =
-            spawn_blocking(move || -> anyhow::Result<(Store, CursorRecord, State)> {
-                let store = Store::open(&options.directory, options.open_patience)?;
-                let (cursor, state) = (store.cursor()?, store.resident()?);
-                Ok((store, cursor, state))
-            })
-            .await
-            .context("the store panicked")??;
-        info!(log.sequence = cursor.sequence, "the projection is open");
-        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = state;
-        *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
-
-        let (sender, deliveries) = mpsc::channel(BATCHES_IN_FLIGHT);
-        let (reader, mut seen) =
-            Reader::new(self.log.clone(), cursor.cursor()?, sender, self.reconnected.clone());
-        let reader = tokio::spawn(reader.run());
-        let fold = Fold::new(self.shared.clone(), cursor, self.subscriber.clone());
-        let (ended, mut end) = oneshot::channel();
-        std::thread::Builder::new().name("projection".into()).spawn(move || {
-            // A panic drops the sender, which the other side takes for damage.
-            let _ = ended.send(fold.run(deliveries));
-        })?;
-        let (mut stopping, mut damaged) = (false, false);
-        let outcome = loop {
-            tokio::select! {
-                outcome = &mut end => break outcome.context("the fold panicked").and_then(|outcome| outcome),
-                changed = seen.changed() => match changed {
-                    Ok(()) => drop(self.seen.send_replace(*seen.borrow_and_update())),
-                    Err(_) => break end.await.context("the fold panicked").and_then(|outcome| outcome),
-                },
-                // The reader's end closes the deliveries; the fold finishes what it has and flushes.
-                _ = &mut *stopped, if !stopping => {
-                    stopping = true;
-                    reader.abort();
-                }
-                Ok(()) = damage.changed(), if !damaged => {
-                    damaged = true;
-                    reader.abort();
-                }
-            }
-        };
-        reader.abort();
-        match (stopping, damaged) {
-            (true, _) => Ok(Outcome::Stopped),
-            (false, true) => Err(anyhow!("a request met a record that cannot be loaded")),
-            (false, false) => outcome,
-        }
     }
 }

@@ -1,0 +1,163 @@
+//! The supervisor: keeps a reader and a fold going, over damage and over other logs, until the replica stops.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{error, info};
+
+use super::fold::{Fold, Outcome};
+use super::store::{self, CursorRecord, Store};
+use super::{Announcement, Options, Position, Shared};
+use crate::domain::State;
+use crate::log::EventLog;
+use crate::log::reader::{Delivery, Reader, Seen};
+
+/// Batches on their way from the reader to the fold.
+const BATCHES_IN_FLIGHT: usize = 4;
+
+/// Rebuilds in a row, without having caught up in between, after which the projection gives up and says so.
+const REBUILDS: u32 = 3;
+
+/// Ends the projection.
+pub struct Supervisor {
+    pub(super) stop: oneshot::Sender<()>,
+    pub(super) task: tokio::task::JoinHandle<()>,
+}
+
+impl Supervisor {
+    /// Stops reading, writes what was folded to disk, and returns when that is done.
+    pub async fn stop(self) {
+        drop(self.stop);
+        if let Err(error) = self.task.await {
+            error!("the projection's task failed: {error}");
+        }
+    }
+}
+
+/// The task that keeps a reader and a fold going over damage and new epochs.
+pub(super) struct Supervised {
+    pub(super) log: Arc<dyn EventLog>,
+    pub(super) options: Options,
+    pub(super) reconnected: watch::Receiver<u64>,
+    pub(super) subscriber: mpsc::Sender<Announcement>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) seen: watch::Sender<Seen>,
+}
+
+impl Supervised {
+    pub(super) async fn run(self, mut stopped: oneshot::Receiver<()>) {
+        let mut rebuilds = 0;
+        loop {
+            let outcome = self.live_once(&mut stopped).await;
+            let caught_up = self.shared.position.borrow().caught_up;
+            *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            match outcome {
+                Ok(Outcome::Stopped) => return,
+                Ok(Outcome::OtherLog) => {
+                    self.shared.position.send_modify(|position| position.epochs += 1);
+                    rebuilds = 0;
+                }
+                Err(error) => {
+                    rebuilds = if caught_up { 1 } else { rebuilds + 1 };
+                    error!(
+                        projection.rebuilds = rebuilds,
+                        "the projection is damaged and will be rebuilt: {error:#}"
+                    );
+                }
+            }
+            if rebuilds > REBUILDS {
+                error!(
+                    "the projection was damaged {rebuilds} times in a row; it is not rebuilt any more. Look at the disk"
+                );
+                self.shared.position.send_modify(|p| *p = Position { refused: true, serving: false, ..*p });
+                let _ = stopped.await;
+                return;
+            }
+            self.reset().await;
+        }
+    }
+
+    /// Throws away what is on disk and in memory.
+    async fn reset(&self) {
+        self.shared.position.send_modify(|position| {
+            *position = Position { epochs: position.epochs, ..Position::default() };
+        });
+        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = State::default();
+        let directory = self.options.directory.clone();
+        match spawn_blocking(move || store::set_aside(&directory)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!("{error:#}"),
+            Err(error) => error!("moving the projection aside failed: {error}"),
+        }
+        // A store that was closed a moment ago releases its file lock when its threads have ended.
+        sleep(Duration::from_millis(100)).await;
+    }
+
+    /// From an opened store to the end of it.
+    async fn live_once(&self, stopped: &mut oneshot::Receiver<()>) -> anyhow::Result<Outcome> {
+        let mut damage = self.shared.damage.subscribe();
+        let cursor = self.open_store().await?;
+        info!(log.sequence = cursor.sequence, "the projection is open");
+        let (sender, deliveries) = mpsc::channel(BATCHES_IN_FLIGHT);
+        let (reader, mut seen) =
+            Reader::new(self.log.clone(), cursor.cursor()?, sender, self.reconnected.clone());
+        let reader = tokio::spawn(reader.run());
+        let mut folded = self.start_fold(cursor, deliveries)?;
+        let (mut stopping, mut damaged) = (false, false);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut folded => break outcome.context("the fold panicked").and_then(|outcome| outcome),
+                changed = seen.changed() => match changed {
+                    Ok(()) => drop(self.seen.send_replace(*seen.borrow_and_update())),
+                    Err(_) => break folded.await.context("the fold panicked").and_then(|outcome| outcome),
+                },
+                // The reader's end closes the deliveries; the fold finishes what it has and flushes.
+                _ = &mut *stopped, if !stopping => {
+                    stopping = true;
+                    reader.abort();
+                }
+                Ok(()) = damage.changed(), if !damaged => {
+                    damaged = true;
+                    reader.abort();
+                }
+            }
+        };
+        reader.abort();
+        match (stopping, damaged) {
+            (true, _) => Ok(Outcome::Stopped),
+            (false, true) => Err(anyhow!("a request met a record that cannot be loaded")),
+            (false, false) => outcome,
+        }
+    }
+
+    /// Opens the store and shares it, with what is resident of it.
+    async fn open_store(&self) -> anyhow::Result<CursorRecord> {
+        let options = self.options.clone();
+        let opened = spawn_blocking(move || -> anyhow::Result<_> {
+            let store = Store::open(&options.directory, options.open_patience)?;
+            Ok((store.cursor()?, store.resident()?, store))
+        });
+        let (cursor, state, store) = opened.await.context("the store panicked")??;
+        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        Ok(cursor)
+    }
+
+    /// Folds what is delivered on a thread of its own. A panic drops the answer, which is taken for damage.
+    fn start_fold(
+        &self,
+        cursor: CursorRecord,
+        deliveries: mpsc::Receiver<Delivery>,
+    ) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Outcome>>> {
+        let fold = Fold::new(self.shared.clone(), cursor, self.subscriber.clone());
+        let (ended, folded) = oneshot::channel();
+        std::thread::Builder::new().name("projection".into()).spawn(move || {
+            let _ = ended.send(fold.run(deliveries));
+        })?;
+        Ok(folded)
+    }
+}
