@@ -275,7 +275,8 @@ impl fmt::Display for SubmitError {
             Self::Unknown { id } => write!(
                 f,
                 "The event log did not answer in time. Whether the request took effect is unknown; its event would \
-                 have the id {id}. Repeat the request with the same Idempotency-Key: it takes effect at most once."
+                 have the id {id}. If the request had an Idempotency-Key, repeat it with the same one: it takes \
+                 effect at most once."
             ),
         }
     }
