@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{connect_to_look, data_dir};
+use super::{connect_to_look, data_dir, print};
 use crate::config::{Admin, Nats, Streams};
 use crate::log::names::{LOG_STREAM, REPLICAS_BUCKET, bucket_subject};
 use crate::log::provision::{Provision, mirrored_streams, replicas_stream};
@@ -36,10 +36,10 @@ async fn provision(nats: &Nats, streams: &Streams) -> anyhow::Result<ExitCode> {
     let provision = streams.provision();
     let drifts = provision.everything(&provision.context(&connection.client)).await?;
     for drift in &drifts {
-        println!("{drift}{}", if drift.guarding { " (a guarantee depends on it)" } else { "" });
+        print(&format!("{drift}{}\n", if drift.guarding { " (a guarantee depends on it)" } else { "" }))?;
     }
     if drifts.is_empty() {
-        println!("Everything is there, as defined.");
+        print("Everything is there, as defined.\n")?;
     }
     Ok(ExitCode::from(u8::from(!drifts.is_empty())))
 }
@@ -58,7 +58,7 @@ async fn status(nats: &Nats) -> anyhow::Result<ExitCode> {
         "streams": streams,
         "replicas": heartbeats(&context).await.unwrap_or_default(),
     });
-    println!("{}", serde_json::to_string_pretty(&status)?);
+    print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,7 +102,7 @@ async fn health(url: Option<String>, directory: &Path) -> anyhow::Result<ExitCod
     let answer = timeout(HEALTH_PATIENCE, ask(&reachable)).await;
     let answer = answer.with_context(|| format!("{url} did not answer in time"))??;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    println!("{body}");
+    print(&format!("{body}\n"))?;
     match head.split(' ').nth(1) {
         Some("200") => Ok(ExitCode::SUCCESS),
         Some(_) => Ok(ExitCode::FAILURE),

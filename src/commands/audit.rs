@@ -48,7 +48,7 @@ async fn print_state(options: StateAt) -> anyhow::Result<ExitCode> {
     }
     let state = state_at(log, at).await?;
     let mut out = BufWriter::new(stdout().lock());
-    serde_json::to_writer_pretty(&mut out, &state.to_json(at))?;
+    serde_json::to_writer_pretty(&mut out, &state.to_json(at)).map_err(std::io::Error::from)?;
     writeln!(out)?;
     out.flush()?;
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@ mod audit;
 mod data_dir;
 mod serve;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _, stdout};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -32,7 +32,7 @@ pub fn run() -> ExitCode {
         match cli.command {
             Command::Serve(options) if options.print_config => {
                 let serve = matches.subcommand_matches("serve").context("`serve` was not parsed")?;
-                print!("{}", serve::effective_options(serve));
+                print(&serve::effective_options(serve))?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Serve(options) => serve::serve(options).await.map(|()| ExitCode::SUCCESS),
@@ -42,6 +42,13 @@ pub fn run() -> ExitCode {
         }
     });
     done.unwrap_or_else(|error| fail(&error))
+}
+
+/// To stdout; unlike `print!`, a reader that has left is an error that [`fail`] knows, and no panic.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
@@ -64,6 +71,8 @@ fn start_tracing(serving: bool) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // They would go to stderr with `eprintln!`, and panic when it is stderr that nobody reads any more.
+        .log_internal_errors(false)
         .init();
 }
 

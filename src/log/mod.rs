@@ -150,7 +150,7 @@ pub enum ReadError {
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing => f.write_str("the stream does not exist"),
+            Self::Missing => write!(f, "the stream {} does not exist", names::LOG_STREAM),
             Self::Away(error) => write!(f, "{error:#}"),
         }
     }
