@@ -1,1 +1,318 @@
-//! operations
+//! Running it: health, metrics, options, provisioning, and what stands in the replica's log.
+
+use std::collections::BTreeMap;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Config;
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::support::nats::provision;
+use crate::support::{Nats, Replica, Spec, eventually};
+
+/// Runs the binary by itself, without the environment of whoever runs the tests.
+async fn tidings(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args(arguments).env_clear().envs(environment.iter().copied()).stdin(Stdio::null());
+    command.output().await.unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn a_replica_says_that_it_lives_and_how_far_it_is() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let live = replica.raw_request(Method::GET, "/livez").send().await.unwrap();
+    assert_eq!((live.status().as_u16(), live.json::<Value>().await.unwrap()), (200, json!({"status": "ok"})));
+    let before = replica.readyz().await;
+    replica.post_broadcast("x").await;
+    let after = replica.readyz().await;
+    for ready in [&before, &after] {
+        assert_eq!(
+            (&ready["status"], &ready["reason"], &ready["mode"]),
+            (&json!("ok"), &Value::Null, &json!("cluster"))
+        );
+        assert_eq!((&ready["epoch"], ready["epoch"].is_string()), (&before["epoch"], true));
+    }
+    assert_eq!((&before["sequence"], &after["sequence"], &after["head"]), (&json!(0), &json!(1), &json!(1)));
+    assert_ne!(before["digest"], after["digest"]);
+}
+
+#[tokio::test]
+async fn a_health_check_follows_readiness() {
+    let nats = Nats::start().await;
+    let mut replica =
+        Replica::start_with(Spec::joining(nats.url()).with(&["--drain-grace-seconds", "2"])).await;
+    let url = replica.url();
+    let data_dir = replica.data_dir().display().to_string();
+    let by_url = ["admin", "health", "--url", &url];
+    let by_folder = ["admin", "health", "--data-dir", &data_dir];
+    for arguments in [by_url, by_folder] {
+        let healthy = tidings(&arguments, &[]).await;
+        assert_eq!(healthy.status.code(), Some(0), "{}", stderr(&healthy));
+        assert_eq!(serde_json::from_str::<Value>(&stdout(&healthy)).unwrap()["status"], "ok");
+    }
+    replica.signal(Signal::STOP);
+    let frozen = tidings(&by_url, &[]).await;
+    replica.signal(Signal::CONT);
+    assert_eq!(frozen.status.code(), Some(1));
+    assert!(stderr(&frozen).contains("did not answer in time"), "{}", stderr(&frozen));
+
+    replica.signal(Signal::TERM);
+    eventually("it is not ready any more", || async { !replica.is_ready().await }).await;
+    let stopping = tidings(&by_url, &[]).await;
+    assert_eq!(stopping.status.code(), Some(1));
+    assert!(stdout(&stopping).contains("stopping"), "{}", stdout(&stopping));
+    assert_eq!(replica.ended().await.code(), Some(0));
+    for arguments in [by_url, by_folder] {
+        let gone = tidings(&arguments, &[]).await;
+        assert_eq!(gone.status.code(), Some(1), "{}", stdout(&gone));
+        assert!(!stderr(&gone).is_empty());
+    }
+}
+
+/// Samples by name and labels, from a text that keeps the rules of OpenMetrics as far as we use it.
+fn open_metrics(text: &str) -> BTreeMap<String, f64> {
+    let body = text.strip_suffix("# EOF\n").expect("the text ends with # EOF");
+    let mut types = BTreeMap::new();
+    let mut samples = BTreeMap::new();
+    for line in body.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.splitn(3, ' ');
+            let (kind, name, rest) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+            assert!(["HELP", "TYPE", "UNIT"].contains(&kind), "{line}");
+            if kind == "TYPE" {
+                assert!(types.insert(name.to_owned(), rest.to_owned()).is_none(), "{name} is declared twice");
+            }
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line:?}"));
+        let name = series.split('{').next().unwrap();
+        let family = types.get(name).map(String::as_str);
+        let counter = name.strip_suffix("_total").and_then(|name| types.get(name)).map(String::as_str);
+        assert!(family == Some("gauge") || counter == Some("counter"), "{name} is not declared");
+        assert!(samples.insert(series.to_owned(), value.parse().unwrap()).is_none(), "{series} comes twice");
+    }
+    samples
+}
+
+#[tokio::test]
+async fn metrics_count_what_happened() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let mut clients = [replica.connect("a").await, replica.connect("b").await];
+    for client in &mut clients {
+        client.greeted().await;
+    }
+    let id = replica.post_broadcast("one").await["id"].as_str().unwrap().to_owned();
+    replica.post_broadcast("two").await;
+    for user in ["x", "y", "y"] {
+        replica.acknowledge(&id, user).await;
+    }
+    replica.clear().await;
+    for client in &mut clients {
+        client.until("the clear", |m| m["type"] == "broadcast_cleared").await;
+    }
+
+    let answer = replica.raw_request(Method::GET, "/metrics").send().await.unwrap();
+    let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let samples = open_metrics(&answer.text().await.unwrap());
+    let sequence = replica.readyz().await["sequence"].as_f64().unwrap();
+    let expected = [
+        (r#"tidings_connections{channel="creator"}"#, 2.0),
+        (r#"tidings_broadcasts_total{channel="creator"}"#, 2.0),
+        // Two broadcasts and a clear, to two clients.
+        (r#"tidings_deliveries_total{channel="creator"}"#, 6.0),
+        (r#"tidings_acks_total{channel="creator"}"#, 2.0),
+        ("tidings_slow_clients_total", 0.0),
+        ("tidings_divergence_total", 0.0),
+        ("tidings_mirroring", 1.0),
+        ("tidings_projection_sequence", sequence),
+        ("tidings_projection_lag_events", 0.0),
+        ("tidings_projection_caught_up", 1.0),
+        ("tidings_projection_holes", 0.0),
+        ("tidings_log_limit_bytes", f64::from(1 << 30) * 16.0),
+    ];
+    assert!((sequence - 5.0).abs() < 0.5, "two created, two acknowledged, one cleared: {sequence}");
+    for (name, value) in expected {
+        let found = samples.get(name).unwrap_or_else(|| panic!("no {name} in {samples:?}"));
+        assert!((found - value).abs() < 0.5, "{name} is {found}, not {value}");
+    }
+    for client in clients {
+        client.close().await;
+    }
+    eventually("nobody is connected", || async {
+        replica.metric(r#"tidings_connections{channel="creator"}"#).await < 0.5
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_option_is_printed_with_its_origin_and_no_secret() {
+    let environment =
+        [("TIDINGS_CHANNELS", "news,forum"), ("TIDINGS_NATS", "nats://ann:hunter2@a:4222,nats://b:4222")];
+    let output = tidings(&["serve", "--print-config", "--listen", "127.0.0.1:9"], &environment).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let printed = stdout(&output);
+    for line in [
+        "TIDINGS_LISTEN=127.0.0.1:9  # flag",
+        "TIDINGS_CHANNELS=news,forum  # environment",
+        "TIDINGS_MAX_MESSAGE_BYTES=4096  # default",
+        "# TIDINGS_REPLICA is not set",
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{line} is not in:\n{printed}");
+    }
+    assert!(!printed.contains("hunter2") && printed.contains("@a:4222"), "{printed}");
+    let help = stdout(&tidings(&["serve", "--help"], &[]).await);
+    let named: Vec<_> = help.match_indices("[env: TIDINGS_").map(|(at, _)| &help[at + 6..]).collect();
+    assert!(named.len() > 20, "{help}");
+    for rest in named {
+        let name = rest.split(['=', ']']).next().unwrap();
+        assert!(printed.contains(name), "{name} is an option and not printed");
+    }
+    let wrong = tidings(&["serve", "--channels", "Not A Channel"], &[]).await;
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("is not a channel name"), "{}", stderr(&wrong));
+}
+
+#[tokio::test]
+async fn provisioning_can_be_repeated_and_names_what_differs() {
+    let nats = Nats::start().await;
+    let url = nats.url();
+    for _ in 0..2 {
+        let done = tidings(&["admin", "provision", "--nats", &url], &[]).await;
+        assert_eq!(done.status.code(), Some(0), "{}{}", stdout(&done), stderr(&done));
+        assert_eq!(stdout(&done), "Everything is there, as defined.\n");
+    }
+    let differs = tidings(&["admin", "provision", "--nats", &url, "--log-max-bytes", "1000000"], &[]).await;
+    assert_eq!(differs.status.code(), Some(1));
+    let said = stdout(&differs);
+    assert_eq!(said, "stream BROADCASTS has max_bytes = 17179869184, where Tidings expects 1000000\n");
+
+    let replica = Replica::start_with(Spec::joining(&url).with(&["--log-max-bytes", "1000000"])).await;
+    let warned = replica.log().lines().any(|line| line.contains("WARN") && line.contains(said.trim()));
+    assert!(warned, "a size is a warning: {}", replica.log());
+    replica.post_broadcast("it serves").await;
+
+    let status = tidings(&["admin", "status", "--nats", &url], &[]).await;
+    let status: Value = serde_json::from_str(&stdout(&status)).unwrap();
+    assert_eq!(status["streams"]["BROADCASTS"]["last_sequence"], 1);
+    assert_eq!(status["streams"]["BROADCASTS"]["max_bytes"], 17_179_869_184_u64);
+    assert!(status["nats"]["version"].as_str().unwrap().starts_with("2."));
+    assert!(status["streams"]["KV_broadcast_active"]["created"].is_string());
+    let replicas = status["replicas"].as_array().unwrap();
+    assert_eq!((replicas.len(), &replicas[0]["mode"]), (1, &json!("cluster")));
+
+    let nobody = tidings(&["admin", "status", "--nats", "nats://ann:hunter2@127.0.0.1:1"], &[]).await;
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(
+        stderr(&nobody).contains("127.0.0.1:1") && !stderr(&nobody).contains("hunter2"),
+        "{}",
+        stderr(&nobody)
+    );
+}
+
+#[tokio::test]
+async fn a_stream_with_a_weaker_guarantee_stops_the_start() {
+    let nats = Nats::start().await;
+    let log = provision(1).definitions().unwrap().remove(0);
+    let weak = Config { deny_purge: false, ..log };
+    nats.jetstream().await.create_stream(weak).await.unwrap();
+    let mut replica = Replica::prepared(Spec::joining(nats.url()));
+    replica.spawn();
+    assert_eq!(replica.ended().await.code(), Some(1));
+    let log = replica.log();
+    assert!(log.contains("stream BROADCASTS has deny_purge = false, where Tidings expects true"), "{log}");
+    assert!(log.contains("break a guarantee"), "{log}");
+    let said = tidings(&["admin", "provision", "--nats", &nats.url()], &[]).await;
+    assert_eq!(said.status.code(), Some(1));
+    assert!(
+        stdout(&said).contains("deny_purge = false, where Tidings expects true (a guarantee"),
+        "{}",
+        stdout(&said)
+    );
+    let found = nats.jetstream().await.get_stream("BROADCASTS").await.unwrap();
+    assert!(!found.cached_info().config.deny_purge, "it was reported, not changed");
+}
+
+#[tokio::test]
+async fn dev_auth_stays_on_this_machine_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().display().to_string();
+    for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:80"] {
+        let refused = tidings(&["serve", "--listen", listen, "--data-dir", &data_dir], &[]).await;
+        assert_eq!(refused.status.code(), Some(1), "{listen}");
+        let said = stderr(&refused);
+        assert!(said.contains("loopback") && said.contains("--auth-dev-anywhere"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_of_a_replica_tells_what_happened_and_not_what_was_said() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with_variable("TIDINGS_LOG", "info,tidings=trace");
+    let mut replica = Replica::start_with(spec).await;
+    let mut client = replica.connect("u").await;
+    client.greeted().await;
+    let id = replica.post_broadcast("XYZZY is a secret").await["id"].as_str().unwrap().to_owned();
+    for wrong in
+        [json!({"message": "XYZZY\u{0}"}), json!({"message": "XYZZY".repeat(90)}), json!({"XYZZY": 1})]
+    {
+        assert_eq!(replica.request(Method::POST, "").json(&wrong).send().await.unwrap().status(), 422);
+    }
+    client.acknowledge(&id).await;
+    client.send_text("XYZZY").await;
+    client.until("an error", |m| m["type"] == "error").await;
+    replica.clear().await;
+    assert!(replica.terminate().await.success());
+    let log = replica.log();
+    assert!(!log.contains("XYZZY"), "{log}");
+    let told = log.lines().find(|line| line.contains("broadcast.created")).unwrap_or_else(|| panic!("{log}"));
+    assert!(told.contains(&id) && told.contains("log.sequence=1"), "{told}");
+    assert!(log.lines().any(|line| line.ends_with("stopped")), "{log}");
+}
+
+#[tokio::test]
+async fn a_replica_whose_output_nobody_reads_lives_on() {
+    let nats = Nats::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--drain-seconds",
+        "0",
+        "--nats",
+        &nats.url(),
+        "--data-dir",
+    ]);
+    command
+        .arg(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    let data_dir = folder.path().display().to_string();
+    eventually("it is healthy", || async {
+        tidings(&["admin", "health", "--data-dir", &data_dir], &[]).await.status.success()
+    })
+    .await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it ends").unwrap();
+    assert_eq!(ended.code(), Some(0));
+}

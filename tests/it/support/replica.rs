@@ -18,12 +18,13 @@ use super::{Client, Nats, eventually, nats_server, within};
 pub struct Spec {
     pub nats: Option<String>,
     pub arguments: Vec<String>,
+    pub environment: Vec<(String, String)>,
 }
 
 impl Spec {
     /// One that joins this NATS.
     pub fn joining(url: impl Into<String>) -> Self {
-        Self { nats: Some(url.into()), arguments: Vec::new() }
+        Self { nats: Some(url.into()), ..Self::default() }
     }
 
     /// One with a NATS of its own.
@@ -33,6 +34,11 @@ impl Spec {
 
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 }
@@ -94,7 +100,7 @@ impl Replica {
             Some(url) => command.args(["--nats", url]),
             None => command.arg("--nats-server").arg(nats_server()),
         };
-        command.args(&self.spec.arguments);
+        command.args(&self.spec.arguments).envs(self.spec.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
@@ -267,12 +273,17 @@ impl Replica {
 
     /// Runs a command of the binary against this replica's NATS and returns its output.
     pub async fn tidings(&self, arguments: &[&str]) -> std::process::Output {
+        self.command(arguments).output().await.unwrap()
+    }
+
+    /// A command of the binary against this replica's NATS, to be run.
+    pub fn command(&self, arguments: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
         command.args(arguments).arg("--data-dir").arg(self.data_dir()).stdin(Stdio::null());
         if let Some(url) = &self.spec.nats {
             command.args(["--nats", url]);
         }
-        command.output().await.unwrap()
+        command
     }
 }
 
