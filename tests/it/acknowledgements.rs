@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{Nats, Replica, eventually};
+use crate::support::{Nats, Replica, eventually, percent_encoded};
 
 /// Every event of acknowledgements in the log, as `tidings audit replay` prints it.
 async fn ack_events(replica: &Replica) -> Vec<Value> {
@@ -144,11 +144,7 @@ async fn any_string_of_up_to_128_bytes_is_a_user() {
     let odd =
         ["a b", "a.b.>", "*", "=", "ann@example.org", "名前", "🦀", "a/b?c&d=e#f%g", "\"'\\", "-", &longest];
     for user in odd {
-        let mut query = String::new();
-        for byte in user.bytes() {
-            query += &format!("%{byte:02X}");
-        }
-        let mut client = replica.connect_with(&format!("?user_id={query}")).await;
+        let mut client = replica.connect(&percent_encoded(user)).await;
         assert_eq!(client.greeted().await["id"], id, "{user}");
         assert_eq!(client.acknowledge(&id).await["already"], false, "{user}");
         assert_eq!(replica.acknowledge(&id, user).await["already"], true, "the same user over REST: {user}");

@@ -113,6 +113,9 @@ async fn a_broadcast_that_breaks_a_rule_is_refused_with_its_code_and_nothing_is_
     log_is_empty(&replica).await;
 }
 
+/// Method, path, headers, body; status and code of the answer.
+type Row<'a> = (&'a str, &'a str, &'a [(&'a str, &'a [u8])], &'a str, u16, &'a str);
+
 #[tokio::test]
 async fn every_endpoint_says_what_is_wrong_with_a_request() {
     let nats = Nats::start().await;
@@ -122,7 +125,6 @@ async fn every_endpoint_says_what_is_wrong_with_a_request() {
     let (known_form, other_form) = (acknowledge(id), acknowledge(&id.replace('-', "")));
     let quoted = format!("\"{id}\"");
     let (long_user, long_key) = ("u".repeat(129), "k".repeat(129));
-    type Row<'a> = (&'a str, &'a str, &'a [(&'a str, &'a [u8])], &'a str, u16, &'a str);
     let json: (&str, &[u8]) = ("content-type", b"application/json");
     let table: &[Row] = &[
         ("POST", "", &[("content-type", b"text/plain")], "{}", 415, "unsupported_media_type"),

@@ -22,7 +22,7 @@ const FIELDS: &str = "message|message|message|type|broadcast_id|broadcast_id|lin
 const JSON: &str = "\"x\"|\"x\"|\"x\"|\"x\"|\"x\"|\"x\"|null|\"\\ud83d\"|1e999|[[[[|{}|\"\\u202e\"|-0.0|tru|\"info\"|\
                     \"0198c5a0-1111-7222-8333-444455556666\"";
 
-/// Numbers from a seed (SplitMix64), so that a failure can be had again.
+/// Numbers from a seed (`SplitMix64`), so that a failure can be had again.
 struct Dice(u64);
 
 impl Dice {
@@ -64,13 +64,14 @@ impl Dice {
         };
         let mut head = format!("{call}{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", self.pick(QUERIES));
         for _ in 0..self.below(3) {
-            head += &format!("{}: {}\r\n", self.pick(HEADERS), self.pick(VALUES));
+            head += &[self.pick(HEADERS), ": ", self.pick(VALUES), "\r\n"].concat();
         }
         let body = self.body();
         if self.below(8) > 0 {
             // Now and then less than there is, or more.
             let length = if self.below(16) == 0 { self.below(400) } else { body.len() };
-            head += &format!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+            head += "Content-Type: application/json\r\nContent-Length: ";
+            head += &[&length.to_string(), "\r\n"].concat();
         }
         [head.as_bytes(), b"\r\n", &body].concat()
     }
@@ -86,12 +87,11 @@ async fn whatever_is_sent_the_replica_answers_or_hangs_up_and_stays_well() {
         let mut raw = Raw::connect(&replica).await;
         raw.send(&request).await;
         // Some requests promise more than they bring, and wait in vain.
-        let head = match timeout(Duration::from_millis(300), raw.head()).await {
-            Ok(head) => head,
-            Err(_) => {
-                raw.finish().await;
-                raw.head().await
-            }
+        let head = if let Ok(head) = timeout(Duration::from_millis(300), raw.head()).await {
+            head
+        } else {
+            raw.finish().await;
+            raw.head().await
         };
         let status: Option<u16> = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok());
         let shown = String::from_utf8_lossy(&request);

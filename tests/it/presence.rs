@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::support::{Client, Nats, Replica, Spec, eventually, within};
+use crate::support::{Client, Nats, Replica, Spec, within};
 
 async fn connected(replica: &Replica, users: u64, connections: u64, replicas: u64) {
     let what = format!("{users} users on {connections} connections to {replicas} replicas");

@@ -73,6 +73,9 @@ async fn what_is_not_understood_is_answered_and_the_connection_lives() {
     assert_eq!(client.expect("new_broadcast").await["broadcast"]["message"], "still listening");
 }
 
+/// What it is, the frame's first byte, whether it is masked, its payload; the close code.
+type Sends = (&'static str, u8, bool, &'static [u8], u16);
+
 #[tokio::test]
 async fn what_breaks_the_protocol_closes_with_its_code() {
     let nats = Nats::start().await;
@@ -85,7 +88,6 @@ async fn what_breaks_the_protocol_closes_with_its_code() {
         assert_eq!(client.closed().await.code, code);
     }
 
-    type Sends = (&'static str, u8, bool, &'static [u8], u16);
     let table: [Sends; 6] = [
         ("invalid UTF-8", TEXT, true, b"\xc3\x28", 1007),
         ("no mask", TEXT, false, b"ping", 1002),

@@ -54,3 +54,8 @@ pub fn nats_server() -> PathBuf {
         })
         .clone()
 }
+
+/// Any string as part of a query.
+pub fn percent_encoded(text: &str) -> String {
+    text.bytes().flat_map(|byte| ["%".to_owned(), format!("{byte:02X}")]).collect()
+}

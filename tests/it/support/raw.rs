@@ -1,7 +1,5 @@
 //! A bare TCP connection: for bytes that no client library would send, and for clients that do not behave.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -90,7 +88,7 @@ impl Raw {
         match u16::try_from(payload.len()).unwrap() {
             short @ 0..=125 => frame.push(0x80 | u8::try_from(short).unwrap()),
             long => {
-                frame.push(0x80 | 126);
+                frame.push(0x80 | 0x7e);
                 frame.extend(long.to_be_bytes());
             }
         }
@@ -145,11 +143,6 @@ impl Raw {
     fn take(&mut self, bytes: usize) -> Vec<u8> {
         let rest = self.unread.split_off(bytes);
         std::mem::replace(&mut self.unread, rest)
-    }
-
-    /// Waits for an end of the connection that takes at most this long.
-    pub async fn ends_within(&mut self, time: Duration) -> bool {
-        timeout(time, self.rest()).await.is_ok()
     }
 }
 
