@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::log::EventLog;
 use crate::log::reader::{Cursor, Delivery, Entry, Reader};
@@ -31,7 +32,9 @@ pub async fn each_entry(
     let cursor = Cursor { epoch: Some(epoch), sequence: from - 1, last: None };
     let (_never, reconnected) = watch::channel(0);
     let (reader, _) = Reader::new(log, cursor, sender, reconnected);
-    let reading = tokio::spawn(reader.run());
+    // However this ends, the reader ends with it, and does not complain of a connection that is gone.
+    let mut reading = JoinSet::new();
+    reading.spawn(reader.run());
     while let Some(delivery) = deliveries.recv().await {
         match delivery {
             Delivery::Head(_) => {}
@@ -43,7 +46,6 @@ pub async fn each_entry(
                         visit(entry)?;
                     }
                     if sequence >= to {
-                        reading.abort();
                         return Ok(());
                     }
                 }
