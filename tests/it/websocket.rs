@@ -7,7 +7,7 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::raw::{CLOSE, PING, PONG, TEXT};
 use crate::support::{Client, Events, Nats, Raw, Replica, Spec, eventually};
@@ -286,6 +286,26 @@ async fn a_replica_that_stops_says_when_to_come_back() {
     }
     assert!(told.is_some(), "an event stream is told, too");
     assert_eq!(replica.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_full_replica_sends_newcomers_elsewhere() {
+    let nats = Nats::start().await;
+    let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--max-connections", "2"])).await;
+    let mut first = replica.connect("a").await;
+    first.greeted().await;
+    let mut second = Events::of(replica.request(Method::GET, "/events").send().await.unwrap());
+    second.expect("connected").await;
+    let url = format!("{}/api/creator/broadcast/ws", replica.url().replace("http", "ws"));
+    match Client::try_connect(&url, None).await {
+        Err(Error::Http(response)) => assert_eq!(response.status(), 503),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("a third connection was taken"),
+    }
+    let listened = replica.request(Method::GET, "/events").send().await.unwrap();
+    assert_eq!((listened.status().as_u16(), listened.headers().contains_key("retry-after")), (503, true));
+    first.close().await;
+    eventually("there is room again", || async { Client::try_connect(&url, None).await.is_ok() }).await;
 }
 
 #[tokio::test]
