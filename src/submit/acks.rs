@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{PROJECTION_PATIENCE, Submit, SubmitError, refusal};
+use super::{Attempt, PROJECTION_PATIENCE, Submit, SubmitError};
 use crate::domain::{
     self, Acknowledgement, BroadcastId, Channel, Command, Event, Needs, Rejection, State, UserId, decide,
 };
@@ -169,14 +169,14 @@ impl Commit {
         let event = Event::Acknowledged(domain::Acknowledged { broadcast_id: broadcast, acknowledgements });
         let subject = Subject::Acks(channel, broadcast);
         let new = NewEvent { subject, id, event, time: now, source: submit.source.clone(), expected: None };
-        let appended = submit.append(new).await;
-        match appended {
+        let mut attempt = Attempt::new(submit, id);
+        match attempt.append(new).await {
             Ok(appended) => {
                 drop(tokio::spawn(confirm(submit.clone(), broadcast, users, waiters, appended.sequence)));
             }
             Err(error) => {
                 for waiter in waiters.into_iter().flatten() {
-                    let _ = waiter.send(Err(refusal(&error, id)));
+                    let _ = waiter.send(Err(attempt.refusal(&error)));
                 }
             }
         }

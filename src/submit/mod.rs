@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -29,8 +29,10 @@ pub const PROJECTION_PATIENCE: Duration = Duration::from_secs(2);
 /// Conflicts are decided anew for this long.
 const CONFLICT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Lifecycle commands of one channel that may wait for their turn on one replica.
+/// Lifecycle commands of one channel that may wait for their turn on one replica, and for how long: when the log does
+/// not answer, each one before them takes its time.
 const WAITING: usize = 1_024;
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two tries when the log gave no place.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -120,45 +122,10 @@ impl Submit {
         let id = self.event_id(&command, key);
         let lane = self.lanes.get(command.channel()).ok_or(SubmitError::Busy)?;
         let _place = lane.places.try_acquire().map_err(|_| SubmitError::Busy)?;
-        let _turn = lane.turn.lock().await;
-        let now = self.clock.now();
-        let conflicts_until = Instant::now() + CONFLICT_PATIENCE;
-        let mut caught_up = false;
-        loop {
-            let (event, expected) = match self.judge(command.clone(), now, id).await? {
-                Verdict::Append { event, expected } => (event, expected),
-                Verdict::Done(done) if done.broadcast.is_some() || caught_up => return Ok(done),
-                Verdict::Rejected(rejection) if caught_up => return Err(SubmitError::Rejected(rejection)),
-                // No guard checks what is not appended, and another replica may have answered a moment ago: "nothing
-                // to clear" and "another one is active" are said of the log as it is, not of how far this one has read.
-                Verdict::Done(_) | Verdict::Rejected(_) if Instant::now() < conflicts_until => {
-                    caught_up = self.catch_up(command.channel(), conflicts_until).await;
-                    continue;
-                }
-                Verdict::Done(_) | Verdict::Rejected(_) => return Err(SubmitError::CatchingUp),
-            };
-            let (broadcast, name) = (event.broadcast_id(), event.event_type().name);
-            let subject = Subject::Lifecycle(command.channel().clone());
-            let source = self.source.clone();
-            let new = NewEvent { subject, id, event, time: now, source, expected: Some(expected) };
-            match self.append(new).await {
-                Ok(Appended { sequence, duplicate: false }) => {
-                    info!(broadcast.id = %broadcast, log.sequence = sequence, "{} on {}", name, command.channel());
-                    self.projection.reached(sequence, PROJECTION_PATIENCE).await;
-                    return Ok(Done { id, sequence: Some(sequence), broadcast: Some(broadcast) });
-                }
-                // The log compared the ids alone. Whether a key stood for this very command, only `decide` can tell.
-                Ok(Appended { sequence, duplicate: true }) if Instant::now() < conflicts_until => {
-                    let patience = conflicts_until.saturating_duration_since(Instant::now());
-                    self.projection.reached(sequence, patience).await;
-                }
-                Ok(_) => return Err(SubmitError::Unknown { id }),
-                Err(AppendError::Conflict) if Instant::now() < conflicts_until => {
-                    self.catch_up(command.channel(), conflicts_until).await;
-                }
-                Err(error) => return Err(refusal(&error, id)),
-            }
-        }
+        let _turn = timeout(TURN_PATIENCE, lane.turn.lock()).await.map_err(|_| SubmitError::Busy)?;
+        let mut attempt = Attempt::new(self, id);
+        let outcome = attempt.write(command).await;
+        outcome.map_err(|error| attempt.honest(error))
     }
 
     /// The event id of a command: a new one, or the one that its key stands for.
@@ -187,23 +154,6 @@ impl Submit {
         Ok(judged.await?)
     }
 
-    /// Appends, and keeps asking under the same id while there is no answer and still time.
-    async fn append(&self, new: NewEvent) -> Result<Appended, AppendError> {
-        let until = Instant::now() + self.append_timeout;
-        loop {
-            let error = match timeout_at(until, self.log.append(new.clone())).await {
-                Ok(Ok(appended)) => return Ok(appended),
-                Ok(Err(error @ (AppendError::InProcess | AppendError::Unknown(_)))) => error,
-                Ok(Err(error)) => return Err(error),
-                Err(_) => AppendError::Unknown(anyhow::anyhow!("no answer in time")),
-            };
-            if Instant::now() + RETRY_PAUSE >= until {
-                return Err(error);
-            }
-            sleep(RETRY_PAUSE).await;
-        }
-    }
-
     /// Waits until the own projection is at the head that the channel has now; `false` when that did not work out.
     async fn catch_up(&self, channel: &Channel, until: Instant) -> bool {
         let head = self.log.head_of(Subject::Lifecycle(channel.clone()));
@@ -222,6 +172,105 @@ impl Submit {
     }
 }
 
+/// One event on its way into the log, over as many tries as it takes.
+struct Attempt<'a> {
+    submit: &'a Submit,
+    id: Uuid,
+    /// A try went without an answer: the event may have been written unseen.
+    unsure: bool,
+}
+
+impl<'a> Attempt<'a> {
+    const fn new(submit: &'a Submit, id: Uuid) -> Self {
+        Self { submit, id, unsure: false }
+    }
+
+    /// Decides and appends until one of the two has the last word.
+    async fn write(&mut self, command: Command) -> Result<Done, SubmitError> {
+        let Self { submit, id, .. } = *self;
+        let now = submit.clock.now();
+        let until = Instant::now() + CONFLICT_PATIENCE;
+        let mut caught_up = false;
+        loop {
+            let in_time = Instant::now() < until;
+            let (event, expected) = match submit.judge(command.clone(), now, id).await? {
+                Verdict::Append { event, expected } => (event, expected),
+                Verdict::Done(done) if done.broadcast.is_some() || caught_up => return Ok(done),
+                Verdict::Rejected(rejection) if caught_up => return Err(SubmitError::Rejected(rejection)),
+                // No guard checks what is not appended, and another replica may have answered a moment ago: "nothing
+                // to clear" and "another one is active" are said of the log as it is, not of how far this one has read.
+                Verdict::Done(_) | Verdict::Rejected(_) if in_time => {
+                    caught_up = submit.catch_up(command.channel(), until).await;
+                    continue;
+                }
+                // The log does not say where its head is.
+                Verdict::Done(_) | Verdict::Rejected(_) => return Err(SubmitError::Unknown { id }),
+            };
+            let (broadcast, name) = (event.broadcast_id(), event.event_type().name);
+            let subject = Subject::Lifecycle(command.channel().clone());
+            let source = submit.source.clone();
+            let new = NewEvent { subject, id, event, time: now, source, expected: Some(expected) };
+            match self.append(new).await {
+                Ok(Appended { sequence, duplicate: false }) => {
+                    info!(broadcast.id = %broadcast, log.sequence = sequence, "{} on {}", name, command.channel());
+                    submit.projection.reached(sequence, PROJECTION_PATIENCE).await;
+                    return Ok(Done { id, sequence: Some(sequence), broadcast: Some(broadcast) });
+                }
+                // The log compared the ids alone. Whether a key stood for this very command, only `decide` can tell.
+                Ok(Appended { sequence, duplicate: true }) if in_time => {
+                    let patience = until.saturating_duration_since(Instant::now());
+                    submit.projection.reached(sequence, patience).await;
+                }
+                Ok(_) => return Err(SubmitError::Unknown { id }),
+                Err(AppendError::Conflict) if in_time => {
+                    submit.catch_up(command.channel(), until).await;
+                }
+                Err(error) => return Err(self.refusal(&error)),
+            }
+        }
+    }
+
+    /// Appends, and keeps asking under the same id while there is no answer and still time. Each append has its own
+    /// time: a conflict was an answer.
+    async fn append(&mut self, new: NewEvent) -> Result<Appended, AppendError> {
+        let until = Instant::now() + self.submit.append_timeout;
+        loop {
+            let error = match timeout_at(until, self.submit.log.append(new.clone())).await {
+                Ok(Ok(appended)) => return Ok(appended),
+                Ok(Err(error @ (AppendError::InProcess | AppendError::Unknown(_)))) => error,
+                Ok(Err(error)) => return Err(error),
+                Err(_) => AppendError::Unknown(anyhow::anyhow!("no answer in time")),
+            };
+            self.unsure = true;
+            if Instant::now() + RETRY_PAUSE >= until {
+                return Err(error);
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// What the caller is told when the log did not take the event.
+    fn refusal(&self, error: &AppendError) -> SubmitError {
+        warn!(event.id = %self.id, "an append was not confirmed: {error}");
+        self.honest(match error {
+            AppendError::Full => SubmitError::LogFull,
+            AppendError::TooLarge => SubmitError::TooLarge,
+            AppendError::Conflict => SubmitError::Contended,
+            AppendError::InProcess | AppendError::Unknown(_) => SubmitError::Unknown { id: self.id },
+        })
+    }
+
+    /// Most errors say that nothing was written. After a try without an answer nobody can say that.
+    fn honest(&self, error: SubmitError) -> SubmitError {
+        match error {
+            SubmitError::CatchingUp | SubmitError::Contended | SubmitError::LogFull if self.unsure => {
+                SubmitError::Unknown { id: self.id }
+            }
+            error => error,
+        }
+    }
+}
+
 /// What a retry is answered: the place of the event that its first try wrote.
 fn done_before(state: &State, id: Uuid) -> Done {
     let broadcast = state.written_by(id);
@@ -234,16 +283,6 @@ fn done_before(state: &State, id: Uuid) -> Done {
         }
     });
     Done { id, sequence, broadcast }
-}
-
-fn refusal(error: &AppendError, id: Uuid) -> SubmitError {
-    warn!(event.id = %id, "an append was not confirmed: {error}");
-    match error {
-        AppendError::Full => SubmitError::LogFull,
-        AppendError::TooLarge => SubmitError::TooLarge,
-        AppendError::Conflict => SubmitError::Contended,
-        AppendError::InProcess | AppendError::Unknown(_) => SubmitError::Unknown { id },
-    }
 }
 
 /// UUIDv5 of the parts, each with its length before it, so that no two lists of parts share an id.
