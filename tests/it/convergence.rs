@@ -221,9 +221,9 @@ async fn a_replica_with_a_damaged_disk_comes_up_right_however_it_is_damaged() {
         agree(&nats, &[&first, &second]).await;
         // After an orderly end everything is on disk; after a crash it may be half there.
         if seed % 2 == 0 {
-            drop(second.terminate().await)
+            assert!(second.terminate().await.success());
         } else {
-            second.kill()
+            second.kill();
         }
         let how = damage(&second.data_dir().join("projection"), seed);
         println!("{how}");
@@ -241,7 +241,7 @@ async fn a_replica_with_a_disk_from_before_the_stream_was_recreated_comes_up_rig
     let mut second = Replica::start(&nats).await;
     let old = with_a_past(&first).await;
     agree(&nats, &[&first, &second]).await;
-    drop(second.terminate().await);
+    assert!(second.terminate().await.success());
 
     nats.jetstream().await.delete_stream(LOG_STREAM).await.unwrap();
     eventually("the first replica is on the new log", || async {
@@ -302,7 +302,7 @@ async fn foreign_and_future_messages_are_skipped_alike_and_counted_and_the_guard
     replicas[1].kill();
     fs::remove_dir_all(replicas[1].data_dir().join("projection")).unwrap();
     replicas[1].start_again().await;
-    drop(replicas[2].terminate().await);
+    assert!(replicas[2].terminate().await.success());
     replicas[2].start_again().await;
     agree(&nats, &replicas.each_ref()).await;
     for replica in &replicas {

@@ -1,17 +1,23 @@
 //! The guards: whatever runs at once over three replicas, the log has one order and everybody sees it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tidings::audit::state::state_at;
 use tidings::domain::{BroadcastId, Event};
 use tidings::log::envelope::{Decoded, decode};
 use tidings::log::jetstream::JetStreamLog;
-use tidings::log::{EventLog as _, RawMessage};
+use tidings::log::memory::MemoryLog;
+use tidings::log::{AppendError, EventLog as _, RawMessage};
+use tidings::submit::{Submit, SubmitError};
 
-use crate::support::log::everything;
+use crate::support::log::{Meddled, created, everything};
+use crate::support::projecting::{Projecting, create};
 use crate::support::{Client, Cluster, Nats, Replica, Spec};
 
 #[tokio::test]
@@ -217,4 +223,61 @@ async fn one_key_used_at_once_writes_one_event(replicas: &[Replica; 3], log: &Je
         assert_eq!(codes, [(201, None), reused, reused], "{answers:?}");
     }
     assert_eq!(created_in(&everything(log).await).len(), 11);
+}
+
+/// A replica that never hears of what was written: its own projection is of another, empty log.
+async fn deaf(log: Meddled<MemoryLog>, append_timeout: Duration) -> (Submit, (Projecting, TempDir)) {
+    let directory = TempDir::new().unwrap();
+    let projecting = Projecting::start(MemoryLog::default(), directory.path());
+    projecting.digest_at(0).await;
+    (projecting.submit(log, append_timeout), (projecting, directory))
+}
+
+#[tokio::test]
+async fn conflicts_without_an_end_are_said_to_be_contention_after_five_seconds() {
+    let log = MemoryLog::default();
+    log.append(created("somebody else is faster")).await.unwrap();
+    // However short the time for one answer is: each conflict is one.
+    let (submit, _kept) = deaf(Meddled::with(&log), Duration::from_millis(300)).await;
+    let started = Instant::now();
+    let answer = submit.lifecycle(create("never"), None).await;
+    assert!(matches!(answer, Err(SubmitError::Contended)), "{answer:?}");
+    assert!(started.elapsed() > Duration::from_secs(4), "it gave up after {:?}", started.elapsed());
+    assert_eq!(everything(&log).await.len(), 1);
+}
+
+#[tokio::test]
+async fn after_a_try_without_an_answer_nobody_says_that_nothing_was_written() {
+    let log = MemoryLog::default();
+    let append = |log: MemoryLog, event| {
+        async move {
+            log.append(event).await?;
+            Err(AppendError::Unknown(anyhow::anyhow!("the answer was lost")))
+        }
+        .boxed()
+    };
+    let losing = Meddled { append: Box::new(append), ..Meddled::with(&log) };
+    let (submit, _kept) = deaf(losing, Duration::from_secs(1)).await;
+    let answer = submit.lifecycle(create("there"), None).await;
+    // From the second try on, the log says that another message came first: it is this one.
+    assert!(matches!(answer, Err(SubmitError::Unknown { .. })), "{answer:?}");
+    assert_eq!(everything(&log).await.len(), 1);
+}
+
+#[tokio::test]
+async fn while_the_log_is_silent_nobody_waits_for_all_who_came_before() {
+    let log = MemoryLog::default();
+    let silent = |_, _| std::future::pending().boxed();
+    let (submit, _kept) =
+        deaf(Meddled { append: Box::new(silent), ..Meddled::with(&log) }, Duration::from_secs(1)).await;
+    let started = Instant::now();
+    let answers = join_all((0..20).map(|n| submit.lifecycle(create(&n.to_string()), None))).await;
+    assert!(
+        started.elapsed() < Duration::from_secs(9),
+        "the last one was answered after {:?}",
+        started.elapsed()
+    );
+    let unknown = answers.iter().filter(|answer| matches!(answer, Err(SubmitError::Unknown { .. }))).count();
+    let busy = answers.iter().filter(|answer| matches!(answer, Err(SubmitError::Busy))).count();
+    assert!(unknown >= 1 && unknown + busy == 20, "{answers:?}");
 }

@@ -1,5 +1,7 @@
 //! The contract of the log: one suite of checks over the log in memory and over JetStream, on one node and on three.
 
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use bytes::Bytes;
@@ -8,10 +10,10 @@ use tidings::log::envelope::{Decoded, Skipped, decode};
 use tidings::log::memory::MemoryLog;
 use tidings::log::names::{LOG_STREAM, Subject};
 use tidings::log::reader::{Cursor, Entry, Last};
-use tidings::log::{AppendError, Appended, Epoch, EventLog};
+use tidings::log::{AppendError, Appended, Epoch, EventLog, LogInfo};
 
 use crate::support::log::{
-    Reading, acknowledged, channel, created, everything, expecting, lifecycle, message,
+    Meddled, Reading, acknowledged, channel, created, everything, expecting, lifecycle, message,
 };
 use crate::support::{Cluster, Nats};
 
@@ -283,6 +285,42 @@ async fn a_reader_records_a_hole_and_goes_on() {
     second.following().await;
     log.append(created("7")).await.unwrap();
     assert_eq!(second.up_to(7).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_reader_fetches_what_was_not_delivered_and_asks_three_times_before_it_is_a_hole() {
+    let log = MemoryLog::default();
+    for n in 1..=6 {
+        log.append(created(&n.to_string())).await.unwrap();
+    }
+    // The first two answers about each gap are wrong.
+    let asked = AtomicU32::new(0);
+    let get = move |found| if asked.fetch_add(1, SeqCst) % 3 == 2 { found } else { None };
+    let lossy = Meddled { get: Box::new(get), undelivered: vec![2, 3, 6], ..Meddled::with(&log) };
+    let mut reading = Reading::from_start(lossy);
+    reading.epoch().await;
+    let read: Vec<_> = reading.up_to(6).await.iter().map(|entry| message(entry).clone()).collect();
+    assert_eq!(read, everything(&log).await);
+}
+
+#[tokio::test]
+async fn a_log_that_is_said_to_be_shorter_once_is_still_the_same() {
+    let log = MemoryLog::default();
+    for n in 1..=3 {
+        log.append(created(&n.to_string())).await.unwrap();
+    }
+    let mut first = Reading::from_start(log.clone());
+    first.epoch().await;
+    first.up_to(3).await;
+    let asked = AtomicU32::new(0);
+    let info = move |info: LogInfo| match asked.fetch_add(1, SeqCst) {
+        0 | 1 => LogInfo { last_sequence: 2, ..info },
+        _ => info,
+    };
+    let mut second =
+        Reading::from(Meddled { info: Box::new(info), ..Meddled::with(&log) }, first.cursor.clone());
+    log.append(created("4")).await.unwrap();
+    assert_eq!(second.up_to(4).await.len(), 1, "it goes on, without another epoch");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The habits of nats-server that the design rests on, each held to on real servers, and what the log makes of them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -7,18 +8,18 @@ use async_nats::jetstream;
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::PublishMessage;
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use tempfile::TempDir;
 use tidings::log::connection::{Address, connect};
 use tidings::log::jetstream::JetStreamLog;
-use tidings::log::names::{LOG_STREAM, Subject};
+use tidings::log::names::LOG_STREAM;
 use tidings::log::reader::Entry;
-use tidings::log::{AppendError, Appended, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError};
+use tidings::log::{AppendError, Appended, EventLog as _};
 use tidings::submit::SubmitError;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
-use crate::support::log::{Reading, created, everything, expecting, lifecycle, message};
+use crate::support::log::{Meddled, Reading, created, everything, expecting, lifecycle, message};
 use crate::support::projecting::{Projecting, create};
 use crate::support::{Cluster, Nats, eventually, nats};
 
@@ -80,46 +81,23 @@ async fn three_nodes_refuse_with_10071_or_10164_and_look_at_the_ids_first() {
 }
 
 /// A log that loses its first PubAck; before the next try, somebody else may have gone on.
-struct LosingOneAnswer {
-    log: JetStreamLog,
-    lost: AtomicBool,
-    others_go_on: bool,
-}
-
-impl EventLog for LosingOneAnswer {
-    fn append(&self, event: NewEvent) -> BoxFuture<'_, Result<Appended, AppendError>> {
+fn losing_one_answer(log: &JetStreamLog, others_go_on: bool) -> Meddled<JetStreamLog> {
+    let lost = Arc::new(AtomicBool::new(false));
+    let append = move |log: JetStreamLog, event| {
+        let lost = lost.clone();
         async move {
-            let appended = self.log.append(event).await;
-            if self.lost.swap(true, SeqCst) {
+            let appended = log.append(event).await;
+            if lost.swap(true, SeqCst) {
                 return appended;
             }
-            if self.others_go_on {
-                self.log.append(created("somebody else's")).await.unwrap();
+            if others_go_on {
+                log.append(created("somebody else's")).await.unwrap();
             }
             Err(AppendError::Unknown(anyhow::anyhow!("the answer was lost")))
         }
         .boxed()
-    }
-
-    fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>> {
-        self.log.info()
-    }
-
-    fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
-        self.log.get(sequence)
-    }
-
-    fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {
-        self.log.head_of(subject)
-    }
-
-    fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>> {
-        self.log.follow(from)
-    }
-
-    fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>> {
-        self.log.ensure()
-    }
+    };
+    Meddled { append: Box::new(append), ..Meddled::with(log) }
 }
 
 #[tokio::test]
@@ -132,8 +110,7 @@ async fn a_lost_answer_is_found_again_wherever_the_event_stands() {
     for (others_go_on, key, place, length) in
         [(false, None, 1, 1), (true, None, 2, 3), (false, Some("k1"), 4, 4), (true, Some("k2"), 5, 6)]
     {
-        let losing = LosingOneAnswer { log: log.clone(), lost: AtomicBool::new(false), others_go_on };
-        let submit = projecting.submit(losing, Duration::from_secs(3));
+        let submit = projecting.submit(losing_one_answer(&log, others_go_on), Duration::from_secs(3));
         let done = submit.lifecycle(create("once"), key).await.unwrap();
         assert_eq!(done.sequence, Some(place));
         assert_eq!(everything(&log).await.len(), length, "written once");

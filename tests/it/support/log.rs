@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tidings::clock::{Clock as _, SystemClock};
 use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Event, Kind, Message};
 use tidings::log::names::Subject;
 use tidings::log::reader::{Cursor, Delivery, Entry, Reader, Seen};
-use tidings::log::{Epoch, EventLog, NewEvent, RawMessage};
+use tidings::log::{
+    AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -50,6 +54,62 @@ fn new_event(subject: Subject, id: Uuid, event: Event) -> NewEvent {
 /// The same event under a guard.
 pub fn expecting(expected: u64, event: NewEvent) -> NewEvent {
     NewEvent { expected: Some(expected), ..event }
+}
+
+type Answer<T> = BoxFuture<'static, T>;
+
+/// A log that answers as a test wants it to: each hook gets what the log would do, and may do otherwise.
+pub struct Meddled<L> {
+    pub log: L,
+    pub append: Box<dyn Fn(L, NewEvent) -> Answer<Result<Appended, AppendError>> + Send + Sync>,
+    pub info: Box<dyn Fn(LogInfo) -> LogInfo + Send + Sync>,
+    pub get: Box<dyn Fn(Option<RawMessage>) -> Option<RawMessage> + Send + Sync>,
+    /// These are never delivered, as if the connection had dropped them.
+    pub undelivered: Vec<u64>,
+}
+
+impl<L: EventLog + Clone> Meddled<L> {
+    /// One that changes nothing yet.
+    pub fn with(log: &L) -> Self {
+        Self {
+            log: log.clone(),
+            append: Box::new(|log, event| async move { log.append(event).await }.boxed()),
+            info: Box::new(|info| info),
+            get: Box::new(|found| found),
+            undelivered: vec![],
+        }
+    }
+}
+
+impl<L: EventLog + Clone> EventLog for Meddled<L> {
+    fn append(&self, event: NewEvent) -> BoxFuture<'_, Result<Appended, AppendError>> {
+        (self.append)(self.log.clone(), event)
+    }
+
+    fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>> {
+        async { Ok((self.info)(self.log.info().await?)) }.boxed()
+    }
+
+    fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
+        async move { Ok((self.get)(self.log.get(sequence).await?)) }.boxed()
+    }
+
+    fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {
+        self.log.head_of(subject)
+    }
+
+    fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>> {
+        let undelivered = self.undelivered.clone();
+        let delivered = move |message: &Result<RawMessage, ReadError>| {
+            let delivered = message.as_ref().map_or(true, |message| !undelivered.contains(&message.sequence));
+            std::future::ready(delivered)
+        };
+        async move { Ok(self.log.follow(from).await?.filter(delivered).boxed()) }.boxed()
+    }
+
+    fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.log.ensure()
+    }
 }
 
 /// Everything in the log up to its last message; holes are left out.
@@ -148,12 +208,6 @@ impl Reading {
     pub async fn following(&mut self) {
         let followed = timeout(PATIENCE, self.seen.wait_for(|seen| seen.following)).await;
         followed.expect("the log is followed in time").expect("the reader runs");
-    }
-
-    /// Waits until the log cannot be followed.
-    pub async fn interrupted(&mut self) {
-        let interrupted = timeout(PATIENCE, self.seen.wait_for(|seen| !seen.following)).await;
-        interrupted.expect("the reader notices in time").expect("the reader runs");
     }
 }
 
