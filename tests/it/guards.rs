@@ -238,7 +238,15 @@ async fn conflicts_without_an_end_are_said_to_be_contention_after_five_seconds()
     let log = MemoryLog::default();
     log.append(created("somebody else is faster")).await.unwrap();
     // However short the time for one answer is: each conflict is one.
-    let (submit, _kept) = deaf(Meddled::with(&log), Duration::from_millis(300)).await;
+    let append = |log: MemoryLog, event| {
+        async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            log.append(event).await
+        }
+        .boxed()
+    };
+    let slow = Meddled { append: Box::new(append), ..Meddled::with(&log) };
+    let (submit, _kept) = deaf(slow, Duration::from_millis(300)).await;
     let started = Instant::now();
     let answer = submit.lifecycle(create("never"), None).await;
     assert!(matches!(answer, Err(SubmitError::Contended)), "{answer:?}");

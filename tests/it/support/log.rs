@@ -56,12 +56,12 @@ pub fn expecting(expected: u64, event: NewEvent) -> NewEvent {
     NewEvent { expected: Some(expected), ..event }
 }
 
-type Answer<T> = BoxFuture<'static, T>;
+type Append<L> = dyn Fn(L, NewEvent) -> BoxFuture<'static, Result<Appended, AppendError>> + Send + Sync;
 
 /// A log that answers as a test wants it to: each hook gets what the log would do, and may do otherwise.
 pub struct Meddled<L> {
     pub log: L,
-    pub append: Box<dyn Fn(L, NewEvent) -> Answer<Result<Appended, AppendError>> + Send + Sync>,
+    pub append: Box<Append<L>>,
     pub info: Box<dyn Fn(LogInfo) -> LogInfo + Send + Sync>,
     pub get: Box<dyn Fn(Option<RawMessage>) -> Option<RawMessage> + Send + Sync>,
     /// These are never delivered, as if the connection had dropped them.

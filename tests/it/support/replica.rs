@@ -185,6 +185,11 @@ impl Replica {
         line.unwrap_or_else(|| panic!("no metric {name} in:\n{text}")).parse().unwrap()
     }
 
+    /// A number of `/metrics` that is a count.
+    pub async fn count(&self, name: &str) -> u64 {
+        self.metric(name).await.to_string().parse().unwrap_or_else(|_| panic!("{name} is not a count"))
+    }
+
     /// A request to `/api/creator/broadcast{path}`, to be completed.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}/api/creator/broadcast{path}", self.url()))
