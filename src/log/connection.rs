@@ -101,7 +101,9 @@ async fn connect_in_time(
     }
     let client = options.retry_on_initial_connect().connect(servers).await?;
     for look in 0.. {
-        if client.connection_state() == async_nats::connection::State::Connected {
+        // The client says that it is connected a moment before it knows what the server has said of itself.
+        let introduced = !client.server_info().version.is_empty();
+        if introduced && client.connection_state() == async_nats::connection::State::Connected {
             break;
         }
         if look == SAID_AFTER_LOOKS {
