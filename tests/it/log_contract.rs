@@ -271,7 +271,9 @@ async fn a_reader_records_a_hole_and_goes_on() {
     for n in 1..=6 {
         log.append(created(&n.to_string())).await.unwrap();
     }
-    [2, 3, 6].into_iter().for_each(|sequence| log.damage(sequence));
+    for lost in [2, 3, 6] {
+        log.damage(lost);
+    }
     let mut reading = Reading::from_start(log.clone());
     reading.epoch().await;
     let mut entries = reading.up_to(5).await;

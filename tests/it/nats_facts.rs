@@ -228,9 +228,9 @@ async fn with_a_damaged_message(orderly: bool) -> (Nats, JetStreamLog, Reading) 
     read_before.up_to(9).await;
     // An orderly stop leaves an index behind, which keeps the count; after a crash the blocks alone speak.
     if orderly {
-        nats.stop()
+        nats.stop();
     } else {
-        nats.kill()
+        nats.kill();
     }
     nats.damage("message 4 of nine");
     nats.start_again().await;

@@ -223,7 +223,7 @@ fn write(directory: &Path, edit: impl FnOnce(&Store, &mut Batch)) {
 }
 
 /// A cursor record with some fields changed.
-fn write_cursor(directory: &Path, fields: Value) {
+fn write_cursor(directory: &Path, fields: &Value) {
     write(directory, |store, batch| {
         let mut record = json!(store.cursor().unwrap());
         for (field, value) in fields.as_object().unwrap() {
@@ -248,15 +248,11 @@ fn write_contradiction(directory: &Path, id: BroadcastId) {
 #[tokio::test]
 async fn a_store_that_cannot_be_believed_is_rebuilt() {
     let (log, ids) = log_of_rounds(10).await;
-    comes_back_right(|directory| write_cursor(directory, json!({"format": 99})), &log, &ids).await;
-    comes_back_right(|directory| write_cursor(directory, json!({"last": "ab"})), &log, &ids).await;
-    comes_back_right(|directory| write_cursor(directory, json!({"last": "ab".repeat(32)})), &log, &ids).await;
-    comes_back_right(
-        |directory| write_cursor(directory, json!({"epoch": "2020-01-01T00:00:00.000000000Z"})),
-        &log,
-        &ids,
-    )
-    .await;
+    comes_back_right(|directory| write_cursor(directory, &json!({"format": 99})), &log, &ids).await;
+    comes_back_right(|directory| write_cursor(directory, &json!({"last": "ab"})), &log, &ids).await;
+    comes_back_right(|directory| write_cursor(directory, &json!({"last": "ab".repeat(32)})), &log, &ids)
+        .await;
+    comes_back_right(|directory| write_cursor(directory, &json!({"epoch": "2020-01-01T00:00:00.000000000Z"})), &log, &ids).await;
     comes_back_right(|directory| write_contradiction(directory, ids[9]), &log, &ids).await;
     let all_of_it = |directory: &Path| {
         for file in files_below(directory) {
@@ -271,7 +267,7 @@ async fn a_store_that_cannot_be_believed_is_rebuilt() {
 async fn a_store_of_a_build_that_knew_fewer_events_is_rebuilt_when_it_skipped_some() {
     let (log, ids) = log_of_rounds(3).await;
     let older = json!({"skipped_future": 1, "known": ["broadcast.created:1"]});
-    comes_back_right(|directory| write_cursor(directory, older), &log, &ids).await;
+    comes_back_right(|directory| write_cursor(directory, &older), &log, &ids).await;
 }
 
 #[tokio::test]
