@@ -252,7 +252,12 @@ async fn a_store_that_cannot_be_believed_is_rebuilt() {
     comes_back_right(|directory| write_cursor(directory, &json!({"last": "ab"})), &log, &ids).await;
     comes_back_right(|directory| write_cursor(directory, &json!({"last": "ab".repeat(32)})), &log, &ids)
         .await;
-    comes_back_right(|directory| write_cursor(directory, &json!({"epoch": "2020-01-01T00:00:00.000000000Z"})), &log, &ids).await;
+    comes_back_right(
+        |directory| write_cursor(directory, &json!({"epoch": "2020-01-01T00:00:00.000000000Z"})),
+        &log,
+        &ids,
+    )
+    .await;
     comes_back_right(|directory| write_contradiction(directory, ids[9]), &log, &ids).await;
     let all_of_it = |directory: &Path| {
         for file in files_below(directory) {

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use client::{Client, Closed};
+pub use client::Client;
 pub use events::Events;
 pub use nats::{Cluster, Nats};
 pub use raw::Raw;

@@ -36,8 +36,8 @@ impl Nats {
         let directory = tempfile::Builder::new().prefix("tidings-nats-").tempdir().unwrap();
         let configuration = format!(
             "server_name: {name}\nhost: 127.0.0.1\nmax_payload: 1MB\n\
-             jetstream {{ store_dir: {:?}, max_file_store: 20GB, max_memory_store: 1GB, sync_interval: always }}\n",
-            directory.path().join("store")
+             jetstream {{ store_dir: \"{}\", max_file_store: 20GB, max_memory_store: 1GB, sync_interval: always }}\n",
+            directory.path().join("store").display()
         );
         fs::write(directory.path().join("nats.conf"), configuration).unwrap();
         Self { child: None, directory, port: free_port(), extra }
@@ -181,7 +181,7 @@ async fn provisioned(client: async_nats::Client, replicas: usize) -> JetStreamLo
 }
 
 pub fn provision(replicas: usize) -> Provision {
-    Provision { replicas, log_max_bytes: 1 << 30, acks_max_age: Duration::from_secs(3600) }
+    Provision { replicas, log_max_bytes: 1 << 30, acks_max_age: Duration::from_hours(1) }
 }
 
 /// Three servers of one cluster.
