@@ -32,9 +32,19 @@ pub async fn each_entry(
     let cursor = Cursor { epoch: Some(epoch), sequence: from - 1, last: None };
     let (_never, reconnected) = watch::channel(0);
     let (reader, _) = Reader::new(log, cursor, sender, reconnected);
-    // However this ends, the reader ends with it, and does not complain of a connection that is gone.
     let mut reading = JoinSet::new();
     reading.spawn(reader.run());
+    let visited = visit_up_to(to, &mut deliveries, &mut visit).await;
+    // A reader that outlives its connection would complain of it.
+    reading.shutdown().await;
+    visited
+}
+
+async fn visit_up_to(
+    to: u64,
+    deliveries: &mut mpsc::Receiver<Delivery>,
+    visit: &mut impl FnMut(Entry) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     while let Some(delivery) = deliveries.recv().await {
         match delivery {
             Delivery::Head(_) => {}
