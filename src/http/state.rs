@@ -78,7 +78,7 @@ impl App {
     /// Ready means: what this replica shows is true, and it is not about to stop.
     pub fn is_ready(&self) -> bool {
         let position = self.projection.position();
-        let log_is_away = !self.projection.seen().following;
+        let log_is_away = self.projection.seen().away;
         !self.shutdown.begun() && position.serving && (position.caught_up || log_is_away)
     }
 }

@@ -101,6 +101,8 @@ pub struct Seen {
     pub head_at_start: Option<u64>,
     /// Whether the log is being followed at this moment.
     pub following: bool,
+    /// Whether the last try to read the log failed. Before the first one nobody knows yet.
+    pub away: bool,
     /// Bytes stored and bytes taken at most.
     pub bytes: (u64, u64),
 }
@@ -158,6 +160,7 @@ impl Reader {
                 Interrupted::Restart => continue,
                 Interrupted::Unreadable(ReadError::Missing) => self.recreate().await,
                 Interrupted::Unreadable(ReadError::Away(error)) => {
+                    self.seen.send_modify(|seen| seen.away = true);
                     warn!(
                         log.sequence = self.cursor.sequence,
                         "cannot read the log now, trying again: {error:#}"
@@ -365,6 +368,7 @@ impl Reader {
             seen.head = info.last_sequence;
             seen.head_at_start.get_or_insert(info.last_sequence);
             seen.following = following;
+            seen.away = false;
             seen.bytes = (info.bytes, info.max_bytes);
         });
     }
