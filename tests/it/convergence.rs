@@ -2,14 +2,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
+use futures_util::{StreamExt as _, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tidings::log::EventLog as _;
 use tidings::log::names::LOG_STREAM;
 
+use crate::support::log::acknowledged;
 use crate::support::nats::files_below;
 use crate::support::{Client, Nats, Replica, Spec, eventually};
 
@@ -158,6 +161,36 @@ async fn a_replica_with_an_empty_or_a_wiped_disk_comes_up_right() {
     second.start_again().await;
     agree(&nats, &[&first, &second]).await;
     knows_the_past(&second, &first, &acknowledged).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_was_away_is_not_ready_before_it_has_read_what_it_missed() {
+    let nats = Nats::start().await;
+    let mut replica = Replica::start(&nats).await;
+    let posted = replica.post_broadcast("before").await;
+    let id = posted["id"].as_str().unwrap().parse().unwrap();
+    assert!(replica.terminate().await.success());
+
+    let log = nats.log().await;
+    let users: Vec<_> = (0..2_000).map(|n| format!("user-{n}")).collect();
+    let appends = users.iter().map(|user| log.append(acknowledged(id, &[user.as_str()])));
+    let appended: Vec<_> = stream::iter(appends).buffer_unordered(64).collect().await;
+    assert!(appended.iter().all(Result::is_ok));
+    replica.spawn();
+    let first = Mutex::new(Value::Null);
+    eventually("it is ready", || async {
+        *first.lock().unwrap() = replica.readyz().await;
+        first.lock().unwrap()["status"] == "ok"
+    })
+    .await;
+    let first = first.into_inner().unwrap();
+    assert_eq!((&first["sequence"], &first["head"]), (&json!(2_001), &json!(2_001)));
+    // Its words name places of the log.
+    assert!(
+        replica.log().contains("the projection has caught up with the log log.sequence=2001"),
+        "{}",
+        replica.log()
+    );
 }
 
 /// A small generator (splitmix64), so that a seed names the damage.
