@@ -199,12 +199,17 @@ impl Reader {
         let from = self.cursor.sequence.max(1);
         let mut messages = self.log.follow(from).await?.ready_chunks(MAX_BATCH);
         let mut known = self.cursor.last;
+        // Said once it is known that this is the log of the cursor, and not one that only looks like it.
+        let mut head = Some(info.last_sequence);
         self.note(info, true);
-        self.deliveries.send(Delivery::Head(info.last_sequence)).await.map_err(|_| Interrupted::Unwanted)?;
+        if known.is_none() {
+            self.say_head(&mut head).await?;
+        }
         loop {
             let chunk = tokio::select! {
                 chunk = messages.next() => chunk.ok_or(Interrupted::Restart)?,
                 () = sleep(QUIET) => {
+                    self.say_head(&mut head).await?;
                     self.look_beyond_silence().await?;
                     continue;
                 }
@@ -218,6 +223,7 @@ impl Reader {
                     Ok(message) => {
                         if let Some(known) = known.take() {
                             self.require_same(known, &message, info.epoch).await?;
+                            self.say_head(&mut head).await?;
                         }
                         self.take(message, &mut batch).await?;
                     }
@@ -228,6 +234,13 @@ impl Reader {
             if let Some(error) = broken {
                 return Err(error.into());
             }
+        }
+    }
+
+    async fn say_head(&self, head: &mut Option<u64>) -> Result<(), Interrupted> {
+        match head.take() {
+            Some(head) => self.deliveries.send(Delivery::Head(head)).await.map_err(|_| Interrupted::Unwanted),
+            None => Ok(()),
         }
     }
 
