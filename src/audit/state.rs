@@ -100,6 +100,7 @@ impl StateAt {
             "late": known.late,
             "end": known.end,
             "acknowledged": known.acknowledged,
+            "time_to_acknowledge_ms": {"p50": known.delays.quantile(0.5), "p95": known.delays.quantile(0.95)},
             "acknowledged_by": acknowledged_by,
         })
     }

@@ -9,6 +9,7 @@
 //! [`evolve`]; the auditor's tools use the same function.
 
 pub mod decide;
+pub mod delays;
 pub mod event;
 pub mod facts;
 pub mod state;
@@ -18,6 +19,7 @@ pub mod types;
 mod tests;
 
 pub use decide::{Command, Rejection, decide};
+pub use delays::Delays;
 pub use event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event, Recorded};
 pub use facts::Digest;
 pub use state::{BroadcastState, Change, ChannelState, EndReason, Needs, State, evolve};

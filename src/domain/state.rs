@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::decide::Command;
+use super::delays::Delays;
 use super::event::{Acknowledgement, Broadcast, Event, Recorded};
 use super::facts::Digest;
 use super::types::{BroadcastId, Channel, Timestamp, UserId};
@@ -59,6 +60,8 @@ pub struct BroadcastState {
     pub end: Option<End>,
     /// How many users acknowledged it.
     pub acknowledged: u64,
+    /// How long they took, from the broadcast's `created_at` to the acknowledgement's `at`.
+    pub delays: Delays,
     /// The sequence of each user's first acknowledgement, by [`UserId::fingerprint`]. Kept apart from the record.
     #[serde(skip)]
     pub acknowledgements: HashMap<u128, u64>,
@@ -227,6 +230,7 @@ impl State {
                 late,
                 end: None,
                 acknowledged: 0,
+                delays: Delays::default(),
                 acknowledgements: HashMap::new(),
             },
         );
@@ -250,6 +254,7 @@ impl State {
             if let std::collections::hash_map::Entry::Vacant(first) = known.acknowledgements.entry(user) {
                 first.insert(recorded.sequence);
                 self.digest.add_acknowledgement(id, user, recorded.sequence);
+                known.delays.add(acknowledgement.at.as_unix_ms() - known.broadcast.created_at.as_unix_ms());
                 new.push(acknowledgement.clone());
             }
         }

@@ -1,12 +1,11 @@
 //! Acknowledging over REST.
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 
+use super::answer;
 use super::body::Body;
-use super::broadcasts::written;
 use super::error::ApiError;
 use super::identity::Identity;
 use super::request::InChannel;
@@ -23,9 +22,9 @@ pub async fn acknowledge(
         ApiError::invalid("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.")
     })?;
     let done = app.acks.acknowledge(channel, id, who.user).await?;
-    let mut answer = json!({"status": "success", "sequence": done.sequence});
+    let mut reply = json!({"status": "success", "sequence": done.sequence});
     if let Some(already) = done.already {
-        answer["already"] = already.into();
+        reply["already"] = already.into();
     }
-    Ok(written(StatusCode::OK, Some(done.sequence), answer))
+    Ok(answer::ok(Some(done.sequence), reply))
 }

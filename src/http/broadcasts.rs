@@ -2,14 +2,15 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::answer;
 use super::body::Body;
 use super::error::ApiError;
 use super::identity::{Identity, Role};
-use super::request::{Fresh, InChannel, SEQUENCE, idempotency_key, if_match};
+use super::request::{Fresh, InChannel, idempotency_key, if_match};
 use super::state::App;
 use crate::domain::types::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
 use crate::domain::{Command, Kind, Message};
@@ -42,7 +43,7 @@ pub async fn create(
     };
     let done = app.submit.lifecycle(command, idempotency_key(&headers)?).await?;
     let sent_to_users = app.connected(&channel).connections;
-    let answer = json!({
+    let reply = json!({
         "status": "success",
         "id": done.broadcast,
         "message": format!("Broadcast sent successfully to {sent_to_users} connected users."),
@@ -51,7 +52,7 @@ pub async fn create(
         "sent_to_users": sent_to_users,
         "sequence": done.sequence,
     });
-    Ok(written(StatusCode::CREATED, done.sequence, answer))
+    Ok(answer::created(done.sequence, reply))
 }
 
 /// `POST /clear`
@@ -66,14 +67,14 @@ pub async fn clear(
     let command = Command::Clear { channel: channel.clone(), by: who.user, if_active: if_match(&headers)? };
     let done = app.submit.lifecycle(command, idempotency_key(&headers)?).await?;
     let cleared_for_users = if done.sequence.is_some() { app.connected(&channel).connections } else { 0 };
-    let answer = json!({
+    let reply = json!({
         "status": "success",
         "message": "Broadcast cleared successfully",
         "cleared_for_users": cleared_for_users,
         "broadcast_id": done.broadcast,
         "sequence": done.sequence,
     });
-    Ok(written(StatusCode::OK, done.sequence, answer))
+    Ok(answer::ok(done.sequence, reply))
 }
 
 /// `GET /active`
@@ -88,7 +89,7 @@ pub async fn active(
         let view = active.map(|active| json!(BroadcastView::from(&active.broadcast)));
         (app.projection.position().sequence, view)
     });
-    written(StatusCode::OK, Some(sequence), json!({"broadcast": broadcast}))
+    answer::ok(Some(sequence), json!({"broadcast": broadcast}))
 }
 
 /// `GET /limits`
@@ -107,15 +108,4 @@ pub async fn limits(
         "max_active_broadcasts": 1,
         "types": Kind::ALL,
     })))
-}
-
-/// An answer that says which event of the log it reflects.
-pub fn written(status: StatusCode, sequence: Option<u64>, answer: Value) -> Response {
-    let sequence = sequence.map(|sequence| [(SEQUENCE, sequence.to_string())]);
-    (status, sequence.map_or_else(HeaderMap::new, header_map), Json(answer)).into_response()
-}
-
-fn header_map([(name, value)]: [(&'static str, String); 1]) -> HeaderMap {
-    let value = value.try_into().ok();
-    value.map(|value| (axum::http::HeaderName::from_static(name), value)).into_iter().collect()
 }

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::domain::types::MAX_MESSAGE_CHARS;
-use crate::domain::{Kind, Rejection};
+use crate::domain::{BroadcastId, Kind, Rejection};
 use crate::projection::Unavailable;
 use crate::push::hub::Stopping;
 use crate::submit::SubmitError;
@@ -66,6 +66,11 @@ impl ApiError {
         let shown: String = name.chars().take(40).collect();
         let message = format!("There is no channel `{}` here.", shown.escape_debug());
         Self::new(StatusCode::NOT_FOUND, "unknown_channel", message)
+    }
+
+    /// `404`: no such broadcast.
+    pub fn unknown_broadcast(id: BroadcastId) -> Self {
+        Rejection::UnknownBroadcast { id }.into()
     }
 
     /// `405`.

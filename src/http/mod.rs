@@ -1,9 +1,11 @@
 //! The edge: every route on one screen. Handlers parse, call and map; rules are in the domain, answers in `error.rs`.
 
 mod acks;
+mod answer;
 mod body;
 mod broadcasts;
 pub mod error;
+mod history;
 pub mod identity;
 mod operations;
 mod request;
@@ -29,6 +31,9 @@ pub fn router(app: App) -> Router {
         .route("/active", get(broadcasts::active))
         .route("/limits", get(broadcasts::limits))
         .route("/stats", get(stats::stats))
+        .route("/history", get(history::history))
+        .route("/{id}", get(history::one))
+        .route("/{id}/acks", get(history::acks))
         .route("/ws", get(ws::upgrade))
         .route("/events", get(sse::events));
     Router::new()

@@ -47,9 +47,6 @@ impl Query {
     }
 }
 
-/// The header of answers that says up to which event the log is reflected.
-pub const SEQUENCE: &str = "tidings-sequence";
-
 /// The header of requests that asks for an answer that reflects the log up to an event.
 const MIN_SEQUENCE: &str = "tidings-min-sequence";
 

@@ -1,11 +1,10 @@
 //! What creators and team read about their audience.
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 
-use super::broadcasts::written;
+use super::answer;
 use super::error::ApiError;
 use super::identity::{Identity, Role};
 use super::request::{Fresh, InChannel};
@@ -36,7 +35,7 @@ pub async fn stats(
     } else {
         "Distinct users over all replicas"
     };
-    let answer = json!({
+    let reply = json!({
         "status": "success",
         "stats": {
             "broadcasts_today": today,
@@ -52,5 +51,5 @@ pub async fn stats(
             "max_characters": MAX_MESSAGE_CHARS,
         },
     });
-    Ok(written(StatusCode::OK, Some(sequence), answer))
+    Ok(answer::ok(Some(sequence), reply))
 }

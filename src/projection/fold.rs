@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::store::{Batch, CursorRecord, Store};
+use super::cursor::CursorRecord;
+use super::store::{Batch, Store};
 use super::{Active, Announcement, Changed, Position, Shared};
 use crate::domain::{BroadcastId, Change, Channel, Event, Recorded, State, evolve};
 use crate::log::envelope::{Decoded, Skipped, decode};

@@ -5,6 +5,7 @@
 //! state is disposable: when it does not open, does not decode, or belongs to another log, it is moved aside and
 //! rebuilt.
 
+pub mod cursor;
 mod fold;
 pub mod mirror;
 pub mod store;
@@ -16,13 +17,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::domain::{Broadcast, Change, Channel, Digest, Needs, State, Timestamp};
+use crate::domain::{
+    Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, State, Timestamp,
+};
 use crate::log::reader::Seen;
 use crate::log::{Epoch, EventLog};
+pub use store::AckAt;
 use store::Store;
 pub use supervise::Supervisor;
 
@@ -183,7 +187,53 @@ impl Projection {
             self.read(|state| if resident(state) { look.take().map(|look| look(state)) } else { None });
         let Some(look) = look else { return answer.ok_or(Unavailable) };
         let shared = self.shared.clone();
-        let looked = spawn_blocking(move || shared.load_and_look(&needs, look)).await;
+        self.answered(spawn_blocking(move || shared.load_and_look(&needs, look)).await)
+    }
+
+    /// Up to `limit` broadcasts of a channel that were created before a sequence, newest first.
+    pub async fn history(
+        &self,
+        channel: Channel,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<BroadcastState>, Unavailable> {
+        self.stored(move |store| store.history(&channel, before, limit)).await
+    }
+
+    /// One broadcast of a channel, without its acknowledgements.
+    pub async fn record(
+        &self,
+        channel: Channel,
+        id: BroadcastId,
+    ) -> Result<Option<BroadcastState>, Unavailable> {
+        let record = self.stored(move |store| store.record(id)).await?;
+        Ok(record.filter(|record| record.channel == channel))
+    }
+
+    /// Up to `limit` acknowledgements of a broadcast after a place, see [`AckAt`].
+    pub async fn acks_after(
+        &self,
+        id: BroadcastId,
+        after: (u64, usize),
+        limit: usize,
+    ) -> Result<Vec<AckAt>, Unavailable> {
+        self.stored(move |store| store.acks_after(id, after, limit)).await
+    }
+
+    /// Looks into the store beside the fold, which goes on meanwhile.
+    async fn stored<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Store) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let shared = self.shared.clone();
+        let looked = spawn_blocking(move || {
+            let store = shared.store();
+            look(&store.context("the projection is being rebuilt")?).inspect_err(|_| shared.report_damage())
+        });
+        self.answered(looked.await)
+    }
+
+    fn answered<T>(&self, looked: Result<anyhow::Result<T>, JoinError>) -> Result<T, Unavailable> {
         match looked {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
@@ -192,7 +242,7 @@ impl Projection {
             }
             Err(panicked) => {
                 warn!("the projection's store panicked under a request: {panicked}");
-                self.shared.damage.send_replace(());
+                self.shared.report_damage();
                 Err(Unavailable)
             }
         }
@@ -212,18 +262,27 @@ impl Projection {
 
     /// The store, for a long look that does not hold up the fold.
     fn store(&self) -> Option<Store> {
-        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.store()
     }
 }
 
 impl Shared {
+    fn store(&self) -> Option<Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The supervisor rebuilds what a request could not read.
+    fn report_damage(&self) {
+        self.damage.send_replace(());
+    }
+
     fn load_and_look<T>(&self, needs: &Needs, look: impl FnOnce(&State) -> T) -> anyhow::Result<T> {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let store = store.as_ref().context("the projection is being rebuilt")?;
         let mut loaded = State::default();
         if let Err(error) = store.load(&mut loaded, needs) {
             // Said while the store is held, so that it is never said of the next one.
-            self.damage.send_replace(());
+            self.report_damage();
             return Err(error);
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);

@@ -10,20 +10,16 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::domain::{
-    Acknowledgement, BroadcastId, BroadcastState, Change, Channel, ChannelState, Digest, Event, Needs, State,
-    Timestamp,
-};
-use crate::log::Epoch;
-use crate::log::reader::Cursor;
+use super::cursor::CursorRecord;
 
-/// Changes with every change of a key or a record: a store of another format is rebuilt.
-const FORMAT: u32 = 1;
+use crate::domain::{
+    Acknowledgement, BroadcastId, BroadcastState, Change, Channel, ChannelState, Needs, State, Timestamp,
+};
 
 /// Memory that sled may use for its pages.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -34,88 +30,6 @@ const FLUSH_EVERY_MS: u64 = 500;
 /// States that were moved aside and are kept for a look; the oldest beyond that are deleted.
 const KEPT_ASIDE: usize = 3;
 
-/// Where the projection stands, written in the same batch as what it stands for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CursorRecord {
-    format: u32,
-    /// The log that the sequence counts in.
-    pub epoch: Option<Epoch>,
-    /// The last sequence folded.
-    pub sequence: u64,
-    /// The fingerprint of what stands there, in hexadecimal; empty for a hole or for nothing yet.
-    last: String,
-    /// Every event type and version that the writer of this record could read.
-    known: Vec<String>,
-    /// Messages skipped because a newer build may know them.
-    pub skipped_future: u64,
-    /// Messages skipped because they are not of Tidings.
-    pub skipped_foreign: u64,
-    /// Places where the log has lost its message.
-    pub holes: u64,
-    /// The digest at `sequence`.
-    pub digest: Digest,
-    /// The last sequence that is a multiple of 256, and the digest there: two replicas can always compare that one.
-    pub milestone: (u64, Digest),
-}
-
-impl Default for CursorRecord {
-    fn default() -> Self {
-        Self {
-            format: FORMAT,
-            epoch: None,
-            sequence: 0,
-            last: String::new(),
-            known: known_events(),
-            skipped_future: 0,
-            skipped_foreign: 0,
-            holes: 0,
-            digest: Digest::default(),
-            milestone: (0, Digest::default()),
-        }
-    }
-}
-
-impl CursorRecord {
-    /// Notes what stands at the cursor.
-    pub fn remember(&mut self, last: crate::log::reader::Last) {
-        use crate::log::reader::Last;
-        self.last = match last {
-            Last::Message(fingerprint) => to_hex(&fingerprint),
-            Last::Hole => String::new(),
-        };
-    }
-
-    /// Where a reader goes on.
-    pub fn cursor(&self) -> anyhow::Result<Cursor> {
-        use crate::log::reader::Last;
-        let last = match (self.sequence, self.last.as_str()) {
-            (0, _) => None,
-            (_, "") => Some(Last::Hole),
-            (_, hex) => Some(Last::Message(from_hex(hex)?)),
-        };
-        Ok(Cursor { epoch: self.epoch, sequence: self.sequence, last })
-    }
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
-}
-
-fn from_hex(hex: &str) -> anyhow::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
-        bail!("a fingerprint has 64 hexadecimal digits");
-    }
-    for (byte, digits) in bytes.iter_mut().zip(0..32) {
-        *byte = u8::from_str_radix(&hex[digits * 2..digits * 2 + 2], 16)?;
-    }
-    Ok(bytes)
-}
-
-fn known_events() -> Vec<String> {
-    Event::TYPES.iter().map(|kind| format!("{}:{}", kind.name, kind.version)).collect()
-}
-
 /// A key of the store. The first byte says what it is; ids are 16 bytes, sequences 8 bytes big-endian.
 ///
 /// ```text
@@ -124,6 +38,7 @@ fn known_events() -> Vec<String> {
 /// b {broadcast}             a broadcast, without its acknowledgements
 /// a {broadcast} {sequence}  the acknowledgements that one event brought: one value an event, not one a user
 /// w {event}                 the broadcast that this lifecycle event is about
+/// t {channel} 0 {sequence}  the broadcast that this event created: the channel's history
 /// ```
 enum Key<'a> {
     Cursor,
@@ -131,6 +46,7 @@ enum Key<'a> {
     Broadcast(BroadcastId),
     Acks(BroadcastId, u64),
     Written(Uuid),
+    Created(&'a Channel, u64),
 }
 
 impl Key<'_> {
@@ -143,6 +59,9 @@ impl Key<'_> {
                 [b"a", id.0.as_bytes().as_slice(), sequence.to_be_bytes().as_slice()].concat()
             }
             Self::Written(event) => [b"w", event.as_bytes().as_slice()].concat(),
+            Self::Created(channel, sequence) => {
+                [b"t", channel.as_str().as_bytes(), b"\0", sequence.to_be_bytes().as_slice()].concat()
+            }
         }
     }
 }
@@ -151,6 +70,15 @@ impl Key<'_> {
 fn sequence_of(key: &[u8]) -> anyhow::Result<u64> {
     let tail = key.last_chunk::<8>().context("a key of acknowledgements is too short")?;
     Ok(u64::from_be_bytes(*tail))
+}
+
+/// An acknowledgement and its place: the event that brought it, and its number among those, from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AckAt {
+    /// Sequence and number.
+    pub place: (u64, usize),
+    /// Who and when.
+    pub acknowledgement: Acknowledgement,
 }
 
 /// What one batch writes.
@@ -180,8 +108,15 @@ impl Batch {
         for known in touched.into_iter().flatten().filter_map(|id| state.broadcast(id)) {
             self.put(&Key::Broadcast(known.broadcast.id), known)?;
         }
-        if let Change::Acknowledged { id, new } = change {
-            self.put(&Key::Acks(*id, sequence), new)?;
+        match change {
+            Change::Acknowledged { id, new } => self.put(&Key::Acks(*id, sequence), new)?,
+            Change::Activated { id, .. } | Change::RecordedLate { id } => {
+                if let Some(known) = state.broadcast(*id) {
+                    let key = Key::Created(&known.channel, sequence).bytes();
+                    self.0.insert(key, id.0.as_bytes().as_slice());
+                }
+            }
+            Change::Ended { .. } | Change::Nothing => {}
         }
         Ok(())
     }
@@ -229,23 +164,13 @@ impl Store {
         serde_json::from_slice(&bytes).context("a record does not decode").map(Some)
     }
 
-    /// Where the store stands. An error when another format wrote it, or a build that knew fewer events skipped some.
+    /// Where the store stands. An error when this build has to fold the log anew.
     pub fn cursor(&self) -> anyhow::Result<CursorRecord> {
-        let Some(mut record) = self.get::<CursorRecord>(&Key::Cursor)? else {
-            if self.db.is_empty() {
-                return Ok(CursorRecord::default());
-            }
-            bail!("it has records but no cursor");
-        };
-        if record.format != FORMAT {
-            bail!("it has format {}, and this build writes {FORMAT}", record.format);
+        match self.get::<CursorRecord>(&Key::Cursor)? {
+            Some(record) => record.believed(),
+            None if self.db.is_empty() => Ok(CursorRecord::default()),
+            None => bail!("it has records but no cursor"),
         }
-        let known = known_events();
-        if record.skipped_future > 0 && known.iter().any(|event| !record.known.contains(event)) {
-            bail!("it skipped events that this build knows");
-        }
-        record.known = known;
-        Ok(record)
     }
 
     /// Every channel, and the active broadcasts with their acknowledgements: what is resident from the start.
@@ -294,6 +219,54 @@ impl Store {
             bail!("the acknowledgements of broadcast {id} are not all there");
         }
         Ok(Some(loaded))
+    }
+
+    /// A broadcast without its acknowledgements.
+    pub fn record(&self, id: BroadcastId) -> anyhow::Result<Option<BroadcastState>> {
+        self.get(&Key::Broadcast(id))
+    }
+
+    /// Up to `limit` broadcasts of a channel that were created before a sequence, newest first, without their
+    /// acknowledgements.
+    pub fn history(
+        &self,
+        channel: &Channel,
+        before: u64,
+        limit: usize,
+    ) -> anyhow::Result<Vec<BroadcastState>> {
+        let range = Key::Created(channel, 0).bytes()..Key::Created(channel, before).bytes();
+        let mut found = Vec::new();
+        for entry in self.db.range(range).rev().take(limit) {
+            let id = BroadcastId(Uuid::from_slice(&entry?.1).context("a record does not decode")?);
+            found.push(self.record(id)?.context("the history names a broadcast that is not there")?);
+        }
+        Ok(found)
+    }
+
+    /// Up to `limit` acknowledgements of a broadcast, in log order, after a place: an event's sequence, and how many of
+    /// those that it brought.
+    pub fn acks_after(
+        &self,
+        id: BroadcastId,
+        (sequence, brought): (u64, usize),
+        limit: usize,
+    ) -> anyhow::Result<Vec<AckAt>> {
+        let range = Key::Acks(id, sequence).bytes()..=Key::Acks(id, u64::MAX).bytes();
+        let mut found = Vec::new();
+        for entry in self.db.range(range) {
+            let (key, value) = entry?;
+            let at = sequence_of(&key)?;
+            let skip = if at == sequence { brought } else { 0 };
+            let brought: Vec<Acknowledgement> =
+                serde_json::from_slice(&value).context("a record does not decode")?;
+            let numbered = (1..).zip(brought).skip(skip);
+            found.extend(numbered.map(|(nth, acknowledgement)| AckAt { place: (at, nth), acknowledgement }));
+            if found.len() >= limit {
+                found.truncate(limit);
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// Visits the acknowledgements of a broadcast in log order, each user once.

@@ -9,8 +9,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info};
 
+use super::cursor::CursorRecord;
 use super::fold::{Fold, Outcome};
-use super::store::{self, CursorRecord, Store};
+use super::store::{self, Store};
 use super::{Announcement, Options, Position, Shared};
 use crate::domain::State;
 use crate::log::EventLog;

@@ -194,8 +194,14 @@ async fn every_answer(contracts: &Contracts, replica: &Replica) {
         let request = post("/acknowledge").header("X-User-Id", user).json(&acknowledge);
         answer(contracts, "rest/acknowledged", request).await;
     }
+    answer(contracts, "rest/history", get("/history?limit=1")).await;
+    for path in ["", "/acks?limit=2"] {
+        let schema = if path.is_empty() { "rest/broadcast" } else { "rest/acks" };
+        answer(contracts, schema, get(&format!("/{}{path}", created["id"].as_str().unwrap()))).await;
+    }
     answer(contracts, "rest/cleared", post("/clear")).await;
     answer(contracts, "rest/cleared", post("/clear")).await;
+    answer(contracts, "rest/history", get("/history")).await;
 
     let posted = |body: Value| post("").json(&body);
     let id = "\"0198c5a0-1111-7222-8333-444455556666\"";

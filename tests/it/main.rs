@@ -14,6 +14,7 @@ mod convergence;
 mod embedded;
 mod garbage;
 mod guards;
+mod history;
 mod load;
 mod log_contract;
 mod mirror;

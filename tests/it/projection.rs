@@ -13,7 +13,8 @@ use tidings::domain::{BroadcastId, Change, Digest, State};
 use tidings::log::EventLog as _;
 use tidings::log::memory::MemoryLog;
 use tidings::projection::Announcement;
-use tidings::projection::store::{Batch, CursorRecord, Store, set_aside};
+use tidings::projection::cursor::CursorRecord;
+use tidings::projection::store::{Batch, Store, set_aside};
 use tidings::submit::{Acknowledged, Acks};
 
 use crate::support::log::{acknowledged, channel, created};

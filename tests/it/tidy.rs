@@ -87,14 +87,7 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
     ("\"broadcasts.", &["src/log/names.rs"]),
     (
         "StatusCode::",
-        &[
-            "src/http/error.rs",
-            "src/http/body.rs",
-            "src/http/broadcasts.rs",
-            "src/http/acks.rs",
-            "src/http/stats.rs",
-            "src/http/operations.rs",
-        ],
+        &["src/http/error.rs", "src/http/answer.rs", "src/http/body.rs", "src/http/operations.rs"],
     ),
     ("now_utc", &["src/clock.rs"]),
     ("now_v7", &["src/clock.rs"]),

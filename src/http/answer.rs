@@ -1,0 +1,27 @@
+//! Answers: JSON that says which event of the log it reflects.
+
+use axum::Json;
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+/// The header that names the last event of the log that an answer reflects.
+const SEQUENCE: HeaderName = HeaderName::from_static("tidings-sequence");
+
+/// `201`: it was written, at this sequence.
+pub fn created(sequence: Option<u64>, body: Value) -> Response {
+    answer(StatusCode::CREATED, sequence, body)
+}
+
+/// `200`: it was written at this sequence, or is read as of this sequence.
+pub fn ok(sequence: Option<u64>, body: Value) -> Response {
+    answer(StatusCode::OK, sequence, body)
+}
+
+fn answer(status: StatusCode, sequence: Option<u64>, body: Value) -> Response {
+    let mut response = (status, Json(body)).into_response();
+    if let Some(sequence) = sequence {
+        response.headers_mut().insert(SEQUENCE, sequence.into());
+    }
+    response
+}

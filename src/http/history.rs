@@ -1,0 +1,147 @@
+//! What was sent, and how it was received: read by creators and team, page by page.
+
+use std::str::FromStr;
+
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::answer;
+use super::error::ApiError;
+use super::identity::{Identity, Role};
+use super::request::{Fresh, InChannel, Query};
+use super::state::App;
+use crate::domain::{BroadcastId, BroadcastState};
+use crate::push::wire::BroadcastView;
+
+/// Entries of a page, when the caller does not say and at most.
+const PAGE: usize = 50;
+const MAX_PAGE: usize = 200;
+
+/// `GET /history`: newest first.
+pub async fn history(
+    State(app): State<App>,
+    InChannel(channel): InChannel,
+    who: Identity,
+    uri: Uri,
+    _: Fresh,
+) -> Result<Response, ApiError> {
+    who.require(&[Role::Creator, Role::Team])?;
+    let (limit, before) = page(&uri, u64::MAX)?;
+    let sequence = app.projection.position().sequence;
+    let mut found = app.projection.history(channel, before, limit + 1).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|last| last.sequence.to_string());
+    let broadcasts: Vec<_> = found.iter().map(summary).collect();
+    let reply = json!({"broadcasts": broadcasts, "next_cursor": next});
+    Ok(answer::ok(Some(sequence), reply))
+}
+
+/// `GET /{id}`
+pub async fn one(
+    State(app): State<App>,
+    InChannel(channel): InChannel,
+    Path((_, id)): Path<(String, String)>,
+    who: Identity,
+    _: Fresh,
+) -> Result<Response, ApiError> {
+    who.require(&[Role::Creator, Role::Team])?;
+    let id = broadcast_id(&id)?;
+    let sequence = app.projection.position().sequence;
+    let found = app.projection.record(channel, id).await?.ok_or_else(|| ApiError::unknown_broadcast(id))?;
+    Ok(answer::ok(Some(sequence), json!({"broadcast": summary(&found)})))
+}
+
+/// `GET /{id}/acks`: in the order of the log.
+pub async fn acks(
+    State(app): State<App>,
+    InChannel(channel): InChannel,
+    Path((_, id)): Path<(String, String)>,
+    who: Identity,
+    uri: Uri,
+    _: Fresh,
+) -> Result<Response, ApiError> {
+    who.require(&[Role::Creator, Role::Team])?;
+    let id = broadcast_id(&id)?;
+    let (limit, Place(after)) = page(&uri, Place((0, 0)))?;
+    let sequence = app.projection.position().sequence;
+    app.projection.record(channel, id).await?.ok_or_else(|| ApiError::unknown_broadcast(id))?;
+    let mut found = app.projection.acks_after(id, after, limit + 1).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|last| format!("{}-{}", last.place.0, last.place.1));
+    let entry = |ack: &crate::projection::AckAt| {
+        let acknowledgement = &ack.acknowledgement;
+        json!({"user": acknowledgement.user, "at": acknowledgement.at, "sequence": ack.place.0})
+    };
+    let acknowledgements: Vec<_> = found.iter().map(entry).collect();
+    let reply = json!({"acknowledgements": acknowledgements, "next_cursor": next});
+    Ok(answer::ok(Some(sequence), reply))
+}
+
+/// A broadcast and what came of it.
+fn summary(known: &BroadcastState) -> Value {
+    let status = match &known.end {
+        None if known.late => "late",
+        None => "active",
+        Some(end) => end.reason.as_str(),
+    };
+    let mut summary = json!(BroadcastView::from(&known.broadcast));
+    summary["sequence"] = known.sequence.into();
+    summary["recorded_at"] = json!(known.recorded_at);
+    summary["status"] = status.into();
+    summary["ended_at"] = json!(known.end.as_ref().map(|end| end.at));
+    summary["acknowledged"] = known.acknowledged.into();
+    summary["time_to_acknowledge_ms"] =
+        json!({"p50": known.delays.quantile(0.5), "p95": known.delays.quantile(0.95)});
+    summary
+}
+
+fn broadcast_id(text: &str) -> Result<BroadcastId, ApiError> {
+    // What is no id names nothing here: the same answer as for any other address.
+    text.parse().map_err(|_| ApiError::not_found())
+}
+
+/// Where the page of acknowledgements before ended: `{sequence}-{number}`.
+struct Place((u64, usize));
+
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (sequence, number) = text.split_once('-').ok_or(())?;
+        Ok(Self((sequence.parse().map_err(|_| ())?, number.parse().map_err(|_| ())?)))
+    }
+}
+
+/// `limit` and `cursor` of a query.
+fn page<C: FromStr>(uri: &Uri, start: C) -> Result<(usize, C), ApiError> {
+    let query = Query::of(uri)?;
+    let limit = query.get("limit").map_or(Ok(PAGE), str::parse);
+    let limit = limit.ok().filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(|| {
+        ApiError::malformed("invalid_limit", format!("`limit` must be a number from 1 to {MAX_PAGE}."))
+    })?;
+    let cursor = query.get("cursor").map_or(Ok(start), str::parse).map_err(|_| {
+        ApiError::malformed("invalid_cursor", "`cursor` must be the `next_cursor` of the page before.")
+    })?;
+    Ok((limit, cursor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_have_a_size_and_a_place() {
+        let page_of = |query: &str| page::<u64>(&format!("/x{query}").parse().unwrap(), 9);
+        assert_eq!(page_of(""), Ok((PAGE, 9)));
+        assert_eq!(page_of("?limit=7&cursor=3"), Ok((7, 3)));
+        for bad in ["?limit=0", "?limit=201", "?limit=x", "?cursor=x", "?cursor=-1"] {
+            assert!(page_of(bad).is_err(), "{bad}");
+        }
+        assert!("7-2".parse::<Place>().is_ok_and(|place| place.0 == (7, 2)));
+        assert!("7".parse::<Place>().is_err() && "7-x".parse::<Place>().is_err());
+    }
+}
