@@ -30,6 +30,13 @@ pub fn rfc3339(ns: i64) -> String {
     moment.and_then(|moment| moment.format(&format).ok()).unwrap_or_default()
 }
 
+/// The moment that an RFC 3339 time names, to the nanosecond, as [`rfc3339`] counts them.
+pub fn parse_rfc3339(text: &str) -> Result<i64, String> {
+    let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|e| e.to_string())?;
+    i64::try_from(moment.unix_timestamp_nanos())
+        .map_err(|_| "out of range: years 1678 to 2261 count in nanoseconds".to_owned())
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&rfc3339(self.0))
@@ -40,8 +47,7 @@ impl FromStr for Epoch {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|e| format!("not an epoch: {e}"))?;
-        i64::try_from(moment.unix_timestamp_nanos()).map(Self).map_err(|e| format!("not an epoch: {e}"))
+        parse_rfc3339(text).map(Self).map_err(|e| format!("not an epoch: {e}"))
     }
 }
 

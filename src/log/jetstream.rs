@@ -6,15 +6,15 @@ use anyhow::{Context as _, anyhow};
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, HeaderMap};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, future};
 
 use super::names::{LOG_STREAM, Subject};
-use super::provision::Provision;
+use super::provision::{Provision, context};
 use super::{
     AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, envelope,
 };
@@ -50,14 +50,19 @@ mod code {
 pub struct JetStreamLog {
     client: Client,
     context: jetstream::Context,
-    provision: Provision,
+    /// How to create the stream; `None`: not at all.
+    provision: Option<Provision>,
 }
 
 impl JetStreamLog {
     /// A log over a connection. Nothing is asked of the server yet.
     pub fn new(client: Client, provision: Provision) -> Self {
-        let context = provision.context(&client);
-        Self { client, context, provision }
+        Self { context: context(&client), client, provision: Some(provision) }
+    }
+
+    /// A log for those who only look: a stream that is not there is not created.
+    pub fn to_look(client: Client) -> Self {
+        Self { context: context(&client), client, provision: None }
     }
 
     async fn stream(&self) -> Result<Stream, ReadError> {
@@ -107,6 +112,21 @@ fn raw(message: &async_nats::Message, sequence: u64, time: time::OffsetDateTime)
         subject: message.subject.to_string(),
         headers: message.headers.as_ref().map(flatten).unwrap_or_default(),
         body: message.payload.clone(),
+    }
+}
+
+/// What the leader answered about one message.
+fn stored(answer: Result<StreamMessage, RawMessageError>) -> Result<Option<RawMessage>, ReadError> {
+    match answer {
+        Ok(found) => Ok(Some(RawMessage {
+            sequence: found.sequence,
+            time_ns: nanoseconds(found.time),
+            subject: found.subject.to_string(),
+            headers: flatten(&found.headers),
+            body: found.payload,
+        })),
+        Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+        Err(error) => Err(away(error)),
     }
 }
 
@@ -163,17 +183,15 @@ impl EventLog for JetStreamLog {
     fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
         async move {
             let stream = self.context.get_stream_no_info(LOG_STREAM).await.map_err(away)?;
-            match stream.get_raw_message(sequence).await {
-                Ok(found) => Ok(Some(RawMessage {
-                    sequence: found.sequence,
-                    time_ns: nanoseconds(found.time),
-                    subject: found.subject.to_string(),
-                    headers: flatten(&found.headers),
-                    body: found.payload,
-                })),
-                Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-                Err(error) => Err(away(error)),
-            }
+            stored(stream.get_raw_message(sequence).await)
+        }
+        .boxed()
+    }
+
+    fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
+        async move {
+            let stream = self.context.get_stream_no_info(LOG_STREAM).await.map_err(away)?;
+            stored(stream.get_first_raw_message_by_subject(">", sequence.max(1)).await)
         }
         .boxed()
     }
@@ -232,7 +250,8 @@ impl EventLog for JetStreamLog {
 
     fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>> {
         async move {
-            match self.provision.stream(&self.context, LOG_STREAM).await {
+            let provision = self.provision.as_ref().ok_or(ReadError::Missing)?;
+            match provision.stream(&self.context, LOG_STREAM).await {
                 Ok(_) => Ok(()),
                 Err(error) => Err(ReadError::Away(error)),
             }

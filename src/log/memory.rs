@@ -155,6 +155,14 @@ impl EventLog for MemoryLog {
         async move { Ok(self.lock().get(sequence).cloned()) }.boxed()
     }
 
+    fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
+        async move {
+            let stored = self.lock();
+            Ok((sequence.max(1)..=stored.last()).find_map(|sequence| stored.get(sequence)).cloned())
+        }
+        .boxed()
+    }
+
     fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {
         async move { Ok(self.lock().heads.get(&subject.to_string()).copied().unwrap_or(0)) }.boxed()
     }

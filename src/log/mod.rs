@@ -174,12 +174,15 @@ pub trait EventLog: Send + Sync + 'static {
     /// The message at a sequence; `None` when the log has none there.
     fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>>;
 
+    /// The first message at a sequence or after it; `None` when the log has none there any more.
+    fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>>;
+
     /// The last sequence on a subject; 0 when there is none.
     fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>>;
 
     /// Follows the log from a sequence on.
     fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>>;
 
-    /// Creates the log when it does not exist.
+    /// Creates the log when it does not exist; an error for those who may only look.
     fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>>;
 }

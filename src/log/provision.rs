@@ -59,13 +59,15 @@ impl fmt::Display for Drift {
     }
 }
 
+/// A JetStream context with the timeouts that provisioning, appending and reading share.
+pub fn context(client: &Client) -> jetstream::Context {
+    ContextBuilder::new().timeout(Duration::from_secs(3)).ack_timeout(PUB_ACK_TIMEOUT).build(client.clone())
+}
+
 impl Provision {
-    /// A JetStream context with the timeouts that provisioning and appending share.
+    /// The [`context`] in which it creates.
     pub fn context(&self, client: &Client) -> jetstream::Context {
-        ContextBuilder::new()
-            .timeout(Duration::from_secs(3))
-            .ack_timeout(PUB_ACK_TIMEOUT)
-            .build(client.clone())
+        context(client)
     }
 
     /// Creates everything that is missing, and says what differs in what exists.

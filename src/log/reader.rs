@@ -179,10 +179,11 @@ impl Reader {
     async fn recreate(&self) {
         error!(
             log.sequence = self.cursor.sequence,
-            "the log's stream does not exist any more: somebody deleted it, or NATS lost its data. Creating an empty one"
+            "the log's stream does not exist any more: somebody deleted it, or NATS lost its data"
         );
-        if let Err(error) = self.log.ensure().await {
-            warn!("cannot create the log's stream now, trying again: {error}");
+        match self.log.ensure().await {
+            Ok(()) => warn!("the log's stream is there again, empty if nobody restores it"),
+            Err(error) => warn!("cannot create the log's stream now, trying again: {error}"),
         }
     }
 

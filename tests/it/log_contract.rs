@@ -87,6 +87,7 @@ on_both_logs![
     a_doubled_id_without_a_guard_gets_the_first_place,
     the_guard_is_checked_before_the_ids,
     it_is_followed_in_order_from_any_place,
+    the_first_message_from_a_place_on_is_found,
     what_was_written_is_read_back,
     a_full_log_refuses_and_keeps_what_it_has,
     an_event_beyond_the_size_of_a_message_is_refused,
@@ -147,6 +148,17 @@ async fn it_is_followed_in_order_from_any_place(log: impl EventLog, _outside: im
     log.append(created("6")).await.unwrap();
     sequences.push(messages.next().await.unwrap().unwrap().sequence);
     assert_eq!(sequences, [3, 4, 5, 6]);
+}
+
+async fn the_first_message_from_a_place_on_is_found(log: impl EventLog, _outside: impl Outside) {
+    assert_eq!(log.first_from(1).await.unwrap(), None, "an empty log");
+    for n in 1..=3 {
+        log.append(created(&n.to_string())).await.unwrap();
+    }
+    for (from, sequence) in [(0, 1), (1, 1), (2, 2), (3, 3)] {
+        assert_eq!(log.first_from(from).await.unwrap(), log.get(sequence).await.unwrap(), "from {from}");
+    }
+    assert_eq!(log.first_from(4).await.unwrap(), None, "behind the end");
 }
 
 async fn what_was_written_is_read_back(log: impl EventLog, _outside: impl Outside) {

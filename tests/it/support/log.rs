@@ -94,6 +94,10 @@ impl<L: EventLog + Clone> EventLog for Meddled<L> {
         async move { Ok((self.get)(self.log.get(sequence).await?)) }.boxed()
     }
 
+    fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
+        async move { Ok((self.get)(self.log.first_from(sequence).await?)) }.boxed()
+    }
+
     fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {
         self.log.head_of(subject)
     }
