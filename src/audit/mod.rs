@@ -2,8 +2,10 @@
 //!
 //! Nothing here asks a replica, and nothing is written.
 
+pub mod moment;
 pub mod replay;
 pub mod state;
+pub mod terminal;
 
 use std::sync::Arc;
 

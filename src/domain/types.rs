@@ -214,7 +214,7 @@ impl Message {
 
 /// Control characters, and the embeddings, overrides and isolates that make text read differently from what it says.
 /// Left-to-right and right-to-left *marks* (U+200E, U+200F, U+061C) are part of honest writing and pass.
-fn is_forbidden(c: char) -> bool {
+pub(crate) fn is_forbidden(c: char) -> bool {
     (c.is_control() && c != '\n') || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
