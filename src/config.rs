@@ -1,5 +1,7 @@
 //! Every option, default and limit. An option is a flag and an environment variable; a flag wins.
 
+mod audit;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use crate::log::connection::Address;
 use crate::log::names::MIRROR_LEASE_KEY;
 use crate::log::provision::Provision;
 use crate::push::session::Limits;
+pub use audit::{Audit, Replay, ReplayFormat, State, StateFormat};
 
 /// Room that the embedded server's store has beyond the log's own limit: the KV buckets and the server's books.
 const STORE_HEADROOM_BYTES: u64 = 1 << 30;
@@ -239,55 +242,6 @@ fn replica_name(name: &str) -> Result<String, String> {
     } else {
         Err("a replica's name has 1 to 64 of A-Z, a-z, 0-9, _ and -".to_owned())
     }
-}
-
-/// The auditor's commands.
-#[derive(Debug, Subcommand)]
-pub enum Audit {
-    /// Print the events of the log as CloudEvents, one JSON object a line.
-    #[command(
-        after_help = "Example:\n  tidings audit replay --channel creator --type broadcast.created | jq .data.message"
-    )]
-    Replay(Replay),
-    /// Print what was true after an event: what was active, and who had acknowledged.
-    #[command(after_help = "Example:\n  tidings audit state --at-seq 42")]
-    State(StateAt),
-}
-
-/// The options of `audit replay`.
-#[derive(Clone, Debug, Args)]
-pub struct Replay {
-    /// Where the log is.
-    #[command(flatten)]
-    pub nats: Nats,
-
-    /// The first sequence to print.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub from_seq: u64,
-
-    /// Only events of this channel.
-    #[arg(long, value_name = "NAME")]
-    pub channel: Option<Channel>,
-
-    /// Only events of this type, e.g. `broadcast.created`.
-    #[arg(long = "type", value_name = "TYPE")]
-    pub event_type: Option<String>,
-
-    /// Only events that this user caused or is part of.
-    #[arg(long, value_name = "USER")]
-    pub user: Option<crate::domain::UserId>,
-}
-
-/// The options of `audit state`.
-#[derive(Clone, Debug, Args)]
-pub struct StateAt {
-    /// Where the log is.
-    #[command(flatten)]
-    pub nats: Nats,
-
-    /// The last sequence to count in. Default: the log's last.
-    #[arg(long, value_name = "N")]
-    pub at_seq: Option<u64>,
 }
 
 /// The operator's commands.

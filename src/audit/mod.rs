@@ -2,6 +2,7 @@
 //!
 //! Nothing here asks a replica, and nothing is written.
 
+pub mod follow;
 pub mod moment;
 pub mod replay;
 pub mod state;

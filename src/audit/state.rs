@@ -6,11 +6,21 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::each_entry;
-use crate::domain::{Acknowledgement, BroadcastId, BroadcastState, Change, State, evolve};
+use super::terminal::{Column, Table};
+use crate::domain::{Acknowledgement, BroadcastId, BroadcastState, Change, Channel, State, evolve};
 use crate::log::EventLog;
 use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
 use crate::log::reader::Entry;
+
+const COLUMNS: [Column; 6] = [
+    Column::number("SEQUENCE", 8),
+    Column::text("RECORDED", 24),
+    Column::text("STATE", 10),
+    Column::text("WHO", 14),
+    Column::number("ACKS", 6),
+    Column::text("MESSAGE", 36),
+];
 
 /// A fold over a part of the log, with what `State` does not keep: who acknowledged, by name.
 #[derive(Debug, Default)]
@@ -60,15 +70,8 @@ impl StateAt {
             .channels
             .iter()
             .map(|(channel, known)| {
-                let mut broadcasts: Vec<_> = self
-                    .state
-                    .broadcasts
-                    .values()
-                    .filter(|broadcast| broadcast.channel == *channel)
-                    .collect();
-                broadcasts.sort_by_key(|broadcast| broadcast.sequence);
-                let broadcasts: Vec<_> =
-                    broadcasts.into_iter().map(|broadcast| self.broadcast(broadcast)).collect();
+                let broadcasts = self.broadcasts_of(channel).into_iter();
+                let broadcasts: Vec<_> = broadcasts.map(|broadcast| self.broadcast(broadcast)).collect();
                 let value = json!({
                     "active": known.active,
                     "broadcasts_created": known.created,
@@ -83,6 +86,27 @@ impl StateAt {
             "passed_over": self.passed_over,
             "channels": channels,
         })
+    }
+
+    /// The whole for people: by channel, what is active, and a line for each broadcast.
+    pub fn to_table(&self, at: u64, width: usize) -> String {
+        let table = Table { columns: &COLUMNS, width };
+        let mut text = format!("After sequence {at}; {} passed over.\n", self.passed_over);
+        for (channel, known) in &self.state.channels {
+            let active =
+                known.active.map_or_else(|| "nothing active".to_owned(), |id| format!("active: {id}"));
+            text.extend(["\n", channel.as_str(), ": ", &active, "\n", &table.heading()]);
+            let broadcasts = self.broadcasts_of(channel);
+            text.extend(broadcasts.into_iter().map(|broadcast| table.row(&cells(broadcast))));
+        }
+        text
+    }
+
+    fn broadcasts_of(&self, channel: &Channel) -> Vec<&BroadcastState> {
+        let mut broadcasts: Vec<_> =
+            self.state.broadcasts.values().filter(|broadcast| broadcast.channel == *channel).collect();
+        broadcasts.sort_by_key(|broadcast| broadcast.sequence);
+        broadcasts
     }
 
     fn broadcast(&self, known: &BroadcastState) -> Value {
@@ -104,4 +128,20 @@ impl StateAt {
             "acknowledged_by": acknowledged_by,
         })
     }
+}
+
+fn cells(known: &BroadcastState) -> [String; COLUMNS.len()] {
+    let state = match &known.end {
+        Some(end) => end.reason.as_str(),
+        None if known.late => "late",
+        None => "active",
+    };
+    [
+        known.sequence.to_string(),
+        known.recorded_at.to_string(),
+        state.to_owned(),
+        known.broadcast.created_by.to_string(),
+        known.acknowledged.to_string(),
+        known.broadcast.message.as_str().to_owned(),
+    ]
 }

@@ -4,6 +4,7 @@ mod admin;
 mod audit;
 mod data_dir;
 mod serve;
+mod stdout;
 
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Cli, Command, Nats};
+use crate::config::{Audit, Cli, Command, Nats};
 use crate::log::connection::{Connection, connect};
 use crate::log::embedded;
 
@@ -23,7 +24,7 @@ pub fn run() -> ExitCode {
     if let Command::NatsChild { binary, arguments } = &cli.command {
         return fail(&embedded::exec_child(binary, arguments));
     }
-    start_tracing(matches!(cli.command, Command::Serve(_)));
+    start_tracing(default_tracing(&cli.command));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("starting the runtime")),
@@ -61,10 +62,19 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// How much is said on stderr unless `TIDINGS_LOG` says otherwise.
+const fn default_tracing(command: &Command) -> &'static str {
+    match command {
+        // sled reports what it does about its files, and the client each ping; neither is for operators.
+        Command::Serve(_) => "info,sled=warn,async_nats=warn",
+        // It says itself, in its own words, what happens to the log.
+        Command::Audit(Audit::Replay(options)) if options.follow => "off",
+        _ => "warn,sled=error,async_nats=error",
+    }
+}
+
 /// Diagnostics go to stderr. `TIDINGS_LOG` says how much, in the syntax of `tracing` (`info,tidings=debug`).
-fn start_tracing(serving: bool) {
-    // sled reports what it does about its files, and the client each ping; neither is for operators.
-    let default = if serving { "info,sled=warn,async_nats=warn" } else { "warn,sled=error,async_nats=error" };
+fn start_tracing(default: &str) {
     let filter = EnvFilter::try_from_env("TIDINGS_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 use async_nats::HeaderMap;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tidings::log::epoch::{parse_rfc3339, rfc3339};
 
 use crate::support::{Nats, Replica, Spec};
 
@@ -203,4 +204,129 @@ async fn a_log_that_is_not_there_is_a_clear_error() {
             assert!(errors.contains(said) && !errors.contains("secret"), "{errors}");
         }
     }
+}
+
+/// When the log recorded each event that a replay prints, by JetStream's clock in nanoseconds.
+async fn recorded_at(replica: &Replica) -> Vec<i64> {
+    let events = lines(&replica.tidings(&["audit", "replay"]).await);
+    events.iter().map(|event| parse_rfc3339(event["recordedtime"].as_str().unwrap()).unwrap()).collect()
+}
+
+/// The sequences that `replay --since` prints, and the one that `state --at` counts up to.
+async fn since_and_at(replica: &Replica, moment: &str) -> (Vec<u64>, u64) {
+    let output = replica.tidings(&["audit", "state", "--at", moment]).await;
+    assert!(output.status.success(), "{}", errors(&output));
+    let state: Value = serde_json::from_slice(&output.stdout).unwrap();
+    (replayed(replica, &["--since", moment]).await, state["at_sequence"].as_u64().unwrap())
+}
+
+#[tokio::test]
+async fn a_moment_of_the_log_is_before_or_after_each_event() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    assert_eq!(since_and_at(&replica, "1h").await, (vec![], 0), "an empty log");
+    for n in 1..=5 {
+        replica.post_broadcast(&format!("number {n}")).await;
+    }
+    let times = recorded_at(&replica).await;
+    let all = [1, 2, 3, 4, 5];
+    for (n, time) in (1..).zip(&times) {
+        let before = (all[n - 1..].to_vec(), n as u64 - 1);
+        assert_eq!(since_and_at(&replica, &rfc3339(time - 1)).await, before, "a moment before {n}");
+        let exactly = (all[n - 1..].to_vec(), n as u64);
+        assert_eq!(since_and_at(&replica, &rfc3339(*time)).await, exactly, "exactly at {n}");
+        let after = (all[n..].to_vec(), n as u64);
+        assert_eq!(since_and_at(&replica, &rfc3339(time + 1)).await, after, "a moment after {n}");
+    }
+    assert_eq!(since_and_at(&replica, "1h").await, (all.to_vec(), 0));
+    assert_eq!(since_and_at(&replica, "0s").await, (vec![], 5));
+    let second = rfc3339(times[1]);
+    assert_eq!(replayed(&replica, &["--since", &second, "--from-seq", "4"]).await, [4, 5]);
+    assert_eq!(replayed(&replica, &["--since", &second, "--from-seq", "1"]).await, [2, 3, 4, 5]);
+
+    let to_come = replica.tidings(&["audit", "state", "--at", "2200-01-01T00:00:00Z"]).await;
+    assert!(to_come.status.success() && errors(&to_come).contains("still to come"), "{}", errors(&to_come));
+    for wrong in [
+        &["replay", "--since", "yesterday"][..],
+        &["state", "--at", "5"],
+        &["state", "--at", "1h", "--at-seq", "1"],
+    ] {
+        let output = replica.tidings(&[&["audit"], wrong].concat()).await;
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(errors(&output).contains(wrong[1]), "{}", errors(&output));
+    }
+}
+
+#[tokio::test]
+async fn a_moment_is_found_around_what_the_log_has_lost() {
+    let mut nats = Nats::start().await;
+    let mut replica = Replica::start(&nats).await;
+    for n in 1..=7 {
+        replica.post_broadcast(&format!("message {n} of seven")).await;
+    }
+    let times = recorded_at(&replica).await;
+    replica.kill();
+    nats.stop();
+    nats.damage("message 4 of seven");
+    nats.start_again().await;
+    for (n, time) in (1..=7).zip(&times) {
+        let (printed, at) = since_and_at(&replica, &rfc3339(*time)).await;
+        assert_eq!(printed, (n..=7).filter(|sequence| *sequence != 4).collect::<Vec<_>>(), "since {n}");
+        assert_eq!(at, if n == 4 { 3 } else { n }, "at {n}");
+    }
+    let output = replica.tidings(&["audit", "replay", "--since", &rfc3339(times[3])]).await;
+    assert!(errors(&output).contains("sequence 4: the log has lost its message"), "{}", errors(&output));
+}
+
+#[tokio::test]
+async fn people_get_a_table_that_no_foreign_text_can_steer() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let id =
+        post(&replica, "creator", "", "ann", json!({"message": "one\ntwo", "type": "alert"})).await["id"]
+            .clone();
+    post(&replica, "creator", "/acknowledge", "eve\u{9b}2J", json!({"broadcast_id": id})).await;
+    post(&replica, "creator", "", "東京", json!({"message": "🦀".repeat(280)})).await;
+    post(&replica, "creator", "/clear", "bob", json!({})).await;
+    let jetstream = nats.jetstream().await;
+    let mut foreign = HeaderMap::new();
+    for (name, value) in [
+        ("ce-specversion", "1.0"),
+        ("ce-type", "x%1B%5B2J"),
+        ("ce-source", "/"),
+        ("ce-dataschema", "urn:tidings:schema:x%1B%5B2J:1"),
+    ] {
+        foreign.insert(name, value);
+    }
+    let sent = jetstream.publish_with_headers("broadcasts.creator.other", foreign, "".into()).await.unwrap();
+    sent.await.unwrap();
+
+    let output = replica.tidings(&["audit", "replay", "--format", "table"]).await;
+    let table = String::from_utf8(output.stdout.clone()).unwrap();
+    let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["SEQUENCE", "RECORDED", "CHANNEL", "TYPE", "WHO", "WHAT"]);
+    assert_eq!(
+        (rows.len(), rows[1][0], &rows[1][2..]),
+        (5, "1", &["creator", "created", "ann", "[alert]", "one", "two"][..])
+    );
+    assert_eq!(rows[2][2..], ["creator", "acknowledged", "eve\u{FFFD}2J", id.as_str().unwrap()]);
+    assert!(rows[3][5].ends_with("🦀…"), "{table}");
+    assert_eq!(rows[4][2..5], ["creator", "cleared", "bob"]);
+    assert!(errors(&output).contains("sequence 5: passed over: x\u{FFFD}[2J:1"), "{}", errors(&output));
+
+    let state = replica.tidings(&["audit", "state", "--format", "table"]).await;
+    let state = String::from_utf8(state.stdout).unwrap();
+    assert!(state.starts_with("After sequence 5; 1 passed over.\n\ncreator: nothing active\n"), "{state}");
+    let rows: Vec<Vec<_>> = state.lines().skip(4).map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((rows[0][0], &rows[0][2..]), ("1", &["superseded", "ann", "1", "one", "two"][..]));
+    assert_eq!((rows.len(), rows[1][2], rows[1][3]), (2, "cleared", "東京"));
+
+    for command in [&["replay"][..], &["replay", "--format", "ndjson"], &["state", "--format", "json"]] {
+        let output = replica.tidings(&[&["audit"], command].concat()).await;
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        assert!(text.contains(r"eve\u009b2J"), "{text}");
+    }
+    let events = lines(&replica.tidings(&["audit", "replay", "--user", "eve\u{9b}2J"]).await);
+    assert_eq!(events[0]["data"]["acknowledgements"][0]["user"], "eve\u{9b}2J");
 }

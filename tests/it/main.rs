@@ -7,6 +7,7 @@ mod support;
 mod acknowledgements;
 mod api;
 mod audit;
+mod audit_follow;
 mod chaos;
 mod checklist;
 mod contracts;

@@ -1,0 +1,114 @@
+//! The options of the auditor's commands.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::Nats;
+use crate::audit::moment::Moment;
+use crate::domain::{Channel, UserId};
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  tidings audit replay --since 2h
+  tidings audit replay --since 2026-11-25T02:43:00Z --channel creator --format table
+  tidings audit replay --follow --type broadcast.acknowledged | jq .data
+  tidings audit replay --type broadcast.created | jq .data.message
+
+NDJSON is one CloudEvent a line. What is passed over is said on stderr.";
+
+const STATE_EXAMPLES: &str = "\
+Examples:
+  tidings audit state --at-seq 42
+  tidings audit state --at 2026-11-25T02:43:00Z
+  tidings audit state --at 15m | jq .at_sequence";
+
+/// The auditor's commands.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Print the events of the log, as they happened or as they happen.
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay(Replay),
+    /// Print what was true after an event or at a moment: what was active, and who had acknowledged.
+    #[command(after_help = STATE_EXAMPLES)]
+    State(State),
+}
+
+/// The options of `audit replay`.
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// Where the log is.
+    #[command(flatten)]
+    pub nats: Nats,
+
+    /// The first sequence to print.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub from_seq: u64,
+
+    /// Only events that the log recorded at this moment or later, by JetStream's clock: a time such as
+    /// `2026-11-25T02:43:00Z` (RFC 3339), or how long ago, such as `15m` or `2h`. With --from-seq, the later start wins.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Moment>,
+
+    /// Only events of this channel.
+    #[arg(long, value_name = "NAME")]
+    pub channel: Option<Channel>,
+
+    /// Only events of this type, e.g. `broadcast.created`.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub event_type: Option<String>,
+
+    /// Only events that this user caused or is part of.
+    #[arg(long, value_name = "USER")]
+    pub user: Option<UserId>,
+
+    /// Print what is there, then what is added, until it is interrupted. It waits while NATS is away. (The NATS that a
+    /// replica runs for itself comes back elsewhere when that replica is started again.)
+    #[arg(long)]
+    pub follow: bool,
+
+    /// How to print.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub format: ReplayFormat,
+}
+
+/// How `audit replay` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReplayFormat {
+    /// A table on a terminal, else NDJSON.
+    Auto,
+    /// A line an event, for people: texts are cut to the width of the terminal, times to milliseconds.
+    Table,
+    /// A CloudEvent a line.
+    Ndjson,
+}
+
+/// The options of `audit state`.
+#[derive(Clone, Debug, Args)]
+pub struct State {
+    /// Where the log is.
+    #[command(flatten)]
+    pub nats: Nats,
+
+    /// The last sequence to count in. Default: the log's last.
+    #[arg(long, value_name = "N")]
+    pub at_seq: Option<u64>,
+
+    /// Count in what the log recorded at this moment or before, by JetStream's clock (`recordedtime` of a replay): a
+    /// time such as `2026-11-25T02:43:00Z` (RFC 3339), or how long ago, such as `15m` or `2h`.
+    #[arg(long, value_name = "TIME", conflicts_with = "at_seq")]
+    pub at: Option<Moment>,
+
+    /// How to print.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub format: StateFormat,
+}
+
+/// How `audit state` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StateFormat {
+    /// A table on a terminal, else JSON.
+    Auto,
+    /// A line a broadcast, for people; who acknowledged is only counted.
+    Table,
+    /// Everything.
+    Json,
+}
