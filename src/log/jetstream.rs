@@ -25,11 +25,12 @@ const READER_HEARTBEAT: Duration = Duration::from_secs(2);
 /// An ephemeral consumer that nobody pulls from is removed by the server after this.
 const CONSUMER_INACTIVE: Duration = Duration::from_secs(30);
 
-/// Messages asked for at once. Raw reads level off from here (measured: 240,000 a second in batches of 1,000).
-const READ_BATCH: usize = 1_000;
+/// Messages asked for at once: with 256 KiB each at the most, they fit into 64 MiB.
+const READ_BATCH: usize = 256;
 
-/// How often and how wide apart "not found" is asked again while the stream may only be electing a leader.
+/// How often "not found" is asked, and how wide apart, while the stream may only be electing a leader.
 const MISSING_ASKED: u32 = 3;
+const MISSING_ASKED_EVERY: Duration = Duration::from_millis(300);
 
 /// The JetStream API's error codes that the guard and the reader turn on, as nats-server 2.15 answers them.
 mod code {
@@ -40,8 +41,9 @@ mod code {
     pub(super) const WRONG_LAST_SEQUENCE_CONSTANT: ErrorCode = ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT;
     pub(super) const DUPLICATE_IN_PROCESS: ErrorCode = ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT;
     pub(super) const MESSAGE_TOO_LARGE: ErrorCode = ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM;
-    /// `max_bytes` with `discard: new`, and the account's or the server's storage limit.
+    /// The store did not take it: because of a limit, which it says in words, or of anything else.
     pub(super) const STORE_FAILED: ErrorCode = ErrorCode(10077);
+    /// The account's or the server's storage limit.
     pub(super) const RESOURCES_EXCEEDED: ErrorCode = ErrorCode::INSUFFICIENT_RESOURCES;
 }
 
@@ -75,7 +77,7 @@ impl JetStreamLog {
                         if asked >= MISSING_ASKED {
                             return Err(ReadError::Missing);
                         }
-                        tokio::time::sleep(Duration::from_millis(300)).await;
+                        tokio::time::sleep(MISSING_ASKED_EVERY).await;
                     }
                     _ => return Err(away(error)),
                 },
@@ -89,18 +91,29 @@ fn away(error: impl std::error::Error + Send + Sync + 'static) -> ReadError {
     ReadError::Away(error.into())
 }
 
+/// What the server said when it refused a publish.
+fn refusal(error: &PublishError) -> Option<&jetstream::Error> {
+    use std::error::Error as _;
+    error.source()?.downcast_ref()
+}
+
+/// Whether a guarded publish was refused because another message came first.
+pub fn is_conflict(error: &PublishError) -> bool {
+    let codes = [code::WRONG_LAST_SEQUENCE, code::WRONG_LAST_SEQUENCE_CONSTANT];
+    refusal(error).is_some_and(|refused| codes.contains(&refused.error_code()))
+}
+
 /// What a failed publish means. Whatever is not a clear no is unknown: the message may still land.
 fn append_error(error: PublishError) -> AppendError {
-    use std::error::Error as _;
-    let refused =
-        error.source().and_then(|s| s.downcast_ref::<jetstream::Error>()).map(jetstream::Error::error_code);
+    let refused = refusal(&error).map(|refused| (refused.error_code(), refused.to_string()));
     match (error.kind(), refused) {
-        (PublishErrorKind::MaxPayloadExceeded, _) | (_, Some(code::MESSAGE_TOO_LARGE)) => {
+        _ if is_conflict(&error) => AppendError::Conflict,
+        (PublishErrorKind::MaxPayloadExceeded, _) | (_, Some((code::MESSAGE_TOO_LARGE, _))) => {
             AppendError::TooLarge
         }
-        (_, Some(code::WRONG_LAST_SEQUENCE | code::WRONG_LAST_SEQUENCE_CONSTANT)) => AppendError::Conflict,
-        (_, Some(code::DUPLICATE_IN_PROCESS)) => AppendError::InProcess,
-        (_, Some(code::STORE_FAILED | code::RESOURCES_EXCEEDED)) => AppendError::Full,
+        (_, Some((code::DUPLICATE_IN_PROCESS, _))) => AppendError::InProcess,
+        (_, Some((code::STORE_FAILED, why))) if why.contains("maximum") => AppendError::Full,
+        (_, Some((code::RESOURCES_EXCEEDED, _))) => AppendError::Full,
         _ => AppendError::Unknown(error.into()),
     }
 }

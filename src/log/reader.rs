@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tracing::{error, warn};
 
 use super::{Epoch, EventLog, LogInfo, RawMessage, ReadError};
@@ -19,8 +19,8 @@ use super::{Epoch, EventLog, LogInfo, RawMessage, ReadError};
 /// Entries handed on together at most: what arrives together is applied together.
 pub const MAX_BATCH: usize = 256;
 
-/// After this long without a message the reader asks the log how long it is.
-const QUIET: Duration = Duration::from_secs(2);
+/// How often the reader asks the log how long and how large it is.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How often a strange answer (shorter than before, no such message) is asked again before it is believed: a leader
 /// that was deposed a moment ago can give one.
@@ -97,8 +97,6 @@ pub enum Delivery {
 pub struct Seen {
     /// The log's last sequence when it was last asked.
     pub head: u64,
-    /// The first head that was seen: a projection that has reached it is ready.
-    pub head_at_start: Option<u64>,
     /// Whether the log is being followed at this moment.
     pub following: bool,
     /// Whether the last try to read the log failed. Before the first one nobody knows yet.
@@ -206,17 +204,21 @@ impl Reader {
         if known.is_none() {
             self.say_head(&mut head).await?;
         }
+        let mut looks = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent = true;
         loop {
             let chunk = tokio::select! {
                 chunk = messages.next() => chunk.ok_or(Interrupted::Restart)?,
-                () = sleep(QUIET) => {
+                _ = looks.tick() => {
                     self.say_head(&mut head).await?;
-                    self.look_beyond_silence().await?;
+                    self.look(std::mem::replace(&mut silent, true)).await?;
                     continue;
                 }
                 () = change(&mut self.reconnected) => return Err(Interrupted::Restart),
                 () = self.deliveries.closed() => return Err(Interrupted::Unwanted),
             };
+            silent = false;
             let mut batch = Vec::with_capacity(chunk.len());
             let mut broken = None;
             for next in chunk {
@@ -306,51 +308,65 @@ impl Reader {
         Ok(())
     }
 
-    /// Fetches from the leader what was not delivered. What it does not have, asked three times, is a hole.
+    /// Fetches from the leader what was not delivered. Where it has nothing, the log has holes.
     async fn fill(&mut self, missing: Range<u64>, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
-        warn!(
-            log.from = missing.start,
-            log.to = missing.end - 1,
-            "the log was delivered with a gap; fetching it"
-        );
-        for sequence in missing {
-            let mut found = self.log.get(sequence).await?;
-            for _ in 1..ASKED {
-                if found.is_some() {
-                    break;
-                }
-                sleep(MISSING_ASKED_EVERY).await;
-                found = self.log.get(sequence).await?;
+        warn!(log.from = missing.start, log.to = missing.end - 1, "the log was delivered with a gap; fetching it");
+        let mut next = missing.start;
+        while next < missing.end {
+            let found = self.first_from(next).await?;
+            let there = found.as_ref().map_or(missing.end, |message| message.sequence.min(missing.end));
+            if there > next {
+                error!(
+                    log.from = next,
+                    log.to = there - 1,
+                    "the log has lost messages: their places are holes, on every replica"
+                );
             }
-            batch.push(found.map_or_else(
-                || {
-                    error!(
-                        log.sequence = sequence,
-                        "the log has lost a message: its place is a hole, on every replica"
-                    );
-                    Entry::Hole(sequence)
-                },
-                Entry::Message,
-            ));
-            if batch.len() >= MAX_BATCH {
-                self.hand_on(std::mem::take(batch)).await?;
+            for hole in next..there {
+                self.push(Entry::Hole(hole), batch).await?;
+            }
+            next = there;
+            if let Some(message) = found.filter(|_| next < missing.end) {
+                self.push(Entry::Message(message), batch).await?;
+                next += 1;
             }
         }
         Ok(())
     }
 
-    /// Silence is normal. When the log is longer than what was delivered, its tail is damaged or the consumer is stuck.
-    async fn look_beyond_silence(&mut self) -> Result<(), Interrupted> {
+    /// The leader's first message from a place on; asked three times before it is believed that none is at that place.
+    async fn first_from(&self, sequence: u64) -> Result<Option<RawMessage>, ReadError> {
+        let mut found = self.log.first_from(sequence).await?;
+        for _ in 1..ASKED {
+            if found.as_ref().is_some_and(|message| message.sequence == sequence) {
+                break;
+            }
+            sleep(MISSING_ASKED_EVERY).await;
+            found = self.log.first_from(sequence).await?;
+        }
+        Ok(found)
+    }
+
+    async fn push(&mut self, entry: Entry, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
+        batch.push(entry);
+        if batch.len() >= MAX_BATCH {
+            self.hand_on(std::mem::take(batch)).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the log how it is. When nothing came since it was asked before and it was longer already then, its tail is
+    /// damaged or the consumer is stuck.
+    async fn look(&mut self, silent: bool) -> Result<(), Interrupted> {
         let info = self.log.info().await?;
         if Some(info.epoch) != self.cursor.epoch || info.last_sequence < self.cursor.sequence {
             return Err(Interrupted::Restart);
         }
-        let stuck_at = self.seen.borrow().head;
+        let known = self.seen.borrow().head;
         self.note(info, true);
-        // Only what was already there at the last look: the rest may be on its way at this moment.
-        if stuck_at > self.cursor.sequence {
+        if silent && known > self.cursor.sequence {
             let mut batch = Vec::new();
-            self.fill(self.cursor.sequence + 1..stuck_at + 1, &mut batch).await?;
+            self.fill(self.cursor.sequence + 1..known + 1, &mut batch).await?;
             self.hand_on(batch).await?;
         }
         Ok(())
@@ -380,7 +396,6 @@ impl Reader {
         }
         self.seen.send_modify(|seen| {
             seen.head = info.last_sequence;
-            seen.head_at_start.get_or_insert(info.last_sequence);
             seen.following = following;
             seen.away = false;
             seen.bytes = (info.bytes, info.max_bytes);
