@@ -24,7 +24,7 @@ impl From<&Channel> for ByChannel {
 /// Every count. Cheap to clone: the numbers are shared.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    /// WebSocket connections open on this replica.
+    /// WebSockets and event streams open on this replica.
     pub connections: Family<ByChannel, Gauge>,
     /// Broadcasts that became active, as this replica announced them.
     pub broadcasts: Family<ByChannel, Counter>,
@@ -103,7 +103,7 @@ impl Metrics {
         let p = &self.standing;
         registry.register(
             "connections",
-            "WebSocket connections open on this replica",
+            "WebSockets and event streams open on this replica",
             self.connections.clone(),
         );
         registry.register("broadcasts", "Broadcasts that became active", self.broadcasts.clone());

@@ -143,17 +143,7 @@ pub(super) fn told(
 
 /// The event with its data in place, and two extensions: the log's `sequence`, and the time at which it recorded it.
 fn cloud_event(raw: &RawMessage, late: bool) -> Value {
-    let names = [
-        "specversion",
-        "id",
-        "type",
-        "source",
-        "time",
-        "subject",
-        "datacontenttype",
-        "dataschema",
-        "traceparent",
-    ];
+    let names = ["specversion", "id", "type", "source", "time", "subject", "datacontenttype", "dataschema"];
     let mut event: Map<String, Value> =
         names.into_iter().filter_map(|name| Some((name.to_owned(), attribute(raw, name)?.into()))).collect();
     // The extension `sequence` of CloudEvents sorts as text.

@@ -53,7 +53,7 @@ impl StateAt {
         let Decoded::Event(recorded) = decode(raw) else {
             self.passed_over += 1;
             if let Ok(Subject::Lifecycle(channel)) = raw.subject.parse() {
-                self.state.skip_lifecycle(&channel, raw.sequence);
+                self.state.note_lifecycle_head(&channel, raw.sequence);
             }
             return;
         };

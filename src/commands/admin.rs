@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Stream;
-use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -15,9 +14,9 @@ use tokio::time::timeout;
 
 use super::{connect_to_look, data_dir, print};
 use crate::config::{Admin, Nats, Streams};
-use crate::log::names::{LOG_STREAM, REPLICAS_BUCKET, bucket_subject};
+use crate::log::names::LOG_STREAM;
 use crate::log::provision::{Provision, mirrored_streams, replicas_stream};
-use crate::push::presence::Heartbeat;
+use crate::push::heartbeat::{self, Heartbeat};
 
 /// A health check that takes longer has its answer.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(3);
@@ -75,17 +74,12 @@ fn stream_status(stream: &Stream) -> Value {
 }
 
 /// What the live replicas said last, without the users' hashes.
-async fn heartbeats(context: &Context) -> anyhow::Result<Vec<Value>> {
-    let stream = context.get_stream(replicas_stream()).await?;
-    let mut subjects = stream.info_with_subjects(bucket_subject(REPLICAS_BUCKET, ">")).await?;
-    let mut heartbeats = Vec::new();
-    while let Some(subject) = subjects.next().await {
-        let (subject, _) = subject?;
-        let Ok(found) = stream.get_last_raw_message_by_subject(&subject).await else { continue };
-        if let Ok(mut heartbeat) = serde_json::from_slice::<Heartbeat>(&found.payload) {
-            heartbeat.channels.values_mut().for_each(|present| present.user_hashes = None);
-            heartbeats.push(serde_json::to_value(heartbeat)?);
-        }
+async fn heartbeats(context: &Context) -> anyhow::Result<Vec<Heartbeat>> {
+    let bucket = context.get_stream(replicas_stream()).await?;
+    let mut heartbeats: Vec<_> =
+        heartbeat::heartbeats(&bucket).await?.into_iter().map(|(heartbeat, _)| heartbeat).collect();
+    for present in heartbeats.iter_mut().flat_map(|heartbeat| heartbeat.channels.values_mut()) {
+        present.user_hashes = None;
     }
     Ok(heartbeats)
 }

@@ -29,6 +29,7 @@ use crate::log::provision::Provision;
 use crate::metrics::Metrics;
 use crate::projection::mirror::Mirror;
 use crate::projection::{self, Projection};
+use crate::push::heartbeat;
 use crate::push::hub::{self, Hub};
 use crate::push::presence::{self, Identity, Presence};
 use crate::shutdown::Shutdown;
@@ -141,7 +142,7 @@ struct Running {
     projection: projection::Supervisor,
     mirror: JoinHandle<()>,
     presence: JoinHandle<anyhow::Result<()>>,
-    name_taken: oneshot::Receiver<presence::Heartbeat>,
+    name_taken: oneshot::Receiver<heartbeat::Heartbeat>,
     server: JoinHandle<std::io::Result<()>>,
     stop_accepting: watch::Sender<bool>,
     shutdown: Shutdown,

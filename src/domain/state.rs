@@ -193,8 +193,8 @@ impl State {
         Needs { broadcasts: vec![recorded.event.broadcast_id()], written }
     }
 
-    /// Notes a message on a lifecycle subject that this build cannot read: the log's guard counts it all the same.
-    pub fn skip_lifecycle(&mut self, channel: &Channel, sequence: u64) {
+    /// Notes the last message on a channel's lifecycle subject. The log's guard counts also what this build cannot read.
+    pub fn note_lifecycle_head(&mut self, channel: &Channel, sequence: u64) {
         self.channels.entry(channel.clone()).or_default().lifecycle_head = sequence;
     }
 
@@ -273,7 +273,7 @@ pub fn evolve(state: &mut State, recorded: &Recorded) -> Change {
         return state.acknowledge(recorded, acknowledged.broadcast_id, &acknowledged.acknowledgements);
     }
     if !late {
-        state.skip_lifecycle(channel, sequence);
+        state.note_lifecycle_head(channel, sequence);
     }
     state.written.entry(id).or_insert(event.broadcast_id());
     match event {

@@ -157,6 +157,17 @@ fn a_late_event_is_on_record_and_never_activates() {
     assert_eq!(world.state.channel(&channel("creator")).lifecycle_head, 1, "another subject, another guard");
 }
 
+#[test]
+fn what_cannot_be_read_moves_the_guard_and_nothing_else() {
+    let mut world = World::default();
+    world.submit(&create("one"), 1).unwrap();
+    let mut skipped = world.state.clone();
+    skipped.note_lifecycle_head(&channel("creator"), 7);
+    assert_eq!(skipped.channel(&channel("creator")).lifecycle_head, 7);
+    skipped.note_lifecycle_head(&channel("creator"), 1);
+    assert_eq!(skipped, world.state);
+}
+
 fn any_command() -> impl Strategy<Value = (Command, u128)> {
     let id = 1u128..12;
     prop_oneof![
@@ -188,6 +199,29 @@ proptest! {
             evolve(&mut replayed, recorded);
         }
         prop_assert_eq!(replayed, world.state);
+    }
+
+    #[test]
+    fn foreign_messages_between_the_events_change_no_fact(
+        commands in prop::collection::vec(any_command(), 0..40),
+        foreign in prop::collection::vec(any::<bool>(), 40),
+    ) {
+        let mut world = World::default();
+        for (command, id) in &commands {
+            let _ = world.submit(command, *id);
+        }
+        let creator = channel("creator");
+        let mut state = State::default();
+        for (recorded, foreign) in world.log.iter().zip(foreign) {
+            if foreign {
+                state.note_lifecycle_head(&creator, recorded.sequence);
+                prop_assert_eq!(state.channel(&creator).lifecycle_head, recorded.sequence);
+            }
+            evolve(&mut state, recorded);
+        }
+        prop_assert_eq!(state.digest, world.state.digest);
+        prop_assert_eq!(state.active(&creator), world.state.active(&creator));
+        prop_assert_eq!(state.broadcasts, world.state.broadcasts);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From what went wrong to what the caller is told: every status code and error code of the interface, in one file.
 
 use axum::Json;
-use axum::http::header::{ALLOW, RETRY_AFTER};
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -203,10 +203,6 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(body)).into_response();
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            // RFC 9110 asks for the list; axum adds the exact one where it knows it.
-            response.headers_mut().remove(ALLOW);
         }
         response
     }

@@ -10,8 +10,8 @@ use crate::clock::Clock;
 use crate::domain::Channel;
 use crate::metrics::Metrics;
 use crate::projection::Projection;
+use crate::push::heartbeat::{Connected, Counts};
 use crate::push::hub::Hub;
-use crate::push::presence::Counts;
 use crate::push::session;
 use crate::shutdown::Shutdown;
 use crate::submit::{Acks, Submit};
@@ -59,15 +59,7 @@ impl App {
     pub fn connected(&self, channel: &Channel) -> Connected {
         let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
         let (connections_local, users_local) = self.hub.local(channel);
-        Connected {
-            connections: counts.elsewhere + connections_local,
-            // The sum over replicas is at most a heartbeat old; who came here since is known.
-            users: counts.users.max(users_local),
-            connections_local,
-            users_local,
-            approximate: counts.approximate,
-            replicas: counts.replicas.max(1),
-        }
+        counts.with_local(connections_local, users_local)
     }
 
     /// Connections of every channel on this replica.
@@ -81,23 +73,6 @@ impl App {
         let log_is_away = self.projection.seen().away;
         !self.shutdown.begun() && position.serving && (position.caught_up || log_is_away)
     }
-}
-
-/// How many are connected in a channel.
-#[derive(Clone, Copy, Debug)]
-pub struct Connected {
-    /// Connections over all replicas.
-    pub connections: u64,
-    /// Distinct users over all replicas.
-    pub users: u64,
-    /// Connections to this replica.
-    pub connections_local: u64,
-    /// Distinct users of this replica.
-    pub users_local: u64,
-    /// Whether `users` may count a user of two replicas twice.
-    pub approximate: bool,
-    /// Live replicas.
-    pub replicas: u64,
 }
 
 /// How long a read waits for the sequence that it asks for.

@@ -114,8 +114,8 @@ async fn connect_in_time(
     Ok(client)
 }
 
-/// Doubles from 50 ms up to the maximum, and takes between half and all of it. The jitter comes from the attempt's own
-/// address on the stack of hashes that std seeds per process: no more is needed to spread a few replicas.
+/// Doubles from 50 ms up to the maximum, and takes between half and all of it. The jitter comes from a hasher that std
+/// seeds at random in each process: no more is needed to spread a few replicas.
 fn reconnect_delay(attempt: usize) -> Duration {
     use std::hash::{BuildHasher as _, RandomState};
     let exponent = u32::try_from(attempt).unwrap_or(u32::MAX).min(10);

@@ -310,7 +310,11 @@ impl Reader {
 
     /// Fetches from the leader what was not delivered. Where it has nothing, the log has holes.
     async fn fill(&mut self, missing: Range<u64>, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
-        warn!(log.from = missing.start, log.to = missing.end - 1, "the log was delivered with a gap; fetching it");
+        warn!(
+            log.from = missing.start,
+            log.to = missing.end - 1,
+            "the log was delivered with a gap; fetching it"
+        );
         let mut next = missing.start;
         while next < missing.end {
             let found = self.first_from(next).await?;

@@ -169,7 +169,7 @@ impl Fold {
             let sequence = match step {
                 Step::Skip(sequence, guarded) => {
                     if let Some(channel) = guarded {
-                        state.skip_lifecycle(&channel, sequence);
+                        state.note_lifecycle_head(&channel, sequence);
                         channels.insert(channel);
                     }
                     sequence
@@ -260,6 +260,6 @@ fn changed(state: &State, recorded: Recorded, change: Change) -> Changed {
         Change::Activated { id, .. } => state.broadcast(*id).map(|known| known.broadcast.clone()),
         _ => None,
     };
-    let Recorded { sequence, recorded_at, channel, .. } = recorded;
-    Changed { sequence, recorded_at, channel, change, activated }
+    let Recorded { sequence, channel, .. } = recorded;
+    Changed { sequence, channel, change, activated }
 }

@@ -21,9 +21,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::domain::{
-    Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, State, Timestamp,
-};
+use crate::domain::{Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, State};
 use crate::log::reader::Seen;
 use crate::log::{Epoch, EventLog};
 pub use store::AckAt;
@@ -97,8 +95,6 @@ pub enum Announcement {
 pub struct Changed {
     /// Its place in the log.
     pub sequence: u64,
-    /// When the log recorded it.
-    pub recorded_at: Timestamp,
     /// Where.
     pub channel: Channel,
     /// What it did.

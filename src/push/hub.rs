@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use super::presence::Counts;
+use super::heartbeat::Counts;
 use super::room::{Connection, Room};
 use super::wire::{Close, ConnectedStats, Frame, ServerMessage};
 use crate::domain::{BroadcastId, Change, Channel, UserId};
@@ -217,7 +217,9 @@ impl Fan {
         let mut stats = interval(STATS_EVERY);
         stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // Who attaches after an event was announced gets the state with it.
             tokio::select! {
+                biased;
                 announcement = announcements.recv() => match announcement {
                     Some(announcement) => self.announce(announcement),
                     None => return,
@@ -292,7 +294,7 @@ impl Fan {
     }
 
     fn presence(&self) -> LocalPresence {
-        let hashes = |room: &Room| room.users.keys().map(user_hash).collect();
+        let hashes = |room: &Room| room.users.values().map(|present| present.hash).collect();
         self.rooms
             .iter()
             .map(|(channel, room)| (channel.clone(), (room.connections.len() as u64, hashes(room))))
@@ -326,7 +328,7 @@ impl Fan {
                 self.metrics.broadcasts.get_or_create(&label).inc();
                 let delivered = room.activate(broadcast, sequence, &self.metrics);
                 let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
-                let sent_to_users = counts.elsewhere + room.connections.len() as u64;
+                let sent_to_users = room.connected(counts).connections;
                 let sent = ServerMessage::BroadcastSent { broadcast_id: *id, sent_to_users, sequence };
                 delivered + room.send_staff(&sent, &self.metrics)
             }
@@ -347,11 +349,11 @@ impl Fan {
     fn tell_staff(&mut self) {
         let counts = self.counts.borrow();
         for (channel, room) in &mut self.rooms {
-            let known = counts.get(channel).copied().unwrap_or_default();
+            let known = room.connected(counts.get(channel).copied().unwrap_or_default());
             let now = ConnectedStats {
                 connected_users: known.users,
-                connections: known.elsewhere + room.connections.len() as u64,
-                replicas: known.replicas.max(1),
+                connections: known.connections,
+                replicas: known.replicas,
             };
             if Some(now) != room.told {
                 room.told = Some(now);
@@ -398,10 +400,4 @@ async fn next_tick(drain: &mut Option<Drain>) {
         Some(drain) => drop::<Instant>(drain.tick.tick().await),
         None => std::future::pending().await,
     }
-}
-
-/// The 64-bit name of a user in heartbeats.
-pub fn user_hash(user: &UserId) -> u64 {
-    let [high, low] = [64, 0].map(|shift| u64::try_from(user.fingerprint() >> shift & u128::from(u64::MAX)));
-    high.unwrap_or_default() ^ low.unwrap_or_default()
 }

@@ -3,109 +3,34 @@
 //! Heartbeats are followed with a plain subscription: each one is whole, so a lost one costs three seconds and nothing
 //! else. A replica that falls silent leaves the counts when its heartbeat would have left the bucket.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::{Client, jetstream};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
-use futures_util::StreamExt as _;
-use serde::{Deserialize, Serialize};
+use futures_util::future::{Fuse, FusedFuture as _};
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
-use super::hub::{Hub, LocalPresence};
+use super::heartbeat::{Counts, Heartbeat, Peer, Peers, heartbeats, present};
+use super::hub::Hub;
 use super::wire::Mode;
 use crate::clock::Clock;
 use crate::domain::{Channel, Digest, Timestamp};
+use crate::log::connection::Connection;
 use crate::log::names::{MIRROR_LEASE_KEY, REPLICAS_BUCKET, bucket_subject};
 use crate::log::provision::{Provision, replicas_stream};
-use crate::log::{Epoch, connection::Connection};
 use crate::metrics::Metrics;
 use crate::projection::Projection;
 
 /// A heartbeat at least this often, and this soon after a change.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
 const BEAT_AFTER_CHANGE: Duration = Duration::from_millis(200);
-
-/// A replica that was not heard of for this long is gone; the bucket forgets its heartbeat then, too.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
-
-/// Up to this many distinct users, a heartbeat names each by a hash, and the union over replicas is exact.
-const EXACT_USERS: usize = 4_096;
-
-/// What a replica says of itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Heartbeat {
-    /// Its name.
-    pub replica: String,
-    /// This process: a new one a start.
-    pub instance: Uuid,
-    /// When the process started.
-    pub started_at: Timestamp,
-    /// When it said this.
-    pub at: Timestamp,
-    /// Whether it works with the log; a word that an older replica may not know.
-    pub mode: String,
-    /// How far its projection is, in which log, and the digest there and at the last multiple of 256.
-    pub epoch: Option<Epoch>,
-    /// The last sequence applied.
-    pub sequence: u64,
-    /// The digest at `sequence`.
-    pub digest: Digest,
-    /// The last multiple of 256 that was applied, and the digest there.
-    pub milestone: (u64, Digest),
-    /// Whom it serves.
-    pub channels: BTreeMap<Channel, Present>,
-}
-
-/// Whom a replica serves in a channel.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Present {
-    /// Connections.
-    pub connections: u64,
-    /// Distinct users.
-    pub users: u64,
-    /// Their hashes, 8 bytes little-endian each, in unpadded base64; absent beyond 4,096 users.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user_hashes: Option<String>,
-}
-
-impl Present {
-    fn new(connections: u64, users: &HashSet<u64>) -> Self {
-        let exact = users.len() <= EXACT_USERS;
-        let bytes = || users.iter().flat_map(|hash| hash.to_le_bytes()).collect::<Vec<_>>();
-        Self {
-            connections,
-            users: users.len() as u64,
-            user_hashes: exact.then(|| STANDARD_NO_PAD.encode(bytes())),
-        }
-    }
-
-    fn hashes(&self) -> Option<Vec<u64>> {
-        let bytes = STANDARD_NO_PAD.decode(self.user_hashes.as_ref()?).ok()?;
-        Some(
-            bytes.chunks_exact(8).filter_map(|chunk| chunk.try_into().ok()).map(u64::from_le_bytes).collect(),
-        )
-    }
-}
-
-/// How many are connected in a channel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Connections to other replicas.
-    pub elsewhere: u64,
-    /// Distinct users over all replicas.
-    pub users: u64,
-    /// Whether `users` counts a user of two replicas twice.
-    pub approximate: bool,
-    /// Live replicas, this one included.
-    pub replicas: u64,
-}
 
 /// Who this process is.
 #[derive(Clone, Debug)]
@@ -136,11 +61,6 @@ pub struct Presence {
     pub clock: Arc<dyn Clock>,
 }
 
-struct Peer {
-    heartbeat: Heartbeat,
-    heard: Instant,
-}
-
 impl Presence {
     /// Beats and listens until the replica stops. `taken` is told when another live process has this replica's name.
     pub async fn run(
@@ -152,49 +72,57 @@ impl Presence {
         let everyone = bucket_subject(REPLICAS_BUCKET, ">");
         let mut heard =
             self.connection.client.subscribe(everyone).await.context("listening to heartbeats")?;
-        let mut peers: HashMap<String, Peer> = HashMap::new();
-        for heartbeat in self.last_heartbeats(&context).await {
-            peers.insert(heartbeat.replica.clone(), Peer { heartbeat, heard: Instant::now() });
-        }
+        let mut peers = Peers(self.last_heartbeats(&context).await);
         let mut taken = Some(taken);
-        let mut beat = interval(BEAT_EVERY);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beat_at = Instant::now();
+        // Publishing waits for the server; listening does not wait for that.
+        let mut beating = pin!(Fuse::terminated());
         loop {
             tokio::select! {
-                _ = beat.tick() => self.beat(&context).await,
-                () = self.hub.changed() => {
-                    // What changes meanwhile goes out with the same beat.
-                    sleep(BEAT_AFTER_CHANGE).await;
-                    self.beat(&context).await;
-                    beat.reset();
-                }
+                biased;
                 message = heard.next() => {
                     let Some(message) = message else { return Ok(()) };
-                    if message.payload.is_empty() {
-                        // A replica that stops takes its heartbeat out of the bucket.
-                        peers.retain(|name, _| bucket_subject(REPLICAS_BUCKET, name) != message.subject.as_str());
-                    }
-                    if let Some(heartbeat) = self.foreign(&message) {
-                        if heartbeat.replica == self.identity.replica {
-                            if self.is_older(&heartbeat) && let Some(taken) = taken.take() {
-                                let _ = taken.send(heartbeat);
-                            }
-                            continue;
-                        }
-                        self.compare(&heartbeat);
-                        peers.insert(heartbeat.replica.clone(), Peer { heartbeat, heard: Instant::now() });
+                    if let Some(older) = self.hear(&message, &mut peers)
+                        && let Some(taken) = taken.take()
+                    {
+                        let _ = taken.send(older);
                     }
                 }
+                () = &mut beating, if !beating.is_terminated() => continue,
+                () = sleep_until(beat_at), if beating.is_terminated() => {
+                    beat_at = Instant::now() + BEAT_EVERY;
+                    beating.set(self.beat(&context).fuse());
+                }
+                () = self.hub.changed() => {
+                    beat_at = beat_at.min(Instant::now() + BEAT_AFTER_CHANGE);
+                    continue;
+                }
             }
-            peers.retain(|_, peer| peer.heard.elapsed() < FORGOTTEN_AFTER);
+            peers.forget_silent();
             let Ok(local) = self.hub.presence().await else { return Ok(()) };
-            let now = sum(&local, &peers);
+            let now = peers.sum(&local);
             counts.send_if_modified(|known| {
                 let changed = *known != now;
                 *known = now;
                 changed
             });
         }
+    }
+
+    /// Takes a heartbeat in; returns it when it is of an older process with this one's name.
+    fn hear(&self, message: &async_nats::Message, peers: &mut Peers) -> Option<Heartbeat> {
+        if message.payload.is_empty() {
+            // A replica that stops takes its heartbeat out of the bucket.
+            peers.0.retain(|name, _| bucket_subject(REPLICAS_BUCKET, name) != message.subject.as_str());
+            return None;
+        }
+        let heartbeat = self.foreign(message)?;
+        if heartbeat.replica == self.identity.replica {
+            return self.is_older(&heartbeat).then_some(heartbeat);
+        }
+        self.compare(&heartbeat);
+        peers.0.insert(heartbeat.replica.clone(), Peer { heartbeat, heard: Instant::now() });
+        None
     }
 
     /// Two processes of one name: the one that came later gives way.
@@ -204,9 +132,7 @@ impl Presence {
 
     /// A heartbeat of another process; `None` for our own, for the lease, and for what is no heartbeat.
     fn foreign(&self, message: &async_nats::Message) -> Option<Heartbeat> {
-        if message.subject.as_str() == bucket_subject(REPLICAS_BUCKET, MIRROR_LEASE_KEY)
-            || message.payload.is_empty()
-        {
+        if message.subject.as_str() == bucket_subject(REPLICAS_BUCKET, MIRROR_LEASE_KEY) {
             return None;
         }
         let heartbeat: Heartbeat = serde_json::from_slice(&message.payload)
@@ -228,7 +154,7 @@ impl Presence {
             sequence: position.sequence,
             digest: position.digest,
             milestone: position.milestone,
-            channels: local.iter().map(|(c, (n, users))| (c.clone(), Present::new(*n, users))).collect(),
+            channels: present(&local),
         };
         if let Err(error) = self.publish(context, &heartbeat).await {
             debug!("the heartbeat did not go out: {error:#}");
@@ -248,30 +174,23 @@ impl Presence {
     }
 
     /// The heartbeats that are in the bucket at start, so that the first counts are whole.
-    async fn last_heartbeats(&self, context: &jetstream::Context) -> Vec<Heartbeat> {
-        match self.read_bucket(context).await {
-            Ok(heartbeats) => heartbeats,
-            Err(error) => {
-                warn!("cannot read the heartbeats of before; counts are whole in a few seconds: {error:#}");
-                Vec::new()
-            }
-        }
-    }
-
-    async fn read_bucket(&self, context: &jetstream::Context) -> anyhow::Result<Vec<Heartbeat>> {
-        let stream = self.provision.stream(context, &replicas_stream()).await?;
-        let mut subjects = stream.info_with_subjects(bucket_subject(REPLICAS_BUCKET, ">")).await?;
-        let mut heartbeats = Vec::new();
-        while let Some(subject) = subjects.next().await {
-            let (subject, _) = subject?;
-            if let Ok(found) = stream.get_last_raw_message_by_subject(&subject).await
-                && let Ok(heartbeat) = serde_json::from_slice::<Heartbeat>(&found.payload)
-                && heartbeat.replica != self.identity.replica
-            {
-                heartbeats.push(heartbeat);
-            }
-        }
-        Ok(heartbeats)
+    async fn last_heartbeats(&self, context: &jetstream::Context) -> HashMap<String, Peer> {
+        let stored = match self.provision.stream(context, &replicas_stream()).await {
+            Ok(stream) => heartbeats(&stream).await,
+            Err(error) => Err(error),
+        };
+        let stored = stored.unwrap_or_else(|error| {
+            warn!("cannot read the heartbeats of before; counts are whole in a few seconds: {error:#}");
+            Vec::new()
+        });
+        let now = self.clock.now();
+        let others = stored.into_iter().filter(|(heartbeat, _)| heartbeat.replica != self.identity.replica);
+        let peers = others.filter_map(|(heartbeat, at)| {
+            let age = u64::try_from(now.as_unix_ms() - at.as_unix_ms()).unwrap_or(0);
+            let heard = Instant::now().checked_sub(Duration::from_millis(age))?;
+            Some((heartbeat.replica.clone(), Peer { heartbeat, heard }))
+        });
+        peers.collect()
     }
 
     fn compare(&self, other: &Heartbeat) {
@@ -299,71 +218,5 @@ pub async fn leave(client: &Client, replica: &str) {
     let subject = bucket_subject(REPLICAS_BUCKET, replica);
     if client.publish_with_headers(subject, headers, "".into()).await.is_ok() {
         let _ = tokio::time::timeout(Duration::from_secs(1), client.flush()).await;
-    }
-}
-
-fn sum(local: &LocalPresence, peers: &HashMap<String, Peer>) -> BTreeMap<Channel, Counts> {
-    local
-        .iter()
-        .map(|(channel, (_, users))| {
-            let present: Vec<_> =
-                peers.values().filter_map(|peer| peer.heartbeat.channels.get(channel)).collect();
-            let elsewhere = present.iter().map(|p| p.connections).sum();
-            let hashes: Option<Vec<_>> = present.iter().map(|p| p.hashes()).collect();
-            let exact = hashes.map(|hashes| {
-                let everyone: HashSet<_> = hashes.iter().flatten().chain(users).collect();
-                everyone.len() as u64
-            });
-            let total = users.len() as u64 + present.iter().map(|p| p.users).sum::<u64>();
-            let replicas = peers.len() as u64 + 1;
-            let counts =
-                Counts { elsewhere, users: exact.unwrap_or(total), approximate: exact.is_none(), replicas };
-            (channel.clone(), counts)
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peer(connections: u64, users: &[u64]) -> Peer {
-        let present = Present::new(connections, &users.iter().copied().collect());
-        let heartbeat = Heartbeat {
-            replica: "r".into(),
-            instance: Uuid::nil(),
-            started_at: Timestamp::from_unix_ms(0),
-            at: Timestamp::from_unix_ms(0),
-            mode: Mode::Cluster.as_str().to_owned(),
-            epoch: None,
-            sequence: 0,
-            digest: Digest::default(),
-            milestone: (0, Digest::default()),
-            channels: [("creator".parse().unwrap(), present)].into(),
-        };
-        Peer { heartbeat, heard: Instant::now() }
-    }
-
-    #[test]
-    fn a_user_of_two_replicas_counts_once_while_hashes_are_exchanged() {
-        let channel: Channel = "creator".parse().unwrap();
-        let local: LocalPresence = [(channel.clone(), (3, HashSet::from([1, 2])))].into();
-        let peers: HashMap<_, _> =
-            [("a".to_owned(), peer(2, &[2, 3])), ("b".to_owned(), peer(1, &[4]))].into();
-        let counts = sum(&local, &peers)[&channel];
-        assert_eq!(counts, Counts { elsewhere: 3, users: 4, approximate: false, replicas: 3 });
-
-        let many: Vec<u64> = (0..5_000).collect();
-        let peers: HashMap<_, _> = [("a".to_owned(), peer(5_000, &many))].into();
-        let counts = sum(&local, &peers)[&channel];
-        assert_eq!((counts.users, counts.approximate), (5_002, true));
-    }
-
-    #[test]
-    fn hashes_survive_the_heartbeat() {
-        let present = Present::new(1, &HashSet::from([7, u64::MAX]));
-        let mut hashes = present.hashes().unwrap();
-        hashes.sort_unstable();
-        assert_eq!(hashes, [7, u64::MAX]);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::heartbeat::{Connected, Counts};
 use super::hub::{ConnectionId, Outgoing};
 use super::wire::{BroadcastView, Close, ConnectedStats, Frame, ServerMessage};
 use crate::domain::{Acknowledgement, Broadcast, BroadcastId, EndReason, UserId};
@@ -22,10 +23,17 @@ pub(super) struct Connection {
 #[derive(Default)]
 pub(super) struct Room {
     pub(super) connections: HashMap<ConnectionId, Connection>,
-    pub(super) users: HashMap<UserId, Vec<ConnectionId>>,
+    pub(super) users: HashMap<UserId, Present>,
     pub(super) shown: Option<Active>,
     /// What creators and team were told last; `None` when one of them knows nothing yet.
     pub(super) told: Option<ConnectedStats>,
+}
+
+/// A user with at least one connection.
+pub(super) struct Present {
+    /// The user's 64-bit name in heartbeats.
+    pub(super) hash: u64,
+    pub(super) connections: Vec<ConnectionId>,
 }
 
 /// What this user should see: what is shown, unless they have acknowledged it.
@@ -60,16 +68,24 @@ impl Room {
         if connection.staff {
             self.told = None;
         }
-        self.users.entry(connection.user.clone()).or_default().push(id);
+        let present = self.users.entry(connection.user.clone());
+        let present =
+            present.or_insert_with_key(|user| Present { hash: user_hash(user), connections: vec![] });
+        present.connections.push(id);
         self.connections.insert(id, connection);
+    }
+
+    /// How many are connected, with those of this replica at this moment.
+    pub(super) fn connected(&self, counts: Counts) -> Connected {
+        counts.with_local(self.connections.len() as u64, self.users.len() as u64)
     }
 
     /// Whether it was there.
     pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
         let Some(connection) = self.connections.remove(&id) else { return false };
-        if let Some(ids) = self.users.get_mut(&connection.user) {
-            ids.retain(|known| *known != id);
-            if ids.is_empty() {
+        if let Some(present) = self.users.get_mut(&connection.user) {
+            present.connections.retain(|known| *known != id);
+            if present.connections.is_empty() {
                 self.users.remove(&connection.user);
             }
         }
@@ -84,10 +100,15 @@ impl Room {
         metrics: &Metrics,
         sequence: u64,
     ) {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            let frame = active_for(self.shown.as_ref(), &connection.user, projection, sequence);
-            connection.send(Outgoing::Frame(frame), metrics);
-        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        // While the projection is rebuilt it does not know who acknowledged; `resync` follows when it does.
+        let frame = if projection.position().serving {
+            active_for(self.shown.as_ref(), &connection.user, projection, sequence)
+        } else {
+            let message = "This replica is still reading the event log.".to_owned();
+            ServerMessage::Error { code: "catching_up", message, broadcast_id: None }.frame()
+        };
+        connection.send(Outgoing::Frame(frame), metrics);
     }
 
     pub(super) fn send_all(&mut self, outgoing: &Outgoing, metrics: &Metrics) -> u64 {
@@ -124,7 +145,7 @@ impl Room {
         let mut frame = None;
         let mut sent = 0;
         for Acknowledgement { user, .. } in new {
-            for connection in self.users.get(user).into_iter().flatten() {
+            for connection in self.users.get(user).into_iter().flat_map(|present| &present.connections) {
                 let frame = frame.get_or_insert_with(|| {
                     ServerMessage::BroadcastAcknowledged { broadcast_id: id, sequence }.frame()
                 });
@@ -159,4 +180,10 @@ impl Room {
             }
         }
     }
+}
+
+/// The 64-bit name of a user in heartbeats.
+fn user_hash(user: &UserId) -> u64 {
+    let [high, low] = [64, 0].map(|shift| u64::try_from(user.fingerprint() >> shift & u128::from(u64::MAX)));
+    high.unwrap_or_default() ^ low.unwrap_or_default()
 }

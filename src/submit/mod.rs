@@ -191,6 +191,7 @@ impl<'a> Attempt<'a> {
         let now = submit.clock.now();
         let until = Instant::now() + CONFLICT_PATIENCE;
         let mut caught_up = false;
+        let mut lost_at = None;
         loop {
             let in_time = Instant::now() < until;
             let (event, expected) = match submit.judge(command.clone(), now, id).await? {
@@ -203,7 +204,7 @@ impl<'a> Attempt<'a> {
                     caught_up = submit.catch_up(command.channel(), until).await;
                     continue;
                 }
-                // The log does not say where its head is.
+                // The log does not say where its head is, so whether there is anything to do is not known.
                 Verdict::Done(_) | Verdict::Rejected(_) => return Err(SubmitError::Unknown { id }),
             };
             let (broadcast, name) = (event.broadcast_id(), event.event_type().name);
@@ -224,6 +225,10 @@ impl<'a> Attempt<'a> {
                 Ok(_) => return Err(SubmitError::Unknown { id }),
                 Err(AppendError::Conflict) if in_time => {
                     submit.catch_up(command.channel(), until).await;
+                    // Against the same head again: the log is another one than the projection has read so far.
+                    if lost_at.replace(expected) == Some(expected) {
+                        sleep(RETRY_PAUSE).await;
+                    }
                 }
                 Err(error) => return Err(self.refusal(&error)),
             }
@@ -315,7 +320,7 @@ impl fmt::Display for SubmitError {
                 f,
                 "The event log did not answer in time. Whether the request took effect is unknown; its event would \
                  have the id {id}. If the request had an Idempotency-Key, repeat it with the same one: it takes \
-                 effect at most once."
+                 effect at most once. An acknowledgement can be repeated as it is."
             ),
         }
     }

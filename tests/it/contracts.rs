@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tidings::log::RawMessage;
 use tidings::log::envelope::{Decoded, decode};
 use tidings::log::names::{LOG_STREAM, MIRROR_LEASE_KEY, POSITION_KEY};
-use tidings::push::presence::Heartbeat;
+use tidings::push::heartbeat::Heartbeat;
 use tidings::push::wire::ClientMessage;
 
 use crate::support::nats::files_below;

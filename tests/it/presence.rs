@@ -53,6 +53,42 @@ async fn counts_are_global_and_a_user_of_two_replicas_counts_once() {
     }
 }
 
+/// Clients that come and go, one after the other, for as long as the task lives.
+fn churn(url: String) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        for n in 0.. {
+            let mut client = Client::connect(&format!("{url}?user_id=passer-by-{n}")).await;
+            client.greeted().await;
+            client.close().await;
+        }
+    })
+}
+
+#[tokio::test]
+async fn counts_keep_up_while_people_come_and_go() {
+    let nats = Nats::start().await;
+    let [left, other] = [Replica::start(&nats).await, Replica::start(&nats).await];
+    let mut killed = Replica::start(&nats).await;
+    let mut clients = Vec::new();
+    for n in 0..5 {
+        clients.push(greeted(&killed, &format!("?user_id=u{n}")).await);
+    }
+    let passing = [&left, &other]
+        .map(|replica| churn(format!("{}/api/creator/broadcast/ws", replica.url().replace("http", "ws"))));
+    within(Duration::from_secs(5), "new users are counted at once", || async {
+        left.stats().await["connected_users"].as_u64() >= Some(5)
+    })
+    .await;
+    killed.kill();
+    within(Duration::from_secs(15), "the dead one's users are gone", || async {
+        let stats = left.stats().await;
+        stats["replicas"] == 2 && stats["connected_users"].as_u64() <= Some(4)
+    })
+    .await;
+    passing.iter().for_each(tokio::task::JoinHandle::abort);
+    connected(&left, 0, 0, 2).await;
+}
+
 #[tokio::test]
 async fn the_users_of_a_dead_replica_leave_the_counts_and_it_may_come_back_at_once() {
     let nats = Nats::start().await;

@@ -95,9 +95,11 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
 ];
 
 /// Words that the code does not say at all, and why.
-const NOWHERE: [(&str, &str); 4] = [
+const NOWHERE: [(&str, &str); 6] = [
     ("pull::Ordered", "the client's ordered consumer loses its place: log/reader.rs is there instead"),
     ("OrderedConfig", "the client's ordered consumer loses its place: log/reader.rs is there instead"),
+    ("crate::{", "one module a line, so that the order can be read"),
+    ("super::super", "start from the crate: the order is read from there"),
     (".unwrap()", "a panic path"),
     ("#[allow(", "`#[expect]` says why, and says when it is not needed any more"),
 ];

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,7 +13,7 @@ use tidings::log::connection::{Address, Connection, connect};
 use tidings::log::jetstream::JetStreamLog;
 use tidings::log::provision::Provision;
 
-use super::{eventually, nats_server, within};
+use super::{PATIENCE, eventually, nats_server, within};
 
 /// One server; its store lives as long as this value, over restarts.
 pub struct Nats {
@@ -61,11 +61,17 @@ impl Nats {
         self.child = Some(child);
     }
 
-    async fn ready(&self) {
-        eventually("nats-server listens", || async {
-            tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok()
-        })
-        .await;
+    /// A port that was free a moment ago can be somebody's outgoing connection by now, for a moment: then nats-server
+    /// ends at once, and is started again.
+    async fn ready(&mut self) {
+        let started = Instant::now();
+        while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            assert!(started.elapsed() < PATIENCE, "nats-server does not listen");
+            if self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some()) {
+                self.spawn();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub fn url(&self) -> String {
@@ -204,7 +210,7 @@ impl Cluster {
             })
             .collect();
         nodes.iter_mut().for_each(Nats::spawn);
-        for node in &nodes {
+        for node in &mut nodes {
             node.ready().await;
         }
         let cluster = Self { nodes };
