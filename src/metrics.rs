@@ -5,7 +5,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::domain::Channel;
 
@@ -100,78 +100,39 @@ impl Metrics {
 
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix("tidings");
-        let p = &self.standing;
-        registry.register(
-            "connections",
-            "WebSockets and event streams open on this replica",
-            self.connections.clone(),
-        );
-        registry.register("broadcasts", "Broadcasts that became active", self.broadcasts.clone());
-        registry.register(
-            "deliveries",
-            "Messages handed to connections of this replica",
-            self.deliveries.clone(),
-        );
-        registry.register("acks", "Acknowledgements that were new", self.acks.clone());
-        registry.register(
-            "slow_clients",
-            "Connections closed because they did not read",
-            self.slow_clients.clone(),
-        );
-        registry.register(
+        let r = &mut registry;
+        let now = &self.standing;
+        add(r, "connections", "WebSockets and event streams open on this replica", &self.connections);
+        add(r, "broadcasts", "Broadcasts that became active", &self.broadcasts);
+        add(r, "deliveries", "Messages handed to connections of this replica", &self.deliveries);
+        add(r, "acks", "Acknowledgements that were new", &self.acks);
+        add(r, "slow_clients", "Connections closed because they did not read", &self.slow_clients);
+        add(
+            r,
             "divergence",
             "Heartbeats of a replica with another digest at the same sequence",
-            self.divergence.clone(),
+            &self.divergence,
         );
-        registry.register("mirroring", "1 while this replica writes the KV mirror", self.mirroring.clone());
-        registry.register(
-            "mirror_lag_events",
-            "Events that the KV mirror does not reflect yet",
-            self.mirror_lag.clone(),
-        );
-        registry.register(
-            "projection_sequence",
-            "Last sequence of the log that was applied",
-            p.sequence.clone(),
-        );
-        registry.register(
-            "projection_lag_events",
-            "Events of the log that were not applied yet",
-            p.lag.clone(),
-        );
-        registry.register(
-            "projection_caught_up",
-            "1 once the projection has caught up with the log",
-            p.caught_up.clone(),
-        );
-        registry.register("projection_holes", "Places where the log has lost its message", p.holes.clone());
-        registry.register(
-            "projection_epochs",
-            "Times that the log turned out to be another one",
-            p.epochs.clone(),
-        );
-        registry.register(
-            "projection_skipped_future",
-            "Messages skipped because a newer build may know them",
-            p.skipped_future.clone(),
-        );
-        registry.register(
-            "projection_skipped_foreign",
-            "Messages skipped because they are not events of Tidings",
-            p.skipped_foreign.clone(),
-        );
-        registry.register_with_unit(
+        add(r, "mirroring", "1 while this replica writes the KV mirror", &self.mirroring);
+        add(r, "mirror_lag_events", "Events that the KV mirror does not reflect yet", &self.mirror_lag);
+        add(r, "projection_sequence", "Last sequence of the log that was applied", &now.sequence);
+        add(r, "projection_lag_events", "Events of the log that were not applied yet", &now.lag);
+        add(r, "projection_caught_up", "1 once the projection has caught up with the log", &now.caught_up);
+        add(r, "projection_holes", "Places where the log has lost its message", &now.holes);
+        add(r, "projection_epochs", "Times that the log turned out to be another one", &now.epochs);
+        add(r, "projection_skipped_future", "Messages that a newer build may know", &now.skipped_future);
+        add(r, "projection_skipped_foreign", "Messages that are no events of Tidings", &now.skipped_foreign);
+        r.register_with_unit(
             "log_stored",
             "Bytes that the log has stored",
             Unit::Bytes,
-            p.log_bytes.clone(),
+            now.log_bytes.clone(),
         );
-        registry.register_with_unit(
-            "log_limit",
-            "Bytes that the log takes",
-            Unit::Bytes,
-            p.log_max_bytes.clone(),
-        );
+        r.register_with_unit("log_limit", "Bytes that the log takes", Unit::Bytes, now.log_max_bytes.clone());
         registry
     }
+}
+
+fn add(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+    registry.register(name, help, metric.clone());
 }

@@ -19,8 +19,14 @@ use crate::log::reader::{Delivery, Entry};
 const MILESTONE: u64 = 256;
 
 /// Broadcasts that are not active but stay loaded, and acknowledgements that they may have together.
-pub(super) const LOADED_BROADCASTS: usize = 256;
+const LOADED_BROADCASTS: usize = 256;
 const LOADED_ACKS: usize = 1 << 20;
+
+/// Whether more may stay loaded.
+pub(super) fn has_room(state: &State) -> bool {
+    let acks: usize = state.broadcasts.values().map(|loaded| loaded.acknowledgements.len()).sum();
+    state.broadcasts.len() <= LOADED_BROADCASTS && acks <= LOADED_ACKS
+}
 
 /// How a fold ended, when nothing was damaged.
 pub(super) enum Outcome {

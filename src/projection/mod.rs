@@ -289,7 +289,7 @@ impl Shared {
         let answer = look(&state);
         state.written.clear();
         // While there is room it stays, until the fold drops what was not used for long.
-        if state.broadcasts.len() > fold::LOADED_BROADCASTS {
+        if !fold::has_room(&state) {
             state.broadcasts.retain(|id, _| !new.contains(id));
         }
         Ok(answer)
