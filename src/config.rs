@@ -170,7 +170,7 @@ pub struct Serve {
     pub append_timeout_ms: u64,
 
     /// How long the projection's store may take to open before it counts as damaged and is rebuilt.
-    #[arg(long, env = "TIDINGS_STORE_OPEN_SECONDS", default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, env = "TIDINGS_STORE_OPEN_SECONDS", default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub store_open_seconds: u64,
 
     /// WebSocket and event-stream connections that this replica takes.
