@@ -3,12 +3,12 @@
 use anyhow::{Context as _, bail};
 use async_nats::HeaderMap;
 use async_nats::jetstream;
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{self, LastRawMessageErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
 use crate::log::Epoch;
+use crate::log::jetstream::is_conflict;
 use crate::log::names::{bucket_stream, bucket_subject, header};
 use crate::log::provision::Provision;
 
@@ -43,7 +43,7 @@ pub(super) struct Entry {
 pub(super) struct Bucket {
     name: &'static str,
     context: jetstream::Context,
-    stream: Stream,
+    stream: stream::Stream,
 }
 
 impl Bucket {
@@ -86,7 +86,7 @@ impl Bucket {
                 return Ok(());
             }
             let revision = entry.map_or(0, |entry| entry.revision);
-            if self.publish(key, place, &write, revision).await? {
+            if self.publish(key, Some(place), &write, revision).await? {
                 return Ok(());
             }
         }
@@ -96,7 +96,11 @@ impl Bucket {
     /// Writes a key that is most likely not there yet.
     pub(super) async fn create(&self, key: &str, place: Place, value: Bytes) -> anyhow::Result<()> {
         let write = Write::Put(value);
-        if self.publish(key, place, &write, 0).await? { Ok(()) } else { self.write(key, place, write).await }
+        if self.publish(key, Some(place), &write, 0).await? {
+            Ok(())
+        } else {
+            self.write(key, place, write).await
+        }
     }
 
     /// Deletes every key that reflects another epoch: the log that it came from is no more.
@@ -110,18 +114,27 @@ impl Bucket {
                 && entry.value.is_some()
                 && entry.place.is_none_or(|place| place.epoch < epoch)
             {
-                self.publish(key, Place { epoch, sequence: 0 }, &Write::Delete, entry.revision).await?;
+                self.publish(key, Some(Place { epoch, sequence: 0 }), &Write::Delete, entry.revision).await?;
             }
         }
         Ok(())
     }
 
     /// `false` when the key has another revision.
-    async fn publish(&self, key: &str, place: Place, write: &Write, revision: u64) -> anyhow::Result<bool> {
+    pub(super) async fn publish(
+        &self,
+        key: &str,
+        place: Option<Place>,
+        write: &Write,
+        revision: u64,
+    ) -> anyhow::Result<bool> {
+        let subject = bucket_subject(self.name, key);
         let mut headers = HeaderMap::new();
-        headers.insert(header::EPOCH, place.epoch.to_string());
-        headers.insert(header::SEQUENCE, place.sequence.to_string());
         headers.insert("Nats-Expected-Last-Subject-Sequence", revision.to_string());
+        if let Some(place) = place {
+            headers.insert(header::EPOCH, place.epoch.to_string());
+            headers.insert(header::SEQUENCE, place.sequence.to_string());
+        }
         let value = match write {
             Write::Put(value) => value.clone(),
             Write::Delete => {
@@ -129,29 +142,10 @@ impl Bucket {
                 Bytes::new()
             }
         };
-        put(&self.context, bucket_subject(self.name, key), headers, value)
-            .await
-            .map(|sequence| sequence.is_some())
-    }
-}
-
-/// Publishes under a guard. `None` when the guard refuses.
-pub(super) async fn put(
-    context: &jetstream::Context,
-    subject: String,
-    headers: HeaderMap,
-    value: Bytes,
-) -> anyhow::Result<Option<u64>> {
-    use std::error::Error as _;
-    let ack = context.publish_with_headers(subject.clone(), headers, value).await?;
-    match ack.await {
-        Ok(ack) => Ok(Some(ack.sequence)),
-        Err(error) => {
-            let refused = error.source().and_then(|s| s.downcast_ref::<jetstream::Error>());
-            let constant = jetstream::ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT;
-            let wrong_revision = error.kind() == PublishErrorKind::WrongLastSequence
-                || refused.is_some_and(|refused| refused.error_code() == constant);
-            if wrong_revision { Ok(None) } else { Err(error).with_context(|| format!("writing {subject}")) }
+        match self.context.publish_with_headers(subject, headers, value).await?.await {
+            Ok(_) => Ok(true),
+            Err(error) if is_conflict(&error) => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("writing {key} of the bucket {}", self.name)),
         }
     }
 }
