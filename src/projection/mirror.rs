@@ -74,20 +74,26 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Mirrors whenever it holds the lease, until it is dropped.
+    /// Mirrors whenever the projection may be believed and the lease is held, until it is dropped.
     pub async fn run(self) {
         let mirror = Arc::new(self);
         let context = mirror.provision.context(&mirror.client);
         let mut lease = Lease::new(context.clone(), mirror.provision.clone(), mirror.instance);
-        loop {
+        // A replica that cannot project must not keep the lease from one that can.
+        while mirror.projection.watch().wait_for(may_be_mirrored).await.is_ok() {
             if lease.acquire().await {
                 info!("this replica mirrors the log to KV now");
+                let mut position = mirror.projection.watch();
                 tokio::select! {
                     error = mirror.clone().hold(context.clone()) => warn!("mirroring to KV broke off, beginning anew: {error:#}"),
                     () = lease.keep() => info!("this replica does not mirror any more"),
+                    _ = position.wait_for(|position| !may_be_mirrored(position)) => info!("this replica is not up to date and does not mirror any more"),
                 }
+                mirror.metrics.mirroring.set(0);
+                mirror.metrics.mirror_lag.set(0);
+                // What broke off here may go well elsewhere.
+                lease.release().await;
             }
-            mirror.metrics.mirroring.set(0);
             sleep(RETRY_EVERY).await;
         }
     }
@@ -109,8 +115,6 @@ impl Mirror {
         self: Arc<Self>,
         context: jetstream::Context,
     ) -> anyhow::Result<std::convert::Infallible> {
-        let mut position = self.projection.watch();
-        position.wait_for(|position| position.caught_up).await?;
         let mut changes = self.projection.changes();
         let mut writer = Writer::open(self.clone(), context.clone()).await?;
         writer.fill().await?;
@@ -137,6 +141,11 @@ impl Mirror {
             self.metrics.mirror_lag.set(i64::try_from(behind).unwrap_or(i64::MAX));
         }
     }
+}
+
+/// Whether the projection shows all that the log had when reading began.
+const fn may_be_mirrored(position: &Position) -> bool {
+    position.caught_up && !position.refused
 }
 
 /// Writes the two buckets while the lease is held.

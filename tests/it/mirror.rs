@@ -1,5 +1,6 @@
 //! The KV mirror: any NATS client can ask what is active and who acknowledged, and the answer comes back by itself.
 
+use std::fs;
 use std::time::Duration;
 
 use async_nats::jetstream::kv::Store;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use tidings::domain::UserId;
 use tidings::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, LOG_STREAM, POSITION_KEY, ack_key};
 
-use crate::support::{Nats, Replica, eventually, within};
+use crate::support::{Nats, Replica, Spec, eventually, within};
 
 /// A lease that nobody renews runs out after ten seconds; then another replica fills the buckets.
 const TAKEOVER: Duration = Duration::from_secs(30);
@@ -43,6 +44,24 @@ async fn shows_nothing(nats: &Nats) {
 
 fn key_of(id: &str, user: &str) -> String {
     ack_key(id.parse().unwrap(), &user.parse::<UserId>().unwrap())
+}
+
+async fn has_not_acknowledged(nats: &Nats, id: &str, user: &str) {
+    within(TAKEOVER, &format!("the mirror does not say that {user} acknowledged"), || async {
+        value(nats, ACKS_BUCKET, &key_of(id, user)).await == Value::Null
+    })
+    .await;
+}
+
+async fn mirrors(replica: &Replica) {
+    within(TAKEOVER, "the replica mirrors", || async { replica.metric("tidings_mirroring").await > 0.0 })
+        .await;
+}
+
+/// Sees to it that a replica can never move its projection aside: the place for it is taken by a file.
+fn forbid_rebuilding(replica: &Replica) {
+    fs::create_dir_all(replica.data_dir()).unwrap();
+    fs::write(replica.data_dir().join("projection.aside-3"), "").unwrap();
 }
 
 async fn has_acknowledged(nats: &Nats, id: &str, user: &str) {
@@ -113,7 +132,7 @@ async fn a_memory_bucket_is_gone_after_a_restart_of_nats_and_is_filled_again() {
 async fn another_replica_takes_over_and_a_holder_that_wakes_up_brings_nothing_back() {
     let nats = Nats::start().await;
     let first = Replica::start(&nats).await;
-    eventually("the first one mirrors", || async { first.metric("tidings_mirroring").await > 0.0 }).await;
+    mirrors(&first).await;
     let second = Replica::start(&nats).await;
     let id = first.post_broadcast("soon cleared").await["id"].as_str().unwrap().to_owned();
     shows(&nats, &id).await;
@@ -121,7 +140,7 @@ async fn another_replica_takes_over_and_a_holder_that_wakes_up_brings_nothing_ba
     first.signal(Signal::STOP);
     second.clear().await;
     shows_nothing(&nats).await;
-    assert!(second.metric("tidings_mirroring").await > 0.0, "the second one mirrors now");
+    mirrors(&second).await;
     let store = bucket(&nats, ACTIVE_BUCKET).await;
     let revision = store.entry("creator").await.unwrap().unwrap().revision;
 
@@ -140,11 +159,38 @@ async fn a_new_log_takes_the_old_ones_keys_down() {
     has_acknowledged(&nats, &id, "ann").await;
     nats.jetstream().await.delete_stream(LOG_STREAM).await.unwrap();
     shows_nothing(&nats).await;
-    eventually("the acknowledgement is gone", || async {
-        value(&nats, ACKS_BUCKET, &key_of(&id, "ann")).await == Value::Null
-    })
-    .await;
+    has_not_acknowledged(&nats, &id, "ann").await;
     eventually("the new log takes events", || async { replica.is_ready().await }).await;
     let new = replica.post_broadcast("of the new log").await["id"].as_str().unwrap().to_owned();
     shows(&nats, &new).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_project_leaves_the_mirror_to_one_that_can() {
+    let nats = Nats::start().await;
+    let mut broken = Replica::prepared(Spec::joining(nats.url()));
+    forbid_rebuilding(&broken);
+    fs::write(broken.data_dir().join("projection"), "a file where a folder should be").unwrap();
+    broken.spawn();
+    eventually("it gives up", || async { broken.log().contains("it is not rebuilt any more") }).await;
+
+    let healthy = Replica::start(&nats).await;
+    let id = healthy.post_broadcast("by the healthy one").await["id"].as_str().unwrap().to_owned();
+    shows(&nats, &id).await;
+    assert!(!broken.log().contains("this replica mirrors"), "{}", broken.log());
+}
+
+#[tokio::test]
+async fn a_holder_that_cannot_project_any_more_hands_over() {
+    let nats = Nats::start().await;
+    let holder = Replica::start(&nats).await;
+    mirrors(&holder).await;
+    let other = Replica::start(&nats).await;
+    // Another log asks for a rebuild, for which this one has no room.
+    forbid_rebuilding(&holder);
+    nats.jetstream().await.delete_stream(LOG_STREAM).await.unwrap();
+    mirrors(&other).await;
+    eventually("the new log takes events", || async { other.is_ready().await }).await;
+    let id = other.post_broadcast("of the new log").await["id"].as_str().unwrap().to_owned();
+    shows(&nats, &id).await;
 }
