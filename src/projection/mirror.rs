@@ -8,6 +8,7 @@ mod bucket;
 mod lease;
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -28,7 +29,7 @@ use crate::log::Epoch;
 use crate::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, ack_key};
 use crate::log::provision::Provision;
 use crate::metrics::Metrics;
-use bucket::{Bucket, Place, Write};
+use bucket::{Bucket, Entry, Place, Write};
 use lease::Lease;
 
 /// How often the holder looks whether the buckets are still there, and notes how far it is.
@@ -37,7 +38,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Between two tries when NATS is away or another replica mirrors.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 
-/// Acknowledgements on their way into the bucket at once.
+/// How long the projection may take to get where the holder before was, before that counts as beyond the log.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Acknowledgements on their way into the bucket, and keys looked at, at once.
 const PUTS_IN_FLIGHT: usize = 256;
 
 /// Acknowledgements read from the store ahead of the puts.
@@ -103,6 +107,16 @@ impl Mirror {
         Lease::new(provision.context(client), provision.clone(), instance).release().await;
     }
 
+    /// Often enough for the position to be noted anew before the bucket forgets it.
+    fn look_every(&self) -> Duration {
+        LOOK_EVERY.min(self.note_after()).max(Duration::from_millis(100))
+    }
+
+    /// The age at which a position is noted anew though it is the same.
+    fn note_after(&self) -> Duration {
+        self.provision.acks_max_age / 4
+    }
+
     /// Fills the buckets and follows the log. Returns only with an error.
     async fn hold(self: Arc<Self>, context: jetstream::Context) -> anyhow::Error {
         match self.try_hold(context).await {
@@ -119,7 +133,7 @@ impl Mirror {
         let mut writer = Writer::open(self.clone(), context.clone()).await?;
         writer.fill().await?;
         self.metrics.mirroring.set(1);
-        let mut look = interval(LOOK_EVERY);
+        let mut look = interval(self.look_every());
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -156,10 +170,10 @@ struct Writer {
     epoch: Epoch,
     /// What the buckets reflect.
     sequence: u64,
-    /// How far each bucket was when it was opened; `None`: it has no position of this epoch.
-    positions: [Option<u64>; 2],
+    /// The acknowledgements up to here were in the bucket when it was opened.
+    known_acks: u64,
     /// What was last noted as the position, and when.
-    noted: (u64, Timestamp),
+    noted: (u64, Instant),
 }
 
 impl Writer {
@@ -167,25 +181,72 @@ impl Writer {
         let epoch = mirror.projection.position().epoch.context("the projection has no log")?;
         let active = Bucket::open(&context, &mirror.provision, ACTIVE_BUCKET).await?;
         let acks = Bucket::open(&context, &mirror.provision, ACKS_BUCKET).await?;
-        let mut positions = [None, None];
-        for (bucket, position) in [&active, &acks].into_iter().zip(&mut positions) {
-            let value = bucket.get(POSITION_KEY).await?.and_then(|entry| entry.value);
-            let known = value.and_then(|value| serde_json::from_slice::<PositionValue>(&value).ok());
-            match known {
-                Some(known) if known.epoch == epoch => *position = Some(known.sequence),
-                Some(_) => bucket.sweep(epoch).await?,
-                None => {}
-            }
+        let mut writer =
+            Self { mirror, active, acks, epoch, sequence: 0, known_acks: 0, noted: (0, Instant::now()) };
+        // A few keys: looking at them all costs little, and what other services ask for most is sure to be true.
+        writer.sweep(&writer.active).await?;
+        match writer.position_of(&writer.acks).await? {
+            Some(known) => writer.known_acks = known,
+            None => writer.sweep(&writer.acks).await?,
         }
-        Ok(Self {
-            mirror,
-            active,
-            acks,
-            epoch,
-            sequence: 0,
-            positions,
-            noted: (0, Timestamp::from_unix_ms(0)),
-        })
+        Ok(writer)
+    }
+
+    /// How far a bucket is in this log; `None` when it does not say or speaks of another one.
+    async fn position_of(&self, bucket: &Bucket) -> anyhow::Result<Option<u64>> {
+        let value = bucket.get(POSITION_KEY).await?.and_then(|entry| entry.value);
+        let known = value.and_then(|value| serde_json::from_slice::<PositionValue>(&value).ok());
+        let Some(known) = known.filter(|known| known.epoch == self.epoch) else { return Ok(None) };
+        Ok(self.reaches(self.place(known.sequence)).await.then_some(known.sequence))
+    }
+
+    /// Whether the projection is at a place or gets there in a moment: the holder before may have been ahead of it.
+    async fn reaches(&self, place: Place) -> bool {
+        let mut position = self.mirror.projection.watch();
+        let reached = position.wait_for(|position| {
+            let Position { epoch, sequence, .. } = *position;
+            epoch.map(|epoch| Place { epoch, sequence }) >= Some(place)
+        });
+        timeout(AHEAD_PATIENCE, reached).await.is_ok_and(|reached| reached.is_ok())
+    }
+
+    /// Takes down what this log has not brought: keys of another log, and keys beyond the end of this one, which may
+    /// have lost its tail and then used the same sequences again.
+    async fn sweep(&self, bucket: &Bucket) -> anyhow::Result<()> {
+        let keys = bucket.keys().await?;
+        let kept = keys.map_ok(|key| self.take_down_older(bucket, key)).try_buffer_unordered(PUTS_IN_FLIGHT);
+        let (here, mut ahead) = (self.place(self.mirror.projection.position().sequence), Vec::new());
+        let mut kept = pin!(kept);
+        while let Some(kept) = kept.try_next().await? {
+            ahead.extend(kept.filter(|(_, entry)| entry.place > Some(here)));
+        }
+        let Some(furthest) = ahead.iter().filter_map(|(_, entry)| entry.place).max() else { return Ok(()) };
+        if self.reaches(furthest).await {
+            return Ok(());
+        }
+        let here = self.place(self.mirror.projection.position().sequence);
+        ahead.retain(|(_, entry)| entry.place > Some(here));
+        warn!("the bucket {} has {} keys from beyond the log: taking them down", bucket.name(), ahead.len());
+        // With the revisions from before the wait: whatever was written since then stays.
+        let taken = stream::iter(ahead).map(|(key, entry)| self.take_down(bucket, key, entry.revision));
+        taken.buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await
+    }
+
+    /// Takes a key down if it is of an older log or of none; returns any other one.
+    async fn take_down_older(&self, bucket: &Bucket, key: String) -> anyhow::Result<Option<(String, Entry)>> {
+        let Some(entry) = bucket.get(&key).await? else { return Ok(None) };
+        if entry.place >= Some(self.place(0)) {
+            return Ok(Some((key, entry)));
+        }
+        if entry.value.is_some() {
+            self.take_down(bucket, key, entry.revision).await?;
+        }
+        Ok(None)
+    }
+
+    async fn take_down(&self, bucket: &Bucket, key: String, revision: u64) -> anyhow::Result<()> {
+        // The first place of this log, so that whatever is written of it comes after.
+        bucket.publish(&key, Some(self.place(0)), &Write::Delete, revision).await.map(drop)
     }
 
     fn place(&self, sequence: u64) -> Place {
@@ -217,7 +278,7 @@ impl Writer {
 
     /// Acknowledgements that the bucket does not have yet and that are not too old for it, straight from the store.
     async fn fill_acks(&self) -> anyhow::Result<()> {
-        let known = self.positions[1].unwrap_or(0);
+        let known = self.known_acks;
         let max_age = i64::try_from(self.mirror.provision.acks_max_age.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp::from_unix_ms(self.mirror.clock.now().as_unix_ms().saturating_sub(max_age));
         let store = self.mirror.projection.store().context("the projection is being rebuilt")?;
@@ -284,26 +345,25 @@ impl Writer {
     /// projection's position when nothing up to it is left to write: events without an effect move it too.
     async fn look(&mut self, followed: Option<Position>) -> anyhow::Result<()> {
         for bucket in [&self.active, &self.acks] {
-            let position = bucket.get(POSITION_KEY).await?;
+            let position = bucket.get(POSITION_KEY).await?.and_then(|entry| entry.value);
             position.with_context(|| format!("the bucket {} has lost what was in it", bucket.name()))?;
         }
         if let Some(followed) = followed.filter(|followed| followed.epoch == Some(self.epoch)) {
             self.sequence = self.sequence.max(followed.sequence);
         }
-        let quarter = i64::try_from(self.mirror.provision.acks_max_age.as_millis() / 4).unwrap_or(i64::MAX);
-        let age = self.mirror.clock.now().as_unix_ms().saturating_sub(self.noted.1.as_unix_ms());
-        if self.noted.0 != self.sequence || age >= quarter {
+        if self.noted.0 != self.sequence || self.noted.1.elapsed() >= self.mirror.note_after() {
             self.note_position().await?;
         }
         Ok(())
     }
 
     async fn note_position(&mut self) -> anyhow::Result<()> {
+        let noted = Instant::now();
         let value = serde_json::to_vec(&PositionValue { epoch: self.epoch, sequence: self.sequence })?;
         for bucket in [&self.active, &self.acks] {
-            bucket.write(POSITION_KEY, self.place(self.sequence), Write::Put(value.clone().into())).await?;
+            bucket.refresh(POSITION_KEY, self.place(self.sequence), Write::Put(value.clone().into())).await?;
         }
-        self.noted = (self.sequence, self.mirror.clock.now());
+        self.noted = (self.sequence, noted);
         Ok(())
     }
 }

@@ -3,11 +3,15 @@
 use std::fs;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::kv::Store;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidings::domain::UserId;
-use tidings::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, LOG_STREAM, POSITION_KEY, ack_key};
+use tidings::log::EventLog as _;
+use tidings::log::names::{
+    ACKS_BUCKET, ACTIVE_BUCKET, LOG_STREAM, POSITION_KEY, ack_key, bucket_subject, header,
+};
 
 use crate::support::{Nats, Replica, Spec, eventually, within};
 
@@ -62,6 +66,21 @@ async fn mirrors(replica: &Replica) {
 fn forbid_rebuilding(replica: &Replica) {
     fs::create_dir_all(replica.data_dir()).unwrap();
     fs::write(replica.data_dir().join("projection.aside-3"), "").unwrap();
+}
+
+/// Writes a key as a mirror does that is at this place of the log; `None` deletes it.
+async fn write_at(nats: &Nats, bucket: &str, key: &str, sequence: u64, value: Option<Value>) {
+    let epoch = nats.log().await.info().await.unwrap().epoch;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::EPOCH, epoch.to_string());
+    headers.insert(header::SEQUENCE, sequence.to_string());
+    if value.is_none() {
+        headers.insert("KV-Operation", "DEL");
+    }
+    let body = value.map(|value| value.to_string()).unwrap_or_default();
+    let context = nats.jetstream().await;
+    let sent = context.publish_with_headers(bucket_subject(bucket, key), headers, body.into()).await;
+    sent.unwrap().await.unwrap();
 }
 
 async fn has_acknowledged(nats: &Nats, id: &str, user: &str) {
@@ -192,5 +211,66 @@ async fn a_holder_that_cannot_project_any_more_hands_over() {
     mirrors(&other).await;
     eventually("the new log takes events", || async { other.is_ready().await }).await;
     let id = other.post_broadcast("of the new log").await["id"].as_str().unwrap().to_owned();
+    shows(&nats, &id).await;
+}
+
+#[tokio::test]
+async fn the_position_outlives_what_the_bucket_forgets_while_nothing_happens() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--acks-max-age-seconds", "8"]);
+    let replica = Replica::start_with(spec).await;
+    let sent = replica.post_broadcast("soon forgotten").await;
+    let id = sent["id"].as_str().unwrap();
+    let acknowledged = replica.acknowledge(id, "ann").await;
+    has_acknowledged(&nats, id, "ann").await;
+    has_not_acknowledged(&nats, id, "ann").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let position = value(&nats, ACKS_BUCKET, POSITION_KEY).await;
+    assert_eq!(position["sequence"], acknowledged["sequence"]);
+    assert!(!replica.log().contains("broke off"), "{}", replica.log());
+}
+
+#[tokio::test]
+async fn what_lies_beyond_the_log_is_taken_down_and_written_anew() {
+    let nats = Nats::start().await;
+    let mut replica = Replica::start(&nats).await;
+    let sent = replica.post_broadcast("of this log").await;
+    let id = sent["id"].as_str().unwrap();
+    let head = replica.acknowledge(id, "ann").await["sequence"].as_u64().unwrap();
+    has_acknowledged(&nats, id, "ann").await;
+    replica.terminate().await;
+
+    // As if the log had gone on to 900, and its tail had been lost.
+    let epoch = nats.log().await.info().await.unwrap().epoch;
+    let phantom = || Some(json!({"id": "phantom", "at": "phantom", "sequence": 900}));
+    for bucket in [ACTIVE_BUCKET, ACKS_BUCKET] {
+        write_at(&nats, bucket, POSITION_KEY, 900, Some(json!({"epoch": epoch, "sequence": 900}))).await;
+    }
+    for channel in ["creator", "other"] {
+        write_at(&nats, ACTIVE_BUCKET, channel, 900, phantom()).await;
+    }
+    write_at(&nats, ACKS_BUCKET, &key_of(id, "bo"), 900, phantom()).await;
+    write_at(&nats, ACKS_BUCKET, &key_of(id, "ann"), 900, None).await;
+
+    replica.start_again().await;
+    shows(&nats, id).await;
+    has_acknowledged(&nats, id, "ann").await;
+    has_not_acknowledged(&nats, id, "bo").await;
+    assert_eq!(value(&nats, ACTIVE_BUCKET, "other").await, Value::Null);
+    within(TAKEOVER, "the position is noted", || async {
+        value(&nats, ACKS_BUCKET, POSITION_KEY).await["sequence"] == head
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_beyond_the_log_does_not_stay_beside_a_true_position() {
+    let nats = Nats::start().await;
+    let mut replica = Replica::start(&nats).await;
+    let id = replica.post_broadcast("of this log").await["id"].as_str().unwrap().to_owned();
+    shows(&nats, &id).await;
+    replica.terminate().await;
+    write_at(&nats, ACTIVE_BUCKET, "creator", 900, Some(json!({"id": "phantom"}))).await;
+    replica.start_again().await;
     shows(&nats, &id).await;
 }

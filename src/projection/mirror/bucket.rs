@@ -5,7 +5,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::stream::{self, LastRawMessageErrorKind};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 
 use crate::log::Epoch;
 use crate::log::jetstream::is_conflict;
@@ -79,10 +79,25 @@ impl Bucket {
 
     /// Writes a key, unless it already reflects this place or a later one.
     pub(super) async fn write(&self, key: &str, place: Place, write: Write) -> anyhow::Result<()> {
+        self.write_unless(key, place, write, |known| known >= place).await
+    }
+
+    /// Writes a key, also when it already reflects this place: the bucket forgets by age.
+    pub(super) async fn refresh(&self, key: &str, place: Place, write: Write) -> anyhow::Result<()> {
+        self.write_unless(key, place, write, |known| known > place).await
+    }
+
+    async fn write_unless(
+        &self,
+        key: &str,
+        place: Place,
+        write: Write,
+        stays: impl Fn(Place) -> bool,
+    ) -> anyhow::Result<()> {
         for _ in 0..TRIES {
             let entry = self.get(key).await?;
             let nothing_to_delete = entry.is_none() && matches!(write, Write::Delete);
-            if nothing_to_delete || entry.as_ref().is_some_and(|entry| entry.place >= Some(place)) {
+            if nothing_to_delete || entry.as_ref().and_then(|entry| entry.place).is_some_and(&stays) {
                 return Ok(());
             }
             let revision = entry.map_or(0, |entry| entry.revision);
@@ -103,21 +118,15 @@ impl Bucket {
         }
     }
 
-    /// Deletes every key that reflects another epoch: the log that it came from is no more.
-    pub(super) async fn sweep(&self, epoch: Epoch) -> anyhow::Result<()> {
-        let mut subjects = self.stream.info_with_subjects(bucket_subject(self.name, ">")).await?;
+    /// Every key that there is or that was deleted.
+    pub(super) async fn keys(&self) -> anyhow::Result<impl Stream<Item = anyhow::Result<String>>> {
+        let subjects = self.stream.info_with_subjects(bucket_subject(self.name, ">")).await?;
         let prefix = bucket_subject(self.name, "");
-        while let Some(subject) = subjects.next().await {
+        Ok(subjects.map(move |subject| {
             let (subject, _) = subject?;
-            let Some(key) = subject.strip_prefix(&prefix) else { continue };
-            if let Some(entry) = self.get(key).await?
-                && entry.value.is_some()
-                && entry.place.is_none_or(|place| place.epoch < epoch)
-            {
-                self.publish(key, Some(Place { epoch, sequence: 0 }), &Write::Delete, entry.revision).await?;
-            }
-        }
-        Ok(())
+            let key = subject.strip_prefix(&prefix).with_context(|| format!("{subject} is not a key"))?;
+            Ok(key.to_owned())
+        }))
     }
 
     /// `false` when the key has another revision.
