@@ -60,19 +60,14 @@ impl Supervised {
                 Ok(Outcome::Stopped) => return,
                 Ok(Outcome::OtherLog) => {
                     self.shared.position.send_modify(|position| position.epochs += 1);
-                    rebuilds = 0;
                 }
-                Err(error) => {
-                    rebuilds = if caught_up { 1 } else { rebuilds + 1 };
-                    error!(
-                        projection.rebuilds = rebuilds,
-                        "the projection is damaged and will be rebuilt: {error:#}"
-                    );
-                }
+                Err(error) => error!("the projection is damaged and will be rebuilt: {error:#}"),
             }
+            // One that cannot be moved aside meets the other log again and again.
+            rebuilds = if caught_up { 1 } else { rebuilds + 1 };
             if rebuilds > REBUILDS {
                 error!(
-                    "the projection was damaged {rebuilds} times in a row; it is not rebuilt any more. Look at the disk"
+                    "the projection could not be kept {rebuilds} times in a row; it is not rebuilt any more. Look at the disk"
                 );
                 self.shared.position.send_modify(|p| *p = Position { refused: true, serving: false, ..*p });
                 let _ = stopped.await;
