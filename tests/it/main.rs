@@ -16,6 +16,7 @@ mod embedded;
 mod garbage;
 mod guards;
 mod history;
+mod install;
 mod load;
 mod log_contract;
 mod mirror;
