@@ -59,6 +59,7 @@ impl EmbeddedNats {
         fs::create_dir_all(&options.directory)
             .with_context(|| format!("creating {}", options.directory.display()))?;
         end_orphan(&pid_file(options))?;
+        keep_previous_log(options)?;
         // The child dies with the *thread* that made it (PR_SET_PDEATHSIG), so one thread makes every child and lives
         // as long as the process.
         let (stop, stopped) = sync_channel(1);
@@ -135,6 +136,26 @@ fn pid_file(options: &EmbeddedOptions) -> PathBuf {
     options.directory.join("nats-server.pid")
 }
 
+fn log_file(options: &EmbeddedOptions) -> PathBuf {
+    options.directory.join("nats-server.log")
+}
+
+/// What the servers of the last run said stays beside what those of this run say, and no longer than that.
+fn keep_previous_log(options: &EmbeddedOptions) -> anyhow::Result<()> {
+    let log = log_file(options);
+    if log.exists() {
+        let kept = options.directory.join("nats-server.log.1");
+        fs::rename(&log, kept).with_context(|| format!("moving {} aside", log.display()))?;
+    }
+    Ok(())
+}
+
+/// The program that runs, to be run once more. Linux knows it by this name even when its file was replaced or removed,
+/// as every rebuild does; its own path would name the new file then, or none.
+fn this_program() -> std::io::Result<PathBuf> {
+    if cfg!(target_os = "linux") { Ok(PathBuf::from("/proc/self/exe")) } else { std::env::current_exe() }
+}
+
 /// Starts one child and waits for its port.
 fn run(options: &EmbeddedOptions, port: Option<u16>) -> anyhow::Result<(Child, u16)> {
     let ports = options.directory.join("ports");
@@ -142,8 +163,9 @@ fn run(options: &EmbeddedOptions, port: Option<u16>) -> anyhow::Result<(Child, u
     fs::create_dir_all(&ports)?;
     let configuration = options.directory.join("nats-server.conf");
     fs::write(&configuration, configuration_text(options, &ports, port))?;
-    let log = fs::File::create(options.directory.join("nats-server.log"))?;
-    let mut child = Command::new(std::env::current_exe()?)
+    // Appended to, since what a server said before it died is what one wants to know.
+    let log = fs::File::options().create(true).append(true).open(log_file(options))?;
+    let mut child = Command::new(this_program()?)
         .arg(CHILD_COMMAND)
         .arg(&options.binary)
         .arg("-c")
@@ -158,7 +180,7 @@ fn run(options: &EmbeddedOptions, port: Option<u16>) -> anyhow::Result<(Child, u
         Err(error) => {
             let _ = child.kill();
             let _ = child.wait();
-            let log = options.directory.join("nats-server.log");
+            let log = log_file(options);
             Err(error.context(format!("nats-server did not start; its words are in {}", log.display())))
         }
     }
@@ -198,34 +220,44 @@ fn port_in(file: &str) -> Option<u16> {
     ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
 }
 
+/// Keeps one child going until it is told to stop.
 fn supervise(options: &EmbeddedOptions, mut child: Child, port: u16, stopped: &Receiver<()>) {
-    loop {
-        match stopped.recv_timeout(LOOK_EVERY) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
-                end(&mut child);
-                return;
-            }
-        }
+    let mut unwatched = false;
+    while goes_on(stopped, LOOK_EVERY) {
         match child.try_wait() {
-            Ok(None) => continue,
-            Ok(Some(status)) => error!("the embedded nats-server ended ({status}); starting it again"),
-            Err(error) => error!("the embedded nats-server cannot be watched: {error}"),
-        }
-        loop {
-            if !matches!(stopped.recv_timeout(RESTART_AFTER), Err(RecvTimeoutError::Timeout)) {
-                return;
+            Ok(Some(status)) => {
+                error!("the embedded nats-server ended ({status}); starting it again");
+                let Some(restarted) = restart(options, port, stopped) else { return };
+                child = restarted;
             }
-            match run(options, Some(port)) {
-                Ok((restarted, _)) => {
-                    info!("the embedded nats-server is back");
-                    child = restarted;
-                    break;
-                }
-                Err(error) => error!("the embedded nats-server cannot be started: {error:#}"),
+            // It may well run, and a second one on its store would lose messages.
+            Err(error) if !unwatched => {
+                unwatched = true;
+                error!("the embedded nats-server cannot be watched, and is taken to be running: {error}");
             }
+            Ok(None) | Err(_) => {}
         }
     }
+    end(&mut child);
+}
+
+/// Tries until there is a child again. `None` when it was told to stop meanwhile.
+fn restart(options: &EmbeddedOptions, port: u16, stopped: &Receiver<()>) -> Option<Child> {
+    while goes_on(stopped, RESTART_AFTER) {
+        match run(options, Some(port)) {
+            Ok((child, _)) => {
+                info!("the embedded nats-server is back");
+                return Some(child);
+            }
+            Err(error) => error!("the embedded nats-server cannot be started: {error:#}"),
+        }
+    }
+    None
+}
+
+/// Waits, and says whether nobody asked for an end meanwhile.
+fn goes_on(stopped: &Receiver<()>, wait: Duration) -> bool {
+    matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
 }
 
 fn end(child: &mut Child) {
@@ -234,7 +266,7 @@ fn end(child: &mut Child) {
         let _ = kill_process(pid, Signal::TERM);
     }
     for _ in 0..STOP_TIMEOUT.as_millis() / LOOK_EVERY.as_millis() {
-        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+        if matches!(child.try_wait(), Ok(Some(_))) {
             return;
         }
         std::thread::sleep(LOOK_EVERY);

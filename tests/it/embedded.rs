@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
+use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -90,6 +91,86 @@ async fn a_killed_server_is_started_again_where_it_was() {
     // Whoever was connected to the replica has noticed nothing.
     client.expect("new_broadcast").await;
     assert_eq!(client.broadcasts(), [id_of(&before), id_of(&after)]);
+}
+
+#[tokio::test]
+async fn a_server_comes_back_though_the_binary_was_replaced_meanwhile() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let binary = folder.path().join("tidings");
+    // A second name of the same file, as a rebuild would leave it: the name goes, the running file stays.
+    fs::hard_link(env!("CARGO_BIN_EXE_tidings"), &binary).unwrap();
+    let replica = Replica::start_with(Spec::embedded().run_as(binary.clone())).await;
+    let child = one_server(&replica);
+    fs::remove_file(&binary).unwrap();
+    kill_process(child, Signal::KILL).unwrap();
+    assert_eq!(replica.post_until_taken("it was removed").await["sequence"], 1);
+
+    let child = one_server(&replica);
+    fs::write(&binary, "half a build").unwrap();
+    kill_process(child, Signal::KILL).unwrap();
+    assert_eq!(replica.post_until_taken("it was replaced").await["sequence"], 2);
+    assert_ne!(one_server(&replica), child);
+}
+
+#[tokio::test]
+async fn what_a_server_said_survives_its_restart_and_that_of_the_replica() {
+    let mut replica = Replica::start_with(Spec::embedded()).await;
+    let said = |name: &str| {
+        let text = fs::read_to_string(replica.data_dir().join("nats").join(name)).unwrap_or_default();
+        text.matches("Server is ready").count()
+    };
+    kill_process(one_server(&replica), Signal::KILL).unwrap();
+    replica.post_until_taken("it is back").await;
+    assert_eq!((said("nats-server.log"), said("nats-server.log.1")), (2, 0));
+    replica.kill();
+    replica.start_again().await;
+    let said = |name: &str| fs::read_to_string(replica.data_dir().join("nats").join(name)).unwrap();
+    assert_eq!(said("nats-server.log.1").matches("Server is ready").count(), 2);
+    assert_eq!(said("nats-server.log").matches("Server is ready").count(), 1);
+}
+
+/// What stands behind a word of the welcome.
+fn welcomed(replica: &Replica, word: &str) -> String {
+    let log = replica.log();
+    let line = log.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("{log}"));
+    line.trim().to_owned()
+}
+
+/// Runs a line as a newcomer would paste it, at the crate's root, and returns what it printed.
+async fn paste(line: &str) -> String {
+    let mut shell = tokio::process::Command::new("sh");
+    shell.arg("-c").arg(line).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    let output = shell.output().await.unwrap();
+    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn every_line_of_the_welcome_does_what_it_says() {
+    let replica = Replica::start_with(Spec::embedded()).await;
+    let mut client = replica.connect("1").await;
+    client.greeted().await;
+    let has_curl = Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let (post, clear) = (welcomed(&replica, "Post:"), welcomed(&replica, "Clear:"));
+    if has_curl {
+        let posted: Value = serde_json::from_str(&paste(&post).await).unwrap();
+        assert_eq!(replica.active("1").await["id"], id_of(&posted));
+        client.expect("new_broadcast").await;
+        assert_eq!(client.broadcasts(), [id_of(&posted)]);
+        paste(&clear).await;
+    } else {
+        let address = |line: &str| line.split(' ').find(|word| word.starts_with("http")).unwrap().to_owned();
+        replica.post_broadcast("Test").await;
+        assert_eq!(address(&post), replica.request(Method::POST, "").build().unwrap().url().as_str());
+        assert_eq!(address(&clear), replica.request(Method::POST, "/clear").build().unwrap().url().as_str());
+        replica.clear().await;
+    }
+    assert_eq!(replica.active("1").await, Value::Null);
+    let told = paste(&welcomed(&replica, "Replay:")).await;
+    assert!(told.contains("broadcast.created") && told.contains("broadcast.cleared"), "{told}");
+    let listen = welcomed(&replica, "Listen:");
+    let url = listen.split('\'').nth(1).unwrap();
+    assert_eq!(reqwest::get(url).await.unwrap().headers()["content-type"], "text/event-stream");
 }
 
 #[tokio::test]

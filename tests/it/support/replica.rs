@@ -1,7 +1,7 @@
 //! Real replicas: processes of the built binary.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub struct Spec {
     pub nats: Option<String>,
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
+    /// Another name of the built binary, where it matters by which it is run.
+    pub binary: Option<PathBuf>,
 }
 
 impl Spec {
@@ -30,6 +32,11 @@ impl Spec {
     /// One with a NATS of its own.
     pub fn embedded() -> Self {
         Self::default()
+    }
+
+    pub fn run_as(mut self, binary: PathBuf) -> Self {
+        self.binary = Some(binary);
+        self
     }
 
     pub fn with(mut self, arguments: &[&str]) -> Self {
@@ -93,7 +100,8 @@ impl Replica {
     pub fn spawn(&mut self) {
         let _ = fs::remove_file(self.data_dir().join("http.url"));
         let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        let built = Path::new(env!("CARGO_BIN_EXE_tidings"));
+        let mut command = Command::new(self.spec.binary.as_deref().unwrap_or(built));
         command.arg("serve").args(["--listen", "127.0.0.1:0"]).arg("--data-dir").arg(self.data_dir());
         command.args(["--drain-seconds", "0"]);
         match &self.spec.nats {
