@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::Client;
-use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    ContextBuilder, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType, Stream,
 };
@@ -95,7 +97,7 @@ impl Provision {
         match context.create_stream(definition).await {
             Ok(stream) => Ok(stream),
             // Another replica was faster, perhaps with other choices: what it made is there to be compared.
-            Err(_) => context.get_stream(name).await.with_context(|| format!("creating the stream {name}")),
+            Err(error) => context.get_stream(name).await.map_err(|_| not_created(name, error)),
         }
     }
 
@@ -115,6 +117,51 @@ impl Provision {
             config.duplicate_window = config.duplicate_window.min(self.acks_max_age);
         }
         Ok(config)
+    }
+}
+
+/// NATS refuses a stream for a reason that no waiting changes.
+#[derive(Debug)]
+pub struct Refused {
+    stream: String,
+    advice: &'static str,
+    cause: CreateStreamError,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "creating the stream {}: NATS refuses it; {}", self.stream, self.advice)
+    }
+}
+
+impl std::error::Error for Refused {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+/// What to do about a refusal; `None` for what may pass by itself, as a cluster without a leader does.
+fn advice(error: &CreateStreamError) -> Option<&'static str> {
+    let CreateStreamErrorKind::JetStream(refusal) = error.kind() else { return None };
+    match refusal.error_code() {
+        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
+            Some("one server alone keeps one copy: use --stream-replicas 1, or a cluster")
+        }
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED => Some(
+            "it takes more than NATS may store: lower --log-max-bytes, or raise the server's max_file_store",
+        ),
+        ErrorCode::STREAM_SUBJECT_OVERLAP => Some(
+            "a stream of somebody else's takes its subjects: use another NATS account, or remove that stream",
+        ),
+        ErrorCode::STREAM_INVALID_CONFIG => Some("this server does not take its definition"),
+        _ => None,
+    }
+}
+
+fn not_created(name: &str, cause: CreateStreamError) -> anyhow::Error {
+    match advice(&cause) {
+        Some(advice) => Refused { stream: name.to_owned(), advice, cause }.into(),
+        None => anyhow::Error::from(cause).context(format!("creating the stream {name}")),
     }
 }
 
