@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Config;
 use reqwest::Method;
@@ -244,6 +244,53 @@ async fn a_stream_with_a_weaker_guarantee_stops_the_start() {
     );
     let found = nats.jetstream().await.get_stream("BROADCASTS").await.unwrap();
     assert!(!found.cached_info().config.deny_purge, "it was reported, not changed");
+}
+
+#[tokio::test]
+async fn what_nats_will_never_grant_ends_the_start_and_says_what_to_do() {
+    let nats = Nats::start().await;
+    // The server of the harness has room for 20 GB.
+    for (option, value, advice) in [
+        ("--stream-replicas", "3", "--stream-replicas 1"),
+        ("--log-max-bytes", "1000000000000", "lower --log-max-bytes"),
+    ] {
+        let mut replica = Replica::prepared(Spec::joining(nats.url()).with(&[option, value]));
+        let started = Instant::now();
+        replica.spawn();
+        assert_eq!(replica.ended().await.code(), Some(1));
+        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+        let log = replica.log();
+        assert!(log.contains("creating the stream BROADCASTS") && log.contains(advice), "{log}");
+        let said = tidings(&["admin", "provision", "--nats", &nats.url(), option, value], &[]).await;
+        assert!(!said.status.success() && stderr(&said).contains(advice), "{}", stderr(&said));
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_ends_the_start_before_anything_else_has_begun() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let started = Instant::now();
+    let refused = tidings(
+        &[
+            "serve",
+            "--listen",
+            &address,
+            "--data-dir",
+            data_dir.to_str().unwrap(),
+            "--nats-server",
+            "/bin/false",
+        ],
+        &[],
+    )
+    .await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    let said = stderr(&refused);
+    assert!(said.contains(&address) && said.contains("in use") && said.contains("--listen"), "{said}");
+    assert!(!data_dir.join("nats").exists(), "no nats-server was started: {said}");
 }
 
 #[tokio::test]

@@ -1,0 +1,265 @@
+//! The composition root: starts the parts of a replica from the log up, watches them, and stops them from the edge down.
+
+use std::collections::BTreeMap;
+use std::future::IntoFuture as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use crate::clock::{Clock, SystemClock};
+use crate::commands::data_dir::DataDir;
+use crate::config::Serve;
+use crate::domain::Channel;
+use crate::http::{router, state};
+use crate::log::EventLog;
+use crate::log::connection::Connection;
+use crate::log::jetstream::JetStreamLog;
+use crate::log::provision::Provision;
+use crate::metrics::Metrics;
+use crate::projection::mirror::Mirror;
+use crate::projection::{self, Announcement, Projection};
+use crate::push::heartbeat::{Counts, Heartbeat};
+use crate::push::hub::{self, Hub};
+use crate::push::presence::{self, Identity, Presence};
+use crate::shutdown::Shutdown;
+use crate::submit::{Acks, Submit};
+
+/// Requests that are under way when the replica stops may take this long.
+const IN_FLIGHT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections that were told to close may take this long.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What was there before any part of the replica, and what several of them take.
+pub(super) struct Base<'a> {
+    options: &'a Serve,
+    projection_directory: PathBuf,
+    identity: Identity,
+    connection: Connection,
+    provision: Provision,
+    shutdown: Shutdown,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+}
+
+impl<'a> Base<'a> {
+    pub(super) fn new(
+        options: &'a Serve,
+        data_dir: &DataDir,
+        replica: String,
+        connection: Connection,
+        provision: Provision,
+        shutdown: Shutdown,
+    ) -> Self {
+        let clock = SystemClock;
+        Self {
+            options,
+            projection_directory: data_dir.join("projection"),
+            identity: Identity { replica, instance: clock.new_id(), started_at: clock.now() },
+            connection,
+            provision,
+            shutdown,
+            clock: Arc::new(clock),
+            metrics: Metrics::default(),
+        }
+    }
+
+    fn log(&self) -> Arc<dyn EventLog> {
+        Arc::new(JetStreamLog::new(self.connection.client.clone(), self.provision.clone()))
+    }
+
+    fn projection(
+        &self,
+        log: Arc<dyn EventLog>,
+        announce: mpsc::Sender<Announcement>,
+    ) -> (Projection, projection::Supervisor) {
+        let options = projection::Options {
+            directory: self.projection_directory.clone(),
+            open_patience: Duration::from_secs(self.options.store_open_seconds),
+        };
+        Projection::start(log, options, self.connection.generation.clone(), announce)
+    }
+
+    fn hub(
+        &self,
+        projection: Projection,
+        announcements: mpsc::Receiver<Announcement>,
+        counts: watch::Receiver<BTreeMap<Channel, Counts>>,
+    ) -> Hub {
+        let options = hub::Options {
+            channels: self.options.channels.clone(),
+            max_connections: self.options.max_connections,
+            metrics: self.metrics.clone(),
+        };
+        Hub::start(options, projection, announcements, counts)
+    }
+
+    fn presence(&self, hub: Hub, projection: Projection) -> Presence {
+        Presence {
+            identity: self.identity.clone(),
+            connection: self.connection.clone(),
+            provision: self.provision.clone(),
+            hub,
+            projection,
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    fn mirror(&self, projection: Projection) -> Mirror {
+        Mirror {
+            projection,
+            client: self.connection.client.clone(),
+            provision: self.provision.clone(),
+            instance: self.identity.instance,
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    fn submit(&self, log: Arc<dyn EventLog>, projection: Projection) -> Arc<Submit> {
+        Arc::new(Submit::new(
+            log,
+            projection,
+            self.clock.clone(),
+            &self.identity.replica,
+            &self.options.channels,
+            Duration::from_millis(self.options.append_timeout_ms),
+        ))
+    }
+
+    fn app(
+        &self,
+        submit: Arc<Submit>,
+        projection: Projection,
+        hub: Hub,
+        counts: watch::Receiver<BTreeMap<Channel, Counts>>,
+    ) -> state::App {
+        let limits = state::Limits {
+            max_body_bytes: self.options.max_body_bytes,
+            max_message_bytes: self.options.max_message_bytes,
+            max_connections: self.options.max_connections as u64,
+            session: self.options.session_limits(),
+        };
+        state::App {
+            channels: self.options.channels.clone().into(),
+            acks: Acks::start(submit.clone()),
+            submit,
+            projection,
+            hub,
+            counts,
+            metrics: self.metrics.clone(),
+            limits,
+            shutdown: self.shutdown.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+}
+
+/// The parts of a running replica.
+pub(super) struct Running<'a> {
+    base: Base<'a>,
+    projection: projection::Supervisor,
+    hub: Hub,
+    presence: JoinHandle<anyhow::Result<()>>,
+    name_taken: oneshot::Receiver<Heartbeat>,
+    mirror: JoinHandle<()>,
+    server: JoinHandle<std::io::Result<()>>,
+    stop_accepting: watch::Sender<bool>,
+}
+
+impl<'a> Running<'a> {
+    /// Starts the parts, each on those above it.
+    pub(super) fn start(base: Base<'a>, listener: TcpListener) -> Self {
+        let (announce, announcements) = mpsc::channel(hub::ANNOUNCEMENTS);
+        let (tell_counts, counts) = watch::channel(BTreeMap::new());
+        let (tell_taken, name_taken) = oneshot::channel();
+        let (stop_accepting, stopped) = watch::channel(false);
+
+        let log = base.log();
+        let (projection, supervisor) = base.projection(log.clone(), announce);
+        let hub = base.hub(projection.clone(), announcements, counts.clone());
+        let presence = base.presence(hub.clone(), projection.clone());
+        let presence = tokio::spawn(presence.run(tell_counts, tell_taken));
+        let mirror = tokio::spawn(base.mirror(projection.clone()).run());
+        let submit = base.submit(log, projection.clone());
+        let app = base.app(submit, projection, hub.clone(), counts);
+        let server = start_server(listener, app, stopped);
+        Self { base, projection: supervisor, hub, presence, name_taken, mirror, server, stop_accepting }
+    }
+
+    /// Serves until a signal, or until it must not serve any more; then stops in order.
+    pub(super) async fn until_stopped(mut self, begin_shutdown: watch::Sender<bool>) -> anyhow::Result<()> {
+        let mut name_is_ours = true;
+        let outcome = tokio::select! {
+            () = self.base.shutdown.wait() => Ok(()),
+            Ok(other) = &mut self.name_taken => {
+                name_is_ours = false;
+                Err(anyhow!(
+                    "a live replica is already called {} (process {}, started {}); give this one another name with --replica",
+                    other.replica, other.instance, other.started_at
+                ))
+            }
+            // Without one of these it would go on answering, and be wrong or of no use.
+            ended = &mut self.server => Err(anyhow!("the HTTP server ended: {ended:?}")),
+            ended = &mut self.mirror => Err(anyhow!("the mirror to KV ended: {ended:?}")),
+            // It ends with the hub, and the hub with the projection.
+            ended = &mut self.presence => Err(anyhow!("the hub or its presence ended: {ended:?}")),
+        };
+        begin_shutdown.send_replace(true);
+        self.stop(name_is_ours).await;
+        outcome
+    }
+
+    async fn stop(self, name_is_ours: bool) {
+        let Base { options, connection, provision, identity, .. } = self.base;
+        // `/readyz` fails from here on.
+        sleep(Duration::from_secs(options.drain_grace_seconds)).await;
+        self.stop_accepting.send_replace(true);
+        let spread = Duration::from_secs(options.drain_seconds);
+        if timeout(spread + CLOSE_PATIENCE, self.hub.drain(spread)).await.is_err() {
+            warn!("some connections did not close in time; they are cut");
+        }
+        if !self.server.is_finished() && timeout(IN_FLIGHT_PATIENCE, self.server).await.is_err() {
+            warn!("requests that were under way for {} s are abandoned", IN_FLIGHT_PATIENCE.as_secs());
+        }
+        self.presence.abort();
+        self.mirror.abort();
+        self.projection.stop().await;
+        let goodbye = async {
+            Mirror::release(&connection.client, &provision, identity.instance).await;
+            // The heartbeat under a name that another replica has is not this one's to take back.
+            if name_is_ours {
+                presence::leave(&connection.client, &identity.replica).await;
+            }
+        };
+        if timeout(Duration::from_secs(2), goodbye).await.is_err() {
+            warn!("NATS does not answer; the lease and the heartbeat of this replica run out by themselves");
+        }
+    }
+}
+
+fn start_server(
+    listener: TcpListener,
+    app: state::App,
+    mut stopped: watch::Receiver<bool>,
+) -> JoinHandle<std::io::Result<()>> {
+    // A broadcast is one small packet; waiting to fill it would only delay it.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            warn!("TCP_NODELAY cannot be set: {error}");
+        }
+    });
+    let stop = async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    tokio::spawn(axum::serve(listener, router(app)).with_graceful_shutdown(stop).into_future())
+}
