@@ -130,7 +130,7 @@ fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
     let channel = options.channels.first().map_or("creator", |channel| channel.as_str());
     let base = format!("{url}/api/{channel}/broadcast");
     let (log, place) = if let Some(nats) = embedded {
-        (nats.url().to_owned(), format!("--data-dir {}", options.nats.data_dir.display()))
+        (nats.url().to_owned(), format!("--data-dir '{}'", options.nats.data_dir.display()))
     } else {
         let servers = without_password(&options.nats.nats.join(","));
         (servers.clone(), format!("--nats {servers}"))

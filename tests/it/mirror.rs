@@ -224,7 +224,11 @@ async fn the_position_outlives_what_the_bucket_forgets_while_nothing_happens() {
     let acknowledged = replica.acknowledge(id, "ann").await;
     has_acknowledged(&nats, id, "ann").await;
     has_not_acknowledged(&nats, id, "ann").await;
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    let store = bucket(&nats, ACKS_BUCKET).await;
+    let noted = || async { store.entry(POSITION_KEY).await.unwrap().map(|entry| entry.revision) };
+    let before = noted().await;
+    assert!(before.is_some(), "it is there although the acknowledgement is forgotten");
+    eventually("it is noted again", || async { noted().await > before }).await;
     let position = value(&nats, ACKS_BUCKET, POSITION_KEY).await;
     assert_eq!(position["sequence"], acknowledged["sequence"]);
     assert!(!replica.log().contains("broke off"), "{}", replica.log());
