@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -85,10 +87,9 @@ async fn an_unknown_broadcast_is_refused_and_an_older_one_is_not() {
 async fn a_storm_of_acknowledgements_is_counted_to_the_last_and_costs_a_few_events() {
     const USERS: usize = 300;
     let nats = Nats::start().await;
-    let replicas: &'static [Replica; 2] =
-        Box::leak(Box::new([Replica::start(&nats).await, Replica::start(&nats).await]));
-    let id: &'static str =
-        replicas[0].post_broadcast("storm").await["id"].as_str().unwrap().to_owned().leak();
+    let replicas = &[Replica::start(&nats).await, Replica::start(&nats).await];
+    let posted = replicas[0].post_broadcast("storm").await;
+    let id = posted["id"].as_str().unwrap();
     eventually("both have it", || async { replicas[1].active("x").await["id"] == id }).await;
     let mut sockets = Vec::new();
     for n in 0..USERS / 2 {
@@ -98,18 +99,19 @@ async fn a_storm_of_acknowledgements_is_counted_to_the_last_and_costs_a_few_even
     }
 
     // All at once: one half over WebSockets, the other over REST and over both replicas in a row of two tries.
-    let mut storm = tokio::task::JoinSet::new();
-    for mut client in sockets {
-        storm.spawn(async move { vec![client.acknowledge(id).await["already"].clone()] });
+    let mut storm = Vec::new();
+    for client in &mut sockets {
+        storm.push(async move { vec![client.acknowledge(id).await["already"].clone()] }.boxed_local());
     }
     for n in 0..USERS / 2 {
-        storm.spawn(async move {
+        let both = async move {
             let user = format!("rest-{n}");
             let both = tokio::join!(replicas[0].acknowledge(id, &user), replicas[1].acknowledge(id, &user));
             vec![both.0["already"].clone(), both.1["already"].clone()]
-        });
+        };
+        storm.push(both.boxed_local());
     }
-    for answers in storm.join_all().await {
+    for answers in join_all(storm).await {
         let new = answers.iter().filter(|already| **already == json!(false)).count();
         let known = answers.iter().filter(|already| **already == json!(true)).count();
         assert_eq!((new, known), (1, answers.len() - 1), "one answer is the news: {answers:?}");
