@@ -200,7 +200,7 @@ impl Reader {
         let mut known = self.cursor.last;
         // Said once it is known that this is the log of the cursor, and not one that only looks like it.
         let mut head = Some(info.last_sequence);
-        self.note(info, true);
+        self.note(info);
         if known.is_none() {
             self.say_head(&mut head).await?;
         }
@@ -367,7 +367,7 @@ impl Reader {
             return Err(Interrupted::Restart);
         }
         let known = self.seen.borrow().head;
-        self.note(info, true);
+        self.note(info);
         if silent && known > self.cursor.sequence {
             let mut batch = Vec::new();
             self.fill(self.cursor.sequence + 1..known + 1, &mut batch).await?;
@@ -389,7 +389,7 @@ impl Reader {
         self.deliveries.send(Delivery::Batch(batch)).await.map_err(|_| Interrupted::Unwanted)
     }
 
-    fn note(&self, info: LogInfo, following: bool) {
+    fn note(&self, info: LogInfo) {
         let nearly_full = |bytes: u64| bytes >= info.max_bytes / 100 * FULL_WARNED_AT_PERCENT;
         if nearly_full(info.bytes) && !nearly_full(self.seen.borrow().bytes.0) {
             warn!(
@@ -400,7 +400,7 @@ impl Reader {
         }
         self.seen.send_modify(|seen| {
             seen.head = info.last_sequence;
-            seen.following = following;
+            seen.following = true;
             seen.away = false;
             seen.bytes = (info.bytes, info.max_bytes);
         });
