@@ -9,10 +9,11 @@ use super::each_entry;
 use super::moment::last_before;
 use super::terminal::{Column, Table, json_line};
 use crate::domain::{Channel, Event, Kind, Recorded, UserId};
-use crate::log::envelope::{Decoded, Skipped, attribute, decode};
+use crate::log::envelope::{Decoded, Skipped, attribute, decode, trace_of};
 use crate::log::epoch::rfc3339;
 use crate::log::names::Subject;
 use crate::log::reader::Entry;
+use crate::log::trace::TRACEPARENT;
 use crate::log::{EventLog, RawMessage, ReadError};
 
 /// Which events to print.
@@ -141,7 +142,8 @@ pub(super) fn told(
     }
 }
 
-/// The event with its data in place, and two extensions: the log's `sequence`, and the time at which it recorded it.
+/// The event with its data in place, and extensions: the log's `sequence`, the time at which it recorded it, whether it
+/// was overtaken, and the trace of the request.
 fn cloud_event(raw: &RawMessage, late: bool) -> Value {
     let names = ["specversion", "id", "type", "source", "time", "subject", "datacontenttype", "dataschema"];
     let mut event: Map<String, Value> =
@@ -151,6 +153,9 @@ fn cloud_event(raw: &RawMessage, late: bool) -> Value {
     event.insert("recordedtime".to_owned(), rfc3339(raw.time_ns).into());
     if late {
         event.insert("late".to_owned(), true.into());
+    }
+    if let Some(trace) = trace_of(raw) {
+        event.insert(TRACEPARENT.to_owned(), trace.to_string().into());
     }
     event.insert("data".to_owned(), serde_json::from_slice(&raw.body).unwrap_or_else(|_| json!(null)));
     Value::Object(event)

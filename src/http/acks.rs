@@ -1,6 +1,7 @@
 //! Acknowledging over REST.
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::json;
 
@@ -8,7 +9,7 @@ use super::answer;
 use super::body::Body;
 use super::error::ApiError;
 use super::identity::Identity;
-use super::request::InChannel;
+use super::request::{InChannel, trace_of};
 use super::state::App;
 
 /// `POST /acknowledge`
@@ -16,12 +17,13 @@ pub async fn acknowledge(
     State(app): State<App>,
     InChannel(channel): InChannel,
     who: Identity,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let id = body.required("broadcast_id")?.parse().map_err(|_| {
         ApiError::invalid("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.")
     })?;
-    let done = app.acks.acknowledge(channel, id, who.user).await?;
+    let done = app.acks.acknowledge(channel, id, who.user, trace_of(&headers)).await?;
     let mut reply = json!({"status": "success", "sequence": done.sequence});
     if let Some(already) = done.already {
         reply["already"] = already.into();

@@ -10,7 +10,7 @@ use super::answer;
 use super::body::Body;
 use super::error::ApiError;
 use super::identity::{Identity, Role};
-use super::request::{Fresh, InChannel, idempotency_key, if_match};
+use super::request::{Fresh, InChannel, idempotency_key, if_match, trace_of};
 use super::state::App;
 use crate::domain::types::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
 use crate::domain::{Command, Kind, Message};
@@ -41,7 +41,7 @@ pub async fn create(
         by: who.user,
         if_active: if_match(&headers)?,
     };
-    let done = app.submit.lifecycle(command, idempotency_key(&headers)?).await?;
+    let done = app.submit.lifecycle(command, idempotency_key(&headers)?, trace_of(&headers)).await?;
     let sent_to_users = app.connected(&channel).connections;
     let reply = json!({
         "status": "success",
@@ -65,7 +65,7 @@ pub async fn clear(
 ) -> Result<Response, ApiError> {
     who.require(&[Role::Creator])?;
     let command = Command::Clear { channel: channel.clone(), by: who.user, if_active: if_match(&headers)? };
-    let done = app.submit.lifecycle(command, idempotency_key(&headers)?).await?;
+    let done = app.submit.lifecycle(command, idempotency_key(&headers)?, trace_of(&headers)).await?;
     let cleared_for_users = if done.sequence.is_some() { app.connected(&channel).connections } else { 0 };
     let reply = json!({
         "status": "success",

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
 use super::error::ApiError;
 use super::state::{App, READ_PATIENCE};
 use crate::domain::{BroadcastId, Channel};
+use crate::log::TraceParent;
+use crate::log::trace::TRACEPARENT;
 
 /// The channel that the path names, if it exists here.
 pub struct InChannel(pub Channel);
@@ -76,6 +78,11 @@ impl FromRequestParts<App> for Fresh {
 /// A replica that is rebuilding has nothing true to show.
 fn serving(app: &App) -> Result<Fresh, ApiError> {
     if app.projection.position().serving { Ok(Fresh) } else { Err(crate::projection::Unavailable.into()) }
+}
+
+/// The trace that a request belongs to. One that is not valid is ignored.
+pub fn trace_of(headers: &HeaderMap) -> Option<TraceParent> {
+    TraceParent::only(headers.get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes))
 }
 
 /// The key under which a request may be repeated.

@@ -219,7 +219,8 @@ impl Connection {
             }
             Action::Acknowledge(broadcast) => {
                 let (acks, channel, user) = (self.app.acks.clone(), self.channel.clone(), self.user.clone());
-                let confirmed = async move { (broadcast, acks.acknowledge(channel, broadcast, user).await) };
+                let confirmed =
+                    async move { (broadcast, acks.acknowledge(channel, broadcast, user, None).await) };
                 self.acks.push(Box::pin(confirmed));
                 Ok(())
             }

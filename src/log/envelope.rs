@@ -5,7 +5,8 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 use uuid::Uuid;
 
 use super::names::Subject;
-use super::{NewEvent, RawMessage};
+use super::trace::TRACEPARENT;
+use super::{NewEvent, RawMessage, TraceParent};
 use crate::domain::{Event, Recorded, Timestamp};
 
 /// What the binding encodes in header values: controls, space, `"`, `%`, and everything outside ASCII.
@@ -18,7 +19,7 @@ pub const MAX_ACKS_PER_EVENT: usize = 1_000;
 pub fn encode(new: &NewEvent) -> serde_json::Result<(Vec<(&'static str, String)>, Bytes)> {
     let id = new.id.to_string();
     let subject = format!("{}/{}", new.subject.channel(), new.event.broadcast_id());
-    let headers = vec![
+    let mut headers = vec![
         ("Nats-Msg-Id", id.clone()),
         ("ce-specversion", "1.0".to_owned()),
         ("ce-id", id),
@@ -29,6 +30,8 @@ pub fn encode(new: &NewEvent) -> serde_json::Result<(Vec<(&'static str, String)>
         ("ce-datacontenttype", "application/json".to_owned()),
         ("ce-dataschema", schema_of(&new.event)),
     ];
+    // Without the prefix `ce-`: under this name everything that knows W3C Trace Context finds it.
+    headers.extend(new.trace.map(|trace| (TRACEPARENT, trace.to_string())));
     Ok((headers, new.event.to_json()?.into()))
 }
 
@@ -128,6 +131,12 @@ fn version_of(raw: &RawMessage, name: &str) -> Option<u16> {
     (version.to_string() == number).then_some(version)
 }
 
+/// The trace that a message belongs to. One that is not valid is ignored, as in a request: it is for diagnostics only.
+pub fn trace_of(raw: &RawMessage) -> Option<TraceParent> {
+    let values = raw.headers.iter().filter(|(name, _)| name == TRACEPARENT);
+    TraceParent::only(values.map(|(_, value)| value.as_bytes()))
+}
+
 /// A CloudEvents attribute of a message, decoded; `None` when it is absent or not UTF-8.
 pub fn attribute(raw: &RawMessage, name: &str) -> Option<String> {
     let value = raw.header(&format!("ce-{name}"))?;
@@ -152,6 +161,7 @@ mod tests {
             time: Timestamp::from_unix_ms(1),
             source: source.to_owned(),
             expected: Some(0),
+            trace: None,
         };
         let raw = raw_of(&new, 3);
         (new, raw)
@@ -170,6 +180,18 @@ mod tests {
         assert_eq!(recorded.event, new.event);
         assert_eq!((recorded.sequence, recorded.id, recorded.late), (3, new.id, false));
         assert_eq!(recorded.recorded_at, Timestamp::from_unix_ms(5));
+    }
+
+    #[test]
+    fn a_trace_is_passed_on_and_says_nothing_of_the_event() {
+        let (new, plain) = created("/tidings/a");
+        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let mut traced = raw_of(&NewEvent { trace: text.parse().ok(), ..new }, 3);
+        assert_eq!(traced.header("traceparent"), Some(text));
+        assert_eq!(trace_of(&traced).map(|trace| trace.to_string()).as_deref(), Some(text));
+        assert_eq!((trace_of(&plain), decode(&traced)), (None, decode(&plain)));
+        traced.headers.push(("traceparent".into(), text.into()));
+        assert_eq!((trace_of(&traced), decode(&traced)), (None, decode(&plain)), "two of them are none");
     }
 
     #[test]

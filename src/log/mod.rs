@@ -12,6 +12,7 @@ pub mod memory;
 pub mod names;
 pub mod provision;
 pub mod reader;
+pub mod trace;
 
 use std::fmt;
 
@@ -24,6 +25,7 @@ use uuid::Uuid;
 use crate::domain::{Event, Timestamp};
 pub use epoch::Epoch;
 use names::Subject;
+pub use trace::TraceParent;
 
 /// An event on its way into the log.
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub struct NewEvent {
     pub source: String,
     /// The log takes it only if this is the last sequence on the subject (0: none yet). `None`: no guard.
     pub expected: Option<u64>,
+    /// The trace of the request that it comes of. It is no part of what happened: no state depends on it.
+    pub trace: Option<TraceParent>,
 }
 
 /// The log has it.

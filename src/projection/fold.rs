@@ -11,7 +11,8 @@ use super::cursor::CursorRecord;
 use super::store::{Batch, Store};
 use super::{Active, Announcement, Changed, Position, Shared};
 use crate::domain::{BroadcastId, Change, Channel, Event, Recorded, State, evolve};
-use crate::log::envelope::{Decoded, Skipped, decode};
+use crate::log::TraceParent;
+use crate::log::envelope::{Decoded, Skipped, decode, trace_of};
 use crate::log::names::Subject;
 use crate::log::reader::{Delivery, Entry};
 
@@ -51,7 +52,7 @@ pub(super) struct Fold {
 
 /// A batch, decoded.
 enum Step {
-    Event(Recorded),
+    Event(Recorded, Option<TraceParent>),
     /// Skipped, and the channel whose lifecycle guard counts it all the same.
     Skip(u64, Option<Channel>),
 }
@@ -138,7 +139,7 @@ impl Fold {
             }
         };
         let skipped = match decode(message) {
-            Decoded::Event(recorded) => return Step::Event(recorded),
+            Decoded::Event(recorded) => return Step::Event(recorded, trace_of(message)),
             Decoded::Skipped(skipped) => skipped,
         };
         match skipped {
@@ -180,7 +181,7 @@ impl Fold {
                     }
                     sequence
                 }
-                Step::Event(recorded) => {
+                Step::Event(recorded, trace) => {
                     store.load(&mut state, &State::needs_of(&recorded))?;
                     let change = evolve(&mut state, &recorded);
                     batch.change(&state, recorded.sequence, &change)?;
@@ -191,7 +192,7 @@ impl Fold {
                     self.used.insert(recorded.event.broadcast_id(), recorded.sequence);
                     let sequence = recorded.sequence;
                     if change != Change::Nothing {
-                        changes.push(changed(&state, recorded, change));
+                        changes.push(changed(&state, recorded, change, trace));
                     }
                     sequence
                 }
@@ -261,11 +262,11 @@ impl Fold {
     }
 }
 
-fn changed(state: &State, recorded: Recorded, change: Change) -> Changed {
+fn changed(state: &State, recorded: Recorded, change: Change, trace: Option<TraceParent>) -> Changed {
     let activated = match &change {
         Change::Activated { id, .. } => state.broadcast(*id).map(|known| known.broadcast.clone()),
         _ => None,
     };
     let Recorded { sequence, channel, .. } = recorded;
-    Changed { sequence, channel, change, activated }
+    Changed { sequence, channel, change, activated, trace }
 }

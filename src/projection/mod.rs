@@ -23,7 +23,7 @@ use tracing::warn;
 
 use crate::domain::{Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, State};
 use crate::log::reader::Seen;
-use crate::log::{Epoch, EventLog};
+use crate::log::{Epoch, EventLog, TraceParent};
 pub use store::AckAt;
 use store::Store;
 pub use supervise::Supervisor;
@@ -101,6 +101,8 @@ pub struct Changed {
     pub change: Change,
     /// The broadcast that became active, when one did.
     pub activated: Option<Broadcast>,
+    /// The trace of the request that it came of.
+    pub trace: Option<TraceParent>,
 }
 
 /// The projection cannot answer: its store is being rebuilt or has just failed.

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{Attempt, PROJECTION_PATIENCE, Submit, SubmitError};
 use crate::domain::{
     self, Acknowledgement, BroadcastId, Channel, Command, Event, Needs, Rejection, State, UserId, decide,
 };
-use crate::log::NewEvent;
 use crate::log::envelope::MAX_ACKS_PER_EVENT;
 use crate::log::names::Subject;
+use crate::log::{NewEvent, TraceParent};
 
 /// Acknowledgements that may wait for the next commit.
 const QUEUE: usize = 50_000;
@@ -42,6 +43,7 @@ struct Request {
     channel: Channel,
     broadcast: BroadcastId,
     acknowledgement: Acknowledgement,
+    trace: Option<TraceParent>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -61,14 +63,21 @@ impl Acks {
     }
 
     /// Acknowledges a broadcast for a user. Confirmed when the log has it and the own projection has applied it.
-    pub async fn acknowledge(&self, channel: Channel, broadcast: BroadcastId, user: UserId) -> Answer {
+    /// The event carries the trace on if nobody of another trace shares it.
+    pub async fn acknowledge(
+        &self,
+        channel: Channel,
+        broadcast: BroadcastId,
+        user: UserId,
+        trace: Option<TraceParent>,
+    ) -> Answer {
         let now = self.submit.clock.now();
         if let Some(known) = self.known(&channel, broadcast, &user).await? {
             return Ok(known);
         }
         let (answer, answered) = oneshot::channel();
         let acknowledgement = Acknowledgement { user, at: now };
-        let request = Request { channel, broadcast, acknowledgement, answer };
+        let request = Request { channel, broadcast, acknowledgement, trace, answer };
         self.queue.try_send(request).map_err(|_| SubmitError::Busy)?;
         answered.await.unwrap_or(Err(SubmitError::Busy))
     }
@@ -135,10 +144,12 @@ struct Commit {
     waiters: Vec<Vec<oneshot::Sender<Answer>>>,
     entries: HashMap<UserId, usize>,
     bytes: usize,
+    /// The one that all who wait came with.
+    trace: Option<TraceParent>,
 }
 
 impl Commit {
-    fn new(channel: Channel, broadcast: BroadcastId) -> Self {
+    fn new(channel: Channel, broadcast: BroadcastId, trace: Option<TraceParent>) -> Self {
         Self {
             channel,
             broadcast,
@@ -146,6 +157,7 @@ impl Commit {
             waiters: vec![],
             entries: HashMap::new(),
             bytes: 0,
+            trace,
         }
     }
 
@@ -160,21 +172,29 @@ impl Commit {
         self.bytes += bytes;
     }
 
+    /// An event of several traces belongs to none.
+    fn join(&mut self, trace: Option<TraceParent>) {
+        self.trace = self.trace.filter(|known| Some(*known) == trace);
+    }
+
     /// Appends the event, and leaves telling the waiters to a task, so that the next commit can begin.
     async fn run(self, submit: &Arc<Submit>) {
         let now = submit.clock.now();
         let id = submit.clock.new_id();
-        let Self { channel, broadcast, acknowledgements, waiters, .. } = self;
+        let Self { channel, broadcast, acknowledgements, waiters, trace, .. } = self;
         let users: Vec<_> = acknowledgements.iter().map(|a| a.user.clone()).collect();
         let event = Event::Acknowledged(domain::Acknowledged { broadcast_id: broadcast, acknowledgements });
         let subject = Subject::Acks(channel, broadcast);
-        let new = NewEvent { subject, id, event, time: now, source: submit.source.clone(), expected: None };
+        let source = submit.source.clone();
+        let new = NewEvent { subject, id, event, time: now, source, expected: None, trace };
         let mut attempt = Attempt::new(submit, id);
-        match attempt.append(new).await {
+        let said_of = TraceParent::span(trace);
+        match attempt.append(new).instrument(said_of.clone()).await {
             Ok(appended) => {
                 drop(tokio::spawn(confirm(submit.clone(), broadcast, users, waiters, appended.sequence)));
             }
             Err(error) => {
+                let _said_of = said_of.entered();
                 for waiter in waiters.into_iter().flatten() {
                     let _ = waiter.send(Err(attempt.refusal(&error)));
                 }
@@ -187,20 +207,22 @@ impl Commit {
 fn group(requests: impl Iterator<Item = Request>) -> Vec<Commit> {
     let mut commits: Vec<Commit> = Vec::new();
     let mut open: HashMap<BroadcastId, usize> = HashMap::new();
-    for Request { channel, broadcast, acknowledgement, answer } in requests {
+    for Request { channel, broadcast, acknowledgement, trace, answer } in requests {
         let bytes = stored_bytes(&acknowledgement);
         let index = open.entry(broadcast).or_insert(usize::MAX);
         if let Some(commit) = commits.get_mut(*index)
             && let Some(entry) = commit.entries.get(&acknowledgement.user)
         {
             commit.waiters[*entry].push(answer);
+            commit.join(trace);
             continue;
         }
         if commits.get(*index).is_none_or(|commit| !commit.has_room_for(bytes)) {
             *index = commits.len();
-            commits.push(Commit::new(channel, broadcast));
+            commits.push(Commit::new(channel, broadcast, trace));
         }
         commits[*index].add(acknowledgement, bytes, answer);
+        commits[*index].join(trace);
     }
     commits
 }
@@ -248,6 +270,7 @@ mod tests {
             channel: "creator".parse().unwrap(),
             broadcast: BroadcastId(Uuid::from_u128(broadcast)),
             acknowledgement: Acknowledgement { user: user.parse().unwrap(), at: Timestamp::from_unix_ms(0) },
+            trace: None,
             answer,
         }
     }
@@ -267,6 +290,26 @@ mod tests {
             })
             .collect();
         assert_eq!(shape, [(1, 2, 3), (2, 1, 1)]);
+    }
+
+    #[test]
+    fn an_event_has_a_trace_when_all_of_it_came_with_the_same_one() {
+        let [one, other] = ["1", "2"].map(|digit| format!("00-{}-{}-01", digit.repeat(32), digit.repeat(16)));
+        let (one, other) = (one.parse().ok(), other.parse().ok());
+        let of = |traces: &[(&str, Option<TraceParent>)]| {
+            let requests = traces.iter().map(|(user, trace)| Request { trace: *trace, ..request(1, user) });
+            group(requests).iter().map(|commit| commit.trace).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[("a", one), ("b", one), ("a", one)]), [one]);
+        for mixed in [
+            [("a", one), ("b", other)],
+            [("a", one), ("a", other)],
+            [("a", one), ("b", None)],
+            [("a", None), ("b", one)],
+        ] {
+            assert_eq!(of(&mixed), [None], "{mixed:?}");
+        }
+        assert_eq!(of(&[("a", one), ("b", other), ("c", one)]), [None], "it does not come back");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::domain::{BroadcastId, Channel, Command, Event, Rejection, State, Timestamp, UserId, decide};
 use crate::log::names::Subject;
-use crate::log::{AppendError, Appended, EventLog, NewEvent};
+use crate::log::{AppendError, Appended, EventLog, NewEvent, TraceParent};
 use crate::projection::{Projection, Unavailable};
 
 pub use acks::{Acknowledged, Acks};
@@ -117,14 +117,20 @@ impl Submit {
         Self { log, projection, clock, source: format!("/tidings/{replica}"), append_timeout, lanes }
     }
 
-    /// Creates or clears. With an idempotency key, a retry at any time gets the answer of the first try.
-    pub async fn lifecycle(&self, command: Command, key: Option<&str>) -> Result<Done, SubmitError> {
+    /// Creates or clears. With an idempotency key, a retry at any time gets the answer of the first try. The event
+    /// carries the trace on.
+    pub async fn lifecycle(
+        &self,
+        command: Command,
+        key: Option<&str>,
+        trace: Option<TraceParent>,
+    ) -> Result<Done, SubmitError> {
         let id = self.event_id(&command, key);
         let lane = self.lanes.get(command.channel()).ok_or(SubmitError::Busy)?;
         let _place = lane.places.try_acquire().map_err(|_| SubmitError::Busy)?;
         let _turn = timeout(TURN_PATIENCE, lane.turn.lock()).await.map_err(|_| SubmitError::Busy)?;
         let mut attempt = Attempt::new(self, id);
-        let outcome = attempt.write(command).await;
+        let outcome = attempt.write(command, trace).await;
         outcome.map_err(|error| attempt.honest(error))
     }
 
@@ -186,7 +192,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Decides and appends until one of the two has the last word.
-    async fn write(&mut self, command: Command) -> Result<Done, SubmitError> {
+    async fn write(&mut self, command: Command, trace: Option<TraceParent>) -> Result<Done, SubmitError> {
         let Self { submit, id, .. } = *self;
         let now = submit.clock.now();
         let until = Instant::now() + CONFLICT_PATIENCE;
@@ -210,7 +216,7 @@ impl<'a> Attempt<'a> {
             let (broadcast, name) = (event.broadcast_id(), event.event_type().name);
             let subject = Subject::Lifecycle(command.channel().clone());
             let source = submit.source.clone();
-            let new = NewEvent { subject, id, event, time: now, source, expected: Some(expected) };
+            let new = NewEvent { subject, id, event, time: now, source, expected: Some(expected), trace };
             match self.append(new).await {
                 Ok(Appended { sequence, duplicate: false }) => {
                     info!(broadcast.id = %broadcast, log.sequence = sequence, "{} on {}", name, command.channel());

@@ -248,7 +248,7 @@ async fn conflicts_without_an_end_are_said_to_be_contention_after_five_seconds()
     let slow = Meddled { append: Box::new(append), ..Meddled::with(&log) };
     let (submit, _kept) = deaf(slow, Duration::from_millis(300)).await;
     let started = Instant::now();
-    let answer = submit.lifecycle(create("never"), None).await;
+    let answer = submit.lifecycle(create("never"), None, None).await;
     assert!(matches!(answer, Err(SubmitError::Contended)), "{answer:?}");
     assert!(started.elapsed() > Duration::from_secs(4), "it gave up after {:?}", started.elapsed());
     assert_eq!(everything(&log).await.len(), 1);
@@ -266,7 +266,7 @@ async fn after_a_try_without_an_answer_nobody_says_that_nothing_was_written() {
     };
     let losing = Meddled { append: Box::new(append), ..Meddled::with(&log) };
     let (submit, _kept) = deaf(losing, Duration::from_secs(1)).await;
-    let answer = submit.lifecycle(create("there"), None).await;
+    let answer = submit.lifecycle(create("there"), None, None).await;
     // From the second try on, the log says that another message came first: it is this one.
     assert!(matches!(answer, Err(SubmitError::Unknown { .. })), "{answer:?}");
     assert_eq!(everything(&log).await.len(), 1);
@@ -279,7 +279,7 @@ async fn while_the_log_is_silent_nobody_waits_for_all_who_came_before() {
     let (submit, _kept) =
         deaf(Meddled { append: Box::new(silent), ..Meddled::with(&log) }, Duration::from_secs(1)).await;
     let started = Instant::now();
-    let answers = join_all((0..20).map(|n| submit.lifecycle(create(&n.to_string()), None))).await;
+    let answers = join_all((0..20).map(|n| submit.lifecycle(create(&n.to_string()), None, None))).await;
     assert!(
         started.elapsed() < Duration::from_secs(9),
         "the last one was answered after {:?}",

@@ -111,11 +111,11 @@ async fn a_lost_answer_is_found_again_wherever_the_event_stands() {
         [(false, None, 1, 1), (true, None, 2, 3), (false, Some("k1"), 4, 4), (true, Some("k2"), 5, 6)]
     {
         let submit = projecting.submit(losing_one_answer(&log, others_go_on), Duration::from_secs(3));
-        let done = submit.lifecycle(create("once"), key).await.unwrap();
+        let done = submit.lifecycle(create("once"), key, None).await.unwrap();
         assert_eq!(done.sequence, Some(place));
         assert_eq!(everything(&log).await.len(), length, "written once");
         if key.is_some() {
-            assert_eq!(submit.lifecycle(create("once"), key).await.unwrap(), done);
+            assert_eq!(submit.lifecycle(create("once"), key, None).await.unwrap(), done);
         }
     }
 }
@@ -132,17 +132,17 @@ async fn a_publish_without_an_answer_may_land_late_and_the_command_ends_once() {
     let submit = projecting.submit(log.clone(), Duration::from_secs(3));
 
     nats.freeze();
-    let answer = submit.lifecycle(create("late"), Some("k")).await;
+    let answer = submit.lifecycle(create("late"), Some("k"), None).await;
     let Err(SubmitError::Unknown { id }) = answer else { panic!("{answer:?}") };
     nats.thaw();
     eventually("what was given up has landed", || async {
         log.info().await.is_ok_and(|info| info.last_sequence == 1)
     })
     .await;
-    let done = submit.lifecycle(create("late"), Some("k")).await.unwrap();
+    let done = submit.lifecycle(create("late"), Some("k"), None).await.unwrap();
     assert_eq!((done.id, done.sequence), (id, Some(1)));
     // One more through the same connection: whatever was buffered has landed before it.
-    assert_eq!(submit.lifecycle(create("next"), None).await.unwrap().sequence, Some(2));
+    assert_eq!(submit.lifecycle(create("next"), None, None).await.unwrap().sequence, Some(2));
     assert_eq!(everything(&log).await.len(), 2);
 }
 

@@ -210,7 +210,8 @@ fn acks(projecting: &Projecting, log: &MemoryLog) -> Acks {
 }
 
 async fn already(acks: &Acks, id: BroadcastId, user: &str) -> Option<bool> {
-    let Acknowledged { already, .. } = acks.acknowledge(channel(), id, user.parse().unwrap()).await.unwrap();
+    let Acknowledged { already, .. } =
+        acks.acknowledge(channel(), id, user.parse().unwrap(), None).await.unwrap();
     already
 }
 
@@ -291,7 +292,7 @@ async fn a_damaged_record_that_only_a_request_meets_has_the_store_rebuilt_too() 
     projecting.digest_at(40).await;
     let acks = acks(&projecting, &log);
     eventually("the record is right again", || async {
-        let answer = acks.acknowledge(channel(), ids[2], "cid".parse().unwrap()).await;
+        let answer = acks.acknowledge(channel(), ids[2], "cid".parse().unwrap(), None).await;
         answer.is_ok_and(|answer| answer.already == Some(true))
     })
     .await;

@@ -48,7 +48,15 @@ pub fn acknowledged(broadcast: Uuid, users: &[&str]) -> NewEvent {
 }
 
 fn new_event(subject: Subject, id: Uuid, event: Event) -> NewEvent {
-    NewEvent { subject, id, event, time: SystemClock.now(), source: "/tidings/test".into(), expected: None }
+    NewEvent {
+        subject,
+        id,
+        event,
+        time: SystemClock.now(),
+        source: "/tidings/test".into(),
+        expected: None,
+        trace: None,
+    }
 }
 
 /// The same event under a guard.
