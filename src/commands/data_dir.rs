@@ -1,5 +1,6 @@
 //! The data directory: one process at a time, and the few small files by which others find it.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ pub(super) const HTTP_URL: &str = "http.url";
 /// Where its embedded NATS listens.
 pub(super) const NATS_URL: &str = "nats.url";
 
+/// Locked by the process that has the directory, whose id stands in it.
+const LOCK: &str = "lock";
+
 /// The replica's name, when none was given.
 const REPLICA: &str = "replica";
 
@@ -24,6 +28,24 @@ pub(super) struct DataDir {
     _lock: File,
 }
 
+/// Another process has the directory.
+#[derive(Debug)]
+pub(super) struct InUse {
+    /// The directory.
+    pub(super) path: PathBuf,
+    /// The process, if it says so.
+    pub(super) process: Option<String>,
+}
+
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        write!(f, "another process uses the data directory {path}; give this one its own with --data-dir")
+    }
+}
+
+impl std::error::Error for InUse {}
+
 impl DataDir {
     /// Creates the directory when it is missing, and takes it. Another process that has it is a clear error.
     pub(super) fn take(path: &Path) -> anyhow::Result<Self> {
@@ -31,14 +53,14 @@ impl DataDir {
             .with_context(|| format!("creating the data directory {}", path.display()))?;
         let path =
             path.canonicalize().with_context(|| format!("finding the data directory {}", path.display()))?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"));
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
         let mut lock = lock.with_context(|| format!("opening the lock of {}", path.display()))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!(
-                "another process uses the data directory {}; give this one its own with --data-dir",
-                path.display()
-            ),
+            Err(TryLockError::WouldBlock) => {
+                let process = read(&path, LOCK);
+                bail!(InUse { path, process });
+            }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("locking the data directory {}", path.display()));
             }
@@ -48,6 +70,11 @@ impl DataDir {
         let taken = Self { path, _lock: lock };
         taken.forget();
         Ok(taken)
+    }
+
+    /// Where the projection keeps its store.
+    pub(super) fn projection(&self) -> PathBuf {
+        self.join("projection")
     }
 
     /// A path inside.

@@ -22,6 +22,10 @@ pub struct ApiError {
     more: Vec<(&'static str, Value)>,
 }
 
+/// The code of the error in an answer, for whoever counts answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Code(pub &'static str);
+
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), retry_after_seconds: None, more: Vec::new() }
@@ -193,6 +197,7 @@ impl From<Stopping> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let code = Code(self.code);
         let mut body = json!({"status": "error", "code": self.code, "message": self.message});
         if let Some(body) = body.as_object_mut() {
             body.extend(self.more.into_iter().map(|(name, value)| (name.to_owned(), value)));
@@ -201,6 +206,7 @@ impl IntoResponse for ApiError {
             }
         }
         let mut response = (self.status, Json(body)).into_response();
+        response.extensions_mut().insert(code);
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -7,6 +7,7 @@ mod broadcasts;
 pub mod error;
 mod history;
 pub mod identity;
+mod observe;
 mod operations;
 mod request;
 mod sse;
@@ -16,7 +17,7 @@ mod ws;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 
 use error::ApiError;
@@ -47,5 +48,6 @@ pub fn router(app: App) -> Router {
         .fallback(async || ApiError::not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(app.limits.max_body_bytes))
+        .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)
 }

@@ -10,7 +10,8 @@ use tracing::error;
 
 use super::error::ApiError;
 use super::state::App;
-use crate::metrics::Standing;
+use crate::log::Epoch;
+use crate::metrics::{self, Standing};
 use crate::push::wire::Mode;
 
 /// `GET /livez`: the process answers.
@@ -45,22 +46,39 @@ pub async fn readyz(State(app): State<App>) -> Response {
 
 /// `GET /metrics`: the text format of OpenMetrics.
 pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
-    let (position, seen) = (app.projection.position(), app.projection.seen());
-    let standing = Standing {
-        sequence: position.sequence,
-        head: seen.head,
-        log_bytes: seen.bytes.0,
-        log_max_bytes: seen.bytes.1,
-        skipped_future: position.skipped.0,
-        skipped_foreign: position.skipped.1,
-        holes: position.holes,
-        epochs: position.epochs,
-        caught_up: position.caught_up,
-    };
-    let text = app.metrics.text(&standing).map_err(|e| {
+    let text = app.metrics.text(&standing(&app)).map_err(|e| {
         error!("the metrics cannot be written: {e}");
         ApiError::internal()
     })?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}
+
+fn standing(app: &App) -> Standing {
+    let (position, seen) = (app.projection.position(), app.projection.seen());
+    let log = metrics::Log {
+        connected: app.nats.is_up(),
+        connections: app.nats.made(),
+        following: seen.following,
+        created: position.epoch.map(Epoch::as_unix_seconds),
+        head: seen.head,
+        bytes: seen.bytes.0,
+        max_bytes: seen.bytes.1,
+    };
+    let projection = metrics::Projection {
+        sequence: position.sequence,
+        skipped_future: position.skipped.0,
+        skipped_foreign: position.skipped.1,
+        holes: position.holes,
+        epoch_changes: position.epochs,
+        caught_up: position.caught_up,
+        gave_up: position.refused,
+    };
+    let queues = metrics::Queues {
+        acks: app.acks.waiting(),
+        commands: app.submit.waiting(),
+        announcements: app.projection.announcements_waiting(),
+        hub_requests: app.hub.requests_waiting(),
+    };
+    Standing { ready: app.is_ready(), log, projection, queues }
 }

@@ -11,6 +11,7 @@ use super::state::{App, READ_PATIENCE};
 use crate::domain::{BroadcastId, Channel};
 use crate::log::TraceParent;
 use crate::log::trace::TRACEPARENT;
+use crate::metrics::Counted;
 
 /// The channel that the path names, if it exists here.
 pub struct InChannel(pub Channel);
@@ -68,6 +69,7 @@ impl FromRequestParts<App> for Fresh {
                 "Tidings-Min-Sequence must be a sequence of the log, a number.",
             )
         })?;
+        let _waiting = Counted::on(&app.metrics.reads_waiting);
         if !app.projection.reached(wanted, READ_PATIENCE).await {
             return Err(ApiError::behind(wanted, app.projection.position().sequence));
         }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::domain::Channel;
+use crate::log::connection::Connection;
 use crate::metrics::Metrics;
 use crate::projection::Projection;
 use crate::push::heartbeat::{Connected, Counts};
@@ -44,8 +45,10 @@ pub struct App {
     pub hub: Hub,
     /// Who is connected to all of them.
     pub counts: watch::Receiver<BTreeMap<Channel, Counts>>,
+    /// Its connection to NATS.
+    pub nats: Connection,
     /// What it counts.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// The limits of the edge.
     pub limits: Limits,
     /// Whether it is stopping.

@@ -19,6 +19,7 @@ use super::identity::Identity;
 use super::request::{Fresh, InChannel};
 use super::state::App;
 use crate::domain::{BroadcastId, Channel, UserId};
+use crate::metrics::ByCode;
 use crate::push::hub::{Attached, Connecting, Outgoing};
 use crate::push::session::{Action, Session};
 use crate::push::wire::{Close, Frame, ServerMessage};
@@ -72,7 +73,11 @@ async fn serve(app: App, channel: Channel, who: Identity, mut socket: WebSocket)
         staff: who.is_staff(),
         heartbeat_seconds: app.limits.session.heartbeat.as_secs(),
     };
-    let stopping = app.shutdown.clone();
+    let (stopping, metrics) = (app.shutdown.clone(), app.metrics.clone());
+    let counted = |end: End| {
+        metrics.websocket_closes.get_or_create(&ByCode::sent(end.code())).inc();
+        end
+    };
     match app.hub.attach(connecting).await {
         Ok(Some(attached)) => {
             let id = attached.id;
@@ -87,13 +92,16 @@ async fn serve(app: App, channel: Channel, who: Identity, mut socket: WebSocket)
                 acks: FuturesUnordered::new(),
             };
             let end = connection.run(&mut socket, attached).await;
-            say_goodbye(&mut socket, end).await;
+            say_goodbye(&mut socket, counted(end)).await;
             // A drain waits for this, so that every client is told before the process ends.
             hub.detach(channel, id).await;
         }
         // It filled up, or began to stop, since the request was looked at.
-        Ok(None) if !stopping.begun() => say_goodbye(&mut socket, Close::Full.into()).await,
-        Ok(None) | Err(_) => say_goodbye(&mut socket, Close::Restart { retry_after_ms: 1_000 }.into()).await,
+        Ok(None) if !stopping.begun() => say_goodbye(&mut socket, counted(Close::Full.into())).await,
+        Ok(None) | Err(_) => {
+            let restart = Close::Restart { retry_after_ms: 1_000 };
+            say_goodbye(&mut socket, counted(restart.into())).await;
+        }
     }
     await_goodbye(&mut socket).await;
 }
@@ -104,6 +112,16 @@ enum End {
     Close(u16, String),
     /// The client closed, or is gone.
     Gone,
+}
+
+impl End {
+    /// The code that the client is sent.
+    const fn code(&self) -> Option<u16> {
+        match self {
+            Self::Close(code, _) => Some(*code),
+            Self::Gone => None,
+        }
+    }
 }
 
 impl From<Close> for End {

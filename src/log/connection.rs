@@ -51,6 +51,18 @@ pub struct Connection {
     pub generation: watch::Receiver<u64>,
 }
 
+impl Connection {
+    /// Whether it is up at this moment, as far as the client knows.
+    pub fn is_up(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// How often it was made.
+    pub fn made(&self) -> u64 {
+        *self.generation.borrow()
+    }
+}
+
 /// Connects under a name that the server's operator sees. With `patient`, waits for a server that is not there yet.
 pub async fn connect(address: &Address, name: &str, patient: bool) -> anyhow::Result<Connection> {
     let (made, generation) = watch::channel(0);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tracing::{error, warn};
@@ -129,6 +130,7 @@ pub struct Reader {
     seen: watch::Sender<Seen>,
     /// Changes when the connection is back: the consumer of before may be gone.
     reconnected: watch::Receiver<u64>,
+    passes: Counter,
 }
 
 impl Reader {
@@ -140,7 +142,14 @@ impl Reader {
         reconnected: watch::Receiver<u64>,
     ) -> (Self, watch::Receiver<Seen>) {
         let (seen, watched) = watch::channel(Seen::default());
-        (Self { log, cursor, deliveries, seen, reconnected }, watched)
+        let passes = Counter::default();
+        (Self { log, cursor, deliveries, seen, reconnected, passes }, watched)
+    }
+
+    /// Counts its passes here: one at the start, and one after each interruption.
+    #[must_use]
+    pub fn counting(self, passes: Counter) -> Self {
+        Self { passes, ..self }
     }
 
     /// Reads until nobody takes deliveries any more.
@@ -148,6 +157,7 @@ impl Reader {
         let mut backoff = BACKOFF.start;
         loop {
             let before = self.cursor.sequence;
+            self.passes.inc();
             let interrupted = self.pass().await;
             self.seen.send_modify(|seen| seen.following = false);
             if self.cursor.sequence != before {

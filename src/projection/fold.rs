@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -15,6 +16,7 @@ use crate::log::TraceParent;
 use crate::log::envelope::{Decoded, Skipped, decode, trace_of};
 use crate::log::names::Subject;
 use crate::log::reader::{Delivery, Entry};
+use crate::metrics::Metrics;
 
 /// Two replicas compare digests at multiples of this.
 const MILESTONE: u64 = 256;
@@ -42,6 +44,7 @@ pub(super) struct Fold {
     shared: Arc<Shared>,
     cursor: CursorRecord,
     subscriber: mpsc::Sender<Announcement>,
+    metrics: Metrics,
     /// The head that the log had when reading began: the projection has caught up when it gets there.
     target: Option<u64>,
     /// When each loaded broadcast was last part of an event: sequences order them.
@@ -62,8 +65,9 @@ impl Fold {
         shared: Arc<Shared>,
         cursor: CursorRecord,
         subscriber: mpsc::Sender<Announcement>,
+        metrics: Metrics,
     ) -> Self {
-        Self { shared, cursor, subscriber, target: None, used: HashMap::new(), untold: true }
+        Self { shared, cursor, subscriber, metrics, target: None, used: HashMap::new(), untold: true }
     }
 
     /// Folds until the reader ends. An error means that the store is damaged.
@@ -101,11 +105,16 @@ impl Fold {
             self.cursor.sequence = last.sequence();
             self.cursor.remember(last.as_last());
         }
+        let begun = Instant::now();
         let changes = {
             let shared = self.shared.clone();
             let store = shared.store.lock().unwrap_or_else(PoisonError::into_inner);
             self.fold(store.as_ref().context("the store is gone")?, steps)?
         };
+        if !entries.is_empty() {
+            self.metrics.applied.inc_by(entries.len() as u64);
+            self.metrics.apply_duration.observe(begun.elapsed());
+        }
         let caught_up = self.target.is_some_and(|target| self.cursor.sequence >= target);
         let newly = caught_up && !self.shared.position.borrow().caught_up;
         if newly {

@@ -28,7 +28,7 @@ use crate::domain::{Acknowledgement, BroadcastId, Change, Channel, Timestamp};
 use crate::log::Epoch;
 use crate::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, ack_key};
 use crate::log::provision::Provision;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, gauge};
 use bucket::{Bucket, Entry, Place, Write};
 use lease::Lease;
 
@@ -152,7 +152,7 @@ impl Mirror {
                 }
             }
             let behind = self.projection.position().sequence.saturating_sub(writer.sequence);
-            self.metrics.mirror_lag.set(i64::try_from(behind).unwrap_or(i64::MAX));
+            self.metrics.mirror_lag.set(gauge(behind));
         }
     }
 }

@@ -24,6 +24,7 @@ use tracing::warn;
 use crate::domain::{Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, State};
 use crate::log::reader::Seen;
 use crate::log::{Epoch, EventLog, TraceParent};
+use crate::metrics::Metrics;
 pub use store::AckAt;
 use store::Store;
 pub use supervise::Supervisor;
@@ -38,6 +39,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// How long the store may take to open before it counts as damaged.
     pub open_patience: Duration,
+    /// Where it counts.
+    pub metrics: Metrics,
 }
 
 /// How far the projection is.
@@ -118,6 +121,8 @@ struct Shared {
     changes: broadcast::Sender<Announcement>,
     /// Changes when a request met a damaged record.
     damage: watch::Sender<()>,
+    /// To see how many announcements wait. Not to keep the subscriber waiting for more.
+    announcements: mpsc::WeakSender<Announcement>,
 }
 
 /// A handle to the projection of this replica.
@@ -141,6 +146,7 @@ impl Projection {
             position: watch::Sender::new(Position::default()),
             changes: broadcast::Sender::new(MIRROR_LAG),
             damage: watch::Sender::new(()),
+            announcements: subscriber.downgrade(),
         });
         let (seen, watched) = watch::channel(Seen::default());
         let (stop, stopped) = oneshot::channel();
@@ -163,6 +169,12 @@ impl Projection {
     /// What its reader knows of the log.
     pub fn seen(&self) -> Seen {
         *self.seen.borrow()
+    }
+
+    /// How many announcements its subscriber has not taken yet.
+    pub fn announcements_waiting(&self) -> usize {
+        let sender = self.shared.announcements.upgrade();
+        sender.map_or(0, |sender| sender.max_capacity() - sender.capacity())
     }
 
     /// Looks at what is resident: channels, active broadcasts, counts.

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tracing::warn;
 use uuid::Uuid;
 
 use super::cursor::CursorRecord;
@@ -311,15 +310,16 @@ impl Store {
     }
 }
 
-/// Moves the state in `directory` aside, keeping the three newest, and leaves room for a new one.
-pub fn set_aside(directory: &Path) -> anyhow::Result<()> {
+/// Moves the state in `directory` aside, keeping the three newest, and leaves room for a new one. Returns where it is
+/// now; `None` when there was none.
+pub fn set_aside(directory: &Path) -> anyhow::Result<Option<PathBuf>> {
     let aside = |n: usize| -> PathBuf {
         let mut name = directory.file_name().unwrap_or_default().to_owned();
         name.push(format!(".aside-{n}"));
         directory.with_file_name(name)
     };
     if !directory.exists() {
-        return Ok(());
+        return Ok(None);
     }
     if aside(KEPT_ASIDE).exists() {
         fs::remove_dir_all(aside(KEPT_ASIDE)).context("deleting the oldest state that was moved aside")?;
@@ -328,6 +328,5 @@ pub fn set_aside(directory: &Path) -> anyhow::Result<()> {
         fs::rename(aside(n), aside(n + 1)).context("making room for state to be moved aside")?;
     }
     fs::rename(directory, aside(1)).context("moving the projection aside")?;
-    warn!("moved the projection aside to {}", aside(1).display());
-    Ok(())
+    Ok(Some(aside(1)))
 }

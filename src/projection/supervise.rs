@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::cursor::CursorRecord;
 use super::fold::{Fold, Outcome};
@@ -16,6 +16,7 @@ use super::{Announcement, Options, Position, Shared};
 use crate::domain::State;
 use crate::log::EventLog;
 use crate::log::reader::{Delivery, Reader, Seen};
+use crate::metrics::ByReason;
 
 /// Batches on their way from the reader to the fold.
 const BATCHES_IN_FLIGHT: usize = 4;
@@ -56,13 +57,17 @@ impl Supervised {
             let outcome = self.live_once(&mut stopped).await;
             let caught_up = self.shared.position.borrow().caught_up;
             *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            match outcome {
+            let reason = match outcome {
                 Ok(Outcome::Stopped) => return,
                 Ok(Outcome::OtherLog) => {
                     self.shared.position.send_modify(|position| position.epochs += 1);
+                    ByReason::OTHER_LOG
                 }
-                Err(error) => error!("the projection is damaged and will be rebuilt: {error:#}"),
-            }
+                Err(error) => {
+                    error!("the projection is damaged and will be rebuilt: {error:#}");
+                    ByReason::DAMAGED
+                }
+            };
             // One that cannot be moved aside meets the other log again and again.
             rebuilds = if caught_up { 1 } else { rebuilds + 1 };
             if rebuilds > REBUILDS {
@@ -73,6 +78,7 @@ impl Supervised {
                 let _ = stopped.await;
                 return;
             }
+            self.options.metrics.rebuilds.get_or_create(&reason).inc();
             self.reset().await;
         }
     }
@@ -85,7 +91,8 @@ impl Supervised {
         *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = State::default();
         let directory = self.options.directory.clone();
         match spawn_blocking(move || store::set_aside(&directory)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(aside))) => warn!("moved the projection aside to {}", aside.display()),
             Ok(Err(error)) => error!("{error:#}"),
             Err(error) => error!("moving the projection aside failed: {error}"),
         }
@@ -101,7 +108,7 @@ impl Supervised {
         let (sender, deliveries) = mpsc::channel(BATCHES_IN_FLIGHT);
         let (reader, mut seen) =
             Reader::new(self.log.clone(), cursor.cursor()?, sender, self.reconnected.clone());
-        let reader = tokio::spawn(reader.run());
+        let reader = tokio::spawn(reader.counting(self.options.metrics.reader_passes.clone()).run());
         let mut folded = self.start_fold(cursor, deliveries)?;
         let (mut stopping, mut damaged) = (false, false);
         let outcome = loop {
@@ -149,7 +156,8 @@ impl Supervised {
         cursor: CursorRecord,
         deliveries: mpsc::Receiver<Delivery>,
     ) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Outcome>>> {
-        let fold = Fold::new(self.shared.clone(), cursor, self.subscriber.clone());
+        let metrics = self.options.metrics.clone();
+        let fold = Fold::new(self.shared.clone(), cursor, self.subscriber.clone(), metrics);
         let (ended, folded) = oneshot::channel();
         std::thread::Builder::new().name("projection".into()).spawn(move || {
             let _ = ended.send(fold.run(deliveries));

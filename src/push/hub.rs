@@ -14,7 +14,7 @@ use super::room::{Connection, Room};
 use super::wire::{Close, ConnectedStats, Frame, ServerMessage};
 use crate::domain::{BroadcastId, Change, Channel, UserId};
 use crate::log::TraceParent;
-use crate::metrics::{ByChannel, Metrics};
+use crate::metrics::{ByChannel, Metrics, gauge};
 use crate::projection::{Announcement, Changed, Projection};
 
 /// Requests of connections that wait for the hub.
@@ -125,6 +125,7 @@ impl Hub {
         let local: BTreeMap<_, _> =
             options.channels.iter().map(|c| (c.clone(), LocalCount::default())).collect();
         let hub = Self { inbox, local: Arc::new(local), changed: Arc::new(Notify::new()) };
+        options.channels.iter().for_each(|channel| options.metrics.begin(channel));
         let rooms = options.channels.into_iter().map(|channel| (channel, Room::default())).collect();
         let fan = Fan {
             rooms,
@@ -165,6 +166,11 @@ impl Hub {
         let (reply, presence) = oneshot::channel();
         self.inbox.send(Request::Presence(reply)).await.map_err(|_| Stopping)?;
         presence.await.map_err(|_| Stopping)
+    }
+
+    /// How many requests of connections wait for it.
+    pub fn requests_waiting(&self) -> usize {
+        self.inbox.max_capacity() - self.inbox.capacity()
     }
 
     /// How many are connected to this replica in a channel.
@@ -230,7 +236,10 @@ impl Fan {
                     Some(request) => self.answer(request),
                     None => return,
                 },
-                _ = stats.tick() => self.tell_staff(),
+                _ = stats.tick() => {
+                    self.tell_staff();
+                    self.count_waiting();
+                }
                 () = next_tick(&mut self.drain) => self.drain_some(),
             }
         }
@@ -289,8 +298,8 @@ impl Fan {
         if let (Some(room), Some(local)) = (self.rooms.get(channel), self.local.get(channel)) {
             local.connections.store(room.connections.len() as u64, Ordering::Relaxed);
             local.users.store(room.users.len() as u64, Ordering::Relaxed);
-            let gauge = self.metrics.connections.get_or_create(&ByChannel::from(channel));
-            gauge.set(i64::try_from(room.connections.len()).unwrap_or(i64::MAX));
+            let connections = self.metrics.connections.get_or_create(&ByChannel::from(channel));
+            connections.set(gauge(room.connections.len()));
         }
         self.changed.notify_one();
     }
@@ -362,6 +371,21 @@ impl Fan {
                 room.told = Some(now);
                 room.send_staff(&ServerMessage::StatsUpdate { stats: now }, &self.metrics);
             }
+        }
+    }
+
+    /// What waits in the connections' queues. Looked at now and then, so that deliveries need not count.
+    fn count_waiting(&self) {
+        for (channel, room) in &self.rooms {
+            let (mut messages, mut lagging) = (0, 0);
+            for connection in room.connections.values() {
+                let waiting = CONNECTION_QUEUE - connection.outgoing.capacity();
+                messages += waiting;
+                lagging += u64::from(waiting >= CONNECTION_QUEUE / 2);
+            }
+            let label = ByChannel::from(channel);
+            self.metrics.messages_waiting.get_or_create(&label).set(gauge(messages));
+            self.metrics.lagging_connections.get_or_create(&label).set(gauge(lagging));
         }
     }
 

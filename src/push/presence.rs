@@ -25,7 +25,7 @@ use crate::domain::{Channel, Digest, Timestamp};
 use crate::log::connection::Connection;
 use crate::log::names::{MIRROR_LEASE_KEY, REPLICAS_BUCKET, bucket_subject};
 use crate::log::provision::{Provision, replicas_stream};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, gauge};
 use crate::projection::Projection;
 
 /// A heartbeat at least this often, and this soon after a change.
@@ -99,6 +99,7 @@ impl Presence {
                 }
             }
             peers.forget_silent();
+            self.metrics.replicas.set(gauge(peers.0.len() + 1));
             let Ok(local) = self.hub.presence().await else { return Ok(()) };
             let now = peers.sum(&local);
             counts.send_if_modified(|known| {
@@ -156,7 +157,11 @@ impl Presence {
             milestone: position.milestone,
             channels: present(&local),
         };
-        if let Err(error) = self.publish(context, &heartbeat).await {
+        let published = self.publish(context, &heartbeat).await;
+        if published.is_ok() {
+            self.metrics.heartbeat.set(self.clock.now().as_unix_ms() / 1_000);
+        }
+        if let Err(error) = published {
             debug!("the heartbeat did not go out: {error:#}");
             if let Err(error) = self.provision.stream(context, &replicas_stream()).await {
                 debug!("the bucket of heartbeats is not there: {error:#}");
@@ -165,7 +170,7 @@ impl Presence {
     }
 
     async fn publish(&self, context: &jetstream::Context, heartbeat: &Heartbeat) -> anyhow::Result<()> {
-        if self.connection.client.connection_state() != async_nats::connection::State::Connected {
+        if !self.connection.is_up() {
             anyhow::bail!("not connected");
         }
         let subject = bucket_subject(REPLICAS_BUCKET, &heartbeat.replica);

@@ -75,11 +75,19 @@ impl Acks {
         if let Some(known) = self.known(&channel, broadcast, &user).await? {
             return Ok(known);
         }
+        let begun = Instant::now();
         let (answer, answered) = oneshot::channel();
         let acknowledgement = Acknowledgement { user, at: now };
         let request = Request { channel, broadcast, acknowledgement, trace, answer };
         self.queue.try_send(request).map_err(|_| SubmitError::Busy)?;
-        answered.await.unwrap_or(Err(SubmitError::Busy))
+        let confirmed = answered.await.unwrap_or(Err(SubmitError::Busy))?;
+        self.submit.metrics.ack_confirmation.observe(begun.elapsed());
+        Ok(confirmed)
+    }
+
+    /// How many wait for the next commit.
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
     }
 
     /// `decide`, before the queue: most rejections and doubles need no append.
@@ -185,6 +193,7 @@ impl Commit {
         let users: Vec<_> = acknowledgements.iter().map(|a| a.user.clone()).collect();
         let event = Event::Acknowledged(domain::Acknowledged { broadcast_id: broadcast, acknowledgements });
         let subject = Subject::Acks(channel, broadcast);
+        submit.metrics.ack_commit_size.observe(users.len());
         let source = submit.source.clone();
         let new = NewEvent { subject, id, event, time: now, source, expected: None, trace };
         let mut attempt = Attempt::new(submit, id);

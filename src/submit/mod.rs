@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::domain::{BroadcastId, Channel, Command, Event, Rejection, State, Timestamp, UserId, decide};
 use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, EventLog, NewEvent, TraceParent};
+use crate::metrics::{ByOutcome, Metrics};
 use crate::projection::{Projection, Unavailable};
 
 pub use acks::{Acknowledged, Acks};
@@ -93,6 +94,7 @@ pub struct Submit {
     source: String,
     append_timeout: Duration,
     lanes: HashMap<Channel, Lane>,
+    metrics: Metrics,
 }
 
 /// What `decide` said, and what an append needs to know of the state it looked at.
@@ -111,10 +113,11 @@ impl Submit {
         replica: &str,
         channels: &[Channel],
         append_timeout: Duration,
+        metrics: Metrics,
     ) -> Self {
         let lane = || Lane { turn: Mutex::new(()), places: Semaphore::new(WAITING) };
         let lanes = channels.iter().map(|channel| (channel.clone(), lane())).collect();
-        Self { log, projection, clock, source: format!("/tidings/{replica}"), append_timeout, lanes }
+        Self { log, projection, clock, source: format!("/tidings/{replica}"), append_timeout, lanes, metrics }
     }
 
     /// Creates or clears. With an idempotency key, a retry at any time gets the answer of the first try. The event
@@ -132,6 +135,12 @@ impl Submit {
         let mut attempt = Attempt::new(self, id);
         let outcome = attempt.write(command, trace).await;
         outcome.map_err(|error| attempt.honest(error))
+    }
+
+    /// How many commands of each channel wait for their turn or have it.
+    pub fn waiting(&self) -> Vec<(Channel, usize)> {
+        let waiting = |lane: &Lane| WAITING - lane.places.available_permits();
+        self.lanes.iter().map(|(channel, lane)| (channel.clone(), waiting(lane))).collect()
     }
 
     /// The event id of a command: a new one, or the one that its key stands for.
@@ -246,11 +255,14 @@ impl<'a> Attempt<'a> {
     async fn append(&mut self, new: NewEvent) -> Result<Appended, AppendError> {
         let until = Instant::now() + self.submit.append_timeout;
         loop {
-            let error = match timeout_at(until, self.submit.log.append(new.clone())).await {
-                Ok(Ok(appended)) => return Ok(appended),
-                Ok(Err(error @ (AppendError::InProcess | AppendError::Unknown(_)))) => error,
-                Ok(Err(error)) => return Err(error),
-                Err(_) => AppendError::Unknown(anyhow::anyhow!("no answer in time")),
+            let begun = Instant::now();
+            let answer = timeout_at(until, self.submit.log.append(new.clone())).await;
+            let answer =
+                answer.unwrap_or_else(|_| Err(AppendError::Unknown(anyhow::anyhow!("no answer in time"))));
+            self.submit.metrics.append(&outcome(&answer), begun.elapsed());
+            let error = match answer {
+                Err(error @ (AppendError::InProcess | AppendError::Unknown(_))) => error,
+                appended_or_refused => return appended_or_refused,
             };
             self.unsure = true;
             if Instant::now() + RETRY_PAUSE >= until {
@@ -279,6 +291,16 @@ impl<'a> Attempt<'a> {
             }
             error => error,
         }
+    }
+}
+
+fn outcome(answer: &Result<Appended, AppendError>) -> ByOutcome {
+    match answer {
+        Ok(Appended { duplicate: false, .. }) => ByOutcome::APPENDED,
+        Ok(Appended { duplicate: true, .. }) => ByOutcome::DUPLICATE,
+        Err(AppendError::Conflict) => ByOutcome::CONFLICT,
+        Err(AppendError::Full | AppendError::TooLarge) => ByOutcome::REFUSED,
+        Err(AppendError::InProcess | AppendError::Unknown(_)) => ByOutcome::UNKNOWN,
     }
 }
 

@@ -169,8 +169,12 @@ async fn what_is_not_an_event_is_passed_over_and_said() {
     let state = state_at(&replica, 5).await;
     assert_eq!((&state["passed_over"], &state["channels"]["creator"]["active"]), (&json!(3), &id));
     assert_eq!(state["digest"], replica.digest_at(5).await, "the replica passed over the same");
-    assert!((replica.metric("tidings_projection_skipped_foreign").await - 2.0).abs() < 0.5);
-    assert!((replica.metric("tidings_projection_skipped_future").await - 1.0).abs() < 0.5);
+    assert!(
+        (replica.metric(r#"tidings_projection_skipped_messages{reason="foreign"}"#).await - 2.0).abs() < 0.5
+    );
+    assert!(
+        (replica.metric(r#"tidings_projection_skipped_messages{reason="future"}"#).await - 1.0).abs() < 0.5
+    );
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ async fn everybody_begins_anew(nats: &Nats, replicas: &[Replica; 3], clients: &m
         })
         .await;
         assert_eq!(replica.active("bob").await, Value::Null);
-        assert_eq!(replica.count("tidings_projection_epochs").await, 1);
+        assert_eq!(replica.count("tidings_projection_epoch_changes_total").await, 1);
     }
     let posted = replicas[1].post_until_taken("on the new log").await;
     assert_eq!(posted["sequence"], 1);
@@ -339,8 +339,8 @@ async fn foreign_and_future_messages_are_skipped_alike_and_counted_and_the_guard
     replicas[2].start_again().await;
     agree(&nats, &replicas.each_ref()).await;
     for replica in &replicas {
-        assert_eq!(replica.count("tidings_projection_skipped_future").await, 2);
-        assert_eq!(replica.count("tidings_projection_skipped_foreign").await, 6);
+        assert_eq!(replica.count(r#"tidings_projection_skipped_messages{reason="future"}"#).await, 2);
+        assert_eq!(replica.count(r#"tidings_projection_skipped_messages{reason="foreign"}"#).await, 6);
         assert_eq!(replica.active("ann").await["message"], "behind 2");
     }
 }

@@ -62,7 +62,7 @@ impl<'a> Base<'a> {
         let clock = SystemClock;
         Self {
             options,
-            projection_directory: data_dir.join("projection"),
+            projection_directory: data_dir.projection(),
             identity: Identity { replica, instance: clock.new_id(), started_at: clock.now() },
             connection,
             provision,
@@ -84,6 +84,7 @@ impl<'a> Base<'a> {
         let options = projection::Options {
             directory: self.projection_directory.clone(),
             open_patience: Duration::from_secs(self.options.store_open_seconds),
+            metrics: self.metrics.clone(),
         };
         Projection::start(log, options, self.connection.generation.clone(), announce)
     }
@@ -133,6 +134,7 @@ impl<'a> Base<'a> {
             &self.identity.replica,
             &self.options.channels,
             Duration::from_millis(self.options.append_timeout_ms),
+            self.metrics.clone(),
         ))
     }
 
@@ -156,7 +158,8 @@ impl<'a> Base<'a> {
             projection,
             hub,
             counts,
-            metrics: self.metrics.clone(),
+            nats: self.connection.clone(),
+            metrics: Arc::new(self.metrics.clone()),
             limits,
             shutdown: self.shutdown.clone(),
             clock: self.clock.clone(),

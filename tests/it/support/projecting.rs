@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidings::clock::SystemClock;
 use tidings::domain::{Command, Digest, Kind, Message};
 use tidings::log::EventLog;
+use tidings::metrics::Metrics;
 use tidings::projection::{Announcement, Options, Projection, Supervisor};
 use tidings::submit::Submit;
 use tokio::sync::{mpsc, watch};
@@ -27,7 +28,11 @@ impl Projecting {
     /// Projects a log into a directory.
     pub fn start(log: impl EventLog, directory: &Path) -> Self {
         let (announce, announcements) = mpsc::channel(4_096);
-        let options = Options { directory: directory.to_owned(), open_patience: Duration::from_secs(20) };
+        let options = Options {
+            directory: directory.to_owned(),
+            open_patience: Duration::from_secs(20),
+            metrics: Metrics::default(),
+        };
         let (_, reconnected) = watch::channel(0);
         let (projection, supervisor) = Projection::start(Arc::new(log), options, reconnected, announce);
         Self { projection, supervisor, announcements, directory: directory.to_owned() }
@@ -65,7 +70,15 @@ impl Projecting {
     /// The write path of a replica over this projection.
     pub fn submit(&self, log: impl EventLog, append_timeout: Duration) -> Submit {
         let clock = Arc::new(SystemClock);
-        Submit::new(Arc::new(log), self.projection.clone(), clock, "test", &[channel()], append_timeout)
+        Submit::new(
+            Arc::new(log),
+            self.projection.clone(),
+            clock,
+            "test",
+            &[channel()],
+            append_timeout,
+            Metrics::default(),
+        )
     }
 }
 

@@ -1,0 +1,74 @@
+//! What is counted and said of every request: where it went, what became of it and how long that took. Its query and its
+//! body are never said: there may be secrets in them.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::{Instrument as _, debug};
+
+use super::error::Code;
+use super::request::trace_of;
+use super::state::App;
+use crate::log::TraceParent;
+use crate::metrics::{ByReason, ByRequest, ByRoute, Metrics};
+
+/// The ends of the routes at which connections begin.
+const CONNECTING: [&str; 2] = ["/broadcast/ws", "/broadcast/events"];
+
+/// Puts a request into the span of its trace, and counts it when its answer begins.
+pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
+    let span = TraceParent::span(trace_of(request.headers()));
+    let method = known(request.method());
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let route = route.unwrap_or_default();
+    let begun = Instant::now();
+    let response = next.run(request).instrument(span.clone()).await;
+    let took = begun.elapsed();
+    let status = response.status();
+    span.in_scope(|| {
+        debug!(
+            http.request.method = method,
+            http.route = route,
+            http.response.status_code = status.as_u16(),
+            duration_ms = took.as_secs_f64() * 1_000.0,
+            "answered a request"
+        );
+    });
+    if let Some(Code(code)) = response.extensions().get()
+        && CONNECTING.iter().any(|end| route.ends_with(end))
+    {
+        app.metrics.connections_refused.get_or_create(&ByReason::error(code)).inc();
+    }
+    count(&app.metrics, method, route, status, took);
+    response
+}
+
+fn count(
+    metrics: &Metrics,
+    method: &'static str,
+    route: String,
+    status: StatusCode,
+    took: std::time::Duration,
+) {
+    let place = ByRoute { method, route };
+    metrics.http_durations.get_or_create(&place).observe(took.as_secs_f64());
+    let request = ByRequest { method, route: place.route, status: status.as_u16().into() };
+    metrics.http_requests.get_or_create(&request).inc();
+}
+
+/// Callers may invent methods; labels may not grow with them.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}

@@ -1,0 +1,167 @@
+//! What is not counted but read at the moment of a scrape: how the log, the projection and the queues stand.
+
+use prometheus_client::encoding::{EncodeCounterValue, EncodeGaugeValue};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{ByChannel, ByReason, gauge};
+use crate::domain::Channel;
+
+/// How a replica stands at the moment of a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// What `/readyz` says.
+    pub ready: bool,
+    /// How the log stands, as far as this replica sees it.
+    pub log: Log,
+    /// How the projection stands.
+    pub projection: Projection,
+    /// What waits.
+    pub queues: Queues,
+}
+
+/// How the log stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log {
+    /// Whether NATS is connected.
+    pub connected: bool,
+    /// Times that a connection to NATS was made.
+    pub connections: u64,
+    /// Whether the log is being followed.
+    pub following: bool,
+    /// When its stream was created, in seconds since 1970.
+    pub created: Option<f64>,
+    /// Its last sequence.
+    pub head: u64,
+    /// Bytes that it has stored.
+    pub bytes: u64,
+    /// Bytes that it takes.
+    pub max_bytes: u64,
+}
+
+/// How the projection stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Projection {
+    /// The last sequence that was applied.
+    pub sequence: u64,
+    /// Messages skipped because a newer build may know them.
+    pub skipped_future: u64,
+    /// Messages skipped because they are not events of Tidings.
+    pub skipped_foreign: u64,
+    /// Places where the log has lost its message.
+    pub holes: u64,
+    /// Times that the log turned out to be another one.
+    pub epoch_changes: u64,
+    /// Whether the projection has caught up with the log.
+    pub caught_up: bool,
+    /// Whether it was damaged again and again and is not rebuilt any more.
+    pub gave_up: bool,
+}
+
+/// What waits, and for whom.
+#[derive(Clone, Debug, Default)]
+pub struct Queues {
+    /// Acknowledgements for the next commit.
+    pub acks: usize,
+    /// Lifecycle commands of each channel, the one under way included.
+    pub commands: Vec<(Channel, usize)>,
+    /// Announcements of the projection for the hub.
+    pub announcements: usize,
+    /// Requests of connections for the hub.
+    pub hub_requests: usize,
+}
+
+impl Standing {
+    pub(super) fn register(&self, r: &mut Registry) {
+        now(r, "ready", "1 while the replica is ready for traffic", u64::from(self.ready));
+        self.log.register(r);
+        self.projection.register(r, self.log.head);
+        self.queues.register(r);
+    }
+}
+
+impl Log {
+    fn register(&self, r: &mut Registry) {
+        now(r, "nats_connected", "1 while NATS is connected", u64::from(self.connected));
+        total(r, "nats_connections", "Times that a connection to NATS was made", self.connections);
+        now(r, "log_followed", "1 while the log is being followed", u64::from(self.following));
+        if let Some(created) = self.created {
+            let help = "When the stream of the log was created: it tells one log from another";
+            r.register_with_unit("log_created_timestamp", help, Unit::Seconds, ConstGauge::new(created));
+        }
+        now(r, "log_sequence", "Last sequence of the log", self.head);
+        bytes(r, "log_stored", "Bytes that the log has stored", self.bytes);
+        bytes(r, "log_limit", "Bytes that the log takes", self.max_bytes);
+    }
+}
+
+impl Projection {
+    fn register(&self, r: &mut Registry, head: u64) {
+        now(r, "projection_sequence", "Last sequence of the log that was applied", self.sequence);
+        let lag = head.saturating_sub(self.sequence);
+        now(r, "projection_lag_events", "Events of the log that were not applied yet", lag);
+        let caught_up = u64::from(self.caught_up);
+        now(r, "projection_caught_up", "1 once the projection has caught up with the log", caught_up);
+        let gave_up = u64::from(self.gave_up);
+        now(r, "projection_gave_up", "1 when the projection is not rebuilt any more", gave_up);
+        // Gauges: they describe what lies before the position, and begin anew with another log or another build.
+        now(
+            r,
+            "projection_holes",
+            "Places up to the position where the log has lost its message",
+            self.holes,
+        );
+        let skipped = Family::<ByReason, Gauge>::default();
+        skipped.get_or_create(&ByReason::FUTURE).set(gauge(self.skipped_future));
+        skipped.get_or_create(&ByReason::FOREIGN).set(gauge(self.skipped_foreign));
+        r.register(
+            "projection_skipped_messages",
+            "Messages up to the position that are not understood",
+            skipped,
+        );
+        total(
+            r,
+            "projection_epoch_changes",
+            "Times that the log turned out to be another one",
+            self.epoch_changes,
+        );
+    }
+}
+
+impl Queues {
+    fn register(&self, r: &mut Registry) {
+        now(r, "acks_waiting", "Acknowledgements that wait for the next commit", self.acks);
+        let commands = Family::<ByChannel, Gauge>::default();
+        for (channel, waiting) in &self.commands {
+            commands.get_or_create(&channel.into()).set(gauge(*waiting));
+        }
+        let help = "Commands to create or clear that wait for their turn or have it";
+        r.register("commands_waiting", help, commands);
+        let help = "Announcements of the projection that wait for the hub";
+        now(r, "announcements_waiting", help, self.announcements);
+        now(r, "hub_requests_waiting", "Requests of connections that wait for the hub", self.hub_requests);
+    }
+}
+
+/// A gauge with the value of this moment.
+pub(super) fn now<N>(r: &mut Registry, name: &str, help: &str, value: N)
+where
+    N: EncodeGaugeValue + std::fmt::Debug + Send + Sync + 'static,
+{
+    r.register(name, help, ConstGauge::new(value));
+}
+
+/// A counter that something else keeps.
+fn total<N>(r: &mut Registry, name: &str, help: &str, value: N)
+where
+    N: EncodeCounterValue + std::fmt::Debug + Send + Sync + 'static,
+{
+    r.register(name, help, ConstCounter::new(value));
+}
+
+/// A gauge in bytes.
+pub(super) fn bytes(r: &mut Registry, name: &str, help: &str, value: u64) {
+    r.register_with_unit(name, help, Unit::Bytes, ConstGauge::new(value));
+}
