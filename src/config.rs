@@ -124,6 +124,15 @@ pub enum Auth {
     Dev,
 }
 
+/// How diagnostics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
 /// The options of `serve`.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
@@ -208,6 +217,10 @@ pub struct Serve {
     /// Then connections are closed, spread over this long.
     #[arg(long, env = "TIDINGS_DRAIN_SECONDS", default_value_t = 5, value_name = "SECONDS")]
     pub drain_seconds: u64,
+
+    /// How stderr is written: lines for people, or a JSON object a line. `TIDINGS_LOG` says how much.
+    #[arg(long, env = "TIDINGS_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
 
     /// Print the effective options and exit.
     #[arg(long)]

@@ -3,17 +3,18 @@
 mod admin;
 mod audit;
 mod data_dir;
+mod diagnostics;
 mod serve;
 mod stdout;
 
-use std::io::{IsTerminal as _, Write as _, stdout};
+use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
-use tracing_subscriber::EnvFilter;
+use tracing::error;
 
-use crate::config::{Audit, Cli, Command, Nats};
+use crate::config::{Cli, Command, LogFormat, Nats};
 use crate::log::connection::{Connection, connect};
 use crate::log::embedded;
 
@@ -24,7 +25,7 @@ pub fn run() -> ExitCode {
     if let Command::NatsChild { binary, arguments } = &cli.command {
         return fail(&embedded::exec_child(binary, arguments));
     }
-    start_tracing(default_tracing(&cli.command));
+    let format = diagnostics::start(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("starting the runtime")),
@@ -42,7 +43,13 @@ pub fn run() -> ExitCode {
             Command::NatsChild { .. } => Ok(ExitCode::FAILURE),
         }
     });
-    done.unwrap_or_else(|error| fail(&error))
+    done.unwrap_or_else(|error| match format {
+        LogFormat::Text => fail(&error),
+        LogFormat::Json => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    })
 }
 
 /// To stdout; unlike `print!`, a reader that has left is an error that [`fail`] knows, and no panic.
@@ -60,30 +67,6 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     }
     eprintln!("tidings: {error:#}");
     ExitCode::FAILURE
-}
-
-/// How much is said on stderr unless `TIDINGS_LOG` says otherwise.
-const fn default_tracing(command: &Command) -> &'static str {
-    match command {
-        // sled reports what it does about its files, and the client each ping; neither is for operators.
-        Command::Serve(_) => "info,sled=warn,async_nats=warn",
-        // It says itself, in its own words, what happens to the log.
-        Command::Audit(Audit::Replay(options)) if options.follow => "off",
-        _ => "warn,sled=error,async_nats=error",
-    }
-}
-
-/// Diagnostics go to stderr. `TIDINGS_LOG` says how much, in the syntax of `tracing` (`info,tidings=debug`).
-fn start_tracing(default: &str) {
-    let filter = EnvFilter::try_from_env("TIDINGS_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        // They would go to stderr with `eprintln!`, and panic when it is stderr that nobody reads any more.
-        .log_internal_errors(false)
-        .init();
 }
 
 /// Connects a command that only looks: to the NATS that is named, or to the one that a replica runs for itself.

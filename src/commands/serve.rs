@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::data_dir::{self, DataDir};
 use crate::clock::SystemClock;
-use crate::config::Serve;
+use crate::config::{LogFormat, Serve};
 use crate::log::connection::{Connection, connect, without_password};
 use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
 use crate::log::provision::{Provision, Refused};
@@ -48,7 +48,10 @@ pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
     let base = Base::new(&options, &data_dir, replica, connection, provision, shutdown);
     let running = Running::start(base, listener);
     data_dir.write(data_dir::HTTP_URL, &url)?;
-    print_welcome(&options, &url, embedded.as_ref());
+    match options.log_format {
+        LogFormat::Text => print_welcome(&options, &url, embedded.as_ref()),
+        LogFormat::Json => info!(http.url = url, "listening"),
+    }
     let outcome = running.until_stopped(begin_shutdown).await;
     data_dir.forget();
     stop_embedded(embedded).await?;

@@ -1,0 +1,98 @@
+//! Diagnostics on stderr: lines for people, or a JSON object a line for whatever collects them.
+
+use std::fmt;
+use std::io::{IsTerminal as _, stderr};
+
+use serde_json::{Map, Value};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::config::{Audit, Command, LogFormat};
+
+/// Starts them, and returns how they are written. `TIDINGS_LOG` says how much is said, in the syntax of `tracing`
+/// (`info,tidings=debug`).
+pub(super) fn start(command: &Command) -> LogFormat {
+    let filter = EnvFilter::try_from_env("TIDINGS_LOG").unwrap_or_else(|_| EnvFilter::new(default(command)));
+    let diagnostics = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_target(false)
+        // They would go to stderr with `eprintln!`, and panic when it is stderr that nobody reads any more.
+        .log_internal_errors(false);
+    let format = format(command);
+    match format {
+        LogFormat::Text => diagnostics.with_ansi(stderr().is_terminal()).init(),
+        LogFormat::Json => diagnostics
+            .with_ansi(false)
+            .fmt_fields(JsonFields::new())
+            .event_format(JsonLines { fields: JsonFields::new() })
+            .init(),
+    }
+    format
+}
+
+/// How much is said unless `TIDINGS_LOG` says otherwise.
+const fn default(command: &Command) -> &'static str {
+    match command {
+        // sled reports what it does about its files, and the client each ping; neither is for operators.
+        Command::Serve(_) => "info,sled=warn,async_nats=warn",
+        // It says itself, in its own words, what happens to the log.
+        Command::Audit(Audit::Replay(options)) if options.follow => "off",
+        _ => "warn,sled=error,async_nats=error",
+    }
+}
+
+const fn format(command: &Command) -> LogFormat {
+    match command {
+        Command::Serve(options) => options.log_format,
+        _ => LogFormat::Text,
+    }
+}
+
+/// One object a line: time, level, target, message, then the fields of the event and of the spans that it was said in,
+/// under their own names. The library's own format keeps the spans' fields one level down, where a search for `trace.id`
+/// would have to look as well.
+struct JsonLines {
+    fields: JsonFields,
+}
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut said = String::new();
+        self.fields.format_fields(Writer::new(&mut said), event)?;
+        let mut said = object(&said);
+        let mut time = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let metadata = event.metadata();
+        let mut line = Map::new();
+        line.insert("timestamp".to_owned(), time.into());
+        line.insert("level".to_owned(), metadata.level().as_str().into());
+        line.insert("target".to_owned(), metadata.target().into());
+        line.insert("message".to_owned(), said.shift_remove("message").unwrap_or_default());
+        for span in context.event_scope().into_iter().flat_map(tracing_subscriber::registry::Scope::from_root)
+        {
+            if let Some(fields) = span.extensions().get::<FormattedFields<N>>() {
+                line.extend(object(&fields.fields));
+            }
+        }
+        line.extend(said);
+        writeln!(writer, "{}", Value::Object(line))
+    }
+}
+
+fn object(json: &str) -> Map<String, Value> {
+    serde_json::from_str(json).unwrap_or_default()
+}
