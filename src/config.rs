@@ -257,6 +257,19 @@ fn replica_name(name: &str) -> Result<String, String> {
     }
 }
 
+const REBUILD_HELP: &str = "\
+The projection is derived from the log and comes back the same. It is moved aside, not deleted: `projection.aside-1` is
+the newest of at most three. A replica that gave up on its projection begins anew as well.
+
+Exit codes: 0 the next start rebuilds; 1 it could not be moved; 3 a replica runs in this directory, nothing was changed.
+
+Example, where systemd runs the replica:
+  systemctl stop tidings
+  tidings admin rebuild --data-dir /var/lib/tidings
+  systemctl start tidings
+
+While it rebuilds, /readyz fails and other replicas serve.";
+
 /// The operator's commands.
 #[derive(Debug, Subcommand)]
 pub enum Admin {
@@ -274,6 +287,13 @@ pub enum Admin {
         /// Where NATS is.
         #[command(flatten)]
         nats: Nats,
+    },
+    /// Have a stopped replica rebuild its projection from the log at its next start.
+    #[command(after_help = REBUILD_HELP)]
+    Rebuild {
+        /// Where the replica keeps its own.
+        #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR", default_value = "tidings-data")]
+        data_dir: PathBuf,
     },
     /// Ask a replica whether it is ready: exit code 0, or 1 with the reason.
     Health {

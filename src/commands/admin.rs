@@ -12,11 +12,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{connect_to_look, data_dir, print};
+use super::data_dir::{self, DataDir, InUse};
+use super::{connect_to_look, print};
 use crate::config::{Admin, Nats, Streams};
 use crate::log::names::LOG_STREAM;
 use crate::log::provision::{Provision, mirrored_streams, replicas_stream};
+use crate::projection::store::set_aside;
 use crate::push::heartbeat::{self, Heartbeat};
+
+/// The exit code of a command that needs a stopped replica and met a running one.
+const RUNNING: u8 = 3;
 
 /// A health check that takes longer has its answer.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(3);
@@ -25,6 +30,7 @@ pub(super) async fn run(command: Admin) -> anyhow::Result<ExitCode> {
     match command {
         Admin::Provision { nats, streams } => provision(&nats, &streams).await,
         Admin::Status { nats } => status(&nats).await,
+        Admin::Rebuild { data_dir } => rebuild(&data_dir),
         Admin::Health { url, data_dir } => health(url, &data_dir).await,
     }
 }
@@ -82,6 +88,33 @@ async fn heartbeats(context: &Context) -> anyhow::Result<Vec<Heartbeat>> {
         present.user_hashes = None;
     }
     Ok(heartbeats)
+}
+
+/// Exit code 3 when a replica runs there: what it shows its clients is not taken from under it.
+fn rebuild(directory: &Path) -> anyhow::Result<ExitCode> {
+    if !directory.is_dir() {
+        bail!("there is no data directory {}; name a replica's with --data-dir", directory.display());
+    }
+    let data_dir = match DataDir::take(directory) {
+        Ok(data_dir) => data_dir,
+        Err(error) => {
+            let InUse { path, process } = error.downcast::<InUse>()?;
+            let process = process.map_or_else(String::new, |id| format!(", process {id}"));
+            eprintln!(
+                "tidings: a replica runs in {}{process}. Nothing was changed. Stop it, run this again, then start it: it \
+                 rebuilds from the log while other replicas serve",
+                path.display()
+            );
+            return Ok(ExitCode::from(RUNNING));
+        }
+    };
+    let aside = set_aside(&data_dir.projection())?;
+    let done = aside.map_or_else(
+        || "There is no projection yet".to_owned(),
+        |aside| format!("The projection is now {}", aside.display()),
+    );
+    print(&format!("{done}. The next start of this replica builds it from the log.\n"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// One plain request; no client library is needed for a look at a status line.
