@@ -377,12 +377,7 @@ impl Fan {
     /// What waits in the connections' queues. Looked at now and then, so that deliveries need not count.
     fn count_waiting(&self) {
         for (channel, room) in &self.rooms {
-            let (mut messages, mut lagging) = (0, 0);
-            for connection in room.connections.values() {
-                let waiting = CONNECTION_QUEUE - connection.outgoing.capacity();
-                messages += waiting;
-                lagging += u64::from(waiting >= CONNECTION_QUEUE / 2);
-            }
+            let (messages, lagging) = room.waiting();
             let label = ByChannel::from(channel);
             self.metrics.messages_waiting.get_or_create(&label).set(gauge(messages));
             self.metrics.lagging_connections.get_or_create(&label).set(gauge(lagging));

@@ -80,6 +80,15 @@ impl Room {
         counts.with_local(self.connections.len() as u64, self.users.len() as u64)
     }
 
+    /// Messages in the connections' queues, and connections whose queue is half full or more.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let queues = self.connections.values().map(|connection| &connection.outgoing);
+        let waiting = queues.map(|queue| (queue.max_capacity() - queue.capacity(), queue.max_capacity()));
+        waiting.fold((0, 0), |(messages, lagging), (waiting, most)| {
+            (messages + waiting, lagging + usize::from(waiting * 2 >= most))
+        })
+    }
+
     /// Whether it was there.
     pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
         let Some(connection) = self.connections.remove(&id) else { return false };
@@ -186,4 +195,33 @@ impl Room {
 fn user_hash(user: &UserId) -> u64 {
     let [high, low] = [64, 0].map(|shift| u64::try_from(user.fingerprint() >> shift & u128::from(u64::MAX)));
     high.unwrap_or_default() ^ low.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_counted_and_so_is_who_lags() {
+        let metrics = Metrics::default();
+        let frame = ServerMessage::Resync { sequence: 1 }.frame();
+        let mut room = Room::default();
+        let mut unread = Vec::new();
+        for (id, waiting) in (1..).zip([0, 3, 4, 8]) {
+            let (outgoing, receiver) = mpsc::channel(8);
+            let (close, _) = oneshot::channel();
+            let user = "ann".parse().unwrap();
+            let mut connection = Connection { user, staff: false, outgoing, close: Some(close) };
+            for _ in 0..waiting {
+                assert!(connection.send(Outgoing::Frame(frame.clone()), &metrics));
+            }
+            room.add(id, connection);
+            unread.push(receiver);
+        }
+        assert_eq!(room.waiting(), (15, 2));
+        unread[3].try_recv().unwrap();
+        assert_eq!(room.waiting(), (14, 2));
+        room.remove(4);
+        assert_eq!(room.waiting(), (7, 1));
+    }
 }

@@ -79,6 +79,8 @@ async fn everybody_begins_anew(nats: &Nats, replicas: &[Replica; 3], clients: &m
         .await;
         assert_eq!(replica.active("bob").await, Value::Null);
         assert_eq!(replica.count("tidings_projection_epoch_changes_total").await, 1);
+        let rebuilds = r#"tidings_projection_rebuilds_total{reason="other_log"}"#;
+        assert_eq!(replica.count(rebuilds).await, 1);
     }
     let posted = replicas[1].post_until_taken("on the new log").await;
     assert_eq!(posted["sequence"], 1);

@@ -1,6 +1,5 @@
 //! Running it: health, metrics, options, provisioning, and what stands in the replica's log.
 
-use std::collections::BTreeMap;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -79,83 +78,6 @@ async fn a_health_check_follows_readiness() {
         assert_eq!(gone.status.code(), Some(1), "{}", stdout(&gone));
         assert!(!stderr(&gone).is_empty());
     }
-}
-
-/// Samples by name and labels, from a text that keeps the rules of OpenMetrics as far as we use it.
-fn open_metrics(text: &str) -> BTreeMap<String, f64> {
-    let body = text.strip_suffix("# EOF\n").expect("the text ends with # EOF");
-    let mut types = BTreeMap::new();
-    let mut samples = BTreeMap::new();
-    for line in body.lines() {
-        if let Some(comment) = line.strip_prefix("# ") {
-            let mut words = comment.splitn(3, ' ');
-            let (kind, name, rest) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
-            assert!(["HELP", "TYPE", "UNIT"].contains(&kind), "{line}");
-            if kind == "TYPE" {
-                assert!(types.insert(name.to_owned(), rest.to_owned()).is_none(), "{name} is declared twice");
-            }
-            continue;
-        }
-        let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line:?}"));
-        let name = series.split('{').next().unwrap();
-        let family = types.get(name).map(String::as_str);
-        let counter = name.strip_suffix("_total").and_then(|name| types.get(name)).map(String::as_str);
-        assert!(family == Some("gauge") || counter == Some("counter"), "{name} is not declared");
-        assert!(samples.insert(series.to_owned(), value.parse().unwrap()).is_none(), "{series} comes twice");
-    }
-    samples
-}
-
-#[tokio::test]
-async fn metrics_count_what_happened() {
-    let nats = Nats::start().await;
-    let replica = Replica::start(&nats).await;
-    let mut clients = [replica.connect("a").await, replica.connect("b").await];
-    for client in &mut clients {
-        client.greeted().await;
-    }
-    let id = replica.post_broadcast("one").await["id"].as_str().unwrap().to_owned();
-    replica.post_broadcast("two").await;
-    for user in ["x", "y", "y"] {
-        replica.acknowledge(&id, user).await;
-    }
-    replica.clear().await;
-    for client in &mut clients {
-        client.until("the clear", |m| m["type"] == "broadcast_cleared").await;
-    }
-
-    let answer = replica.raw_request(Method::GET, "/metrics").send().await.unwrap();
-    let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
-    assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    let samples = open_metrics(&answer.text().await.unwrap());
-    let sequence = replica.readyz().await["sequence"].as_f64().unwrap();
-    let expected = [
-        (r#"tidings_connections{channel="creator"}"#, 2.0),
-        (r#"tidings_broadcasts_total{channel="creator"}"#, 2.0),
-        // Two broadcasts and a clear, to two clients.
-        (r#"tidings_deliveries_total{channel="creator"}"#, 6.0),
-        (r#"tidings_acks_total{channel="creator"}"#, 2.0),
-        ("tidings_slow_clients_total", 0.0),
-        ("tidings_divergence_total", 0.0),
-        ("tidings_mirroring", 1.0),
-        ("tidings_projection_sequence", sequence),
-        ("tidings_projection_lag_events", 0.0),
-        ("tidings_projection_caught_up", 1.0),
-        ("tidings_projection_holes", 0.0),
-        ("tidings_log_limit_bytes", f64::from(1 << 30) * 16.0),
-    ];
-    assert!((sequence - 5.0).abs() < 0.5, "two created, two acknowledged, one cleared: {sequence}");
-    for (name, value) in expected {
-        let found = samples.get(name).unwrap_or_else(|| panic!("no {name} in {samples:?}"));
-        assert!((found - value).abs() < 0.5, "{name} is {found}, not {value}");
-    }
-    for client in clients {
-        client.close().await;
-    }
-    eventually("nobody is connected", || async {
-        replica.metric(r#"tidings_connections{channel="creator"}"#).await < 0.5
-    })
-    .await;
 }
 
 #[tokio::test]
