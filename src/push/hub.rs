@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
-use tracing::{debug, info};
 
 use super::heartbeat::Counts;
+use super::report::report;
 use super::room::{Connection, Room};
 use super::wire::{Close, ConnectedStats, Frame, ServerMessage};
 use crate::domain::{BroadcastId, Change, Channel, UserId};
-use crate::log::TraceParent;
 use crate::metrics::{ByChannel, Metrics, gauge};
 use crate::projection::{Announcement, Changed, Projection};
 
@@ -355,7 +354,7 @@ impl Fan {
             Change::RecordedLate { .. } | Change::Nothing => 0,
         };
         self.metrics.deliveries.get_or_create(&label).inc_by(delivered);
-        TraceParent::span(changed.trace).in_scope(|| report(changed, delivered));
+        report(changed, delivered);
     }
 
     fn tell_staff(&mut self) {
@@ -414,25 +413,6 @@ impl Fan {
                 let _ = done.send(());
             }
         }
-    }
-}
-
-/// So that one search finds a request on its replica and what came of it on all of them.
-fn report(changed: &Changed, connections: u64) {
-    let (sequence, channel) = (changed.sequence, &changed.channel);
-    match &changed.change {
-        Change::Activated { id, .. } => {
-            info!(broadcast.id = %id, log.sequence = sequence, connections, "pushed a new broadcast on {channel}");
-        }
-        Change::Ended { id, reason } => {
-            let reason = reason.as_str();
-            info!(broadcast.id = %id, log.sequence = sequence, connections, reason, "pushed the end of a broadcast on {channel}");
-        }
-        Change::Acknowledged { id, new } => {
-            let users = new.len();
-            debug!(broadcast.id = %id, log.sequence = sequence, connections, users, "pushed acknowledgements on {channel}");
-        }
-        Change::RecordedLate { .. } | Change::Nothing => {}
     }
 }
 

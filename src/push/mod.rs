@@ -6,6 +6,7 @@
 pub mod heartbeat;
 pub mod hub;
 pub mod presence;
+mod report;
 mod room;
 pub mod session;
 pub mod wire;

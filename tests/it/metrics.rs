@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use reqwest::Method;
 use serde_json::json;
+use tidings::clock::{Clock as _, SystemClock};
 
 use crate::support::{Nats, Replica, Spec, eventually};
 
@@ -94,6 +94,11 @@ impl OpenMetrics {
 
 async fn scrape(replica: &Replica) -> OpenMetrics {
     OpenMetrics::parse(&replica.metrics().await)
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    f64::from(u32::try_from(SystemClock.now().as_unix_ms() / 1_000).unwrap())
 }
 
 async fn becomes(replica: &Replica, series: &str, value: f64) {
@@ -225,7 +230,7 @@ async fn metrics_show_the_other_replicas_and_when_the_heartbeat_was_taken() {
     let mut replicas = [Replica::start(&nats).await, Replica::start(&nats).await];
     for replica in &replicas {
         becomes(replica, "tidings_replicas", 2.0).await;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let now = now();
         eventually("its heartbeat was taken", || async {
             replica.metric("tidings_last_heartbeat_timestamp_seconds").await > now - 600.0
         })
@@ -266,7 +271,7 @@ async fn metrics_show_the_process() {
     assert!(said.get("process_resident_memory_bytes") > 1e6);
     assert!(said.get("process_virtual_memory_bytes") > said.get("process_resident_memory_bytes"));
     assert!(said.get("process_threads") > 1.0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let now = now();
     let age = now - said.get("process_start_time_seconds");
     assert!((-2.0..600.0).contains(&age), "it started {age} s ago");
     let used = said.get("process_cpu_seconds_total");
