@@ -22,7 +22,7 @@ impl Epoch {
         Self(ns)
     }
 
-    /// Seconds since 1970-01-01T00:00:00Z, for people and graphs: too coarse to compare epochs by.
+    /// Seconds since 1970-01-01T00:00:00Z, to a microsecond or so: for graphs, not to compare epochs by.
     pub fn as_unix_seconds(self) -> f64 {
         let nanos = std::time::Duration::from_nanos(self.0.unsigned_abs());
         nanos.as_secs_f64().copysign(if self.0 < 0 { -1.0 } else { 1.0 })

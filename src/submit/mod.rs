@@ -374,4 +374,20 @@ mod tests {
             assert_ne!(one, other);
         }
     }
+
+    #[test]
+    fn every_answer_of_the_log_is_counted_as_what_it_means() {
+        let appended = |duplicate| Ok(Appended { sequence: 1, duplicate });
+        for (answer, counted) in [
+            (appended(false), ByOutcome::APPENDED),
+            (appended(true), ByOutcome::DUPLICATE),
+            (Err(AppendError::Conflict), ByOutcome::CONFLICT),
+            (Err(AppendError::Full), ByOutcome::REFUSED),
+            (Err(AppendError::TooLarge), ByOutcome::REFUSED),
+            (Err(AppendError::InProcess), ByOutcome::UNKNOWN),
+            (Err(AppendError::Unknown(anyhow::anyhow!("no answer"))), ByOutcome::UNKNOWN),
+        ] {
+            assert_eq!(outcome(&answer), counted, "{answer:?}");
+        }
+    }
 }
