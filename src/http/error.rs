@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::domain::types::MAX_MESSAGE_CHARS;
 use crate::domain::{BroadcastId, Kind, Rejection};
 use crate::projection::Unavailable;
-use crate::push::hub::Stopping;
+use crate::push::wire::Close;
 use crate::submit::SubmitError;
 
 /// An error as it goes out: `{"status":"error","code","message", …}`.
@@ -189,9 +189,13 @@ impl From<Unavailable> for ApiError {
     }
 }
 
-impl From<Stopping> for ApiError {
-    fn from(_: Stopping) -> Self {
-        Self::stopping()
+/// How a connection would be closed, said before there is one.
+impl From<Close> for ApiError {
+    fn from(close: Close) -> Self {
+        match close {
+            Close::Full => Self::full(),
+            _ => Self::stopping(),
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub async fn events(
         staff: who.is_staff(),
         heartbeat_seconds: heartbeat.as_secs(),
     };
-    let attached = app.hub.attach(connecting).await?.ok_or_else(ApiError::full)?;
+    let attached = app.hub.attach(connecting).await?;
     let listening = Listening::new(app.hub, channel, attached);
     let events =
         stream::unfold(
@@ -61,8 +61,18 @@ fn last_event_id(headers: &HeaderMap) -> Option<u64> {
 struct Listening {
     outgoing: mpsc::Receiver<Outgoing>,
     close: oneshot::Receiver<Close>,
-    ended: bool,
+    stage: Stage,
     _detach: Detach,
+}
+
+/// How far a stream is.
+enum Stage {
+    Open,
+    /// The replica stops: what is queued is still sent, then when to come back.
+    Restarting {
+        retry_after_ms: u64,
+    },
+    Over,
 }
 
 struct Detach(Hub, Channel, u64);
@@ -77,28 +87,36 @@ impl Drop for Detach {
 impl Listening {
     fn new(hub: Hub, channel: Channel, attached: Attached) -> Self {
         let Attached { id, outgoing, close } = attached;
-        Self { outgoing, close, ended: false, _detach: Detach(hub, channel, id) }
+        Self { outgoing, close, stage: Stage::Open, _detach: Detach(hub, channel, id) }
     }
 
     async fn next(&mut self) -> Option<Event> {
-        if self.ended {
-            return None;
+        if matches!(self.stage, Stage::Open) {
+            tokio::select! {
+                biased;
+                why = &mut self.close => self.stage = match why {
+                    Ok(Close::Restart { retry_after_ms }) => Stage::Restarting { retry_after_ms },
+                    _ => Stage::Over,
+                },
+                outgoing = self.outgoing.recv() => return outgoing.map(event),
+            }
         }
-        tokio::select! {
-            biased;
-            // An event stream has no close codes; how long to wait before coming back is all there is to say.
-            why = &mut self.close => {
-                self.ended = true;
-                match why.ok()? {
-                    Close::Restart { retry_after_ms } => Some(Event::default().retry(Duration::from_millis(retry_after_ms))),
-                    _ => None,
-                }
-            }
-            outgoing = self.outgoing.recv() => {
-                let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = outgoing?;
-                let event = Event::default().data(String::from_utf8_lossy(&frame.json));
-                Some(frame.sequence.map_or(event.clone(), |sequence| event.id(sequence.to_string())))
-            }
+        match self.stage {
+            Stage::Restarting { retry_after_ms } => Some(self.outgoing.try_recv().map_or_else(
+                |_| {
+                    self.stage = Stage::Over;
+                    // There are no close codes here; how long to wait before coming back is all there is to say.
+                    Event::default().retry(Duration::from_millis(retry_after_ms))
+                },
+                event,
+            )),
+            Stage::Open | Stage::Over => None,
         }
     }
+}
+
+fn event(outgoing: Outgoing) -> Event {
+    let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = outgoing;
+    let event = Event::default().data(String::from_utf8_lossy(&frame.json));
+    frame.sequence.map_or(event.clone(), |sequence| event.id(sequence.to_string()))
 }

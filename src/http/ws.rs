@@ -10,6 +10,7 @@ use axum::response::Response;
 use futures_util::SinkExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 use tungstenite::error::{CapacityError, ProtocolError};
@@ -38,6 +39,9 @@ const MAX_WRITE_BUFFER: usize = 256 * 1024;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// When the replica stops, acknowledgements that are under way are answered first, for at most this long.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(7);
+
 /// `GET /ws`
 pub async fn upgrade(
     State(app): State<App>,
@@ -49,9 +53,6 @@ pub async fn upgrade(
 ) -> Result<Response, ApiError> {
     let who = Identity::from_query(&uri, &headers)?;
     let upgrade = upgrade.map_err(|rejection| ApiError::not_a_websocket(&rejection.body_text()))?;
-    if app.shutdown.begun() {
-        return Err(ApiError::stopping());
-    }
     if app.connections_here() >= app.limits.max_connections {
         return Err(ApiError::full());
     }
@@ -73,37 +74,34 @@ async fn serve(app: App, channel: Channel, who: Identity, mut socket: WebSocket)
         staff: who.is_staff(),
         heartbeat_seconds: app.limits.session.heartbeat.as_secs(),
     };
-    let (stopping, metrics) = (app.shutdown.clone(), app.metrics.clone());
+    let metrics = app.metrics.clone();
     let counted = |end: End| {
         metrics.websocket_closes.get_or_create(&ByCode::sent(end.code())).inc();
         end
     };
-    match app.hub.attach(connecting).await {
-        Ok(Some(attached)) => {
-            let id = attached.id;
-            let session = Session::new(app.limits.session);
-            let hub = app.hub.clone();
-            let connection = Connection {
-                app,
-                channel: channel.clone(),
-                user: who.user,
-                session,
-                started: Instant::now(),
-                acks: FuturesUnordered::new(),
-            };
-            let end = connection.run(&mut socket, attached).await;
-            say_goodbye(&mut socket, counted(end)).await;
-            // A drain waits for this, so that every client is told before the process ends.
-            hub.detach(channel, id).await;
+    let attached = match app.hub.attach(connecting).await {
+        Ok(attached) => attached,
+        // It filled up, or began to close connections, since the request was looked at.
+        Err(close) => {
+            say_goodbye(&mut socket, counted(close.into())).await;
+            return await_goodbye(&mut socket).await;
         }
-        // It filled up, or began to stop, since the request was looked at.
-        Ok(None) if !stopping.begun() => say_goodbye(&mut socket, counted(Close::Full.into())).await,
-        Ok(None) | Err(_) => {
-            let restart = Close::Restart { retry_after_ms: 1_000 };
-            say_goodbye(&mut socket, counted(restart.into())).await;
-        }
-    }
+    };
+    let (id, hub) = (attached.id, app.hub.clone());
+    let session = Session::new(app.limits.session);
+    let connection = Connection {
+        app,
+        channel: channel.clone(),
+        user: who.user,
+        session,
+        started: Instant::now(),
+        acks: FuturesUnordered::new(),
+    };
+    let end = connection.run(&mut socket, attached).await;
+    say_goodbye(&mut socket, counted(end)).await;
     await_goodbye(&mut socket).await;
+    // A drain waits for this, so the process does not end before every client has heard why.
+    hub.detach(channel, id).await;
 }
 
 /// How a connection ends.
@@ -193,9 +191,35 @@ impl Connection {
             // The hub's wish to close comes before everything, also while a write is stuck.
             tokio::select! {
                 biased;
-                why = &mut closed => return why.map_or(End::Gone, End::from),
+                why = &mut closed => return match why {
+                    Ok(restart @ Close::Restart { .. }) => self.finish(socket, outgoing, restart).await,
+                    Ok(other) => other.into(),
+                    Err(_) => End::Gone,
+                },
                 stepped = step => if let Err(end) = stepped { return end },
             }
+        }
+    }
+
+    /// Before a restart: acknowledgements that were taken in are answered, and what is queued is sent.
+    async fn finish(
+        &mut self,
+        socket: &mut WebSocket,
+        mut outgoing: mpsc::Receiver<Outgoing>,
+        restart: Close,
+    ) -> End {
+        let finished = async {
+            while let Some(confirmed) = self.acks.next().await {
+                self.confirm(socket, confirmed).await?;
+            }
+            match outgoing.try_recv() {
+                Ok(first) => self.pass_on(socket, first, &mut outgoing).await,
+                Err(_) => Ok(()),
+            }
+        };
+        match timeout(FINISH_TIMEOUT, finished).await {
+            Ok(Err(end)) => end,
+            Ok(Ok(())) | Err(_) => restart.into(),
         }
     }
 
@@ -265,7 +289,7 @@ impl Connection {
         &mut self,
         socket: &mut WebSocket,
         first: Outgoing,
-        outgoing: &mut tokio::sync::mpsc::Receiver<Outgoing>,
+        outgoing: &mut mpsc::Receiver<Outgoing>,
     ) -> Result<(), End> {
         let queued = std::iter::once(first).chain(std::iter::from_fn(|| outgoing.try_recv().ok()));
         let session = &self.session;

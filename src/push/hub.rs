@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::drain::{Drain, next_tick, retry_after_ms};
 use super::heartbeat::Counts;
 use super::report::report;
 use super::room::{Connection, Room};
@@ -27,12 +28,6 @@ pub const CONNECTION_QUEUE: usize = 64;
 
 /// Creators and team are told of new counts at most this often.
 const STATS_EVERY: Duration = Duration::from_secs(2);
-
-/// How finely a drain spreads its closes.
-const DRAIN_TICK: Duration = Duration::from_millis(50);
-
-/// After a close for a restart, the client is asked to wait up to this long before it comes back.
-const RETRY_SPREAD_MS: u64 = 3_000;
 
 /// Names a connection on this replica.
 pub type ConnectionId = u64;
@@ -71,7 +66,7 @@ pub struct Attached {
 }
 
 enum Request {
-    Attach(Connecting, oneshot::Sender<Option<Attached>>),
+    Attach(Connecting, oneshot::Sender<Result<Attached, Close>>),
     Detach(Channel, ConnectionId),
     SendActive(Channel, ConnectionId),
     Presence(oneshot::Sender<LocalPresence>),
@@ -143,11 +138,12 @@ impl Hub {
         hub
     }
 
-    /// Attaches a connection. `Ok(None)` when the replica has as many as it takes.
-    pub async fn attach(&self, who: Connecting) -> Result<Option<Attached>, Stopping> {
+    /// Attaches a connection; or says how it is closed instead, when the replica is full or closes the others too.
+    pub async fn attach(&self, who: Connecting) -> Result<Attached, Close> {
+        let gone = || Close::Restart { retry_after_ms: 1_000 };
         let (reply, attached) = oneshot::channel();
-        self.inbox.send(Request::Attach(who, reply)).await.map_err(|_| Stopping)?;
-        attached.await.map_err(|_| Stopping)
+        self.inbox.send(Request::Attach(who, reply)).await.map_err(|_| gone())?;
+        attached.await.map_err(|_| gone())?
     }
 
     /// Forgets a connection.
@@ -184,19 +180,13 @@ impl Hub {
         self.changed.notified().await;
     }
 
-    /// Closes every connection with `1012`, spread over a time, and returns when none is left.
+    /// Closes every connection with `1012`, spread evenly over a time, and returns when none is left.
     pub async fn drain(&self, over: Duration) {
         let (reply, drained) = oneshot::channel();
         if self.inbox.send(Request::Drain(over, reply)).await.is_ok() {
             let _ = drained.await;
         }
     }
-}
-
-struct Drain {
-    share: usize,
-    tick: Interval,
-    done: Vec<oneshot::Sender<()>>,
 }
 
 /// The hub's task.
@@ -248,7 +238,7 @@ impl Fan {
         match request {
             Request::Attach(who, reply) => {
                 let attached = self.attach(&who);
-                if let Err(Some(unclaimed)) = reply.send(attached) {
+                if let Err(Ok(unclaimed)) = reply.send(attached) {
                     self.detach(&who.channel, unclaimed.id);
                 }
             }
@@ -263,14 +253,15 @@ impl Fan {
         }
     }
 
-    fn attach(&mut self, who: &Connecting) -> Option<Attached> {
-        if self.connections >= self.max_connections || self.drain.is_some() {
-            return None;
-        }
-        let room = self.rooms.get_mut(&who.channel)?;
+    fn attach(&mut self, who: &Connecting) -> Result<Attached, Close> {
         self.next_id += 1;
-        self.connections += 1;
         let id = self.next_id;
+        if self.drain.is_some() {
+            return Err(Close::Restart { retry_after_ms: retry_after_ms(id) });
+        }
+        let room = self.rooms.get_mut(&who.channel).filter(|_| self.connections < self.max_connections);
+        let room = room.ok_or(Close::Full)?;
+        self.connections += 1;
         let (sender, outgoing) = mpsc::channel(CONNECTION_QUEUE);
         let (close, closed) = oneshot::channel();
         let mut connection =
@@ -280,7 +271,7 @@ impl Fan {
         room.add(id, connection);
         room.send_active(id, &self.projection, &self.metrics, self.sequence);
         self.count(&who.channel);
-        Some(Attached { id, outgoing, close: closed })
+        Ok(Attached { id, outgoing, close: closed })
     }
 
     fn detach(&mut self, channel: &Channel, id: ConnectionId) {
@@ -384,24 +375,17 @@ impl Fan {
     }
 
     fn begin_drain(&mut self, over: Duration, done: oneshot::Sender<()>) {
-        let ticks = usize::try_from(over.as_millis() / DRAIN_TICK.as_millis()).unwrap_or(usize::MAX).max(1);
-        let drain = self.drain.get_or_insert_with(|| Drain {
-            share: self.connections.div_ceil(ticks).max(1),
-            tick: interval(DRAIN_TICK),
-            done: Vec::new(),
-        });
+        let drain = self.drain.get_or_insert_with(|| Drain::new(Instant::now(), over, self.connections));
         drain.done.push(done);
         self.finish_drain();
     }
 
     fn drain_some(&mut self) {
-        let Some(drain) = &self.drain else { return };
+        let Some(drain) = &mut self.drain else { return };
         let open = self.rooms.values_mut().flat_map(|room| room.connections.iter_mut());
         let closable = open.filter(|(_, connection)| connection.close.is_some());
-        for (id, connection) in closable.take(drain.share) {
-            // A multiplier that is coprime to the spread gives neighbours hints that are far apart.
-            let retry_after_ms = id.wrapping_mul(1_867) % RETRY_SPREAD_MS;
-            connection.end(Close::Restart { retry_after_ms });
+        for (id, connection) in closable.take(drain.due(Instant::now())) {
+            connection.end(Close::Restart { retry_after_ms: retry_after_ms(*id) });
         }
     }
 
@@ -413,12 +397,5 @@ impl Fan {
                 let _ = done.send(());
             }
         }
-    }
-}
-
-async fn next_tick(drain: &mut Option<Drain>) {
-    match drain {
-        Some(drain) => drop::<Instant>(drain.tick.tick().await),
-        None => std::future::pending().await,
     }
 }

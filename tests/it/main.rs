@@ -13,6 +13,7 @@ mod checklist;
 mod contracts;
 mod convergence;
 mod diagnostics;
+mod drain;
 mod embedded;
 mod garbage;
 mod guards;

@@ -258,37 +258,6 @@ async fn attaching_while_a_creator_posts_leaves_no_gap_and_no_double() {
 }
 
 #[tokio::test]
-async fn a_replica_that_stops_says_when_to_come_back() {
-    let nats = Nats::start().await;
-    let mut replica = Replica::start(&nats).await;
-    let mut clients = Vec::new();
-    for n in 0..200 {
-        let mut client = replica.connect(&format!("u{n}")).await;
-        client.greeted().await;
-        clients.push(client);
-    }
-    let mut events = Events::of(replica.request(Method::GET, "/events?user_id=e").send().await.unwrap());
-    events.expect("connected").await;
-    replica.signal(Signal::TERM);
-    let mut hints = Vec::new();
-    for client in &mut clients {
-        let closed = client.closed().await;
-        assert_eq!(closed.code, 1012, "{closed:?}");
-        let reason: Value = serde_json::from_str(&closed.reason).unwrap();
-        hints.push(reason["retry_after_ms"].as_u64().unwrap());
-    }
-    hints.sort_unstable();
-    hints.dedup();
-    assert!(hints.len() > 100 && *hints.last().unwrap() < 60_000, "spread: {hints:?}");
-    let mut told = None;
-    while let Some(event) = events.next().await {
-        told = told.or(event.retry_ms);
-    }
-    assert!(told.is_some(), "an event stream is told, too");
-    assert_eq!(replica.ended().await.code(), Some(0));
-}
-
-#[tokio::test]
 async fn a_full_replica_sends_newcomers_elsewhere() {
     let nats = Nats::start().await;
     let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--max-connections", "2"])).await;

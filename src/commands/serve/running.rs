@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use axum::serve::ListenerExt as _;
+use futures_util::future::join;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -32,11 +33,11 @@ use crate::push::presence::{self, Identity, Presence};
 use crate::shutdown::Shutdown;
 use crate::submit::{Acks, Submit};
 
-/// Requests that are under way when the replica stops may take this long.
-const IN_FLIGHT_PATIENCE: Duration = Duration::from_secs(10);
+/// Requests that are under way when the last connection is told to close, and the closing itself, may take this long.
+const FINISH_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections that were told to close may take this long.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+/// NATS may take this long to hear that the replica gives up its lease and its heartbeat.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What was there before any part of the replica, and what several of them take.
 pub(super) struct Base<'a> {
@@ -222,18 +223,9 @@ impl<'a> Running<'a> {
         outcome
     }
 
-    async fn stop(self, name_is_ours: bool) {
-        let Base { options, connection, provision, identity, .. } = self.base;
-        // `/readyz` fails from here on.
-        sleep(Duration::from_secs(options.drain_grace_seconds)).await;
-        self.stop_accepting.send_replace(true);
-        let spread = Duration::from_secs(options.drain_seconds);
-        if timeout(spread + CLOSE_PATIENCE, self.hub.drain(spread)).await.is_err() {
-            warn!("some connections did not close in time; they are cut");
-        }
-        if !self.server.is_finished() && timeout(IN_FLIGHT_PATIENCE, self.server).await.is_err() {
-            warn!("requests that were under way for {} s are abandoned", IN_FLIGHT_PATIENCE.as_secs());
-        }
+    async fn stop(mut self, name_is_ours: bool) {
+        self.drain().await;
+        let Base { connection, provision, identity, .. } = self.base;
         self.presence.abort();
         self.mirror.abort();
         self.projection.stop().await;
@@ -244,8 +236,24 @@ impl<'a> Running<'a> {
                 presence::leave(&connection.client, &identity.replica).await;
             }
         };
-        if timeout(Duration::from_secs(2), goodbye).await.is_err() {
+        if timeout(GOODBYE_PATIENCE, goodbye).await.is_err() {
             warn!("NATS does not answer; the lease and the heartbeat of this replica run out by themselves");
+        }
+    }
+
+    /// `/readyz` has begun to fail. Everything else goes on for the grace, so that a balancer can look elsewhere before
+    /// anybody is turned away.
+    async fn drain(&mut self) {
+        sleep(Duration::from_secs(self.base.options.drain_grace_seconds)).await;
+        self.stop_accepting.send_replace(true);
+        let spread = Duration::from_secs(self.base.options.drain_seconds);
+        let requests = async {
+            if !self.server.is_finished() {
+                let _ = (&mut self.server).await;
+            }
+        };
+        if timeout(spread + FINISH_PATIENCE, join(self.hub.drain(spread), requests)).await.is_err() {
+            warn!("some clients did not finish within {} s; they are cut off", FINISH_PATIENCE.as_secs());
         }
     }
 }

@@ -47,7 +47,11 @@ impl Client {
             loop {
                 match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => return Ok(text.to_string()),
-                    Some(Ok(Message::Close(frame))) => return Err(closed(frame)),
+                    Some(Ok(Message::Close(frame))) => {
+                        // Sends the answer that a close asks for.
+                        let _ = self.socket.flush().await;
+                        return Err(closed(frame));
+                    }
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => return Err(closed(None)),
                 }

@@ -102,8 +102,9 @@ impl Replica {
         let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_tidings"));
         let mut command = Command::new(self.spec.binary.as_deref().unwrap_or(built));
-        command.arg("serve").args(["--listen", "127.0.0.1:0"]).arg("--data-dir").arg(self.data_dir());
-        command.args(["--drain-seconds", "0"]);
+        command.arg("serve").arg("--data-dir").arg(self.data_dir());
+        // Variables, so that a test can choose otherwise with a flag.
+        command.env("TIDINGS_LISTEN", "127.0.0.1:0").env("TIDINGS_DRAIN_SECONDS", "0");
         match &self.spec.nats {
             Some(url) => command.args(["--nats", url]),
             None => command.arg("--nats-server").arg(nats_server()),
