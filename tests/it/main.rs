@@ -28,5 +28,6 @@ mod operations;
 mod presence;
 mod projection;
 mod rebuild;
+mod rolling;
 mod tidy;
 mod websocket;

@@ -128,6 +128,11 @@ impl Client {
         self.send_text(&message.to_string()).await;
     }
 
+    /// Sends it unless the connection has ended.
+    pub async fn try_send(&mut self, message: Value) {
+        self.send_raw(Message::text(message.to_string())).await;
+    }
+
     pub async fn send_text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.unwrap();
     }
