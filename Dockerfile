@@ -1,7 +1,8 @@
 # Tidings as an image: one binary that joins a NATS cluster (docker-compose.yml shows a whole one).
 # No nats-server is inside: a container runs a replica, and the log lives elsewhere.
 
-FROM rust:1-slim-bookworm AS build
+# The version is rust-version in Cargo.toml.
+FROM rust:1.95-slim-trixie AS build
 WORKDIR /src
 
 # Only what the build reads. The binary embeds definitions from nats/ and schemas/.
@@ -17,7 +18,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 
 
 # The same Debian as the builder's: the binary is linked to its C library.
-FROM debian:bookworm-slim
+FROM debian:trixie-slim
 
 # For TLS to NATS. /data belongs to the user that runs, and a new volume takes that over.
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates \
@@ -25,6 +26,11 @@ RUN apt-get update && apt-get install --yes --no-install-recommends ca-certifica
     && install --directory --owner 65532 --group 65532 /data
 
 COPY --from=build /out/tidings /usr/local/bin/tidings
+
+LABEL org.opencontainers.image.title="Tidings" \
+      org.opencontainers.image.description="One announcement to every connected user, on an event log that proves it." \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
 
 # Loopback inside a container reaches nobody.
 ENV TIDINGS_LISTEN=0.0.0.0:8000 TIDINGS_DATA_DIR=/data

@@ -10,6 +10,7 @@ mod audit;
 mod audit_follow;
 mod chaos;
 mod checklist;
+mod compose;
 mod contracts;
 mod convergence;
 mod diagnostics;

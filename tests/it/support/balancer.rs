@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use super::nats::{free_port, tail};
-use super::{Replica, eventually};
+use super::{Replica, eventually, shipped};
 
 /// Which one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Balancer {
             Kind::Haproxy => ("haproxy.cfg", "bind :8000", &["-db", "-f", "haproxy.cfg"][..]),
             Kind::Nginx => ("nginx.conf", "listen 8000", &["-e", "stderr", "-p", ".", "-c", "main.conf"][..]),
         };
-        let mut shipped = shipped(file);
+        let mut shipped = shipped(&format!("balancer/{file}"));
         let listen = listening.replace(":8000", "8000").replace("8000", &format!("127.0.0.1:{port}"));
         replace(&mut shipped, listening, &listen);
         for (n, replica) in (1..).zip(replicas) {
@@ -76,11 +76,6 @@ http {
 }
 ";
 
-/// A file of `balancer/`.
-pub fn shipped(file: &str) -> String {
-    fs::read_to_string(format!("{}/balancer/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
-
 fn replace(text: &mut String, from: &str, to: &str) {
     assert_eq!(text.matches(from).count(), 1, "{from} is once in:\n{text}");
     *text = text.replace(from, to);
@@ -91,7 +86,7 @@ fn address(replica: &Replica) -> String {
 }
 
 /// Debian keeps servers in a folder that is not on everybody's PATH.
-pub fn program(kind: Kind) -> PathBuf {
+fn program(kind: Kind) -> PathBuf {
     let name = if kind == Kind::Haproxy { "haproxy" } else { "nginx" };
     let path = std::env::var("PATH").unwrap_or_default();
     let folders = path.split(':').chain(["/usr/sbin", "/sbin"]).map(PathBuf::from);

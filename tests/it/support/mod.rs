@@ -60,3 +60,9 @@ pub fn nats_server() -> PathBuf {
 pub fn percent_encoded(text: &str) -> String {
     text.bytes().flat_map(|byte| ["%".to_owned(), format!("{byte:02X}")]).collect()
 }
+
+/// A file of the repository.
+pub fn shipped(path: &str) -> String {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{path}: {error}"))
+}

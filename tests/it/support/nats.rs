@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,27 +20,45 @@ pub struct Nats {
     child: Option<Child>,
     directory: TempDir,
     port: u16,
+    configuration: PathBuf,
+    environment: Vec<(&'static str, String)>,
     extra: Vec<String>,
 }
 
 impl Nats {
     /// Starts a server of its own, with JetStream.
     pub async fn start() -> Self {
-        let mut nats = Self::prepared("nats", Vec::new());
+        let mut nats = Self::prepared();
+        let configuration = format!(
+            "server_name: nats\nhost: 127.0.0.1\nmax_payload: 1MB\n\
+             jetstream {{ store_dir: \"{}\", max_file_store: 20GB, max_memory_store: 1GB, sync_interval: always }}\n",
+            nats.store().display()
+        );
+        fs::write(&nats.configuration, configuration).unwrap();
         nats.spawn();
         nats.ready().await;
         nats
     }
 
-    fn prepared(name: &str, extra: Vec<String>) -> Self {
+    fn prepared() -> Self {
         let directory = tempfile::Builder::new().prefix("tidings-nats-").tempdir().unwrap();
-        let configuration = format!(
-            "server_name: {name}\nhost: 127.0.0.1\nmax_payload: 1MB\n\
-             jetstream {{ store_dir: \"{}\", max_file_store: 20GB, max_memory_store: 1GB, sync_interval: always }}\n",
-            directory.path().join("store").display()
-        );
-        fs::write(directory.path().join("nats.conf"), configuration).unwrap();
-        Self { child: None, directory, port: free_port(), extra }
+        let configuration = directory.path().join("nats.conf");
+        let (environment, extra) = (Vec::new(), Vec::new());
+        Self { child: None, directory, port: free_port(), configuration, environment, extra }
+    }
+
+    /// A node of three, as `nats/cluster.conf` has it; the flags are those that it names for one machine.
+    fn node(n: usize, cluster_port: u16, routes: &str) -> Self {
+        let mut nats = Self::prepared();
+        nats.configuration = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/cluster.conf");
+        nats.environment = vec![
+            ("NATS_NAME", format!("n{n}")),
+            ("NATS_STORE", nats.store().display().to_string()),
+            ("NATS_ROUTES", routes.to_owned()),
+        ];
+        let cluster = format!("nats://127.0.0.1:{cluster_port}");
+        nats.extra = ["-a", "127.0.0.1", "-m", "-1", "--cluster", &cluster].map(str::to_owned).to_vec();
+        nats
     }
 
     fn spawn(&mut self) {
@@ -50,9 +68,10 @@ impl Nats {
         let child = Command::new(env!("CARGO_BIN_EXE_tidings"))
             .arg("nats-child")
             .arg(nats_server())
-            .args(["-c".as_ref(), self.directory.path().join("nats.conf").as_os_str()])
+            .args(["-c".as_ref(), self.configuration.as_os_str()])
             .args(["-p", &self.port.to_string()])
             .args(&self.extra)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -190,7 +209,7 @@ pub fn provision(replicas: usize) -> Provision {
     Provision { replicas, log_max_bytes: 1 << 30, acks_max_age: Duration::from_hours(1) }
 }
 
-/// Three servers of one cluster.
+/// Three servers of one cluster, by the configuration that is shipped for it.
 pub struct Cluster {
     pub nodes: Vec<Nats>,
 }
@@ -198,17 +217,10 @@ pub struct Cluster {
 impl Cluster {
     pub async fn start() -> Self {
         let ports: Vec<_> = (0..3).map(|_| free_port()).collect();
-        let routes =
-            ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
-        let mut nodes: Vec<_> = ports
-            .iter()
-            .enumerate()
-            .map(|(n, port)| {
-                let cluster = format!("nats://127.0.0.1:{port}");
-                let extra = ["--cluster_name", "tidings", "--cluster", &cluster, "--routes", &routes];
-                Nats::prepared(&format!("n{n}"), extra.map(str::to_owned).to_vec())
-            })
-            .collect();
+        let routes: Vec<_> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let routes = format!("[{}]", routes.join(", "));
+        let mut nodes: Vec<_> =
+            ports.iter().enumerate().map(|(n, port)| Nats::node(n, *port, &routes)).collect();
         nodes.iter_mut().for_each(Nats::spawn);
         for node in &mut nodes {
             node.ready().await;
