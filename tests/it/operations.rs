@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::support::nats::provision;
-use crate::support::{Nats, Replica, Spec, eventually};
+use crate::support::{Nats, Replica, Spec, eventually, nats_server};
 
 /// Runs the binary by itself, without the environment of whoever runs the tests.
 async fn tidings(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -186,6 +186,40 @@ async fn what_nats_will_never_grant_ends_the_start_and_says_what_to_do() {
         let said = tidings(&["admin", "provision", "--nats", &nats.url(), option, value], &[]).await;
         assert!(!said.status.success() && stderr(&said).contains(advice), "{}", stderr(&said));
     }
+}
+
+#[tokio::test]
+async fn the_configuration_of_a_single_node_is_understood_and_insists_on_a_store() {
+    let check = |store: Option<&'static str>| {
+        let mut command = Command::new(nats_server());
+        command.args(["-t", "-c", concat!(env!("CARGO_MANIFEST_DIR"), "/nats/server.conf")]).env_clear();
+        command.envs(store.map(|store| ("NATS_STORE", store))).output()
+    };
+    let understood = check(Some("/var/lib/tidings/nats")).await.unwrap();
+    assert!(understood.status.success(), "{}", stderr(&understood));
+    assert!(!check(None).await.unwrap().status.success(), "nobody starts on an empty log by a slip");
+}
+
+#[tokio::test]
+async fn a_full_log_refuses_until_its_limit_is_raised() {
+    let nats = Nats::start().await;
+    let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--log-max-bytes", "20000"])).await;
+    let post = || replica.request(Method::POST, "").json(&json!({"message": "x".repeat(280)})).send();
+    let refused = loop {
+        let answer = post().await.unwrap();
+        if answer.status() != 201 {
+            break answer;
+        }
+    };
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "60"));
+    assert_eq!(refused.json::<Value>().await.unwrap()["code"], "log_full");
+    assert!(replica.readyz().await["sequence"].as_u64().unwrap() > 10, "nothing old was dropped");
+
+    let context = nats.jetstream().await;
+    let mut log = context.get_stream("BROADCASTS").await.unwrap();
+    let raised = Config { max_bytes: 40_000, ..log.info().await.unwrap().config.clone() };
+    context.update_stream(raised).await.unwrap();
+    assert_eq!(post().await.unwrap().status(), 201, "without a restart");
 }
 
 #[tokio::test]

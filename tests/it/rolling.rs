@@ -39,7 +39,7 @@ async fn rolling_restart(kind: Kind, grace: &str) -> Vec<Posted> {
     let mut replicas = three(&nats, grace).await;
     let balancer = Balancer::start(kind, &replicas).await;
     let audience: Vec<_> = (0..WEBSOCKETS)
-        .map(|n| Member::websocket(balancer.url(), format!("w{n}")))
+        .map(|n| Member::websocket(&balancer.url(), format!("w{n}")))
         .chain((0..EVENT_STREAMS).map(|n| Member::event_stream(balancer.url(), format!("s{n}"))))
         .collect();
     let stop = Arc::new(AtomicBool::new(false));

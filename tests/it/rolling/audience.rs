@@ -78,7 +78,7 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn websocket(url: String, user: String) -> Self {
+    pub fn websocket(url: &str, user: String) -> Self {
         let journal = Journal { user, acknowledges: true, ..Journal::default() };
         let journal = Arc::new(Mutex::new(journal));
         let task = tokio::spawn(listen_by_websocket(url.replace("http", "ws"), journal.clone()));
