@@ -72,7 +72,7 @@ fn every_variable_of_a_replica_is_an_option_that_takes_it() {
 
 #[test]
 fn a_replica_has_time_to_drain_and_files_for_its_connections() {
-    let balancer = shipped("balancer/haproxy.cfg");
+    let balancer = shipped("tests/balancer/haproxy.cfg");
     for (name, replica) in services(&compose(), "replica-") {
         let options = options(&environment(replica));
         let seconds = options.drain_grace_seconds + options.drain_seconds + PATIENCE_SECONDS;
@@ -130,7 +130,7 @@ fn what_is_mounted_is_there() {
             assert!(compose["networks"].get(network).is_some(), "{name}: {network}");
         }
     }
-    let balancer = shipped("balancer/haproxy.cfg");
+    let balancer = shipped("tests/balancer/haproxy.cfg");
     for (name, _) in services(&compose, "replica-") {
         assert!(balancer.contains(&format!("server {name} {name}:8000\n")), "the balancer knows {name}");
     }

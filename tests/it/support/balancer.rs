@@ -1,4 +1,4 @@
-//! Real balancers, with the configurations of `balancer/`: only addresses differ from what is shipped.
+//! Real balancers, with the configurations of `tests/balancer/`: only addresses differ from what is shipped.
 
 use std::fs;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ impl Balancer {
             Kind::Haproxy => ("haproxy.cfg", "bind :8000", &["-db", "-f", "haproxy.cfg"][..]),
             Kind::Nginx => ("nginx.conf", "listen 8000", &["-e", "stderr", "-p", ".", "-c", "main.conf"][..]),
         };
-        let mut shipped = shipped(&format!("balancer/{file}"));
+        let mut shipped = shipped(&format!("tests/balancer/{file}"));
         let listen = listening.replace(":8000", "8000").replace("8000", &format!("127.0.0.1:{port}"));
         replace(&mut shipped, listening, &listen);
         for (n, replica) in (1..).zip(replicas) {
