@@ -142,6 +142,7 @@ fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
     let _ = writeln!(
         std::io::stdout(),
         "\nTidings listens at {url}. Its event log is in NATS at {log}.\n\n\
+         Page:    {url}\n\
          Listen:  curl -N '{base}/events?user_id=1'\n\
          Post:    curl -X POST {base} -H 'Content-Type: application/json' -d '{{\"message\": \"Test\", \"type\": \"info\"}}'\n\
          Clear:   curl -X POST {base}/clear\n\

@@ -18,6 +18,11 @@ pub fn ok(sequence: Option<u64>, body: Value) -> Response {
     answer(StatusCode::OK, sequence, body)
 }
 
+/// `304`: the caller has it already.
+pub fn not_modified() -> StatusCode {
+    StatusCode::NOT_MODIFIED
+}
+
 fn answer(status: StatusCode, sequence: Option<u64>, body: Value) -> Response {
     let mut response = (status, Json(body)).into_response();
     if let Some(sequence) = sequence {

@@ -9,6 +9,7 @@ mod history;
 pub mod identity;
 mod observe;
 mod operations;
+mod page;
 mod request;
 mod sse;
 pub mod state;
@@ -37,11 +38,14 @@ pub fn router(app: App) -> Router {
         .route("/{id}/acks", get(history::acks))
         .route("/ws", get(ws::upgrade))
         .route("/events", get(sse::events));
+    // Where nobody says who they are by themselves, the page is of no use, and its addresses do not exist.
+    let page = if app.serves_page { page::routes(&app.channels) } else { Router::new() };
     Router::new()
         .nest("/api/{channel}/broadcast", broadcast)
         // The seed's clients post without the slash, and some frameworks add one.
         .route("/api/{channel}/broadcast/", post(broadcasts::create))
         .layer(from_fn(identity::same_origin))
+        .merge(page)
         .route("/livez", get(operations::livez))
         .route("/readyz", get(operations::readyz))
         .route("/metrics", get(operations::metrics))

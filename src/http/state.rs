@@ -51,6 +51,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// The limits of the edge.
     pub limits: Limits,
+    /// Whether there is a page at `/`: with dev auth.
+    pub serves_page: bool,
     /// Whether it is stopping.
     pub shutdown: Shutdown,
     /// What time it is.

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::clock::{Clock, SystemClock};
 use crate::commands::data_dir::DataDir;
-use crate::config::Serve;
+use crate::config::{Auth, Serve};
 use crate::domain::Channel;
 use crate::http::{router, state};
 use crate::log::EventLog;
@@ -162,6 +162,9 @@ impl<'a> Base<'a> {
             nats: self.connection.clone(),
             metrics: Arc::new(self.metrics.clone()),
             limits,
+            serves_page: match self.options.auth {
+                Auth::Dev => true,
+            },
             shutdown: self.shutdown.clone(),
             clock: self.clock.clone(),
         }

@@ -1,0 +1,127 @@
+//! The page at `/`: a creator's form and, beside it, the client that a user has. Its files are part of the binary.
+//!
+//! It says who it is as dev auth has it, so it is served with dev auth only; elsewhere its addresses do not exist.
+
+use axum::Router;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use super::answer;
+use super::state::App;
+use crate::domain::Channel;
+
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const ICON: &str = "image/svg+xml";
+
+/// What `index.html` refers to, by the name under which it does.
+const ASSETS: [(&str, &str, &str); 7] = [
+    ("/page/api.js", SCRIPT, include_str!("page/api.js")),
+    ("/page/app.js", SCRIPT, include_str!("page/app.js")),
+    ("/page/client.js", SCRIPT, include_str!("page/client.js")),
+    ("/page/creator.js", SCRIPT, include_str!("page/creator.js")),
+    ("/page/device.js", SCRIPT, include_str!("page/device.js")),
+    ("/page/style.css", STYLE, include_str!("page/style.css")),
+    ("/page/icon.svg", ICON, include_str!("page/icon.svg")),
+];
+
+/// Where `index.html` wants the channels.
+const CHANNELS: &str = "<!-- channels -->";
+
+/// A browser may load, run and talk to what this replica serves, and nothing else; nobody may put the page in a
+/// frame; and no script can turn a text into markup, since there is no policy that would let it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// Every response carries these.
+const HEADERS: [(HeaderName, HeaderValue); 4] = [
+    (CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    // Kept, and asked about each time: after an update nobody runs the old script against the new service.
+    (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+];
+
+/// The addresses of the page.
+pub fn routes(channels: &[Channel]) -> Router<App> {
+    let index = include_str!("page/index.html").replace(CHANNELS, &choices(channels));
+    let index = Router::new().route("/", File::new(HTML, index.into()).route());
+    ASSETS.into_iter().fold(index, |router, (path, kind, text)| {
+        router.route(path, File::new(kind, Bytes::from_static(text.as_bytes())).route())
+    })
+}
+
+/// The channels to choose from. Their names need no escaping: letters, digits, `-` and `_`.
+fn choices(channels: &[Channel]) -> String {
+    channels.iter().map(|channel| format!("<option>{channel}</option>")).collect()
+}
+
+/// A file as it is served.
+#[derive(Clone)]
+struct File {
+    kind: &'static str,
+    body: Bytes,
+    etag: String,
+}
+
+impl File {
+    fn new(kind: &'static str, body: Bytes) -> Self {
+        let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&Sha256::digest(&body)[..12]));
+        Self { kind, body, etag }
+    }
+
+    fn route(self) -> axum::routing::MethodRouter<App> {
+        get(async move |headers: HeaderMap| self.answer(&headers))
+    }
+
+    fn answer(&self, headers: &HeaderMap) -> Response {
+        let etag = [(ETAG, self.etag.as_str())];
+        if self.is_known(headers) {
+            return (HEADERS, etag, answer::not_modified()).into_response();
+        }
+        (HEADERS, etag, [(CONTENT_TYPE, self.kind)], self.body.clone()).into_response()
+    }
+
+    /// Whether the browser has it already.
+    fn is_known(&self, headers: &HeaderMap) -> bool {
+        let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        known
+            .flat_map(|value| value.split(','))
+            .map(|tag| tag.trim().trim_start_matches("W/"))
+            .any(|tag| tag == self.etag || tag == "*")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_names_the_channels_that_exist() {
+        let channels = ["creator", "fo-rum_2"].map(|name| name.parse().unwrap());
+        assert_eq!(choices(&channels), "<option>creator</option><option>fo-rum_2</option>");
+        assert_eq!(include_str!("page/index.html").matches(CHANNELS).count(), 1);
+    }
+
+    #[test]
+    fn a_browser_that_has_it_is_known_by_any_of_its_tags() {
+        let file = File::new(STYLE, Bytes::from_static(b"a"));
+        let known =
+            |value: String| file.is_known(&[(IF_NONE_MATCH, value.parse().unwrap())].into_iter().collect());
+        assert!(
+            known(file.etag.clone()) && known(format!("\"x\", W/{}", file.etag)) && known("*".to_owned())
+        );
+        assert!(!known("\"x\"".to_owned()) && !file.is_known(&HeaderMap::new()));
+        assert_ne!(file.etag, File::new(STYLE, Bytes::from_static(b"b")).etag);
+    }
+}

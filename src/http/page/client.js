@@ -1,0 +1,242 @@
+// A client of Tidings for one user in one channel. It knows the wire and no page, so an application can take it as it is.
+//
+//   const client = new LiveClient("ws://localhost:8000/api/creator/broadcast/ws?user_id=ann");
+//   client.addEventListener("change", () => render(client));
+//   client.start();
+//
+// What it is at any moment is in its properties:
+//
+//   phase       "connecting", "live", "waiting" (until `retryAt`), or "stopped"
+//   broadcast   what this user should see now, or null
+//   receipt     how far the acknowledgement of it is: null, "sending", "confirmed", "elsewhere" or "failed"
+//   failure     why, when it failed: the server's sentence
+//
+// Each "message" event has what the server said, for those who want more of it; each "traffic" event a text as it
+// went over the wire, for those who want to look.
+
+/** The wait before the nth attempt grows from the first of these to the last. */
+const FIRST_WAIT_MS = 500;
+const LONGEST_WAIT_MS = 30_000;
+
+/** A server that is full is not asked as soon as one that is gone. */
+const FULL_WAIT_MS = 4_000;
+
+/** A connection that held this long was a good one: the next wait is short again. */
+const STEADY_MS = 10_000;
+
+/** Whoever opened a connection and is not greeted within this time tries another one. */
+const GREETING_MS = 10_000;
+
+/** Close codes that ask for something. After any other one the client just comes back. */
+const RESTART = 1012;
+const TRY_AGAIN_LATER = 1013;
+
+export class LiveClient extends EventTarget {
+  phase = "stopped";
+  retryAt = 0;
+  broadcast = null;
+  receipt = null;
+  failure = "";
+  mode = "";
+
+  #url;
+  #socket = null;
+  #attempts = 0;
+  #liveSince = 0;
+  #patienceMs = GREETING_MS;
+  #retryTimer = 0;
+  #silenceTimer = 0;
+  /** Acknowledgements that the user gave and the server has not confirmed. They outlive a connection. */
+  #unconfirmed = new Set();
+
+  constructor(url) {
+    super();
+    this.#url = url;
+  }
+
+  start() {
+    if (this.phase !== "stopped") return;
+    addEventListener("online", this.reconnect);
+    this.#connect();
+  }
+
+  stop() {
+    removeEventListener("online", this.reconnect);
+    this.#abandon();
+    this.#become("stopped");
+  }
+
+  /** Does not wait any longer. */
+  reconnect = () => {
+    if (this.phase === "waiting") this.#connect();
+  };
+
+  /** Acknowledges what is shown. It counts when `receipt` is "confirmed", which may take a reconnect. */
+  acknowledge() {
+    const settled = this.receipt === "confirmed" || this.receipt === "elsewhere";
+    if (!this.broadcast || settled || this.receipt === "sending") return;
+    const { id } = this.broadcast;
+    this.#unconfirmed.add(id);
+    this.#receive(id, "sending");
+    this.#acknowledge(id);
+    this.#changed();
+  }
+
+  // The connection.
+
+  #connect() {
+    this.#abandon();
+    const socket = new WebSocket(this.#url);
+    this.#socket = socket;
+    this.#patienceMs = GREETING_MS;
+    this.#expectSomething();
+    this.#become("connecting");
+    socket.onmessage = ({ data }) => this.#hear(data);
+    socket.onclose = ({ code, reason }) => this.#lost(code, reason);
+  }
+
+  /** Lets go of the connection, and of everything that would still come from it. */
+  #abandon() {
+    clearTimeout(this.#retryTimer);
+    clearTimeout(this.#silenceTimer);
+    if (!this.#socket) return;
+    this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.close();
+    this.#socket = null;
+  }
+
+  #lost(code, reason) {
+    const held = this.phase === "live" ? Date.now() - this.#liveSince : 0;
+    this.#abandon();
+    if (held > STEADY_MS) this.#attempts = 0;
+    const wait = hint(code, reason) ?? this.#backoff(code);
+    this.#attempts += 1;
+    this.#tell("traffic", { direction: "in", text: `closed: ${code} ${reason}`.trim() });
+    this.retryAt = Date.now() + wait;
+    this.#retryTimer = setTimeout(this.reconnect, wait);
+    this.#become("waiting");
+  }
+
+  /** Twice as long each time, and nobody at the same moment: what all clients lost, they do not all rush at. */
+  #backoff(code) {
+    const atLeast = code === TRY_AGAIN_LATER ? FULL_WAIT_MS : FIRST_WAIT_MS;
+    const ceiling = Math.min(LONGEST_WAIT_MS, Math.max(atLeast, FIRST_WAIT_MS * 2 ** this.#attempts));
+    return ceiling / 2 + (Math.random() * ceiling) / 2;
+  }
+
+  /** A connection may be dead without a word. The server speaks at least every heartbeat, so silence shows it. */
+  #expectSomething() {
+    clearTimeout(this.#silenceTimer);
+    this.#silenceTimer = setTimeout(() => this.#lost(0, "silent"), this.#patienceMs);
+  }
+
+  #say(text) {
+    if (this.#socket?.readyState !== WebSocket.OPEN) return;
+    this.#socket.send(text);
+    this.#tell("traffic", { direction: "out", text });
+  }
+
+  #acknowledge(id) {
+    // Before the greeting there is nobody to talk to yet: the greeting sends it.
+    if (this.phase === "live") this.#say(JSON.stringify({ type: "acknowledge_broadcast", broadcast_id: id }));
+  }
+
+  // What the server says.
+
+  #hear(text) {
+    this.#tell("traffic", { direction: "in", text });
+    if (text === "ping") this.#say("pong");
+    else if (text !== "pong") this.#understand(JSON.parse(text));
+    this.#expectSomething();
+  }
+
+  #understand(message) {
+    switch (message.type) {
+      case "connected":
+        this.#greeted(message);
+        break;
+      case "active_broadcast":
+      case "new_broadcast":
+        this.#show(message.broadcast);
+        break;
+      case "broadcast_cleared":
+      case "resync":
+        this.#show(null);
+        break;
+      case "acknowledged":
+        this.#confirmed(message.broadcast_id, "confirmed");
+        break;
+      case "broadcast_acknowledged":
+        this.#confirmed(message.broadcast_id, "elsewhere");
+        break;
+      case "mode":
+        this.mode = message.mode;
+        break;
+      case "error":
+        this.#refused(message);
+        break;
+      // Other types are for others, or for later: a client passes over what it does not know.
+    }
+    this.#changed();
+    this.#tell("message", message);
+  }
+
+  #greeted({ mode, heartbeat_seconds: seconds }) {
+    this.mode = mode;
+    this.#patienceMs = seconds * 2_500;
+    this.#liveSince = Date.now();
+    this.#become("live");
+    // Whether these arrived is unknown. To send them again is safe: a user counts once.
+    this.#unconfirmed.forEach((id) => this.#acknowledge(id));
+  }
+
+  #show(broadcast) {
+    if (broadcast?.id === this.broadcast?.id) return;
+    this.broadcast = broadcast;
+    this.receipt = broadcast && this.#unconfirmed.has(broadcast.id) ? "sending" : null;
+    this.failure = "";
+  }
+
+  #confirmed(id, how) {
+    this.#unconfirmed.delete(id);
+    this.#receive(id, how);
+  }
+
+  #refused({ broadcast_id: id, message }) {
+    if (!id) return;
+    this.#unconfirmed.delete(id);
+    this.#receive(id, "failed", message);
+  }
+
+  #receive(id, receipt, failure = "") {
+    if (id !== this.broadcast?.id) return;
+    this.receipt = receipt;
+    this.failure = failure;
+  }
+
+  // Telling.
+
+  #become(phase) {
+    this.phase = phase;
+    this.#changed();
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** How long a replica that stops asks its clients to wait: it spreads them over the others. */
+function hint(code, reason) {
+  if (code !== RESTART) return null;
+  try {
+    const { retry_after_ms: ms } = JSON.parse(reason);
+    return ms >= 0 && ms <= LONGEST_WAIT_MS ? ms : null;
+  } catch {
+    return null;
+  }
+}
