@@ -63,7 +63,7 @@ pub fn routes(channels: &[Channel]) -> Router<App> {
 
 /// The channels to choose from. Their names need no escaping: letters, digits, `-` and `_`.
 fn choices(channels: &[Channel]) -> String {
-    channels.iter().map(|channel| format!("<option>{channel}</option>")).collect()
+    channels.iter().map(|channel| format!("<option>{channel}</option>")).collect::<Vec<_>>().concat()
 }
 
 /// A file as it is served.

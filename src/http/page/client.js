@@ -156,6 +156,9 @@ export class LiveClient extends EventTarget {
         this.#greeted(message);
         break;
       case "active_broadcast":
+        // Nothing to show may mean that an acknowledgement got there after all. The answer to it will tell.
+        if (message.broadcast || this.receipt !== "sending") this.#show(message.broadcast);
+        break;
       case "new_broadcast":
         this.#show(message.broadcast);
         break;

@@ -47,6 +47,7 @@ export function begin(isLive) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
   countCharacters();
+  document.addEventListener("visibilitychange", () => document.hidden || refresh());
   setInterval(() => {
     if (active && isLive() && !document.hidden) refresh();
   }, LOOK_EVERY_MS);

@@ -1,6 +1,7 @@
 //! The harness: reads like the interface. Everything that it starts it ends, by its own handle.
 
 pub mod balancer;
+pub mod browser;
 pub mod client;
 pub mod events;
 pub mod log;
@@ -13,6 +14,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+pub use browser::Browser;
 pub use client::Client;
 pub use events::Events;
 pub use nats::{Cluster, Nats};

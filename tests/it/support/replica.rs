@@ -19,6 +19,8 @@ pub struct Spec {
     pub nats: Option<String>,
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
+    /// Where it listens; 0 lets the system choose.
+    pub port: u16,
     /// Another name of the built binary, where it matters by which it is run.
     pub binary: Option<PathBuf>,
 }
@@ -90,6 +92,11 @@ impl Replica {
         Self { child: None, directory, spec, http }
     }
 
+    /// From now on it starts where it listens now, so that its clients find it again.
+    pub fn keep_port(&mut self) {
+        self.spec.port = self.url().rsplit(':').next().unwrap().parse().unwrap();
+    }
+
     /// Starts it (again), on the same data directory, and waits until it is ready.
     pub async fn start_again(&mut self) {
         self.spawn();
@@ -104,7 +111,8 @@ impl Replica {
         let mut command = Command::new(self.spec.binary.as_deref().unwrap_or(built));
         command.arg("serve").arg("--data-dir").arg(self.data_dir());
         // Variables, so that a test can choose otherwise with a flag.
-        command.env("TIDINGS_LISTEN", "127.0.0.1:0").env("TIDINGS_DRAIN_SECONDS", "0");
+        let listen = format!("127.0.0.1:{}", self.spec.port);
+        command.env("TIDINGS_LISTEN", listen).env("TIDINGS_DRAIN_SECONDS", "0");
         match &self.spec.nats {
             Some(url) => command.args(["--nats", url]),
             None => command.arg("--nats-server").arg(nats_server()),
