@@ -9,7 +9,10 @@ const channel = document.getElementById("channel");
 
 let client = null;
 
-/** The role makes the one connection of this page tell the left side too how many are connected. An application's user needs none. */
+/**
+ * Where the client connects. By the role, the one connection of this page tells the left side too how many are
+ * connected; the user of an application needs none.
+ */
 function address() {
   const url = new URL(`/api/${encodeURIComponent(channel.value)}/broadcast/ws`, location.href);
   url.protocol = url.protocol.replace("http", "ws");
