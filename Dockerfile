@@ -6,7 +6,7 @@ FROM rust:1.95-slim-trixie AS build
 WORKDIR /src
 
 # Only what the build reads. The binary embeds definitions from nats/ and schemas/.
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY nats nats
 COPY schemas schemas

@@ -38,6 +38,12 @@ pub enum Command {
     /// Look after a deployment.
     #[command(subcommand)]
     Admin(Admin),
+    /// Print an interface description of this build, whole, as a replica serves it.
+    Contract {
+        /// Which one.
+        #[arg(value_enum)]
+        document: Contract,
+    },
     /// How `serve` starts its embedded nats-server.
     #[command(name = crate::log::embedded::CHILD_COMMAND, hide = true)]
     NatsChild {
@@ -47,6 +53,15 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+}
+
+/// An interface description.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Contract {
+    /// The HTTP interface, as OpenAPI 3.1.
+    Openapi,
+    /// The messages of live connections and the events of the log, as AsyncAPI 3.0.
+    Asyncapi,
 }
 
 /// Where the log is.

@@ -40,6 +40,7 @@ pub mod projection;
 pub mod submit;
 pub mod push;
 pub mod audit;
+pub mod contract;
 pub mod http;
 pub mod config;
 pub mod commands;

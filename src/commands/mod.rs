@@ -14,7 +14,8 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tracing::error;
 
-use crate::config::{Cli, Command, LogFormat, Nats};
+use crate::config::{Cli, Command, Contract, LogFormat, Nats};
+use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::log::connection::{Connection, connect};
 use crate::log::embedded;
 
@@ -40,6 +41,13 @@ pub fn run() -> ExitCode {
             Command::Serve(options) => serve::serve(options).await.map(|()| ExitCode::SUCCESS),
             Command::Audit(command) => audit::run(command).await,
             Command::Admin(command) => admin::run(command).await,
+            Command::Contract { document } => {
+                print(match document {
+                    Contract::Openapi => OPENAPI,
+                    Contract::Asyncapi => ASYNCAPI,
+                })?;
+                Ok(ExitCode::SUCCESS)
+            }
             Command::NatsChild { .. } => Ok(ExitCode::FAILURE),
         }
     });

@@ -11,6 +11,7 @@ mod observe;
 mod operations;
 mod page;
 mod request;
+pub mod routes;
 mod sse;
 pub mod state;
 mod stats;
@@ -19,36 +20,44 @@ mod ws;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
 
 use error::ApiError;
+use routes::Routes;
 use state::App;
+
+/// Every route.
+pub fn routes() -> Routes {
+    let broadcast = Routes::default()
+        .post("/", broadcasts::create)
+        .post("/clear", broadcasts::clear)
+        .post("/acknowledge", acks::acknowledge)
+        .get("/active", broadcasts::active)
+        .get("/limits", broadcasts::limits)
+        .get("/stats", stats::stats)
+        .get("/history", history::history)
+        .get("/{id}", history::one)
+        .get("/{id}/acks", history::acks)
+        .get("/ws", ws::upgrade)
+        .get("/events", sse::events);
+    Routes::default()
+        .nest("/api/{channel}/broadcast", broadcast)
+        // The seed's clients post without the slash, and some frameworks add one.
+        .post("/api/{channel}/broadcast/", broadcasts::create)
+        .map(|router| router.layer(from_fn(identity::same_origin)))
+        .get("/livez", operations::livez)
+        .get("/readyz", operations::readyz)
+        .get("/metrics", operations::metrics)
+        .get("/openapi.yaml", operations::openapi)
+        .get("/asyncapi.yaml", operations::asyncapi)
+}
 
 /// The whole interface over a replica.
 pub fn router(app: App) -> Router {
-    let broadcast = Router::new()
-        .route("/", post(broadcasts::create))
-        .route("/clear", post(broadcasts::clear))
-        .route("/acknowledge", post(acks::acknowledge))
-        .route("/active", get(broadcasts::active))
-        .route("/limits", get(broadcasts::limits))
-        .route("/stats", get(stats::stats))
-        .route("/history", get(history::history))
-        .route("/{id}", get(history::one))
-        .route("/{id}/acks", get(history::acks))
-        .route("/ws", get(ws::upgrade))
-        .route("/events", get(sse::events));
     // Where nobody says who they are by themselves, the page is of no use, and its addresses do not exist.
     let page = if app.serves_page { page::routes(&app.channels) } else { Router::new() };
-    Router::new()
-        .nest("/api/{channel}/broadcast", broadcast)
-        // The seed's clients post without the slash, and some frameworks add one.
-        .route("/api/{channel}/broadcast/", post(broadcasts::create))
-        .layer(from_fn(identity::same_origin))
+    routes()
+        .into_router()
         .merge(page)
-        .route("/livez", get(operations::livez))
-        .route("/readyz", get(operations::readyz))
-        .route("/metrics", get(operations::metrics))
         .fallback(async || ApiError::not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(app.limits.max_body_bytes))

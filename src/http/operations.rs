@@ -1,4 +1,4 @@
-//! For whoever runs it: is it alive, is it ready, what does it count.
+//! For whoever runs it or builds on it: is it alive, is it ready, what does it count, what is its interface.
 
 use axum::Json;
 use axum::extract::State;
@@ -10,6 +10,7 @@ use tracing::error;
 
 use super::error::ApiError;
 use super::state::App;
+use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::log::Epoch;
 use crate::metrics::{self, Standing};
 use crate::push::wire::Mode;
@@ -81,4 +82,18 @@ fn standing(app: &App) -> Standing {
         hub_requests: app.hub.requests_waiting(),
     };
     Standing { ready: app.is_ready(), log, projection, queues }
+}
+
+/// `GET /openapi.yaml`: what this interface is, for client generators.
+pub async fn openapi() -> impl IntoResponse {
+    yaml(OPENAPI)
+}
+
+/// `GET /asyncapi.yaml`: what the live connections and the log say.
+pub async fn asyncapi() -> impl IntoResponse {
+    yaml(ASYNCAPI)
+}
+
+fn yaml(text: &'static str) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/yaml")], text)
 }

@@ -1,9 +1,10 @@
 //! The wire: every message of the WebSocket and of the event stream, and the codes with which a connection ends.
 //!
-//! `schemas/messages/server.json` and `client.json` say the same as JSON Schema, and tests hold the running service to it.
+//! `schemas/asyncapi.yaml` says the same for clients, and tests hold the running service and these lists to it.
 
 use bytes::Bytes;
 use serde::Serialize;
+use strum::{EnumIter, VariantNames};
 use tracing::error;
 
 use crate::domain::{Broadcast, BroadcastId, EndReason, Kind, Message, Timestamp, UserId};
@@ -51,9 +52,10 @@ impl Mode {
     }
 }
 
-/// What the server says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// What the server says. The names of the variants are the values of `type`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, VariantNames)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 #[expect(missing_docs, reason = "the fields are described once, in schemas/messages/server.json")]
 pub enum ServerMessage<'a> {
     /// The first message of a connection.
@@ -151,12 +153,15 @@ pub struct Frame {
     pub sequence: Option<u64>,
 }
 
-/// What a client says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a client says. The names of the variants are the values of `type`, or the whole text.
+#[derive(Clone, Debug, PartialEq, Eq, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum ClientMessage {
     /// `{"type":"acknowledge_broadcast","broadcast_id"}`
+    #[strum(serialize = "acknowledge_broadcast")]
     Acknowledge(BroadcastId),
     /// `{"type":"get_active_broadcast"}`
+    #[strum(serialize = "get_active_broadcast")]
     GetActive,
     /// The text `ping`.
     Ping,
@@ -205,7 +210,7 @@ const fn error(code: &'static str, message: String) -> ServerMessage<'static> {
 }
 
 /// Why the server ends a connection. Never 1000: the seed's client would not come back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, EnumIter)]
 pub enum Close {
     /// `1012`: the replica restarts; come back after this many milliseconds.
     Restart {

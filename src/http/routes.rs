@@ -1,0 +1,64 @@
+//! A router that knows what it serves, so that the interface description can be held to it.
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::routing::{MethodRouter, get, post};
+
+use super::state::App;
+
+/// A method and a path with `{parameters}`.
+pub type Route = (Method, String);
+
+/// Routes of the interface: those of axum, and a list of them.
+#[derive(Default)]
+pub struct Routes {
+    router: Router<App>,
+    list: Vec<Route>,
+}
+
+impl Routes {
+    /// Adds a `GET`, which answers `HEAD` too.
+    pub fn get<H: Handler<T, App>, T: 'static>(self, path: &str, handler: H) -> Self {
+        self.add(Method::GET, path, get(handler))
+    }
+
+    /// Adds a `POST`.
+    pub fn post<H: Handler<T, App>, T: 'static>(self, path: &str, handler: H) -> Self {
+        self.add(Method::POST, path, post(handler))
+    }
+
+    fn add(mut self, method: Method, path: &str, handler: MethodRouter<App>) -> Self {
+        self.list.push((method, path.to_owned()));
+        Self { router: self.router.route(path, handler), ..self }
+    }
+
+    /// Adds routes below a path.
+    pub fn nest(mut self, path: &str, routes: Self) -> Self {
+        let below =
+            |(method, rest): Route| (method, format!("{path}{}", if rest == "/" { "" } else { &rest }));
+        self.list.extend(routes.list.into_iter().map(below));
+        Self { router: self.router.nest(path, routes.router), ..self }
+    }
+
+    /// Adds routes beside these.
+    pub fn merge(mut self, routes: Self) -> Self {
+        self.list.extend(routes.list);
+        Self { router: self.router.merge(routes.router), ..self }
+    }
+
+    /// Changes how those so far are served, by a layer for instance.
+    pub fn map(self, change: impl FnOnce(Router<App>) -> Router<App>) -> Self {
+        Self { router: change(self.router), ..self }
+    }
+
+    /// What is served.
+    pub fn list(&self) -> &[Route] {
+        &self.list
+    }
+
+    /// The router, to serve it.
+    pub fn into_router(self) -> Router<App> {
+        self.router
+    }
+}
