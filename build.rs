@@ -39,7 +39,7 @@ fn read_json(root: &Path, folder: &Path, files: &mut BTreeMap<String, Value>) ->
         let path = entry?.path();
         if path.is_dir() {
             read_json(root, &path, files)?;
-        } else if path.extension().is_some_and(|ending| ending == "json") {
+        } else if is_json(&path) {
             let name = path.strip_prefix(root)?.to_string_lossy().replace('\\', "/");
             let json = serde_json::from_slice(&fs::read(&path)?).map_err(|e| format!("{name}: {e}"))?;
             files.insert(name, json);
@@ -48,11 +48,15 @@ fn read_json(root: &Path, folder: &Path, files: &mut BTreeMap<String, Value>) ->
     Ok(())
 }
 
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "json")
+}
+
 /// A line with something to put in: what stands before it, and what it is.
 fn reference(line: &str) -> Option<(&str, Place)> {
     let (before, target) = line.strip_suffix('}')?.split_once(" {$ref: ")?;
     let (file, pointer) = target.split_once('#').unwrap_or((target, ""));
-    file.ends_with(".json").then(|| (before, (file.to_owned(), pointer.to_owned())))
+    is_json(Path::new(file)).then(|| (before, (file.to_owned(), pointer.to_owned())))
 }
 
 struct Bundle<'a> {
@@ -79,22 +83,17 @@ impl<'a> Bundle<'a> {
 
     /// The document with everything in its place.
     fn of(&self, text: &str) -> Result<String> {
-        let mut bundled = String::new();
-        for line in text.lines() {
-            match reference(line) {
-                Some((before, place)) => {
-                    let example = place.0.starts_with("examples/");
-                    let json = if example { self.at(&place)?.clone() } else { self.schema(&place)? };
-                    let depth = before.len() - before.trim_start_matches([' ', '-']).len() + 2;
-                    let json = serde_json::to_string_pretty(&json)?;
-                    bundled +=
-                        &format!("{before} {}", json.replace('\n', &format!("\n{}", " ".repeat(depth))));
-                }
-                None => bundled += line,
-            }
-            bundled.push('\n');
-        }
-        Ok(bundled)
+        let lines = text.lines().map(|line| {
+            let Some((before, place)) = reference(line) else { return Ok(format!("{line}\n")) };
+            let example = place.0.starts_with("examples/");
+            let json = if example { self.at(&place)?.clone() } else { self.schema(&place)? };
+            // What is below a key is indented further than the key.
+            let depth = before.len() - before.trim_start_matches([' ', '-']).len() + 2;
+            let json =
+                serde_json::to_string_pretty(&json)?.replace('\n', &format!("\n{}", " ".repeat(depth)));
+            Ok(format!("{before} {json}\n"))
+        });
+        lines.collect()
     }
 
     fn at(&self, (file, pointer): &Place) -> Result<&Value> {

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, Response};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Error;
 
-use crate::support::{Client, Nats, Raw, Replica, eventually};
+use crate::support::{Client, Nats, Raw, Replica, Request, eventually};
 
 /// `(status, headers, body)` of an answer that is JSON; an error must have the one form that errors have.
 async fn answer(response: Response) -> (u16, HeaderMap, Value) {
@@ -24,17 +24,17 @@ async fn answer(response: Response) -> (u16, HeaderMap, Value) {
     (status, headers, body)
 }
 
-async fn sent(request: RequestBuilder) -> (u16, HeaderMap, Value) {
+async fn sent(request: Request) -> (u16, HeaderMap, Value) {
     answer(request.send().await.unwrap()).await
 }
 
-async fn refused(request: RequestBuilder, what: &str, status: u16, code: &str) -> Value {
+async fn refused(request: Request, what: &str, status: u16, code: &str) -> Value {
     let (found, _, body) = sent(request).await;
     assert_eq!((found, body["code"].as_str()), (status, Some(code)), "{what}: {body}");
     body
 }
 
-async fn accepted(request: RequestBuilder) -> Value {
+async fn accepted(request: Request) -> Value {
     let (status, headers, body) = sent(request).await;
     assert!((200..300).contains(&status), "{status}: {body}");
     if let Some(sequence) = body["sequence"].as_u64() {
@@ -44,7 +44,7 @@ async fn accepted(request: RequestBuilder) -> Value {
 }
 
 /// A JSON body as text, so that it may also be none.
-fn json_body(request: RequestBuilder, body: impl Into<reqwest::Body>) -> RequestBuilder {
+fn json_body(request: Request, body: impl Into<reqwest::Body>) -> Request {
     request.header("Content-Type", "application/json").body(body)
 }
 

@@ -10,7 +10,7 @@ use tidings::audit::state::state_at;
 use tidings::log::EventLog;
 use tokio::task::JoinHandle;
 
-use crate::support::{Nats, Replica, eventually};
+use crate::support::{Http, Nats, Replica, eventually};
 
 const ROUNDS: u64 = 5;
 
@@ -34,7 +34,7 @@ struct Journal {
 /// Posts, clears and acknowledges against one replica until told to stop. An answer that does not come promises nothing.
 fn load(url: String, seed: u64, stop: Arc<AtomicBool>) -> JoinHandle<Journal> {
     tokio::spawn(async move {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+        let http = Http::patient(Duration::from_secs(5));
         let mut random = Random(seed);
         let mut journal = Journal::default();
         while !stop.load(Ordering::Relaxed) {

@@ -7,7 +7,7 @@ use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Replica, Spec, eventually, nats_server};
+use crate::support::{Http, PATIENCE, Replica, Spec, eventually, nats_server};
 
 /// The process that the replica's pid file names.
 fn nats_pid(replica: &Replica) -> Option<Pid> {
@@ -170,7 +170,8 @@ async fn every_line_of_the_welcome_does_what_it_says() {
     assert!(told.contains("broadcast.created") && told.contains("broadcast.cleared"), "{told}");
     let listen = welcomed(&replica, "Listen:");
     let url = listen.split('\'').nth(1).unwrap();
-    assert_eq!(reqwest::get(url).await.unwrap().headers()["content-type"], "text/event-stream");
+    let listening = Http::patient(PATIENCE).request(Method::GET, url).send().await.unwrap();
+    assert_eq!(listening.headers()["content-type"], "text/event-stream");
 }
 
 #[tokio::test]

@@ -31,5 +31,6 @@ mod presence;
 mod projection;
 mod rebuild;
 mod rolling;
+mod schemas;
 mod tidy;
 mod websocket;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -12,6 +13,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::PATIENCE;
+use super::contract::asyncapi;
+use super::contract::openapi::{self, Answer, Asked};
 
 /// How a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +40,23 @@ impl Client {
         if let Some(origin) = origin {
             request.headers_mut().insert("Origin", origin.parse().unwrap());
         }
-        let (socket, _) = connect_async(request).await?;
-        Ok(Self { socket, heard: Vec::new() })
+        let asked = Asked {
+            method: Method::GET,
+            url: request.uri().to_string().replacen("ws", "http", 1).parse().unwrap(),
+            headers: request.headers().clone(),
+            body: Vec::new(),
+        };
+        let connected = connect_async(request).await;
+        let answer = match &connected {
+            Ok((_, answer)) => Some(answer),
+            Err(Error::Http(answer)) => Some(&**answer),
+            Err(_) => None,
+        };
+        if let Some(answer) = answer {
+            let (status, headers) = (answer.status(), answer.headers());
+            openapi::hold(&asked, &Answer { status, headers, body: answer.body().as_deref() });
+        }
+        Ok(Self { socket: connected?.0, heard: Vec::new() })
     }
 
     /// The next text, JSON or not; `Err` when the connection ended.
@@ -46,7 +64,10 @@ impl Client {
         let next = async {
             loop {
                 match self.socket.next().await {
-                    Some(Ok(Message::Text(text))) => return Ok(text.to_string()),
+                    Some(Ok(Message::Text(text))) => {
+                        asyncapi::hold_told(&text);
+                        return Ok(text.to_string());
+                    }
                     Some(Ok(Message::Close(frame))) => {
                         // Sends the answer that a close asks for.
                         let _ = self.socket.flush().await;
@@ -172,8 +193,7 @@ impl Client {
 }
 
 fn closed(frame: Option<CloseFrame>) -> Closed {
-    frame.map_or(Closed { code: 1006, reason: String::new() }, |frame| Closed {
-        code: frame.code.into(),
-        reason: frame.reason.to_string(),
-    })
+    let Some(frame) = frame else { return Closed { code: 1006, reason: String::new() } };
+    asyncapi::hold_closed(frame.code.into());
+    Closed { code: frame.code.into(), reason: frame.reason.to_string() }
 }

@@ -3,6 +3,8 @@
 use reqwest::Response;
 use serde_json::Value;
 
+use super::contract::asyncapi;
+
 pub struct Events {
     response: Response,
     unread: String,
@@ -50,6 +52,9 @@ impl Events {
 
 fn event(block: &str) -> Event {
     let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    if let Some(data) = field("data") {
+        asyncapi::hold_streamed(data);
+    }
     Event {
         id: field("id").map(|id| id.parse().unwrap()),
         data: field("data").map_or(Value::Null, |data| serde_json::from_str(data).unwrap()),

@@ -3,12 +3,14 @@
 pub mod balancer;
 pub mod browser;
 pub mod client;
+pub mod contract;
 pub mod events;
 pub mod log;
 pub mod nats;
 pub mod raw;
 pub mod projecting;
 pub mod replica;
+pub mod request;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ pub use events::Events;
 pub use nats::{Cluster, Nats};
 pub use raw::Raw;
 pub use replica::{Replica, Spec};
+pub use request::{Http, Request};
 
 /// How long anything may take that should take a moment: generous, since machines are shared and noisy.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::contract::asyncapi;
 use super::{PATIENCE, Replica};
 
 /// The first byte of a whole frame: FIN and the opcode.
@@ -112,7 +113,13 @@ impl Raw {
             short => (2, usize::from(short)),
         };
         self.need(head + length).await?;
-        Some((first, self.take(head + length).split_off(head)))
+        let payload = self.take(head + length).split_off(head);
+        match first {
+            TEXT => asyncapi::hold_told(std::str::from_utf8(&payload).unwrap()),
+            CLOSE => asyncapi::hold_closed(u16::from_be_bytes([payload[0], payload[1]])),
+            _ => {}
+        }
+        Some((first, payload))
     }
 
     /// Reads on to the close frame and returns its code; `None` when the connection just ended.

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::nats::tail;
-use super::{Client, Nats, eventually, nats_server, within};
+use super::{Client, Http, Nats, PATIENCE, Request, eventually, nats_server, within};
 
 /// What a replica is started with.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ pub struct Replica {
     child: Option<Child>,
     directory: TempDir,
     spec: Spec,
-    http: reqwest::Client,
+    http: Http,
 }
 
 impl Replica {
@@ -88,8 +88,7 @@ impl Replica {
     /// Not started yet.
     pub fn prepared(spec: Spec) -> Self {
         let directory = tempfile::Builder::new().prefix("tidings-replica-").tempdir().unwrap();
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
-        Self { child: None, directory, spec, http }
+        Self { child: None, directory, spec, http: Http::patient(PATIENCE) }
     }
 
     /// From now on it starts where it listens now, so that its clients find it again.
@@ -177,21 +176,20 @@ impl Replica {
     }
 
     pub async fn is_ready(&self) -> bool {
-        let url = self.url();
-        !url.is_empty()
-            && self.http.get(format!("{url}/readyz")).send().await.is_ok_and(|r| r.status() == StatusCode::OK)
+        let asked = || self.raw_request(Method::GET, "/readyz").send();
+        !self.url().is_empty() && asked().await.is_ok_and(|answer| answer.status() == StatusCode::OK)
     }
 
     /// What `/readyz` says: sequence, head, digest, epoch.
     pub async fn readyz(&self) -> Value {
-        match self.http.get(format!("{}/readyz", self.url())).send().await {
+        match self.raw_request(Method::GET, "/readyz").send().await {
             Ok(answer) => answer.json().await.unwrap_or(Value::Null),
             Err(_) => Value::Null,
         }
     }
 
     pub async fn metrics(&self) -> String {
-        self.http.get(format!("{}/metrics", self.url())).send().await.unwrap().text().await.unwrap()
+        self.raw_request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap()
     }
 
     /// One number of `/metrics`, by its name with labels.
@@ -208,12 +206,12 @@ impl Replica {
     }
 
     /// A request to `/api/creator/broadcast{path}`, to be completed.
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub fn request(&self, method: Method, path: &str) -> Request {
         self.http.request(method, format!("{}/api/creator/broadcast{path}", self.url()))
     }
 
     /// A request to any path of the replica.
-    pub fn raw_request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub fn raw_request(&self, method: Method, path: &str) -> Request {
         self.http.request(method, format!("{}{path}", self.url()))
     }
 

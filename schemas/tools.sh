@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+#
+# Installs what checks the interface descriptions, and prints the folder where it is:
+#
+#   schemas/tools.sh python    openapi-spec-validator, for PYTHONPATH; takes Python 3.11 or newer with pip
+#   schemas/tools.sh node      spectral, AsyncAPI's own parser and a client generator, in node_modules; takes Node 20 or
+#                              newer with npm
+#
+# All of it is pinned. It goes to .tools/, in a folder named by what was asked for, so that a second time costs nothing
+# and a new version is installed beside the old one. Runs side by side do not disturb each other.
+
+set -euo pipefail
+
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+tools=$here/../.tools
+
+readonly packages=(
+    @asyncapi/parser@3.6.6
+    @stoplight/spectral-cli@6.16.3
+    openapi-typescript@7.13.0
+)
+
+say() { printf 'schemas/tools.sh: %s\n' "$*" >&2; }
+
+digest() { python3 -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:12])'; }
+
+python() { # FOLDER
+    python3 -m pip install --quiet --no-input --disable-pip-version-check --root-user-action=ignore --no-deps \
+        --only-binary=:all: --require-hashes --requirement "$here/requirements.txt" --target "$1" >&2
+}
+
+# No lock file: the ones named are pinned, and run here only, on files of our own and without install scripts.
+node() { # FOLDER
+    npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts --prefix "$1" "${packages[@]}" >&2
+}
+
+case ${1:-} in
+    # Wheels are of one version of Python.
+    python) wanted=$({ cat "$here/requirements.txt" && python3 --version; } | digest) ;;
+    node) wanted=$(echo "${packages[@]}" | digest) ;;
+    *)
+        say "what? python or node"
+        exit 2
+        ;;
+esac
+
+mkdir -p "$tools"
+tools=$(CDPATH='' cd -- "$tools" && pwd)
+installed=$tools/contracts-$1-$wanted
+if [[ ! -d $installed ]]; then
+    say "installing what checks the interface descriptions ($1)"
+    folder=$(mktemp -d "$tools/fetch.XXXXXX")
+    trap 'rm -rf "$folder"' EXIT
+    "$1" "$folder/new" || { say "$1: that failed; the head of this file says what it takes"; exit 1; }
+    # When another run was quicker, its folder is as good.
+    mv -T "$folder/new" "$installed" 2>/dev/null || [[ -d $installed ]]
+fi
+echo "$installed"

@@ -1,0 +1,70 @@
+//! A request of a test: reqwest's, but every answer is held to `openapi.yaml` before the test sees it.
+
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Body, Method, RequestBuilder, Response};
+use serde::Serialize;
+
+use super::contract::openapi::{self, Answer, Asked};
+
+/// An HTTP client, which gives an answer a time.
+#[derive(Clone)]
+pub struct Http(reqwest::Client);
+
+impl Http {
+    pub fn patient(patience: Duration) -> Self {
+        Self(reqwest::Client::builder().timeout(patience).build().unwrap())
+    }
+
+    pub fn request(&self, method: Method, url: impl reqwest::IntoUrl) -> Request {
+        Request(self.0.request(method, url))
+    }
+}
+
+pub struct Request(RequestBuilder);
+
+impl Request {
+    pub fn header<N, V>(self, name: N, value: V) -> Self
+    where
+        HeaderName: TryFrom<N, Error: Into<http::Error>>,
+        HeaderValue: TryFrom<V, Error: Into<http::Error>>,
+    {
+        Self(self.0.header(name, value))
+    }
+
+    pub fn json<T: Serialize + ?Sized>(self, json: &T) -> Self {
+        Self(self.0.json(json))
+    }
+
+    pub fn body(self, body: impl Into<Body>) -> Self {
+        Self(self.0.body(body))
+    }
+
+    pub fn build(self) -> reqwest::Result<reqwest::Request> {
+        self.0.build()
+    }
+
+    /// Sends it, and judges the answer: the whole of it, or its head when it is a stream.
+    pub async fn send(self) -> reqwest::Result<Response> {
+        let (client, request) = self.0.build_split();
+        let request = request?;
+        let asked = Asked {
+            method: request.method().clone(),
+            url: request.url().clone(),
+            headers: request.headers().clone(),
+            body: request.body().and_then(Body::as_bytes).unwrap_or_default().to_vec(),
+        };
+        let response = client.execute(request).await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        if headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
+            openapi::hold(&asked, &Answer { status, headers: &headers, body: None });
+            return Ok(response);
+        }
+        let body = response.bytes().await?;
+        openapi::hold(&asked, &Answer { status, headers: &headers, body: Some(&body) });
+        let mut whole = http::Response::new(body);
+        (*whole.status_mut(), *whole.headers_mut()) = (status, headers);
+        Ok(whole.into())
+    }
+}
