@@ -11,6 +11,7 @@ use super::state::App;
 pub type Route = (Method, String);
 
 /// Routes of the interface: those of axum, and a list of them.
+#[must_use = "routes serve nothing until they are a router"]
 #[derive(Default)]
 pub struct Routes {
     router: Router<App>,

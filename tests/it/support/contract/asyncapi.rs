@@ -5,7 +5,7 @@ use std::sync::{LazyLock, Mutex};
 
 use serde_json::Value;
 
-use super::{Document, judge};
+use super::{Document, code_fault, judge};
 
 pub static ASYNCAPI: LazyLock<Document> = LazyLock::new(|| Document::parse(tidings::contract::ASYNCAPI));
 
@@ -42,7 +42,9 @@ fn text_faults(operation: &str, text: &str) -> Vec<String> {
         return vec![format!("there is no message `{name}`")];
     }
     let message = &ASYNCAPI.json["components"]["messages"][name];
-    ASYNCAPI.faults(&message["payload"], &json)
+    let mut faults = ASYNCAPI.faults(&message["payload"], &json);
+    faults.extend(code_fault(ASYNCAPI.follow(&message["payload"])["description"].as_str(), &json));
+    faults
 }
 
 /// The codes with which the server closes a WebSocket.
@@ -85,7 +87,15 @@ fn what_is_against_the_description_is_noticed() {
     let faults = |text: &str| text_faults("tell", text).len();
     assert_eq!((faults("ping"), faults("pong")), (0, 0));
     assert_eq!(faults(r#"{"type":"resync","sequence":7}"#), 0);
-    for wrong in ["pang", "7", "{}", r#"{"type":"shout"}"#, r#"{"type":"resync","sequence":"7"}"#] {
+    assert_eq!(faults(r#"{"type":"error","code":"busy","message":"x"}"#), 0);
+    for wrong in [
+        r#"{"type":"error","code":"lazy","message":"x"}"#,
+        "pang",
+        "7",
+        "{}",
+        r#"{"type":"shout"}"#,
+        r#"{"type":"resync","sequence":"7"}"#,
+    ] {
         assert_eq!(faults(wrong), 1, "{wrong}");
     }
     assert_eq!(text_faults("stream", "ping").len(), 1, "no heartbeat on an event stream");

@@ -44,6 +44,13 @@ impl Document {
     }
 }
 
+/// What is wrong with an error's code by a description that lists them: a part of it must name the code.
+fn code_fault(part: Option<&str>, body: &Value) -> Option<String> {
+    let code = body["code"].as_str()?;
+    let named = part.is_some_and(|part| part.contains(&format!("`{code}`")));
+    (!named).then(|| format!("the code `{code}` is not described"))
+}
+
 /// Fails the test that got something which is against a contract.
 fn judge(contract: &str, what: &str, faults: &[String]) {
     assert!(faults.is_empty(), "against {contract}: {what}\n{}", faults.join("\n"));

@@ -7,7 +7,7 @@ use reqwest::header::{ALLOW, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 
-use super::{Document, judge};
+use super::{Document, code_fault, judge};
 
 pub static OPENAPI: LazyLock<Document> = LazyLock::new(|| Document::parse(tidings::contract::OPENAPI));
 
@@ -164,13 +164,16 @@ fn body_faults(document: &Document, response: &Value, asked: &Asked, answer: &An
         return vec![format!("the content type `{kind}` is not described")];
     };
     let Some(body) = answer.body.filter(|_| asked.method != Method::HEAD) else { return Vec::new() };
-    match parsed(essence, body) {
-        Ok(body) => {
-            let wrong = document.faults(&media["schema"], &body);
-            wrong.into_iter().map(|fault| format!("the body {fault}\n{body}")).collect()
-        }
-        Err(fault) => vec![fault],
-    }
+    let body = match parsed(essence, body) {
+        Ok(body) => body,
+        Err(fault) => return vec![fault],
+    };
+    let wrong = document.faults(&media["schema"], &body);
+    let mut faults: Vec<_> = wrong.into_iter().map(|fault| format!("the body {fault}\n{body}")).collect();
+    let codes = document.json["components"]["schemas"]["Error"]["description"].as_str().unwrap();
+    let of_status = codes.split("; ").find(|part| part.contains(&format!("{} `", answer.status.as_str())));
+    faults.extend(code_fault(of_status, &body));
+    faults
 }
 
 fn parsed(essence: &str, body: &[u8]) -> Result<Value, String> {
@@ -253,12 +256,16 @@ fn what_is_against_the_description_is_noticed() {
     assert_eq!(faults(&get, 200, &[json, ("tidings-sequence", "7")], "{}").len(), 1, "a wrong body");
     let text = [("content-type", "text/plain"), ("tidings-sequence", "7")];
     assert_eq!(faults(&get, 200, &text, none).len(), 1, "a wrong type");
-    let error = r#"{"status":"error","code":"x","message":"x"}"#;
+    let error = r#"{"status":"error","code":"not_found","message":"x"}"#;
     assert_eq!(faults(&get, 409, &[json], error).len(), 1, "an unknown status");
     assert_eq!(faults(&asked(Method::GET, "/nowhere", ""), 404, &[json], error), Vec::<String>::new());
     assert_eq!(faults(&asked(Method::GET, "/nowhere", ""), 200, &[json], error).len(), 1, "an unknown path");
     let wrong_method = asked(Method::PUT, "/livez", "");
-    assert_eq!(faults(&wrong_method, 405, &[json, ("allow", "GET")], error), Vec::<String>::new());
+    assert_eq!(
+        faults(&wrong_method, 405, &[json, ("allow", "GET")], error).len(),
+        1,
+        "another status's code"
+    );
     assert_eq!(faults(&wrong_method, 200, &[json], error).len(), 1, "an unknown method");
     let mut unknown = asked(Method::GET, "/livez?fast=1", "");
     unknown.headers.insert("x-fast", "1".parse().unwrap());
