@@ -51,8 +51,8 @@ if [[ ! -d $installed ]]; then
     say "installing what checks the interface descriptions ($1)"
     folder=$(mktemp -d "$tools/fetch.XXXXXX")
     trap 'rm -rf "$folder"' EXIT
-    "$1" "$folder/new" || { say "$1: that failed; the head of this file says what it takes"; exit 1; }
+    "$1" "$folder/new" || { say "that failed; the head of this file says what it takes"; exit 1; }
     # When another run was quicker, its folder is as good.
-    mv -T "$folder/new" "$installed" 2>/dev/null || [[ -d $installed ]]
+    [[ -d $installed ]] || mv "$folder/new" "$installed"
 fi
 echo "$installed"
