@@ -21,12 +21,17 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 
+use crate::domain::Channel;
 use error::ApiError;
 use routes::Routes;
 use state::App;
 
-/// Every route.
-pub fn routes() -> Routes {
+/// Every route: of the interface, and of the page, which has these channels.
+pub fn routes(channels: &[Channel]) -> Routes {
+    interface().merge(page::routes(channels))
+}
+
+fn interface() -> Routes {
     let broadcast = Routes::default()
         .post("/", broadcasts::create)
         .post("/clear", broadcasts::clear)
@@ -54,10 +59,9 @@ pub fn routes() -> Routes {
 /// The whole interface over a replica.
 pub fn router(app: App) -> Router {
     // Where nobody says who they are by themselves, the page is of no use, and its addresses do not exist.
-    let page = if app.serves_page { page::routes(&app.channels) } else { Router::new() };
-    routes()
+    let routes = if app.serves_page { routes(&app.channels) } else { interface() };
+    routes
         .into_router()
-        .merge(page)
         .fallback(async || ApiError::not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(app.limits.max_body_bytes))

@@ -2,21 +2,24 @@
 //!
 //! It says who it is as dev auth has it, so it is served with dev auth only; elsewhere its addresses do not exist.
 
-use axum::Router;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::Path;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::answer;
-use super::state::App;
+use super::error::ApiError;
+use super::routes::Routes;
 use crate::domain::Channel;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -24,15 +27,15 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 const ICON: &str = "image/svg+xml";
 
-/// What `index.html` refers to, by the name under which it does.
+/// What `index.html` refers to, by its name below `/page/`.
 const ASSETS: [(&str, &str, &str); 7] = [
-    ("/page/api.js", SCRIPT, include_str!("page/api.js")),
-    ("/page/app.js", SCRIPT, include_str!("page/app.js")),
-    ("/page/client.js", SCRIPT, include_str!("page/client.js")),
-    ("/page/creator.js", SCRIPT, include_str!("page/creator.js")),
-    ("/page/device.js", SCRIPT, include_str!("page/device.js")),
-    ("/page/style.css", STYLE, include_str!("page/style.css")),
-    ("/page/icon.svg", ICON, include_str!("page/icon.svg")),
+    ("api.js", SCRIPT, include_str!("page/api.js")),
+    ("app.js", SCRIPT, include_str!("page/app.js")),
+    ("client.js", SCRIPT, include_str!("page/client.js")),
+    ("creator.js", SCRIPT, include_str!("page/creator.js")),
+    ("device.js", SCRIPT, include_str!("page/device.js")),
+    ("style.css", STYLE, include_str!("page/style.css")),
+    ("icon.svg", ICON, include_str!("page/icon.svg")),
 ];
 
 /// Where `index.html` wants the channels.
@@ -53,12 +56,19 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
 ];
 
 /// The addresses of the page.
-pub fn routes(channels: &[Channel]) -> Router<App> {
+pub fn routes(channels: &[Channel]) -> Routes {
     let index = include_str!("page/index.html").replace(CHANNELS, &choices(channels));
-    let index = Router::new().route("/", File::new(HTML, index.into()).route());
-    ASSETS.into_iter().fold(index, |router, (path, kind, text)| {
-        router.route(path, File::new(kind, Bytes::from_static(text.as_bytes())).route())
-    })
+    let index = File::new(HTML, index.into());
+    let assets =
+        ASSETS.map(|(name, kind, text)| (name, File::new(kind, Bytes::from_static(text.as_bytes()))));
+    let assets = Arc::new(HashMap::from(assets));
+    Routes::default().get("/", async move |headers: HeaderMap| index.answer(&headers)).get(
+        "/page/{file}",
+        async move |Path(name): Path<String>, headers: HeaderMap| {
+            let file = assets.get(name.as_str()).ok_or_else(ApiError::not_found)?;
+            Ok::<_, ApiError>(file.answer(&headers))
+        },
+    )
 }
 
 /// The channels to choose from. Their names need no escaping: letters, digits, `-` and `_`.
@@ -78,10 +88,6 @@ impl File {
     fn new(kind: &'static str, body: Bytes) -> Self {
         let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&Sha256::digest(&body)[..12]));
         Self { kind, body, etag }
-    }
-
-    fn route(self) -> axum::routing::MethodRouter<App> {
-        get(async move |headers: HeaderMap| self.answer(&headers))
     }
 
     fn answer(&self, headers: &HeaderMap) -> Response {

@@ -1,10 +1,10 @@
 //! What a replica says on stderr: as JSON by option, and with the trace of a request on every replica that has its event.
 
-use reqwest::{Method, RequestBuilder};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tidings::log::EventLog as _;
 
-use crate::support::{Nats, Replica, Spec, eventually};
+use crate::support::{Nats, Raw, Replica, Request, Spec, eventually};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -39,7 +39,7 @@ async fn says(replica: &Replica, trace: &str, message: &str) {
     .await;
 }
 
-async fn sequence(request: RequestBuilder) -> u64 {
+async fn sequence(request: Request) -> u64 {
     let answer = request.send().await.unwrap();
     let status = answer.status();
     let body: Value = answer.json().await.unwrap();
@@ -57,7 +57,10 @@ async fn json_is_an_object_a_line_with_the_fields_on_top() {
     let nats = Nats::start().await;
     let mut replica = Replica::start_with(in_json(&nats)).await;
     let id = replica.post_broadcast("XYZZY").await["id"].clone();
-    replica.raw_request(Method::GET, "/api/creator/broadcast/active?token=XYZZY").send().await.unwrap();
+    let mut stranger = Raw::connect(&replica).await;
+    stranger.send(b"GET /api/creator/broadcast/active?token=XYZZY HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(stranger.head().await.starts_with("HTTP/1.1 200 "));
+    drop(stranger);
     assert!(replica.terminate().await.success());
     let lines = lines(&replica);
     for line in &lines {
