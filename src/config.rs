@@ -13,6 +13,7 @@ use crate::log::connection::Address;
 use crate::log::names::MIRROR_LEASE_KEY;
 use crate::log::provision::Provision;
 use crate::push::session::Limits;
+use crate::submit::outbox::Bounds;
 pub use audit::{Audit, Replay, ReplayFormat, State, StateFormat};
 
 /// Room that the embedded server's store has beyond the log's own limit: the KV buckets and the server's books.
@@ -148,6 +149,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// What a replica does with requests that write while the log is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnOutage {
+    /// Keep them on its own disk, let them take effect for its own clients, answer `202`, and bring them to the log.
+    Accept,
+    /// Answer `503`.
+    Reject,
+}
+
 /// The options of `serve`.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
@@ -189,9 +199,21 @@ pub struct Serve {
     #[arg(long, env = "TIDINGS_AUTH_DEV_ANYWHERE")]
     pub auth_dev_anywhere: bool,
 
-    /// How long an append is tried before its outcome is said to be unknown.
+    /// How long an append is tried. After that the outbox takes it, or its outcome is said to be unknown.
     #[arg(long, env = "TIDINGS_APPEND_TIMEOUT_MS", default_value_t = 3_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     pub append_timeout_ms: u64,
+
+    /// What to do with requests that write while NATS is away.
+    #[arg(long, env = "TIDINGS_ON_OUTAGE", default_value = "accept")]
+    pub on_outage: OnOutage,
+
+    /// Entries that the outbox keeps for the log while NATS is away; one may carry up to 1,000 acknowledgements.
+    #[arg(long, env = "TIDINGS_OUTBOX_MAX_ENTRIES", default_value_t = 50_000, value_name = "N")]
+    pub outbox_max_entries: usize,
+
+    /// Bytes that it keeps. They are in memory too, until the log has them.
+    #[arg(long, env = "TIDINGS_OUTBOX_MAX_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
+    pub outbox_max_bytes: u64,
 
     /// How long the projection's store may take to open before it counts as damaged and is rebuilt.
     #[arg(long, env = "TIDINGS_STORE_OPEN_SECONDS", default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -251,6 +273,11 @@ impl Serve {
             messages_per_second: f64::from(self.messages_per_second),
             message_burst: f64::from(self.message_burst),
         }
+    }
+
+    /// How much the outbox takes.
+    pub const fn outbox_bounds(&self) -> Bounds {
+        Bounds { entries: self.outbox_max_entries, bytes: self.outbox_max_bytes }
     }
 
     /// Bytes that the embedded server's streams may take on disk.

@@ -88,5 +88,5 @@ async fn connect_to_look(nats: &Nats) -> anyhow::Result<Connection> {
     } else {
         nats.nats.clone()
     };
-    connect(&nats.address(servers), "tidings", false).await
+    connect(&nats.address(servers), "tidings").await
 }

@@ -10,17 +10,20 @@ use anyhow::{Context as _, bail};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use tokio::net::TcpListener;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::data_dir::{self, DataDir};
 use crate::clock::SystemClock;
 use crate::config::{LogFormat, Serve};
-use crate::log::connection::{Connection, connect, without_password};
+use crate::log::connection::{self, Connection, without_password};
 use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
 use crate::log::provision::{Provision, Refused};
 use crate::shutdown::Shutdown;
 use running::{Base, Running};
+
+/// A start waits this long for NATS before it goes on without.
+const JOIN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Runs one replica until it is told to stop.
 pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
@@ -34,19 +37,22 @@ pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
     let servers =
         embedded.as_ref().map_or_else(|| options.nats.nats.clone(), |nats| vec![nats.url().to_owned()]);
     let address = options.nats.address(servers);
-    let mut stopping = shutdown.clone();
-    let connection = tokio::select! {
-        connection = connect(&address, &replica, true) => connection?,
-        () = stopping.wait() => return stop_embedded(embedded).await,
-    };
+    let connection = connection::begin(&address, &replica).await?;
     let provision = options.streams.provision();
+    // Watched further on: a replica goes on with what it has on disk while NATS is away.
+    let mut joined = tokio::spawn(join(connection.clone(), provision.clone()));
+    let mut stopping = shutdown.clone();
     tokio::select! {
-        provisioned = provision_streams(&connection, &provision) => provisioned?,
+        outcome = timeout(JOIN_PATIENCE, &mut joined) => if let Ok(outcome) = outcome {
+            outcome??;
+        } else {
+            warn!("NATS does not answer: starting with what is on disk");
+        },
         () = stopping.wait() => return stop_embedded(embedded).await,
     }
 
     let base = Base::new(&options, &data_dir, replica, connection, provision, shutdown);
-    let running = Running::start(base, listener);
+    let running = Running::start(base, listener, joined)?;
     data_dir.write(data_dir::HTTP_URL, &url)?;
     match options.log_format {
         LogFormat::Text => print_welcome(&options, &url, embedded.as_ref()),
@@ -102,6 +108,12 @@ async fn stop_embedded(embedded: Option<EmbeddedNats>) -> anyhow::Result<()> {
             .context("stopping the embedded nats-server")?;
     }
     Ok(())
+}
+
+/// Waits for NATS and for everything in it that a replica needs.
+async fn join(connection: Connection, provision: Provision) -> anyhow::Result<()> {
+    connection.introduced().await?;
+    provision_streams(&connection, &provision).await
 }
 
 /// Creates what is missing. What exists and differs in a guarantee stops the start; in a size, it is said.

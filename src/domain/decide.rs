@@ -5,8 +5,8 @@ use std::fmt;
 use uuid::Uuid;
 
 use super::event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event};
-use super::state::State;
 use super::types::{BroadcastId, Channel, Kind, MAX_MESSAGE_CHARS, Message, Timestamp, UserId};
+use super::view::View;
 
 /// What somebody wants to happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,21 +123,21 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// Judges `command` on `state`, which must hold what [`State::needs`] names for it.
+/// Judges `command` by `view`, which must hold what [`State::needs`](super::State::needs) names for it.
 ///
 /// `now` and `id` are what the event will carry. `Ok(None)` means that nothing has to be written: it is already so,
 /// or the event with this id is in the log. Deciding again with the same id after a lost answer is therefore safe.
 pub fn decide(
-    state: &State,
+    view: View<'_>,
     command: &Command,
     now: Timestamp,
     id: Uuid,
 ) -> Result<Option<Event>, Rejection> {
-    let channel = state.channel(command.channel());
+    let channel = view.channel(command.channel());
     match command {
         Command::Create { message, kind, by, if_active, .. } => {
-            if let Some(written) = state.written_by(id) {
-                let known = state.broadcast(written).map(|known| &known.broadcast);
+            if let Some(written) = view.written_by(id) {
+                let known = view.broadcast(written).map(|known| &known.broadcast);
                 let same = known.is_some_and(|b| b.id.0 == id && b.message == *message && b.kind == *kind);
                 return if same { Ok(None) } else { Err(Rejection::KeyReused) };
             }
@@ -151,7 +151,7 @@ pub fn decide(
             })))
         }
         Command::Clear { by, if_active, .. } => {
-            if let Some(written) = state.written_by(id) {
+            if let Some(written) = view.written_by(id) {
                 let same = if_active.is_none_or(|named| named == written) && written.0 != id;
                 return if same { Ok(None) } else { Err(Rejection::KeyReused) };
             }
@@ -161,9 +161,9 @@ pub fn decide(
             }))
         }
         Command::Acknowledge { channel, broadcast, user } => {
-            let known = state.broadcast(*broadcast).filter(|known| known.channel == *channel);
+            let known = view.broadcast(*broadcast).filter(|known| known.channel == *channel);
             let known = known.ok_or(Rejection::UnknownBroadcast { id: *broadcast })?;
-            if known.acknowledged_at(user).is_some() {
+            if view.acknowledged_at(known.broadcast.id, user).is_some() {
                 return Ok(None);
             }
             Ok(Some(Event::Acknowledged(Acknowledged {

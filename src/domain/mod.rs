@@ -1,7 +1,7 @@
 //! The domain: what a broadcast is and what may happen to it. Pure: no IO, no clock, no randomness.
 //!
 //! ```text
-//! decide(&State, &Command, now, id) -> Result<Option<Event>, Rejection>     judges, changes nothing
+//! decide(View, &Command, now, id)   -> Result<Option<Event>, Rejection>     judges, changes nothing
 //! evolve(&mut State, &Recorded)     -> Change                               changes, judges nothing, cannot fail
 //! ```
 //!
@@ -14,6 +14,7 @@ pub mod event;
 pub mod facts;
 pub mod state;
 pub mod types;
+pub mod view;
 
 #[cfg(test)]
 mod tests;
@@ -24,3 +25,4 @@ pub use event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event, Record
 pub use facts::Digest;
 pub use state::{BroadcastState, Change, ChannelState, EndReason, Needs, State, evolve};
 pub use types::{BroadcastId, Channel, Kind, Message, Timestamp, UserId};
+pub use view::{Accepted, PENDING, Pending, View, in_log};

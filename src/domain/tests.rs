@@ -27,7 +27,7 @@ struct World {
 impl World {
     fn submit(&mut self, command: &Command, id: u128) -> Result<Change, Rejection> {
         let id = Uuid::from_u128(id);
-        match decide(&self.state, command, at(1_000), id)? {
+        match decide(View::new(&self.state, &Pending::default()), command, at(1_000), id)? {
             None => Ok(Change::Nothing),
             Some(event) => Ok(self.record(command.channel(), id, event)),
         }
@@ -141,7 +141,9 @@ fn acknowledging_needs_a_known_broadcast_and_counts_once() {
 fn a_late_event_is_on_record_and_never_activates() {
     let mut world = World::default();
     world.submit(&create("one"), 1).unwrap();
-    let Some(event) = decide(&world.state, &create("late"), at(5), Uuid::from_u128(2)).unwrap() else {
+    let nothing = Pending::default();
+    let view = View::new(&world.state, &nothing);
+    let Some(event) = decide(view, &create("late"), at(5), Uuid::from_u128(2)).unwrap() else {
         panic!("expected an event");
     };
     let recorded = Recorded {

@@ -28,5 +28,5 @@ pub async fn acknowledge(
     if let Some(already) = done.already {
         reply["already"] = already.into();
     }
-    Ok(answer::ok(Some(done.sequence), reply))
+    Ok(if done.sequence.is_some() { answer::ok(done.sequence, reply) } else { answer::accepted(reply) })
 }

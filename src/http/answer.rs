@@ -13,6 +13,15 @@ pub fn created(sequence: Option<u64>, body: Value) -> Response {
     answer(StatusCode::CREATED, sequence, body)
 }
 
+/// `202`: the log is away, and this replica has it on disk for the log.
+pub fn accepted(mut body: Value) -> Response {
+    if let Some(fields) = body.as_object_mut() {
+        fields.remove("sequence");
+        fields.insert("mode".to_owned(), "local".into());
+    }
+    answer(StatusCode::ACCEPTED, None, body)
+}
+
 /// `200`: it was written at this sequence, or is read as of this sequence.
 pub fn ok(sequence: Option<u64>, body: Value) -> Response {
     answer(StatusCode::OK, sequence, body)

@@ -52,7 +52,7 @@ pub async fn create(
         "sent_to_users": sent_to_users,
         "sequence": done.sequence,
     });
-    Ok(answer::created(done.sequence, reply))
+    Ok(if done.local { answer::accepted(reply) } else { answer::created(done.sequence, reply) })
 }
 
 /// `POST /clear`
@@ -66,7 +66,7 @@ pub async fn clear(
     who.require(&[Role::Creator])?;
     let command = Command::Clear { channel: channel.clone(), by: who.user, if_active: if_match(&headers)? };
     let done = app.submit.lifecycle(command, idempotency_key(&headers)?, trace_of(&headers)).await?;
-    let cleared_for_users = if done.sequence.is_some() { app.connected(&channel).connections } else { 0 };
+    let cleared_for_users = if done.broadcast.is_some() { app.connected(&channel).connections } else { 0 };
     let reply = json!({
         "status": "success",
         "message": "Broadcast cleared successfully",
@@ -74,7 +74,7 @@ pub async fn clear(
         "broadcast_id": done.broadcast,
         "sequence": done.sequence,
     });
-    Ok(answer::ok(done.sequence, reply))
+    Ok(if done.local { answer::accepted(reply) } else { answer::ok(done.sequence, reply) })
 }
 
 /// `GET /active`
@@ -84,8 +84,9 @@ pub async fn active(
     who: Identity,
     _: Fresh,
 ) -> Response {
-    let (sequence, broadcast) = app.projection.read(|state| {
-        let active = state.active(&channel).filter(|active| active.acknowledged_at(&who.user).is_none());
+    let (sequence, broadcast) = app.projection.read(|view| {
+        let open = |id| view.acknowledged_at(id, &who.user).is_none();
+        let active = view.active(&channel).filter(|active| open(active.broadcast.id));
         let view = active.map(|active| json!(BroadcastView::from(&active.broadcast)));
         (app.projection.position().sequence, view)
     });
@@ -100,7 +101,7 @@ pub async fn limits(
     _: Fresh,
 ) -> Result<Json<Value>, ApiError> {
     who.require(&[Role::Creator])?;
-    let active = app.projection.read(|state| state.active(&channel).is_some());
+    let active = app.projection.read(|view| view.active(&channel).is_some());
     Ok(Json(json!({
         "max_characters": MAX_MESSAGE_CHARS,
         "recommended_length": RECOMMENDED_MESSAGE_CHARS,

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::identity::{Identity, Role};
 use super::request::{Fresh, InChannel, Query};
 use super::state::App;
-use crate::domain::{BroadcastId, BroadcastState};
+use crate::domain::{BroadcastId, BroadcastState, in_log};
 use crate::push::wire::BroadcastView;
 
 /// Entries of a page, when the caller does not say and at most.
@@ -74,7 +74,7 @@ pub async fn acks(
     let next = found.last().filter(|_| more).map(|last| format!("{}-{}", last.place.0, last.place.1));
     let entry = |ack: &crate::projection::AckAt| {
         let acknowledgement = &ack.acknowledgement;
-        json!({"user": acknowledgement.user, "at": acknowledgement.at, "sequence": ack.place.0})
+        json!({"user": acknowledgement.user, "at": acknowledgement.at, "sequence": in_log(ack.place.0)})
     };
     let acknowledgements: Vec<_> = found.iter().map(entry).collect();
     let reply = json!({"acknowledgements": acknowledgements, "next_cursor": next});
@@ -89,7 +89,7 @@ fn summary(known: &BroadcastState) -> Value {
         Some(end) => end.reason.as_str(),
     };
     let mut summary = json!(BroadcastView::from(&known.broadcast));
-    summary["sequence"] = known.sequence.into();
+    summary["sequence"] = in_log(known.sequence).into();
     summary["recorded_at"] = json!(known.recorded_at);
     summary["status"] = status.into();
     summary["ended_at"] = json!(known.end.as_ref().map(|end| end.at));

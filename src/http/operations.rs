@@ -13,7 +13,7 @@ use super::state::App;
 use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::log::Epoch;
 use crate::metrics::{self, Standing};
-use crate::push::wire::Mode;
+use crate::submit::mode::Mode;
 
 /// `GET /livez`: the process answers.
 pub async fn livez() -> Json<Value> {
@@ -36,7 +36,8 @@ pub async fn readyz(State(app): State<App>) -> Response {
     let answer = json!({
         "status": if ready { "ok" } else { "unavailable" },
         "reason": reason,
-        "mode": Mode::Cluster,
+        "mode": app.submit.modes().now().as_str(),
+        "outbox": app.submit.standing().entries,
         "epoch": position.epoch,
         "sequence": position.sequence,
         "head": app.projection.seen().head,
@@ -81,7 +82,14 @@ fn standing(app: &App) -> Standing {
         announcements: app.projection.announcements_waiting(),
         hub_requests: app.hub.requests_waiting(),
     };
-    Standing { ready: app.is_ready(), log, projection, queues }
+    let waiting = app.submit.standing();
+    let outage = metrics::Outage {
+        degraded: app.submit.modes().now() != Mode::Cluster,
+        entries: waiting.entries,
+        bytes: waiting.bytes,
+        rejected: waiting.rejected,
+    };
+    Standing { ready: app.is_ready(), log, projection, queues, outage }
 }
 
 /// `GET /openapi.yaml`: what this interface is, for client generators.

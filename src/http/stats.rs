@@ -21,10 +21,10 @@ pub async fn stats(
     who.require(&[Role::Creator, Role::Team])?;
     let now = app.clock.now();
     let sequence = app.projection.position().sequence;
-    let (today, active, acknowledged) = app.projection.read(|state| {
-        let active = state.active(&channel);
+    let (today, active, acknowledged) = app.projection.read(|view| {
+        let active = view.active(&channel);
         (
-            state.channel(&channel).created_today(now),
+            view.channel(&channel).created_today(now),
             active.is_some(),
             active.map(|active| active.acknowledged),
         )

@@ -23,7 +23,7 @@ use crate::domain::{BroadcastId, Channel, UserId};
 use crate::metrics::ByCode;
 use crate::push::hub::{Attached, Connecting, Outgoing};
 use crate::push::session::{Action, Session};
-use crate::push::wire::{Close, Frame, ServerMessage};
+use crate::push::wire::{Close, Frame, Place, ServerMessage};
 use crate::submit::{Acknowledged, SubmitError};
 
 /// axum's defaults keep 128 KiB a connection for reading, and clear all of it at each read.
@@ -274,7 +274,7 @@ impl Connection {
         self.session.acknowledged(broadcast_id, done.is_ok());
         let answer = match done {
             Ok(Acknowledged { already, sequence }) => {
-                ServerMessage::Acknowledged { broadcast_id, already, sequence }
+                ServerMessage::Acknowledged { broadcast_id, already, place: Place { sequence } }
             }
             Err(error) => {
                 let (code, message) = ApiError::from(error).into_parts();

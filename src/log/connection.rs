@@ -42,13 +42,36 @@ pub struct Address {
     pub tls_identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// A live connection and what it says of itself.
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NATS at {}", without_password(&self.servers.join(",")))
+    }
+}
+
+/// A connection, and how often it was made.
 #[derive(Clone)]
 pub struct Connection {
     /// The client; it reconnects by itself, for ever.
     pub client: Client,
     /// Counts connections made: it changes when a connection is back, and readers begin anew.
     pub generation: watch::Receiver<u64>,
+}
+
+/// Connects under a name that the server's operator sees. An error when there is no server, or too old a one.
+pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection> {
+    let (options, generation) = options(address, name).await?;
+    let connecting = options.connect(servers(address)?);
+    let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
+    check_version(&client)?;
+    Ok(Connection { client, generation })
+}
+
+/// A connection that is made as soon as there is a server; see [`Connection::introduced`].
+pub async fn begin(address: &Address, name: &str) -> anyhow::Result<Connection> {
+    let (options, generation) = options(address, name).await?;
+    let connecting = options.retry_on_initial_connect().connect(servers(address)?);
+    let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
+    Ok(Connection { client, generation })
 }
 
 impl Connection {
@@ -61,10 +84,30 @@ impl Connection {
     pub fn made(&self) -> u64 {
         *self.generation.borrow()
     }
+
+    /// Waits until there is a server that has said who it is. An error when it is too old.
+    pub async fn introduced(&self) -> anyhow::Result<()> {
+        for look in 0.. {
+            // The client says that it is connected a moment before it knows what the server has said of itself.
+            let introduced = !self.client.server_info().version.is_empty();
+            if introduced && self.is_up() {
+                break;
+            }
+            if look == SAID_AFTER_LOOKS {
+                warn!("NATS does not answer yet; waiting for it");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        check_version(&self.client)
+    }
 }
 
-/// Connects under a name that the server's operator sees. With `patient`, waits for a server that is not there yet.
-pub async fn connect(address: &Address, name: &str, patient: bool) -> anyhow::Result<Connection> {
+fn servers(address: &Address) -> anyhow::Result<Vec<async_nats::ServerAddr>> {
+    let parsed: Result<_, _> = address.servers.iter().map(|server| server.parse()).collect();
+    parsed.with_context(|| format!("reading the address of {address}"))
+}
+
+async fn options(address: &Address, name: &str) -> anyhow::Result<(ConnectOptions, watch::Receiver<u64>)> {
     let (made, generation) = watch::channel(0);
     let mut options = ConnectOptions::new()
         .name(name)
@@ -93,37 +136,7 @@ pub async fn connect(address: &Address, name: &str, patient: bool) -> anyhow::Re
     if let Some((certificate, key)) = &address.tls_identity {
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
-    let servers = address.servers.join(",");
-    let client = connect_in_time(options, address, patient)
-        .await
-        .with_context(|| format!("connecting to NATS at {}", without_password(&servers)))?;
-    check_version(&client)?;
-    Ok(Connection { client, generation })
-}
-
-async fn connect_in_time(
-    options: ConnectOptions,
-    address: &Address,
-    patient: bool,
-) -> anyhow::Result<Client> {
-    let servers: Vec<async_nats::ServerAddr> =
-        address.servers.iter().map(|server| server.parse()).collect::<Result<_, _>>()?;
-    if !patient {
-        return Ok(options.connect(servers).await?);
-    }
-    let client = options.retry_on_initial_connect().connect(servers).await?;
-    for look in 0.. {
-        // The client says that it is connected a moment before it knows what the server has said of itself.
-        let introduced = !client.server_info().version.is_empty();
-        if introduced && client.connection_state() == async_nats::connection::State::Connected {
-            break;
-        }
-        if look == SAID_AFTER_LOOKS {
-            warn!("NATS does not answer yet; waiting for it");
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(client)
+    Ok((options, generation))
 }
 
 /// Doubles from 50 ms up to the maximum, and takes between half and all of it. The jitter comes from a hasher that std

@@ -67,7 +67,16 @@ impl JetStreamLog {
         Self { context: context(&client), client, provision: None }
     }
 
+    /// Whether it makes sense to ask. What is asked while the connection is down waits for it, and for ever on.
+    fn connected(&self) -> anyhow::Result<()> {
+        match self.client.connection_state() {
+            State::Connected => Ok(()),
+            State::Pending | State::Disconnected => Err(anyhow!("not connected to NATS")),
+        }
+    }
+
     async fn stream(&self) -> Result<Stream, ReadError> {
+        self.connected().map_err(ReadError::Away)?;
         for asked in 1.. {
             match self.context.get_stream(LOG_STREAM).await {
                 Ok(stream) => return Ok(stream),
@@ -160,9 +169,7 @@ fn nanoseconds(time: time::OffsetDateTime) -> i64 {
 impl EventLog for JetStreamLog {
     fn append(&self, event: NewEvent) -> BoxFuture<'_, Result<Appended, AppendError>> {
         async move {
-            if self.client.connection_state() != State::Connected {
-                return Err(AppendError::Unknown(anyhow!("not connected to NATS")));
-            }
+            self.connected().map_err(AppendError::Unknown)?;
             let (headers, body) = envelope::encode(&event).map_err(|e| AppendError::Unknown(e.into()))?;
             let mut message = PublishMessage::build().payload(body).expected_stream(LOG_STREAM);
             for (name, value) in headers {

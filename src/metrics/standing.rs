@@ -20,6 +20,8 @@ pub struct Standing {
     pub projection: Projection,
     /// What waits.
     pub queues: Queues,
+    /// How it does without the log.
+    pub outage: Outage,
 }
 
 /// How the log stands.
@@ -73,12 +75,26 @@ pub struct Queues {
     pub hub_requests: usize,
 }
 
+/// How a replica does without the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outage {
+    /// Whether it works without the log, or brings its outbox to it.
+    pub degraded: bool,
+    /// Entries of the outbox.
+    pub entries: usize,
+    /// Bytes of the outbox.
+    pub bytes: u64,
+    /// Entries that the log will never take.
+    pub rejected: u64,
+}
+
 impl Standing {
     pub(super) fn register(&self, r: &mut Registry) {
         now(r, "ready", "1 while the replica is ready for traffic", u64::from(self.ready));
         self.log.register(r);
         self.projection.register(r, self.log.head);
         self.queues.register(r);
+        self.outage.register(r);
     }
 }
 
@@ -142,6 +158,16 @@ impl Queues {
         let help = "Announcements of the projection that wait for the hub";
         now(r, "announcements_waiting", help, self.announcements);
         now(r, "hub_requests_waiting", "Requests of connections that wait for the hub", self.hub_requests);
+    }
+}
+
+impl Outage {
+    fn register(&self, r: &mut Registry) {
+        let help = "1 while the replica works without the log, or brings its outbox to it";
+        now(r, "degraded", help, u64::from(self.degraded));
+        now(r, "outbox_entries", "Events that were accepted and wait for the log", self.entries);
+        bytes(r, "outbox_stored", "Bytes of the outbox's file", self.bytes);
+        total(r, "outbox_rejected_entries", "Accepted events that the log will never take", self.rejected);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The fold: one thread that turns batches of the log into state, records and announcements.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::cursor::CursorRecord;
+use super::shared::{Shared, Views};
 use super::store::{Batch, Store};
-use super::{Active, Announcement, Changed, Position, Shared};
-use crate::domain::{BroadcastId, Change, Channel, Event, Recorded, State, evolve};
+use super::{Announcement, Changed, Position};
+use crate::domain::{BroadcastId, Change, Channel, Event, Recorded, State, View, evolve};
 use crate::log::TraceParent;
 use crate::log::envelope::{Decoded, Skipped, decode, trace_of};
 use crate::log::names::Subject;
@@ -43,7 +44,6 @@ pub(super) enum Outcome {
 pub(super) struct Fold {
     shared: Arc<Shared>,
     cursor: CursorRecord,
-    subscriber: mpsc::Sender<Announcement>,
     metrics: Metrics,
     /// The head that the log had when reading began: the projection has caught up when it gets there.
     target: Option<u64>,
@@ -60,21 +60,26 @@ enum Step {
     Skip(u64, Option<Channel>),
 }
 
+/// A change as it is announced: the mirror is told what the log says, clients what does not contradict what they have
+/// been shown already.
+struct Told {
+    mirror: Arc<Changed>,
+    clients: Option<Arc<Changed>>,
+}
+
 impl Fold {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        cursor: CursorRecord,
-        subscriber: mpsc::Sender<Announcement>,
-        metrics: Metrics,
-    ) -> Self {
-        Self { shared, cursor, subscriber, metrics, target: None, used: HashMap::new(), untold: true }
+    pub(super) fn new(shared: Arc<Shared>, cursor: CursorRecord, metrics: Metrics) -> Self {
+        Self { shared, cursor, metrics, target: None, used: HashMap::new(), untold: true }
     }
 
     /// Folds until the reader ends. An error means that the store is damaged.
     pub(super) fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<Outcome> {
         if self.cursor.epoch.is_some() {
             // What is on disk is true of its log, and can be shown while the rest is read.
+            let shared = self.shared.clone();
+            let order = shared.order.blocking_lock();
             self.announce_snapshot();
+            drop(order);
             self.publish(|position| position.serving = true);
         }
         while let Some(delivery) = deliveries.blocking_recv() {
@@ -91,12 +96,8 @@ impl Fold {
                 Delivery::Batch(entries) => self.apply(&entries)?,
             }
         }
-        self.locked_store().as_ref().context("the store is gone")?.flush()?;
+        self.shared.locked_store().as_ref().context("the store is gone")?.flush()?;
         Ok(Outcome::Stopped)
-    }
-
-    fn locked_store(&self) -> MutexGuard<'_, Option<Store>> {
-        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn apply(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
@@ -106,9 +107,10 @@ impl Fold {
             self.cursor.remember(last.as_last());
         }
         let begun = Instant::now();
+        let shared = self.shared.clone();
+        let _order = shared.order.blocking_lock();
         let changes = {
-            let shared = self.shared.clone();
-            let store = shared.store.lock().unwrap_or_else(PoisonError::into_inner);
+            let store = shared.locked_store();
             self.fold(store.as_ref().context("the store is gone")?, steps)?
         };
         if !entries.is_empty() {
@@ -122,8 +124,8 @@ impl Fold {
         }
         // Before it has caught up nobody is told of single events: they are old. A snapshot stands for them.
         if caught_up && !newly {
-            for changed in changes {
-                self.announce(Announcement::Changed(Arc::new(changed)));
+            for told in changes {
+                self.announce_change(told);
             }
         } else {
             self.untold |= !changes.is_empty();
@@ -175,9 +177,10 @@ impl Fold {
     }
 
     /// Folds the steps into the state and writes what came of them, all in one batch of the store.
-    fn fold(&mut self, store: &Store, steps: Vec<Step>) -> anyhow::Result<Vec<Changed>> {
+    fn fold(&mut self, store: &Store, steps: Vec<Step>) -> anyhow::Result<Vec<Told>> {
         let shared = self.shared.clone();
-        let mut state = shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut views = shared.write();
+        let Views { log: state, pending } = &mut *views;
         let mut batch = Batch::default();
         let mut channels = BTreeSet::new();
         let mut changes = Vec::new();
@@ -191,17 +194,21 @@ impl Fold {
                     sequence
                 }
                 Step::Event(recorded, trace) => {
-                    store.load(&mut state, &State::needs_of(&recorded))?;
-                    let change = evolve(&mut state, &recorded);
-                    batch.change(&state, recorded.sequence, &change)?;
+                    store.load(state, &State::needs_of(&recorded))?;
+                    let change = evolve(state, &recorded);
+                    batch.change(state, recorded.sequence, &change)?;
                     if !matches!(recorded.event, Event::Acknowledged(_)) {
                         batch.written(recorded.id, recorded.event.broadcast_id());
                         channels.insert(recorded.channel.clone());
                     }
                     self.used.insert(recorded.event.broadcast_id(), recorded.sequence);
-                    let sequence = recorded.sequence;
+                    let Recorded { sequence, channel, .. } = recorded;
                     if change != Change::Nothing {
-                        changes.push(changed(&state, recorded, change, trace));
+                        let view = View::new(state, pending);
+                        let of = |change| Arc::new(changed(view, channel.clone(), sequence, change, trace));
+                        let shown = view.has_pending().then(|| pending.shown(&change).map(of));
+                        let mirror = of(change);
+                        changes.push(Told { clients: shown.unwrap_or_else(|| Some(mirror.clone())), mirror });
                     }
                     sequence
                 }
@@ -217,7 +224,7 @@ impl Fold {
         batch.cursor(&self.cursor)?;
         store.apply(batch)?;
         state.written.clear();
-        self.drop_unused(&mut state);
+        self.drop_unused(state);
         Ok(changes)
     }
 
@@ -253,29 +260,37 @@ impl Fold {
 
     fn announce_snapshot(&mut self) {
         let Some(epoch) = self.cursor.epoch else { return };
-        let state = self.shared.state.read().unwrap_or_else(PoisonError::into_inner);
-        let active = state.channels.keys().filter_map(|channel| {
-            let known = state.active(channel)?;
-            Some((channel.clone(), Active { broadcast: known.broadcast.clone(), sequence: known.sequence }))
-        });
-        let active = Arc::new(active.collect());
-        drop(state);
+        let active = Arc::new(Shared::active(&self.shared.read()));
         self.untold = false;
-        self.announce(Announcement::Snapshot { epoch, sequence: self.cursor.sequence, active });
+        let snapshot = Announcement::Snapshot { epoch, sequence: self.cursor.sequence, active };
+        self.tell(snapshot.clone(), Some(snapshot));
     }
 
-    fn announce(&self, announcement: Announcement) {
+    fn announce_change(&self, Told { mirror, clients }: Told) {
+        self.tell(Announcement::Changed(mirror), clients.map(Announcement::Changed));
+    }
+
+    fn tell(&self, mirror: Announcement, clients: Option<Announcement>) {
         // Nobody mirrors at the moment: fine. The subscriber is gone: the replica stops.
-        let _ = self.shared.changes.send(announcement.clone());
-        let _ = self.subscriber.blocking_send(announcement);
+        let _ = self.shared.changes.send(mirror);
+        if let Some(clients) = clients
+            && let Some(subscriber) = self.shared.subscriber()
+        {
+            let _ = subscriber.blocking_send(clients);
+        }
     }
 }
 
-fn changed(state: &State, recorded: Recorded, change: Change, trace: Option<TraceParent>) -> Changed {
+pub(super) fn changed(
+    view: View<'_>,
+    channel: Channel,
+    sequence: u64,
+    change: Change,
+    trace: Option<TraceParent>,
+) -> Changed {
     let activated = match &change {
-        Change::Activated { id, .. } => state.broadcast(*id).map(|known| known.broadcast.clone()),
+        Change::Activated { id, .. } => view.broadcast(*id).map(|known| known.broadcast.clone()),
         _ => None,
     };
-    let Recorded { sequence, channel, .. } = recorded;
     Changed { sequence, channel, change, activated, trace }
 }

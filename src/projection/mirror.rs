@@ -139,7 +139,7 @@ impl Mirror {
             tokio::select! {
                 announced = changes.recv() => match announced {
                     Ok(Announcement::Changed(change)) => writer.follow(&change).await?,
-                    Ok(Announcement::Snapshot { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                    Ok(Announcement::Snapshot { .. } | Announcement::Settled { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
                         writer = Writer::open(self.clone(), context.clone()).await?;
                         writer.fill().await?;
                     }
@@ -256,7 +256,9 @@ impl Writer {
     /// Brings both buckets up to the projection, wherever they are.
     async fn fill(&mut self) -> anyhow::Result<()> {
         let reflects = self.mirror.projection.position().sequence;
-        let channels = self.mirror.projection.read(|state| {
+        let channels = self.mirror.projection.read(|view| {
+            // What is not in the log is not for the buckets.
+            let state = view.log();
             let channels = state.channels.iter().map(|(channel, known)| {
                 let active = state
                     .active(channel)

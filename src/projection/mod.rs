@@ -8,11 +8,12 @@
 pub mod cursor;
 mod fold;
 pub mod mirror;
+mod shared;
 pub mod store;
 mod supervise;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,10 +22,13 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::domain::{Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, State};
+use crate::domain::{
+    Accepted, Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, PENDING, State, View,
+};
 use crate::log::reader::Seen;
 use crate::log::{Epoch, EventLog, TraceParent};
 use crate::metrics::Metrics;
+use shared::Shared;
 pub use store::AckAt;
 use store::Store;
 pub use supervise::Supervisor;
@@ -91,12 +95,20 @@ pub enum Announcement {
     },
     /// One event took effect.
     Changed(Arc<Changed>),
+    /// What was accepted here is in the log, or overruled: what the log says is what is shown again. Announced after
+    /// the changes that were held back meanwhile, and instead of them.
+    Settled {
+        /// The last event in the state.
+        sequence: u64,
+        /// What is active, by channel.
+        active: Arc<Vec<(Channel, Active)>>,
+    },
 }
 
 /// An event that took effect.
 #[derive(Debug)]
 pub struct Changed {
-    /// Its place in the log.
+    /// Its place in the log; from [`PENDING`] on when it is not there yet.
     pub sequence: u64,
     /// Where.
     pub channel: Channel,
@@ -111,19 +123,6 @@ pub struct Changed {
 /// The projection cannot answer: its store is being rebuilt or has just failed.
 #[derive(Debug)]
 pub struct Unavailable;
-
-/// What the fold, the readers and the supervisor share.
-struct Shared {
-    state: RwLock<State>,
-    /// Held while a batch is folded and while something is loaded on demand, so that the two never interleave.
-    store: Mutex<Option<Store>>,
-    position: watch::Sender<Position>,
-    changes: broadcast::Sender<Announcement>,
-    /// Changes when a request met a damaged record.
-    damage: watch::Sender<()>,
-    /// To see how many announcements wait. Not to keep the subscriber waiting for more.
-    announcements: mpsc::WeakSender<Announcement>,
-}
 
 /// A handle to the projection of this replica.
 #[derive(Clone)]
@@ -140,18 +139,10 @@ impl Projection {
         reconnected: watch::Receiver<u64>,
         subscriber: mpsc::Sender<Announcement>,
     ) -> (Self, Supervisor) {
-        let shared = Arc::new(Shared {
-            state: RwLock::default(),
-            store: Mutex::new(None),
-            position: watch::Sender::new(Position::default()),
-            changes: broadcast::Sender::new(MIRROR_LAG),
-            damage: watch::Sender::new(()),
-            announcements: subscriber.downgrade(),
-        });
+        let shared = Arc::new(Shared::new(subscriber, MIRROR_LAG));
         let (seen, watched) = watch::channel(Seen::default());
         let (stop, stopped) = oneshot::channel();
-        let supervised =
-            supervise::Supervised { log, options, reconnected, subscriber, shared: shared.clone(), seen };
+        let supervised = supervise::Supervised { log, options, reconnected, shared: shared.clone(), seen };
         let task = tokio::spawn(supervised.run(stopped));
         (Self { shared, seen: watched }, Supervisor { stop, task })
     }
@@ -173,20 +164,19 @@ impl Projection {
 
     /// How many announcements its subscriber has not taken yet.
     pub fn announcements_waiting(&self) -> usize {
-        let sender = self.shared.announcements.upgrade();
-        sender.map_or(0, |sender| sender.max_capacity() - sender.capacity())
+        self.shared.subscriber().map_or(0, |sender| sender.max_capacity() - sender.capacity())
     }
 
     /// Looks at what is resident: channels, active broadcasts, counts.
-    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.shared.state.read().unwrap_or_else(PoisonError::into_inner))
+    pub fn read<T>(&self, look: impl FnOnce(View<'_>) -> T) -> T {
+        look(self.shared.read().view())
     }
 
-    /// Looks at the state after `needs` has been loaded into it.
+    /// Looks at the view after `needs` has been loaded into it.
     pub async fn with<T: Send + 'static>(
         &self,
         needs: Needs,
-        look: impl FnOnce(&State) -> T + Send + 'static,
+        look: impl FnOnce(View<'_>) -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
         let resident = |state: &State| {
             needs.written.is_empty() && needs.broadcasts.iter().all(|id| state.broadcasts.contains_key(id))
@@ -194,7 +184,7 @@ impl Projection {
         // One look under one lock: what is resident now may be dropped a moment later.
         let mut look = Some(look);
         let answer =
-            self.read(|state| if resident(state) { look.take().map(|look| look(state)) } else { None });
+            self.read(|view| if resident(view.log()) { look.take().map(|look| look(view)) } else { None });
         let Some(look) = look else { return answer.ok_or(Unavailable) };
         let shared = self.shared.clone();
         self.answered(spawn_blocking(move || shared.load_and_look(&needs, look)).await)
@@ -207,7 +197,15 @@ impl Projection {
         before: u64,
         limit: usize,
     ) -> Result<Vec<BroadcastState>, Unavailable> {
-        self.stored(move |store| store.history(&channel, before, limit)).await
+        let mut found: Vec<_> = self.read(|view| {
+            let pending = view.pending_broadcasts(&channel).into_iter();
+            pending.filter(|known| known.sequence < before).take(limit).cloned().collect()
+        });
+        let rest = limit - found.len();
+        let before = before.min(PENDING);
+        found.extend(self.stored(move |store| store.history(&channel, before, rest)).await?);
+        self.overlay(&mut found);
+        Ok(found)
     }
 
     /// One broadcast of a channel, without its acknowledgements.
@@ -216,7 +214,11 @@ impl Projection {
         channel: Channel,
         id: BroadcastId,
     ) -> Result<Option<BroadcastState>, Unavailable> {
-        let record = self.stored(move |store| store.record(id)).await?;
+        let pending = self.read(|view| view.pending(id).cloned());
+        let record = match pending {
+            Some(pending) => Some(pending),
+            None => self.stored(move |store| store.record(id)).await?,
+        };
         Ok(record.filter(|record| record.channel == channel))
     }
 
@@ -227,7 +229,59 @@ impl Projection {
         after: (u64, usize),
         limit: usize,
     ) -> Result<Vec<AckAt>, Unavailable> {
-        self.stored(move |store| store.acks_after(id, after, limit)).await
+        let mut found = self.stored(move |store| store.acks_after(id, after, limit)).await?;
+        let rest = limit - found.len();
+        found.extend(self.read(|view| {
+            let pending = view.pending_acknowledgements(id).iter().zip(1..);
+            let pending = pending.map(|((sequence, acknowledgement), number)| AckAt {
+                place: (*sequence, number),
+                acknowledgement: acknowledgement.clone(),
+            });
+            pending.filter(|ack| ack.place > after).take(rest).collect::<Vec<_>>()
+        }));
+        Ok(found)
+    }
+
+    /// Records as they are with what is pending.
+    fn overlay(&self, records: &mut [BroadcastState]) {
+        self.read(|view| {
+            for record in records {
+                if let Some(pending) = view.pending(record.broadcast.id) {
+                    record.clone_from(pending);
+                }
+            }
+        });
+    }
+
+    /// Folds what was accepted here, and is on disk but not in the log, over what the log says, and announces it to this
+    /// replica's clients. From now until [`Projection::settle`] they are not told of what the log says.
+    pub async fn fold_pending(&self, accepted: Vec<(Accepted, Option<TraceParent>)>) {
+        let _order = self.shared.order.lock().await;
+        let shared = self.shared.clone();
+        match spawn_blocking(move || shared.fold_pending(accepted)).await {
+            Ok(changes) => {
+                for changed in changes {
+                    self.announce(Announcement::Changed(Arc::new(changed))).await;
+                }
+            }
+            Err(panicked) => warn!("what was accepted could not be shown: {panicked}"),
+        }
+    }
+
+    /// The log has, or has overruled, everything that was folded over it: shows what the log says alone. The projection
+    /// must have reached what was relayed, so that nothing disappears for a moment.
+    pub async fn settle(&self) {
+        let _order = self.shared.order.lock().await;
+        let active = Arc::new(self.shared.forget_pending());
+        let sequence = self.position().sequence;
+        self.announce(Announcement::Settled { sequence, active }).await;
+    }
+
+    async fn announce(&self, announcement: Announcement) {
+        if let Some(subscriber) = self.shared.subscriber() {
+            // It is gone: the replica stops.
+            let _ = subscriber.send(announcement).await;
+        }
     }
 
     /// Looks into the store beside the fold, which goes on meanwhile.
@@ -237,7 +291,7 @@ impl Projection {
     ) -> Result<T, Unavailable> {
         let shared = self.shared.clone();
         let looked = spawn_blocking(move || {
-            let store = shared.store();
+            let store = shared.locked_store().clone();
             look(&store.context("the projection is being rebuilt")?).inspect_err(|_| shared.report_damage())
         });
         self.answered(looked.await)
@@ -272,40 +326,6 @@ impl Projection {
 
     /// The store, for a long look that does not hold up the fold.
     fn store(&self) -> Option<Store> {
-        self.shared.store()
-    }
-}
-
-impl Shared {
-    fn store(&self) -> Option<Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The supervisor rebuilds what a request could not read.
-    fn report_damage(&self) {
-        self.damage.send_replace(());
-    }
-
-    fn load_and_look<T>(&self, needs: &Needs, look: impl FnOnce(&State) -> T) -> anyhow::Result<T> {
-        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let store = store.as_ref().context("the projection is being rebuilt")?;
-        let mut loaded = State::default();
-        if let Err(error) = store.load(&mut loaded, needs) {
-            // Said while the store is held, so that it is never said of the next one.
-            self.report_damage();
-            return Err(error);
-        }
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        loaded.broadcasts.retain(|id, _| !state.broadcasts.contains_key(id));
-        let new: Vec<_> = loaded.broadcasts.keys().copied().collect();
-        state.broadcasts.extend(loaded.broadcasts);
-        state.written.extend(loaded.written);
-        let answer = look(&state);
-        state.written.clear();
-        // While there is room it stays, until the fold drops what was not used for long.
-        if !fold::has_room(&state) {
-            state.broadcasts.retain(|id, _| !new.contains(id));
-        }
-        Ok(answer)
+        self.shared.locked_store().clone()
     }
 }

@@ -1,6 +1,6 @@
 //! The supervisor: keeps a reader and a fold going, over damage and over other logs, until the replica stops.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -11,8 +11,9 @@ use tracing::{error, info, warn};
 
 use super::cursor::CursorRecord;
 use super::fold::{Fold, Outcome};
+use super::shared::Shared;
 use super::store::{self, Store};
-use super::{Announcement, Options, Position, Shared};
+use super::{Options, Position};
 use crate::domain::State;
 use crate::log::EventLog;
 use crate::log::reader::{Delivery, Reader, Seen};
@@ -45,9 +46,15 @@ pub(super) struct Supervised {
     pub(super) log: Arc<dyn EventLog>,
     pub(super) options: Options,
     pub(super) reconnected: watch::Receiver<u64>,
-    pub(super) subscriber: mpsc::Sender<Announcement>,
     pub(super) shared: Arc<Shared>,
     pub(super) seen: watch::Sender<Seen>,
+}
+
+impl Drop for Supervised {
+    /// However it ends, whoever listens must notice.
+    fn drop(&mut self) {
+        self.shared.dismiss_subscriber();
+    }
 }
 
 impl Supervised {
@@ -56,7 +63,7 @@ impl Supervised {
         loop {
             let outcome = self.live_once(&mut stopped).await;
             let caught_up = self.shared.position.borrow().caught_up;
-            *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.shared.locked_store() = None;
             let reason = match outcome {
                 Ok(Outcome::Stopped) => return,
                 Ok(Outcome::OtherLog) => {
@@ -88,7 +95,7 @@ impl Supervised {
         self.shared.position.send_modify(|position| {
             *position = Position { epochs: position.epochs, ..Position::default() };
         });
-        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = State::default();
+        self.shared.write().log = State::default();
         let directory = self.options.directory.clone();
         match spawn_blocking(move || store::set_aside(&directory)).await {
             Ok(Ok(None)) => {}
@@ -145,8 +152,8 @@ impl Supervised {
             Ok((store.cursor()?, store.resident()?, store))
         });
         let (cursor, state, store) = opened.await.context("the store panicked")??;
-        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = state;
-        *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        self.shared.write().log = state;
+        *self.shared.locked_store() = Some(store);
         Ok(cursor)
     }
 
@@ -156,8 +163,7 @@ impl Supervised {
         cursor: CursorRecord,
         deliveries: mpsc::Receiver<Delivery>,
     ) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Outcome>>> {
-        let metrics = self.options.metrics.clone();
-        let fold = Fold::new(self.shared.clone(), cursor, self.subscriber.clone(), metrics);
+        let fold = Fold::new(self.shared.clone(), cursor, self.options.metrics.clone());
         let (ended, folded) = oneshot::channel();
         std::thread::Builder::new().name("projection".into()).spawn(move || {
             let _ = ended.send(fold.run(deliveries));

@@ -10,12 +10,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::drain::{Drain, next_tick, retry_after_ms};
 use super::heartbeat::Counts;
+use super::mode::Telling;
 use super::report::report;
 use super::room::{Connection, Room};
-use super::wire::{Close, ConnectedStats, Frame, ServerMessage};
-use crate::domain::{BroadcastId, Change, Channel, UserId};
+use super::wire::{Close, ConnectedStats, Frame, Place, ServerMessage};
+use crate::domain::{BroadcastId, Change, Channel, UserId, in_log};
 use crate::metrics::{ByChannel, Metrics, gauge};
 use crate::projection::{Announcement, Changed, Projection};
+use crate::submit;
 
 /// Requests of connections that wait for the hub.
 const INBOX: usize = 4_096;
@@ -105,6 +107,8 @@ pub struct Options {
     pub max_connections: usize,
     /// Where it counts.
     pub metrics: Metrics,
+    /// Whether this replica works with the log.
+    pub modes: watch::Receiver<submit::mode::Mode>,
 }
 
 impl Hub {
@@ -130,6 +134,7 @@ impl Hub {
             metrics: options.metrics,
             projection,
             counts,
+            mode: Telling::new(options.modes),
             local: hub.local.clone(),
             changed: hub.changed.clone(),
             drain: None,
@@ -200,6 +205,7 @@ struct Fan {
     metrics: Metrics,
     projection: Projection,
     counts: watch::Receiver<BTreeMap<Channel, Counts>>,
+    mode: Telling,
     local: Arc<BTreeMap<Channel, LocalCount>>,
     changed: Arc<Notify>,
     drain: Option<Drain>,
@@ -229,6 +235,7 @@ impl Fan {
                     self.tell_staff();
                     self.count_waiting();
                 }
+                () = self.mode.due() => self.tell_mode(),
                 () = next_tick(&mut self.drain) => self.drain_some(),
             }
         }
@@ -266,7 +273,7 @@ impl Fan {
         let (close, closed) = oneshot::channel();
         let mut connection =
             Connection { user: who.user.clone(), staff: who.staff, outgoing: sender, close: Some(close) };
-        let hello = ServerMessage::connected(self.sequence, who.heartbeat_seconds).frame();
+        let hello = ServerMessage::connected(self.sequence, self.mode.told(), who.heartbeat_seconds).frame();
         connection.send(Outgoing::Frame(hello), &self.metrics);
         room.add(id, connection);
         room.send_active(id, &self.projection, &self.metrics, self.sequence);
@@ -313,8 +320,16 @@ impl Fan {
                 }
             }
             Announcement::Changed(changed) => {
-                self.sequence = changed.sequence;
+                self.sequence = in_log(changed.sequence).unwrap_or(self.sequence);
                 self.tell(&changed);
+            }
+            Announcement::Settled { sequence, active } => {
+                self.sequence = sequence;
+                let mut active: HashMap<_, _> = active.iter().cloned().collect();
+                for (channel, room) in &mut self.rooms {
+                    let delivered = room.settle(active.remove(channel), sequence, &self.metrics);
+                    self.metrics.deliveries.get_or_create(&ByChannel::from(channel)).inc_by(delivered);
+                }
             }
         }
     }
@@ -330,14 +345,11 @@ impl Fan {
                 let delivered = room.activate(broadcast, sequence, &self.metrics);
                 let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
                 let sent_to_users = room.connected(counts).connections;
-                let sent = ServerMessage::BroadcastSent { broadcast_id: *id, sent_to_users, sequence };
+                let place = Place::of(sequence);
+                let sent = ServerMessage::BroadcastSent { broadcast_id: *id, sent_to_users, place };
                 delivered + room.send_staff(&sent, &self.metrics)
             }
-            Change::Ended { id, reason } => {
-                room.shown = None;
-                let frame = ServerMessage::cleared(Some(*id), *reason, sequence).frame();
-                room.send_all(&Outgoing::Frame(frame), &self.metrics)
-            }
+            Change::Ended { id, reason } => room.take_down(*id, *reason, sequence, &self.metrics),
             Change::Acknowledged { id, new } => {
                 self.metrics.acks.get_or_create(&label).inc_by(new.len() as u64);
                 room.notice(*id, new, sequence, &self.metrics)
@@ -371,6 +383,13 @@ impl Fan {
             let label = ByChannel::from(channel);
             self.metrics.messages_waiting.get_or_create(&label).set(gauge(messages));
             self.metrics.lagging_connections.get_or_create(&label).set(gauge(lagging));
+        }
+    }
+
+    fn tell_mode(&mut self) {
+        let frame = self.mode.tell();
+        for room in self.rooms.values_mut() {
+            room.send_all(&Outgoing::Frame(frame.clone()), &self.metrics);
         }
     }
 

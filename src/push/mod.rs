@@ -6,6 +6,7 @@
 mod drain;
 pub mod heartbeat;
 pub mod hub;
+mod mode;
 pub mod presence;
 mod report;
 mod room;

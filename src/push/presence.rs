@@ -19,7 +19,6 @@ use uuid::Uuid;
 
 use super::heartbeat::{Counts, Heartbeat, Peer, Peers, heartbeats, present};
 use super::hub::Hub;
-use super::wire::Mode;
 use crate::clock::Clock;
 use crate::domain::{Channel, Digest, Timestamp};
 use crate::log::connection::Connection;
@@ -27,6 +26,7 @@ use crate::log::names::{MIRROR_LEASE_KEY, REPLICAS_BUCKET, bucket_subject};
 use crate::log::provision::{Provision, replicas_stream};
 use crate::metrics::{Metrics, gauge};
 use crate::projection::Projection;
+use crate::submit::mode::Modes;
 
 /// A heartbeat at least this often, and this soon after a change.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
@@ -55,6 +55,8 @@ pub struct Presence {
     pub hub: Hub,
     /// How far this replica is.
     pub projection: Projection,
+    /// Whether it works with the log.
+    pub modes: Modes,
     /// Where divergence is counted.
     pub metrics: Metrics,
     /// What time it is.
@@ -150,7 +152,7 @@ impl Presence {
             instance: self.identity.instance,
             started_at: self.identity.started_at,
             at: self.clock.now(),
-            mode: Mode::Cluster.as_str().to_owned(),
+            mode: self.modes.now().as_str().to_owned(),
             epoch: position.epoch,
             sequence: position.sequence,
             digest: position.digest,

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::heartbeat::{Connected, Counts};
 use super::hub::{ConnectionId, Outgoing};
-use super::wire::{BroadcastView, Close, ConnectedStats, Frame, ServerMessage};
+use super::wire::{BroadcastView, Close, ConnectedStats, Frame, Place, ServerMessage};
 use crate::domain::{Acknowledgement, Broadcast, BroadcastId, EndReason, UserId};
 use crate::metrics::Metrics;
 use crate::projection::{Active, Projection};
@@ -38,9 +38,8 @@ pub(super) struct Present {
 
 /// What this user should see: what is shown, unless they have acknowledged it.
 fn active_for(shown: Option<&Active>, user: &UserId, projection: &Projection, sequence: u64) -> Frame {
-    let acknowledged = |active: &Active| {
-        projection.read(|state| state.broadcast(active.broadcast.id)?.acknowledged_at(user)).is_some()
-    };
+    let acknowledged =
+        |active: &Active| projection.read(|view| view.acknowledged_at(active.broadcast.id, user)).is_some();
     let broadcast =
         shown.filter(|active| !acknowledged(active)).map(|active| BroadcastView::from(&active.broadcast));
     ServerMessage::ActiveBroadcast { broadcast, sequence }.frame()
@@ -138,9 +137,37 @@ impl Room {
     }
 
     pub(super) fn activate(&mut self, broadcast: &Broadcast, sequence: u64, metrics: &Metrics) -> u64 {
-        let frame = ServerMessage::NewBroadcast { broadcast: broadcast.into(), sequence }.frame();
+        let frame =
+            ServerMessage::NewBroadcast { broadcast: broadcast.into(), place: Place::of(sequence) }.frame();
         self.shown = Some(Active { broadcast: broadcast.clone(), sequence });
         self.send_all(&Outgoing::Frame(frame), metrics)
+    }
+
+    /// Takes down what is shown.
+    pub(super) fn take_down(
+        &mut self,
+        id: BroadcastId,
+        reason: EndReason,
+        sequence: u64,
+        metrics: &Metrics,
+    ) -> u64 {
+        self.shown = None;
+        let frame = ServerMessage::cleared(Some(id), reason, sequence).frame();
+        self.send_all(&Outgoing::Frame(frame), metrics)
+    }
+
+    /// Shows what is active now, if that is something else than what is shown. Says how many messages went out.
+    pub(super) fn settle(&mut self, active: Option<Active>, sequence: u64, metrics: &Metrics) -> u64 {
+        let id = |active: &Option<Active>| active.as_ref().map(|active| active.broadcast.id);
+        match (id(&self.shown), active) {
+            (shown, active) if shown == id(&active) => {
+                self.shown = active;
+                0
+            }
+            (_, Some(active)) => self.activate(&active.broadcast, active.sequence, metrics),
+            (Some(shown), None) => self.take_down(shown, EndReason::Cleared, sequence, metrics),
+            (None, None) => 0,
+        }
     }
 
     /// Tells the other connections of those who acknowledged.
@@ -156,7 +183,8 @@ impl Room {
         for Acknowledgement { user, .. } in new {
             for connection in self.users.get(user).into_iter().flat_map(|present| &present.connections) {
                 let frame = frame.get_or_insert_with(|| {
-                    ServerMessage::BroadcastAcknowledged { broadcast_id: id, sequence }.frame()
+                    ServerMessage::BroadcastAcknowledged { broadcast_id: id, place: Place::of(sequence) }
+                        .frame()
                 });
                 if let Some(connection) = self.connections.get_mut(connection) {
                     sent += u64::from(connection.send(Outgoing::Notice(id, frame.clone()), metrics));

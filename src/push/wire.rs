@@ -7,7 +7,8 @@ use serde::Serialize;
 use strum::{EnumIter, VariantNames};
 use tracing::error;
 
-use crate::domain::{Broadcast, BroadcastId, EndReason, Kind, Message, Timestamp, UserId};
+use crate::domain::{Broadcast, BroadcastId, EndReason, Kind, Message, Timestamp, UserId, in_log};
+use crate::submit;
 
 /// A broadcast as clients see it. The seed's clients read `message_type`, its REST callers `type`: both are there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -34,20 +35,22 @@ impl<'a> From<&'a Broadcast> for BroadcastView<'a> {
     }
 }
 
-/// Whether the replica works with the log or on its own.
+/// Whether the replica works with the log or on its own, as clients are told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// With the log.
     #[default]
     Cluster,
+    /// On its own, until the log has all that was accepted meanwhile.
+    Local,
 }
 
-impl Mode {
-    /// The word on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cluster => "cluster",
+impl From<submit::mode::Mode> for Mode {
+    fn from(mode: submit::mode::Mode) -> Self {
+        match mode {
+            submit::mode::Mode::Cluster => Self::Cluster,
+            submit::mode::Mode::Local | submit::mode::Mode::Relaying => Self::Local,
         }
     }
 }
@@ -63,22 +66,43 @@ pub enum ServerMessage<'a> {
     /// What this user should see now: on connect and on request.
     ActiveBroadcast { broadcast: Option<BroadcastView<'a>>, sequence: u64 },
     /// Somebody sent a broadcast; it takes the place of the one before.
-    NewBroadcast { broadcast: BroadcastView<'a>, sequence: u64 },
+    NewBroadcast {
+        broadcast: BroadcastView<'a>,
+        #[serde(flatten)]
+        place: Place,
+    },
     /// The active broadcast ended, and none took its place.
     BroadcastCleared {
         message: &'static str,
         broadcast_id: Option<BroadcastId>,
         reason: EndReason,
-        sequence: u64,
+        #[serde(flatten)]
+        place: Place,
     },
     /// This user acknowledged it on another connection.
-    BroadcastAcknowledged { broadcast_id: BroadcastId, sequence: u64 },
+    BroadcastAcknowledged {
+        broadcast_id: BroadcastId,
+        #[serde(flatten)]
+        place: Place,
+    },
     /// The answer to an acknowledgement. `already` is `null` when it is durable but not yet counted.
-    Acknowledged { broadcast_id: BroadcastId, already: Option<bool>, sequence: u64 },
+    Acknowledged {
+        broadcast_id: BroadcastId,
+        already: Option<bool>,
+        #[serde(flatten)]
+        place: Place,
+    },
     /// To creators and team: how many are connected.
     StatsUpdate { stats: ConnectedStats },
     /// To creators and team: a broadcast went out.
-    BroadcastSent { broadcast_id: BroadcastId, sent_to_users: u64, sequence: u64 },
+    BroadcastSent {
+        broadcast_id: BroadcastId,
+        sent_to_users: u64,
+        #[serde(flatten)]
+        place: Place,
+    },
+    /// The replica lost the log, or has it back and all is in it.
+    Mode { mode: Mode },
     /// Forget what you have; the state on connect follows.
     Resync { sequence: u64 },
     /// The message was not understood or not accepted; the connection lives.
@@ -89,6 +113,21 @@ pub enum ServerMessage<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         broadcast_id: Option<BroadcastId>,
     },
+}
+
+/// Where the event stands that a message is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// Its sequence in the log; absent when it is not there yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+}
+
+impl Place {
+    /// Of a sequence that may stand for something that is not in the log yet.
+    pub const fn of(sequence: u64) -> Self {
+        Self { sequence: in_log(sequence) }
+    }
 }
 
 /// What creators and team learn while they are connected.
@@ -104,9 +143,9 @@ pub struct ConnectedStats {
 
 impl ServerMessage<'_> {
     /// The first message of a connection.
-    pub const fn connected(sequence: u64, heartbeat_seconds: u64) -> Self {
+    pub const fn connected(sequence: u64, mode: Mode, heartbeat_seconds: u64) -> Self {
         let message = "Connected to broadcast live updates";
-        Self::Connected { message, sequence, mode: Mode::Cluster, heartbeat_seconds }
+        Self::Connected { message, sequence, mode, heartbeat_seconds }
     }
 
     /// That the active broadcast ended.
@@ -115,7 +154,7 @@ impl ServerMessage<'_> {
             message: "Active broadcast has been cleared",
             broadcast_id,
             reason,
-            sequence,
+            place: Place::of(sequence),
         }
     }
 
@@ -133,13 +172,13 @@ impl ServerMessage<'_> {
         match self {
             Self::Connected { sequence, .. }
             | Self::ActiveBroadcast { sequence, .. }
-            | Self::NewBroadcast { sequence, .. }
-            | Self::BroadcastCleared { sequence, .. }
-            | Self::BroadcastAcknowledged { sequence, .. }
-            | Self::Acknowledged { sequence, .. }
-            | Self::BroadcastSent { sequence, .. }
             | Self::Resync { sequence } => Some(*sequence),
-            Self::StatsUpdate { .. } | Self::Error { .. } => None,
+            Self::NewBroadcast { place, .. }
+            | Self::BroadcastCleared { place, .. }
+            | Self::BroadcastAcknowledged { place, .. }
+            | Self::Acknowledged { place, .. }
+            | Self::BroadcastSent { place, .. } => place.sequence,
+            Self::StatsUpdate { .. } | Self::Mode { .. } | Self::Error { .. } => None,
         }
     }
 }
@@ -297,7 +336,7 @@ mod tests {
     fn messages_look_as_the_seeds_clients_expect() {
         let frame = |message: ServerMessage<'_>| String::from_utf8(message.frame().json.to_vec()).unwrap();
         assert_eq!(
-            frame(ServerMessage::connected(7, 30)),
+            frame(ServerMessage::connected(7, Mode::Cluster, 30)),
             r#"{"type":"connected","message":"Connected to broadcast live updates","sequence":7,"mode":"cluster","heartbeat_seconds":30}"#
         );
         assert_eq!(

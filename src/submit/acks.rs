@@ -11,9 +11,12 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::{Attempt, PROJECTION_PATIENCE, Submit, SubmitError};
+use super::attempt::Attempt;
+use super::mode::Mode;
+use super::{PROJECTION_PATIENCE, Submit, SubmitError};
 use crate::domain::{
     self, Acknowledgement, BroadcastId, Channel, Command, Event, Needs, Rejection, State, UserId, decide,
+    in_log,
 };
 use crate::log::envelope::MAX_ACKS_PER_EVENT;
 use crate::log::names::Subject;
@@ -28,13 +31,13 @@ const DRAINED_AT_ONCE: usize = 10_000;
 /// The most bytes of acknowledgements in one event; a message of the log may have 256 KiB.
 const MAX_EVENT_BYTES: usize = 192 * 1024;
 
-/// What is known of an acknowledgement that is in the log.
+/// What is known of an acknowledgement that is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
     /// Whether the user had acknowledged before. `None`: it is durable, but the own projection has not got there yet.
     pub already: Option<bool>,
-    /// The event that carries it; the first one when there are several.
-    pub sequence: u64,
+    /// The event that carries it; the first one when there are several. `None`: it is in the outbox, and the log gets it.
+    pub sequence: Option<u64>,
 }
 
 type Answer = Result<Acknowledged, SubmitError>;
@@ -81,7 +84,7 @@ impl Acks {
         let request = Request { channel, broadcast, acknowledgement, trace, answer };
         self.queue.try_send(request).map_err(|_| SubmitError::Busy)?;
         let confirmed = answered.await.unwrap_or(Err(SubmitError::Busy))?;
-        self.submit.metrics.ack_confirmation.observe(begun.elapsed());
+        self.submit.options.metrics.ack_confirmation.observe(begun.elapsed());
         Ok(confirmed)
     }
 
@@ -99,14 +102,16 @@ impl Acks {
     ) -> Result<Option<Acknowledged>, SubmitError> {
         let mut judged = self.judge(channel, broadcast, user).await?;
         if let Err(Rejection::UnknownBroadcast { .. }) = judged {
-            // Another replica may have shown it to the user a moment ago.
-            if !self.submit.catch_up(channel, Instant::now() + PROJECTION_PATIENCE).await {
+            // Another replica may have shown it to the user a moment ago. Alone, this one cannot know that.
+            if self.submit.modes.now() == Mode::Local
+                || !self.submit.catch_up(channel, Instant::now() + PROJECTION_PATIENCE).await
+            {
                 return Err(SubmitError::CatchingUp);
             }
             judged = self.judge(channel, broadcast, user).await?;
         }
         let first = judged.map_err(SubmitError::Rejected)?;
-        Ok(first.map(|sequence| Acknowledged { already: Some(true), sequence }))
+        Ok(first.map(|sequence| Acknowledged { already: Some(true), sequence: in_log(sequence) }))
     }
 
     /// The sequence at which this user acknowledged; `None` when that is still to do.
@@ -122,25 +127,46 @@ impl Acks {
         let command = Command::Acknowledge { channel: channel.clone(), broadcast, user: user.clone() };
         let (now, user) = (self.submit.clock.now(), user.clone());
         let needs = State::needs(&command, Uuid::nil());
-        let judged = self.submit.projection.with(needs, move |state| {
-            decide(state, &command, now, Uuid::nil()).map(|event| match event {
+        let judged = self.submit.projection.with(needs, move |view| {
+            decide(view, &command, now, Uuid::nil()).map(|event| match event {
                 Some(_) => None,
-                None => first(state, broadcast, &user),
+                None => view.acknowledged_at(broadcast, &user),
             })
         });
         Ok(judged.await?)
     }
 }
 
-fn first(state: &State, broadcast: BroadcastId, user: &UserId) -> Option<u64> {
-    state.broadcast(broadcast)?.acknowledged_at(user)
-}
-
 async fn commit_until_closed(submit: Arc<Submit>, mut requests: mpsc::Receiver<Request>) {
     let mut drained = Vec::new();
     while requests.recv_many(&mut drained, DRAINED_AT_ONCE).await > 0 {
-        let commits = group(drained.drain(..)).into_iter().map(|commit| commit.run(&submit));
-        join_all(commits).await;
+        let commits = group(drained.drain(..)).into_iter().map(|commit| commit.begin(&submit));
+        let unanswered: Vec<_> = if submit.modes.now() == Mode::Cluster {
+            join_all(commits.map(|begun| begun.append(&submit))).await.into_iter().flatten().collect()
+        } else {
+            commits.collect()
+        };
+        if !unanswered.is_empty() {
+            keep_locally(&submit, unanswered).await;
+        }
+    }
+}
+
+/// What the log does not answer about goes to the outbox, all of it with one sync of the disk.
+async fn keep_locally(submit: &Submit, begun: Vec<Begun>) {
+    let events = begun.iter().map(|begun| begun.new.clone()).collect();
+    match submit.accept_acks(events).await {
+        Ok(already) => {
+            for (begun, already) in begun.into_iter().zip(already) {
+                let told = already.into_iter().map(|already| (Some(already), None));
+                begun.tell(told);
+            }
+        }
+        Err(error) => {
+            for begun in begun {
+                begun.refuse(&error);
+            }
+        }
     }
 }
 
@@ -185,28 +211,67 @@ impl Commit {
         self.trace = self.trace.filter(|known| Some(*known) == trace);
     }
 
-    /// Appends the event, and leaves telling the waiters to a task, so that the next commit can begin.
-    async fn run(self, submit: &Arc<Submit>) {
-        let now = submit.clock.now();
-        let id = submit.clock.new_id();
+    fn begin(self, submit: &Submit) -> Begun {
         let Self { channel, broadcast, acknowledgements, waiters, trace, .. } = self;
-        let users: Vec<_> = acknowledgements.iter().map(|a| a.user.clone()).collect();
-        let event = Event::Acknowledged(domain::Acknowledged { broadcast_id: broadcast, acknowledgements });
-        let subject = Subject::Acks(channel, broadcast);
-        submit.metrics.ack_commit_size.observe(users.len());
-        let source = submit.source.clone();
-        let new = NewEvent { subject, id, event, time: now, source, expected: None, trace };
-        let mut attempt = Attempt::new(submit, id);
-        let said_of = TraceParent::span(trace);
-        match attempt.append(new).instrument(said_of.clone()).await {
+        submit.options.metrics.ack_commit_size.observe(acknowledgements.len());
+        let new = NewEvent {
+            subject: Subject::Acks(channel, broadcast),
+            id: submit.clock.new_id(),
+            event: Event::Acknowledged(domain::Acknowledged { broadcast_id: broadcast, acknowledgements }),
+            time: submit.clock.now(),
+            source: submit.source.clone(),
+            expected: None,
+            trace,
+        };
+        Begun { new, waiters, unsure: false }
+    }
+}
+
+/// An event on its way, and who waits for it: a list for each of its acknowledgements.
+struct Begun {
+    new: NewEvent,
+    waiters: Vec<Vec<oneshot::Sender<Answer>>>,
+    /// The log may have it.
+    unsure: bool,
+}
+
+impl Begun {
+    /// Appends the event, and leaves telling the waiters to a task, so that the next commit can begin. Gives back what
+    /// the log did not answer about.
+    async fn append(mut self, submit: &Arc<Submit>) -> Option<Self> {
+        let mut attempt = Attempt::new(submit, self.new.id);
+        let said_of = TraceParent::span(self.new.trace);
+        match attempt.append(self.new.clone()).instrument(said_of.clone()).await {
             Ok(appended) => {
-                drop(tokio::spawn(confirm(submit.clone(), broadcast, users, waiters, appended.sequence)));
+                drop(tokio::spawn(confirm(submit.clone(), self, appended.sequence)));
+                None
             }
-            Err(error) => {
-                let _said_of = said_of.entered();
-                for waiter in waiters.into_iter().flatten() {
-                    let _ = waiter.send(Err(attempt.refusal(&error)));
+            Err(error) => match said_of.in_scope(|| attempt.refusal(&error)) {
+                SubmitError::Unknown { .. } if submit.options.accept_on_outage => {
+                    self.unsure = true;
+                    Some(self)
                 }
+                refusal => {
+                    self.refuse(&refusal);
+                    None
+                }
+            },
+        }
+    }
+
+    fn refuse(self, error: &SubmitError) {
+        for waiter in self.waiters.into_iter().flatten() {
+            let _ = waiter.send(Err(error.clone().honest(self.unsure, self.new.id)));
+        }
+    }
+
+    /// Tells the waiters of each acknowledgement whether it was known, and where it stands.
+    fn tell(self, told: impl Iterator<Item = (Option<bool>, Option<u64>)>) {
+        for ((already, sequence), waiters) in told.zip(self.waiters) {
+            // Of several devices of one user that share the entry, the first one brought the news.
+            for (nth, waiter) in waiters.into_iter().enumerate() {
+                let already = already.map(|already| already || nth > 0);
+                let _ = waiter.send(Ok(Acknowledged { already, sequence }));
             }
         }
     }
@@ -242,30 +307,22 @@ fn stored_bytes(acknowledgement: &Acknowledgement) -> usize {
 }
 
 /// Tells the waiters what the own projection made of the event: it alone knows who was new.
-async fn confirm(
-    submit: Arc<Submit>,
-    broadcast: BroadcastId,
-    users: Vec<UserId>,
-    waiters: Vec<Vec<oneshot::Sender<Answer>>>,
-    sequence: u64,
-) {
+async fn confirm(submit: Arc<Submit>, begun: Begun, sequence: u64) {
+    let Event::Acknowledged(acknowledged) = &begun.new.event else { return };
+    let broadcast = acknowledged.broadcast_id;
+    let users: Vec<_> = acknowledged.acknowledgements.iter().map(|new| new.user.clone()).collect();
     let mut firsts = vec![None; users.len()];
     if submit.projection.reached(sequence, PROJECTION_PATIENCE).await {
         let needs = Needs { broadcasts: vec![broadcast], written: vec![] };
-        let looked = submit.projection.with(needs, move |state| {
-            users.iter().map(|user| first(state, broadcast, user)).collect::<Vec<_>>()
+        let looked = submit.projection.with(needs, move |view| {
+            users.iter().map(|user| view.acknowledged_at(broadcast, user)).collect::<Vec<_>>()
         });
         if let Ok(found) = looked.await {
             firsts = found;
         }
     }
-    for (first, waiters) in firsts.into_iter().zip(waiters) {
-        // Of several devices of one user that share the entry, the first one brought the news.
-        for (nth, waiter) in waiters.into_iter().enumerate() {
-            let already = first.map(|first| nth > 0 || first != sequence);
-            let _ = waiter.send(Ok(Acknowledged { already, sequence: first.unwrap_or(sequence) }));
-        }
-    }
+    let told = |first: Option<u64>| (first.map(|first| first != sequence), Some(first.unwrap_or(sequence)));
+    begun.tell(firsts.into_iter().map(told));
 }
 
 #[cfg(test)]

@@ -1,28 +1,38 @@
 //! Submit: the one write path. Load state, decide, append; on a conflict catch up with the log and decide again.
 //!
 //! A command becomes at most one event and writes nothing else. The answer comes when this replica's own projection
-//! has the event, so that whoever wrote reads what they wrote.
+//! has the event, so that whoever wrote reads what they wrote. While the log is away the event goes to the outbox, and
+//! from there to the log when that is back.
 
 pub mod acks;
+mod attempt;
+mod local;
+pub mod mode;
+pub mod outbox;
+mod relay;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{info, warn};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::domain::{BroadcastId, Channel, Command, Event, Rejection, State, Timestamp, UserId, decide};
+use crate::domain::{
+    BroadcastId, Channel, Command, Event, Rejection, State, Timestamp, UserId, View, decide, in_log,
+};
 use crate::log::names::Subject;
-use crate::log::{AppendError, Appended, EventLog, NewEvent, TraceParent};
-use crate::metrics::{ByOutcome, Metrics};
+use crate::log::{EventLog, TraceParent};
+use crate::metrics::Metrics;
 use crate::projection::{Projection, Unavailable};
-
 pub use acks::{Acknowledged, Acks};
+use attempt::Attempt;
+use mode::{Mode, Modes};
+use outbox::{Outbox, Standing};
 
 /// After an append the answer waits this long for the own projection; then it goes out without it.
 pub const PROJECTION_PATIENCE: Duration = Duration::from_secs(2);
@@ -50,10 +60,12 @@ pub struct Done {
     pub sequence: Option<u64>,
     /// The broadcast that was created or cleared.
     pub broadcast: Option<BroadcastId>,
+    /// The log is away: this is so for this replica, which has it on disk and will bring it to the log.
+    pub local: bool,
 }
 
 /// Why a command was not confirmed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum SubmitError {
     /// A rule said no. Nothing was written.
     Rejected(Rejection),
@@ -67,11 +79,36 @@ pub enum SubmitError {
     TooLarge,
     /// This replica is still reading the log. Nothing was written.
     CatchingUp,
+    /// The log is away, and this replica accepts nothing on its own. Nothing was written.
+    Away,
+    /// The log is away, and the outbox has as much as it takes. Nothing was written.
+    OutboxFull,
+    /// The log is away, and the disk did not take the event. Nothing was written.
+    OutboxFailed,
     /// The log has not answered. The event may be there, or get there; a retry with the same key finds out.
     Unknown {
         /// The id under which it would be there.
         id: Uuid,
     },
+}
+
+impl SubmitError {
+    /// Most errors say that nothing was written. After a try without an answer nobody can say that.
+    fn honest(self, unsure: bool, id: Uuid) -> Self {
+        match self {
+            Self::CatchingUp
+            | Self::Contended
+            | Self::LogFull
+            | Self::Away
+            | Self::OutboxFull
+            | Self::OutboxFailed
+                if unsure =>
+            {
+                Self::Unknown { id }
+            }
+            error => error,
+        }
+    }
 }
 
 impl From<Unavailable> for SubmitError {
@@ -92,9 +129,26 @@ pub struct Submit {
     projection: Projection,
     clock: Arc<dyn Clock>,
     source: String,
-    append_timeout: Duration,
+    options: Options,
     lanes: HashMap<Channel, Lane>,
-    metrics: Metrics,
+    modes: Modes,
+    outbox: Arc<Mutex<Outbox>>,
+    standing: watch::Receiver<Standing>,
+}
+
+/// What the write path needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The replica's name, for the source of its events.
+    pub replica: String,
+    /// The channels that exist.
+    pub channels: Vec<Channel>,
+    /// How long an append is tried.
+    pub append_timeout: Duration,
+    /// Whether commands are accepted while the log is away.
+    pub accept_on_outage: bool,
+    /// Where it counts.
+    pub metrics: Metrics,
 }
 
 /// What `decide` said, and what an append needs to know of the state it looked at.
@@ -105,19 +159,45 @@ enum Verdict {
 }
 
 impl Submit {
-    /// The write path over a log and the projection of it, for these channels. `source` names the replica.
-    pub fn new(
+    /// The write path over a log and the projection of it. Starts to watch the log, and to relay what waits in the
+    /// outbox.
+    pub fn start(
         log: Arc<dyn EventLog>,
         projection: Projection,
         clock: Arc<dyn Clock>,
-        replica: &str,
-        channels: &[Channel],
-        append_timeout: Duration,
-        metrics: Metrics,
-    ) -> Self {
+        outbox: Outbox,
+        options: Options,
+    ) -> Arc<Self> {
         let lane = || Lane { turn: Mutex::new(()), places: Semaphore::new(WAITING) };
-        let lanes = channels.iter().map(|channel| (channel.clone(), lane())).collect();
-        Self { log, projection, clock, source: format!("/tidings/{replica}"), append_timeout, lanes, metrics }
+        let submit = Arc::new(Self {
+            log,
+            projection,
+            clock,
+            source: format!("/tidings/{}", options.replica),
+            lanes: options.channels.iter().map(|channel| (channel.clone(), lane())).collect(),
+            modes: Modes::new(!outbox.waiting().is_empty()),
+            standing: outbox.standing(),
+            outbox: Arc::new(Mutex::new(outbox)),
+            options,
+        });
+        submit.clone().restore_then_relay();
+        let waiting = submit.standing.clone();
+        let probe =
+            mode::probe(submit.log.clone(), submit.projection.clone(), submit.modes.clone(), move || {
+                waiting.borrow().entries > 0
+            });
+        tokio::spawn(probe);
+        submit
+    }
+
+    /// Whether this replica works with the log.
+    pub const fn modes(&self) -> &Modes {
+        &self.modes
+    }
+
+    /// What waits in the outbox.
+    pub fn standing(&self) -> Standing {
+        *self.standing.borrow()
     }
 
     /// Creates or clears. With an idempotency key, a retry at any time gets the answer of the first try. The event
@@ -132,9 +212,16 @@ impl Submit {
         let lane = self.lanes.get(command.channel()).ok_or(SubmitError::Busy)?;
         let _place = lane.places.try_acquire().map_err(|_| SubmitError::Busy)?;
         let _turn = timeout(TURN_PATIENCE, lane.turn.lock()).await.map_err(|_| SubmitError::Busy)?;
+        let now = self.clock.now();
         let mut attempt = Attempt::new(self, id);
-        let outcome = attempt.write(command, trace).await;
-        outcome.map_err(|error| attempt.honest(error))
+        if self.modes.now() == Mode::Cluster {
+            match attempt.write(command.clone(), now, trace).await {
+                Err(SubmitError::Unknown { .. }) if self.options.accept_on_outage => {}
+                outcome => return outcome.map_err(|error| attempt.honest(error)),
+            }
+        }
+        // The same event as the one that may be on its way: whichever comes first counts.
+        self.accept(command, now, id, trace).await.map_err(|error| attempt.honest(error))
     }
 
     /// How many commands of each channel wait for their turn or have it.
@@ -158,11 +245,11 @@ impl Submit {
             return Err(SubmitError::CatchingUp);
         }
         let needs = State::needs(&command, id);
-        let judged = self.projection.with(needs, move |state| match decide(state, &command, now, id) {
+        let judged = self.projection.with(needs, move |view| match decide(view, &command, now, id) {
             Err(rejection) => Verdict::Rejected(rejection),
-            Ok(None) => Verdict::Done(done_before(state, id)),
+            Ok(None) => Verdict::Done(done_before(view, id)),
             Ok(Some(event)) => {
-                let expected = state.channel(command.channel()).lifecycle_head;
+                let expected = view.log().channel(command.channel()).lifecycle_head;
                 Verdict::Append { event, expected }
             }
         });
@@ -187,127 +274,10 @@ impl Submit {
     }
 }
 
-/// One event on its way into the log, over as many tries as it takes.
-struct Attempt<'a> {
-    submit: &'a Submit,
-    id: Uuid,
-    /// A try went without an answer: the event may have been written unseen.
-    unsure: bool,
-}
-
-impl<'a> Attempt<'a> {
-    const fn new(submit: &'a Submit, id: Uuid) -> Self {
-        Self { submit, id, unsure: false }
-    }
-
-    /// Decides and appends until one of the two has the last word.
-    async fn write(&mut self, command: Command, trace: Option<TraceParent>) -> Result<Done, SubmitError> {
-        let Self { submit, id, .. } = *self;
-        let now = submit.clock.now();
-        let until = Instant::now() + CONFLICT_PATIENCE;
-        let mut caught_up = false;
-        let mut lost_at = None;
-        loop {
-            let in_time = Instant::now() < until;
-            let (event, expected) = match submit.judge(command.clone(), now, id).await? {
-                Verdict::Append { event, expected } => (event, expected),
-                Verdict::Done(done) if done.broadcast.is_some() || caught_up => return Ok(done),
-                Verdict::Rejected(rejection) if caught_up => return Err(SubmitError::Rejected(rejection)),
-                // No guard checks what is not appended, and another replica may have answered a moment ago: "nothing
-                // to clear" and "another one is active" are said of the log as it is, not of how far this one has read.
-                Verdict::Done(_) | Verdict::Rejected(_) if in_time => {
-                    caught_up = submit.catch_up(command.channel(), until).await;
-                    continue;
-                }
-                // The log does not say where its head is, so whether there is anything to do is not known.
-                Verdict::Done(_) | Verdict::Rejected(_) => return Err(SubmitError::Unknown { id }),
-            };
-            let (broadcast, name) = (event.broadcast_id(), event.event_type().name);
-            let subject = Subject::Lifecycle(command.channel().clone());
-            let source = submit.source.clone();
-            let new = NewEvent { subject, id, event, time: now, source, expected: Some(expected), trace };
-            match self.append(new).await {
-                Ok(Appended { sequence, duplicate: false }) => {
-                    info!(broadcast.id = %broadcast, log.sequence = sequence, "{} on {}", name, command.channel());
-                    submit.projection.reached(sequence, PROJECTION_PATIENCE).await;
-                    return Ok(Done { id, sequence: Some(sequence), broadcast: Some(broadcast) });
-                }
-                // The log compared the ids alone. Whether a key stood for this very command, only `decide` can tell.
-                Ok(Appended { sequence, duplicate: true }) if in_time => {
-                    let patience = until.saturating_duration_since(Instant::now());
-                    submit.projection.reached(sequence, patience).await;
-                }
-                Ok(_) => return Err(SubmitError::Unknown { id }),
-                Err(AppendError::Conflict) if in_time => {
-                    submit.catch_up(command.channel(), until).await;
-                    // Against the same head again: the log is another one than the projection has read so far.
-                    if lost_at.replace(expected) == Some(expected) {
-                        sleep(RETRY_PAUSE).await;
-                    }
-                }
-                Err(error) => return Err(self.refusal(&error)),
-            }
-        }
-    }
-
-    /// Appends, and keeps asking under the same id while there is no answer and still time. Each append has its own
-    /// time: a conflict was an answer.
-    async fn append(&mut self, new: NewEvent) -> Result<Appended, AppendError> {
-        let until = Instant::now() + self.submit.append_timeout;
-        loop {
-            let begun = Instant::now();
-            let answer = timeout_at(until, self.submit.log.append(new.clone())).await;
-            let answer =
-                answer.unwrap_or_else(|_| Err(AppendError::Unknown(anyhow::anyhow!("no answer in time"))));
-            self.submit.metrics.append(&outcome(&answer), begun.elapsed());
-            let error = match answer {
-                Err(error @ (AppendError::InProcess | AppendError::Unknown(_))) => error,
-                appended_or_refused => return appended_or_refused,
-            };
-            self.unsure = true;
-            if Instant::now() + RETRY_PAUSE >= until {
-                return Err(error);
-            }
-            sleep(RETRY_PAUSE).await;
-        }
-    }
-
-    /// What the caller is told when the log did not take the event.
-    fn refusal(&self, error: &AppendError) -> SubmitError {
-        warn!(event.id = %self.id, "an append was not confirmed: {error}");
-        self.honest(match error {
-            AppendError::Full => SubmitError::LogFull,
-            AppendError::TooLarge => SubmitError::TooLarge,
-            AppendError::Conflict => SubmitError::Contended,
-            AppendError::InProcess | AppendError::Unknown(_) => SubmitError::Unknown { id: self.id },
-        })
-    }
-
-    /// Most errors say that nothing was written. After a try without an answer nobody can say that.
-    fn honest(&self, error: SubmitError) -> SubmitError {
-        match error {
-            SubmitError::CatchingUp | SubmitError::Contended | SubmitError::LogFull if self.unsure => {
-                SubmitError::Unknown { id: self.id }
-            }
-            error => error,
-        }
-    }
-}
-
-fn outcome(answer: &Result<Appended, AppendError>) -> ByOutcome {
-    match answer {
-        Ok(Appended { duplicate: false, .. }) => ByOutcome::APPENDED,
-        Ok(Appended { duplicate: true, .. }) => ByOutcome::DUPLICATE,
-        Err(AppendError::Conflict) => ByOutcome::CONFLICT,
-        Err(AppendError::Full | AppendError::TooLarge) => ByOutcome::REFUSED,
-        Err(AppendError::InProcess | AppendError::Unknown(_)) => ByOutcome::UNKNOWN,
-    }
-}
-
 /// What a retry is answered: the place of the event that its first try wrote.
-fn done_before(state: &State, id: Uuid) -> Done {
-    let broadcast = state.written_by(id);
-    let known = broadcast.and_then(|about| state.broadcast(about));
+fn done_before(view: View<'_>, id: Uuid) -> Done {
+    let broadcast = view.written_by(id);
+    let known = broadcast.and_then(|about| view.broadcast(about));
     let sequence = known.and_then(|known| {
         if known.broadcast.id.0 == id {
             Some(known.sequence)
@@ -315,7 +285,8 @@ fn done_before(state: &State, id: Uuid) -> Done {
             known.end.as_ref().map(|end| end.sequence)
         }
     });
-    Done { id, sequence, broadcast }
+    let local = sequence.is_some_and(|sequence| in_log(sequence).is_none());
+    Done { id, sequence: sequence.and_then(in_log), broadcast, local }
 }
 
 /// UUIDv5 of the parts, each with its length before it, so that no two lists of parts share an id.
@@ -344,6 +315,18 @@ impl fmt::Display for SubmitError {
             Self::CatchingUp => {
                 f.write_str("This replica is still reading the event log. Nothing was changed; try again shortly.")
             }
+            Self::Away => f.write_str(
+                "The event log does not answer, and this replica accepts nothing without it. This request changed \
+                 nothing; try again shortly.",
+            ),
+            Self::OutboxFull => f.write_str(
+                "The event log does not answer, and this replica keeps as much for it as it may. Nothing was changed; \
+                 try again when the log is back.",
+            ),
+            Self::OutboxFailed => f.write_str(
+                "The event log does not answer, and this replica's disk did not take the request either. Nothing was \
+                 changed; try again, or through another replica.",
+            ),
             Self::Unknown { id } => write!(
                 f,
                 "The event log did not answer in time. Whether the request took effect is unknown; its event would \
@@ -372,22 +355,6 @@ mod tests {
             id("create", "creator", "ann", "k2"),
         ] {
             assert_ne!(one, other);
-        }
-    }
-
-    #[test]
-    fn every_answer_of_the_log_is_counted_as_what_it_means() {
-        let appended = |duplicate| Ok(Appended { sequence: 1, duplicate });
-        for (answer, counted) in [
-            (appended(false), ByOutcome::APPENDED),
-            (appended(true), ByOutcome::DUPLICATE),
-            (Err(AppendError::Conflict), ByOutcome::CONFLICT),
-            (Err(AppendError::Full), ByOutcome::REFUSED),
-            (Err(AppendError::TooLarge), ByOutcome::REFUSED),
-            (Err(AppendError::InProcess), ByOutcome::UNKNOWN),
-            (Err(AppendError::Unknown(anyhow::anyhow!("no answer"))), ByOutcome::UNKNOWN),
-        ] {
-            assert_eq!(outcome(&answer), counted, "{answer:?}");
         }
     }
 }

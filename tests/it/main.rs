@@ -26,6 +26,7 @@ mod metrics;
 mod mirror;
 mod nats_facts;
 mod operations;
+mod outage;
 mod page;
 mod presence;
 mod projection;

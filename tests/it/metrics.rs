@@ -214,14 +214,19 @@ async fn metrics_show_an_outage_and_the_return() {
     nats.kill();
     becomes(&replica, "tidings_nats_connected", 0.0).await;
     becomes(&replica, "tidings_log_followed", 0.0).await;
-    let post = replica.request(Method::POST, "").json(&json!({"message": "lost"})).send().await.unwrap();
-    assert_eq!(post.status(), 503);
-    assert!(scrape(&replica).await.get(r#"tidings_append_duration_seconds_count{outcome="unknown"}"#) > 0.5);
+    let post = replica.request(Method::POST, "").json(&json!({"message": "kept"})).send().await.unwrap();
+    assert_eq!(post.status(), 202);
+    becomes(&replica, "tidings_outbox_entries", 1.0).await;
+    let said = scrape(&replica).await;
+    said.expect(&[("tidings_degraded", 1.0), ("tidings_outbox_rejected_entries_total", 0.0)]);
+    assert!(said.get("tidings_outbox_stored_bytes") > 100.0);
     nats.start_again().await;
     becomes(&replica, "tidings_log_followed", 1.0).await;
     let said = scrape(&replica).await;
     said.expect(&[("tidings_nats_connected", 1.0), ("tidings_nats_connections_total", 2.0)]);
     assert!(said.get("tidings_reader_passes_total") > 1.5);
+    becomes(&replica, "tidings_degraded", 0.0).await;
+    scrape(&replica).await.expect(&[("tidings_outbox_entries", 0.0), ("tidings_outbox_stored_bytes", 0.0)]);
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use tidings::log::names::LOG_STREAM;
 use tidings::log::reader::Entry;
 use tidings::log::{AppendError, Appended, EventLog as _};
 use tidings::submit::SubmitError;
+use tidings::submit::mode::Mode;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
@@ -139,6 +140,7 @@ async fn a_publish_without_an_answer_may_land_late_and_the_command_ends_once() {
         log.info().await.is_ok_and(|info| info.last_sequence == 1)
     })
     .await;
+    submit.modes().watch().wait_for(|mode| *mode == Mode::Cluster).await.unwrap();
     let done = submit.lifecycle(create("late"), Some("k"), None).await.unwrap();
     assert_eq!((done.id, done.sequence), (id, Some(1)));
     // One more through the same connection: whatever was buffered has landed before it.
@@ -278,7 +280,7 @@ async fn after_the_streams_leader_dies_appends_and_readers_go_on() {
     let mut cluster = Cluster::start().await;
     let _provisioned = cluster.log().await;
     let address = Address { servers: cluster.nodes.iter().map(Nats::url).collect(), ..Address::default() };
-    let connection = connect(&address, "test", false).await.unwrap();
+    let connection = connect(&address, "test").await.unwrap();
     let log = JetStreamLog::new(connection.client.clone(), nats::provision(3));
     let mut reading = Reading::over(log.clone(), connection.generation);
     log.append(expecting(0, created("before"))).await.unwrap();
@@ -320,7 +322,7 @@ async fn an_older_server_is_a_clear_error_that_names_both_versions() {
         }
     });
     let address = Address { servers: vec![server], ..Address::default() };
-    let Err(error) = connect(&address, "test", true).await else { panic!("it was taken") };
+    let Err(error) = connect(&address, "test").await else { panic!("it was taken") };
     let said = format!("{error:#}");
     assert!(said.contains("2.9.0") && said.contains("2.11"), "{said}");
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,6 +51,7 @@ async fn log_of_rounds(rounds: usize) -> (MemoryLog, Vec<BroadcastId>) {
 fn short(announcement: &Announcement) -> (&'static str, u64) {
     match announcement {
         Announcement::Snapshot { sequence, .. } => ("snapshot", *sequence),
+        Announcement::Settled { sequence, .. } => ("settled", *sequence),
         Announcement::Changed(changed) => match changed.change {
             Change::Activated { .. } => ("activated", changed.sequence),
             Change::Acknowledged { .. } => ("acknowledged", changed.sequence),
@@ -206,7 +206,7 @@ async fn comes_back_right(meddle: impl FnOnce(&Path), log: &MemoryLog, ids: &[Br
 }
 
 fn acks(projecting: &Projecting, log: &MemoryLog) -> Acks {
-    Acks::start(Arc::new(projecting.submit(log.clone(), Duration::from_secs(3))))
+    Acks::start(projecting.submit(log.clone(), Duration::from_secs(3)))
 }
 
 async fn already(acks: &Acks, id: BroadcastId, user: &str) -> Option<bool> {
@@ -314,7 +314,7 @@ async fn broadcasts_beyond_the_bounds_are_dropped_from_memory_and_still_known() 
     let directory = TempDir::new().unwrap();
     let projecting = Projecting::start(log.clone(), directory.path());
     projecting.digest_at(1_200).await;
-    let loaded = |projecting: &Projecting| projecting.projection.read(|state| state.broadcasts.len());
+    let loaded = |projecting: &Projecting| projecting.projection.read(|view| view.log().broadcasts.len());
     assert!(loaded(&projecting) <= 257, "{}", loaded(&projecting));
     let acks = acks(&projecting, &log);
     for id in &ids {

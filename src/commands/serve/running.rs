@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::clock::{Clock, SystemClock};
 use crate::commands::data_dir::DataDir;
-use crate::config::{Auth, Serve};
+use crate::config::{Auth, OnOutage, Serve};
 use crate::domain::Channel;
 use crate::http::{router, state};
 use crate::log::EventLog;
@@ -31,7 +31,9 @@ use crate::push::heartbeat::{Counts, Heartbeat};
 use crate::push::hub::{self, Hub};
 use crate::push::presence::{self, Identity, Presence};
 use crate::shutdown::Shutdown;
-use crate::submit::{Acks, Submit};
+use crate::submit::mode::Modes;
+use crate::submit::outbox::Outbox;
+use crate::submit::{self, Acks, Submit};
 
 /// Requests that are under way when the last connection is told to close, and the closing itself, may take this long.
 const FINISH_PATIENCE: Duration = Duration::from_secs(10);
@@ -43,6 +45,7 @@ const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Base<'a> {
     options: &'a Serve,
     projection_directory: PathBuf,
+    outbox_directory: PathBuf,
     identity: Identity,
     connection: Connection,
     provision: Provision,
@@ -64,6 +67,7 @@ impl<'a> Base<'a> {
         Self {
             options,
             projection_directory: data_dir.projection(),
+            outbox_directory: data_dir.join("outbox"),
             identity: Identity { replica, instance: clock.new_id(), started_at: clock.now() },
             connection,
             provision,
@@ -93,6 +97,7 @@ impl<'a> Base<'a> {
     fn hub(
         &self,
         projection: Projection,
+        modes: &Modes,
         announcements: mpsc::Receiver<Announcement>,
         counts: watch::Receiver<BTreeMap<Channel, Counts>>,
     ) -> Hub {
@@ -100,17 +105,19 @@ impl<'a> Base<'a> {
             channels: self.options.channels.clone(),
             max_connections: self.options.max_connections,
             metrics: self.metrics.clone(),
+            modes: modes.watch(),
         };
         Hub::start(options, projection, announcements, counts)
     }
 
-    fn presence(&self, hub: Hub, projection: Projection) -> Presence {
+    fn presence(&self, hub: Hub, projection: Projection, modes: Modes) -> Presence {
         Presence {
             identity: self.identity.clone(),
             connection: self.connection.clone(),
             provision: self.provision.clone(),
             hub,
             projection,
+            modes,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
         }
@@ -127,16 +134,16 @@ impl<'a> Base<'a> {
         }
     }
 
-    fn submit(&self, log: Arc<dyn EventLog>, projection: Projection) -> Arc<Submit> {
-        Arc::new(Submit::new(
-            log,
-            projection,
-            self.clock.clone(),
-            &self.identity.replica,
-            &self.options.channels,
-            Duration::from_millis(self.options.append_timeout_ms),
-            self.metrics.clone(),
-        ))
+    fn submit(&self, log: Arc<dyn EventLog>, projection: Projection) -> anyhow::Result<Arc<Submit>> {
+        let outbox = Outbox::open(&self.outbox_directory, self.options.outbox_bounds())?;
+        let options = submit::Options {
+            replica: self.identity.replica.clone(),
+            channels: self.options.channels.clone(),
+            append_timeout: Duration::from_millis(self.options.append_timeout_ms),
+            accept_on_outage: self.options.on_outage == OnOutage::Accept,
+            metrics: self.metrics.clone(),
+        };
+        Ok(Submit::start(log, projection, self.clock.clone(), outbox, options))
     }
 
     fn app(
@@ -174,6 +181,9 @@ impl<'a> Base<'a> {
 /// The parts of a running replica.
 pub(super) struct Running<'a> {
     base: Base<'a>,
+    /// Ends when NATS was found fit, or with the reason why it is not.
+    joined: JoinHandle<anyhow::Result<()>>,
+    submit: Arc<Submit>,
     projection: projection::Supervisor,
     hub: Hub,
     presence: JoinHandle<anyhow::Result<()>>,
@@ -185,7 +195,11 @@ pub(super) struct Running<'a> {
 
 impl<'a> Running<'a> {
     /// Starts the parts, each on those above it.
-    pub(super) fn start(base: Base<'a>, listener: TcpListener) -> Self {
+    pub(super) fn start(
+        base: Base<'a>,
+        listener: TcpListener,
+        joined: JoinHandle<anyhow::Result<()>>,
+    ) -> anyhow::Result<Self> {
         let (announce, announcements) = mpsc::channel(hub::ANNOUNCEMENTS);
         let (tell_counts, counts) = watch::channel(BTreeMap::new());
         let (tell_taken, name_taken) = oneshot::channel();
@@ -193,14 +207,26 @@ impl<'a> Running<'a> {
 
         let log = base.log();
         let (projection, supervisor) = base.projection(log.clone(), announce);
-        let hub = base.hub(projection.clone(), announcements, counts.clone());
-        let presence = base.presence(hub.clone(), projection.clone());
+        let submit = base.submit(log, projection.clone())?;
+        let modes = submit.modes().clone();
+        let hub = base.hub(projection.clone(), &modes, announcements, counts.clone());
+        let presence = base.presence(hub.clone(), projection.clone(), modes);
         let presence = tokio::spawn(presence.run(tell_counts, tell_taken));
         let mirror = tokio::spawn(base.mirror(projection.clone()).run());
-        let submit = base.submit(log, projection.clone());
-        let app = base.app(submit, projection, hub.clone(), counts);
+        let app = base.app(submit.clone(), projection, hub.clone(), counts);
         let server = start_server(listener, app, stopped);
-        Self { base, projection: supervisor, hub, presence, name_taken, mirror, server, stop_accepting }
+        Ok(Self {
+            base,
+            joined,
+            submit,
+            projection: supervisor,
+            hub,
+            presence,
+            name_taken,
+            mirror,
+            server,
+            stop_accepting,
+        })
     }
 
     /// Serves until a signal, or until it must not serve any more; then stops in order.
@@ -208,6 +234,7 @@ impl<'a> Running<'a> {
         let mut name_is_ours = true;
         let outcome = tokio::select! {
             () = self.base.shutdown.wait() => Ok(()),
+            unfit = unfit(&mut self.joined) => Err(unfit),
             Ok(other) = &mut self.name_taken => {
                 name_is_ours = false;
                 Err(anyhow!(
@@ -228,6 +255,7 @@ impl<'a> Running<'a> {
 
     async fn stop(mut self, name_is_ours: bool) {
         self.drain().await;
+        self.submit.say_what_waits();
         let Base { connection, provision, identity, .. } = self.base;
         self.presence.abort();
         self.mirror.abort();
@@ -259,6 +287,19 @@ impl<'a> Running<'a> {
             warn!("some clients did not finish within {} s; they are cut off", FINISH_PATIENCE.as_secs());
         }
     }
+}
+
+/// Ends only with the reason why this NATS is not fit.
+async fn unfit(joined: &mut JoinHandle<anyhow::Result<()>>) -> anyhow::Error {
+    // One that has ended already was fit.
+    if !joined.is_finished() {
+        match joined.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(panicked) => return panicked.into(),
+        }
+    }
+    std::future::pending().await
 }
 
 fn start_server(

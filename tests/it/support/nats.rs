@@ -166,7 +166,7 @@ impl Nats {
     /// A connection as a replica makes it.
     pub async fn connection(&self) -> Connection {
         let address = Address { servers: vec![self.url()], ..Address::default() };
-        connect(&address, "test", false).await.unwrap()
+        connect(&address, "test").await.unwrap()
     }
 
     pub async fn client(&self) -> async_nats::Client {

@@ -10,7 +10,8 @@ use tidings::domain::{Command, Digest, Kind, Message};
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
 use tidings::projection::{Announcement, Options, Projection, Supervisor};
-use tidings::submit::Submit;
+use tidings::submit::outbox::{Bounds, Outbox};
+use tidings::submit::{self, Submit};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -67,18 +68,18 @@ impl Projecting {
         released(&self.directory).await;
     }
 
-    /// The write path of a replica over this projection.
-    pub fn submit(&self, log: impl EventLog, append_timeout: Duration) -> Submit {
-        let clock = Arc::new(SystemClock);
-        Submit::new(
-            Arc::new(log),
-            self.projection.clone(),
-            clock,
-            "test",
-            &[channel()],
+    /// The write path of a replica over this projection, which accepts nothing without the log.
+    pub fn submit(&self, log: impl EventLog, append_timeout: Duration) -> Arc<Submit> {
+        let bounds = Bounds { entries: 100, bytes: 1 << 20 };
+        let outbox = Outbox::open(&self.directory.with_extension("outbox"), bounds).unwrap();
+        let options = submit::Options {
+            replica: "test".to_owned(),
+            channels: vec![channel()],
             append_timeout,
-            Metrics::default(),
-        )
+            accept_on_outage: false,
+            metrics: Metrics::default(),
+        };
+        Submit::start(Arc::new(log), self.projection.clone(), Arc::new(SystemClock), outbox, options)
     }
 }
 

@@ -226,19 +226,31 @@ impl Replica {
         body
     }
 
-    /// Posts under one key until it is taken: it takes effect once, however often NATS was away meanwhile.
+    /// Posts under one key until the log has it: it takes effect once, however often NATS was away meanwhile.
     pub async fn post_until_taken(&self, message: &str) -> Value {
         let taken = std::sync::Mutex::new(Value::Null);
         eventually("the broadcast is taken", || async {
             let request = self.request(Method::POST, "").header("Idempotency-Key", message);
             let answer = request.json(&json!({"message": message})).send().await.unwrap();
             let (status, body) = (answer.status(), answer.json::<Value>().await.unwrap());
-            assert!(status == StatusCode::CREATED || status == StatusCode::SERVICE_UNAVAILABLE, "{body}");
+            let not_yet = [StatusCode::ACCEPTED, StatusCode::SERVICE_UNAVAILABLE];
+            assert!(status == StatusCode::CREATED || not_yet.contains(&status), "{body}");
             *taken.lock().unwrap() = body;
             status == StatusCode::CREATED
         })
         .await;
         taken.into_inner().unwrap()
+    }
+
+    /// Sends a request of the creator, or of a user, and returns the status and the body.
+    pub async fn ask(&self, request: RequestBuilder) -> (u16, Value) {
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    /// Waits until it works in a mode, as `/readyz` says.
+    pub async fn in_mode(&self, mode: &str) {
+        eventually(&format!("the mode is {mode}"), || async { self.readyz().await["mode"] == mode }).await;
     }
 
     pub async fn clear(&self) -> Value {

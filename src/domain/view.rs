@@ -1,0 +1,303 @@
+//! The view: the log's state, and over it what was accepted here and is not in the log yet.
+//!
+//! While the log is away a replica goes on working, and then it must judge and show by more than the log says. What it
+//! accepted is folded with the same [`evolve`] into a small state of its own, which lies over the log's and is thrown
+//! away as a whole once the log has, or has overruled, everything in it.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::event::{Acknowledgement, Event, Recorded};
+use super::state::{BroadcastState, Change, ChannelState, State, evolve};
+use super::types::{BroadcastId, Channel, Timestamp, UserId};
+
+/// Sequences from here on are no places in the log, but count what was accepted here and is not in the log yet: they
+/// come after every place that the log has, in the order of acceptance. (At a million a second a log takes 292,000
+/// years to get here.)
+pub const PENDING: u64 = 1 << 63;
+
+/// The place in the log that a sequence names; `None` when it stands for something that is not there yet.
+pub const fn in_log(sequence: u64) -> Option<u64> {
+    if sequence < PENDING { Some(sequence) } else { None }
+}
+
+/// What was accepted here and is not in the log yet, folded.
+#[derive(Clone, Debug, Default)]
+pub struct Pending {
+    /// The channels and broadcasts that it is about, as they are with it. Acknowledgements only those in it.
+    state: State,
+    /// Who acknowledged what, in the order of acceptance.
+    acknowledgements: HashMap<BroadcastId, Vec<(u64, Acknowledgement)>>,
+    accepted: u64,
+}
+
+/// An event that was accepted here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Where.
+    pub channel: Channel,
+    /// The id under which it will be in the log.
+    pub id: Uuid,
+    /// When it was accepted.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+impl Pending {
+    /// Whether everything that was accepted is in the log.
+    pub const fn is_empty(&self) -> bool {
+        self.accepted == 0
+    }
+
+    /// Folds what was accepted over the log's state, which must hold the broadcast that the event is about, if the log
+    /// has it. Says what it did, and the sequence from [`PENDING`] on under which it is known until the log has it.
+    pub fn fold(&mut self, log: &State, accepted: Accepted) -> (u64, Change) {
+        let Accepted { channel, id, at, event } = accepted;
+        let sequence = PENDING + self.accepted;
+        self.accepted += 1;
+        self.take_over(log, &channel, event.broadcast_id());
+        let event = match event {
+            Event::Acknowledged(mut acknowledged) => {
+                let known = |user: &UserId| {
+                    log.broadcast(acknowledged.broadcast_id).and_then(|known| known.acknowledged_at(user))
+                };
+                acknowledged.acknowledgements.retain(|new| known(&new.user).is_none());
+                Event::Acknowledged(acknowledged)
+            }
+            event => event,
+        };
+        let recorded = Recorded { sequence, recorded_at: at, channel, id, late: false, event };
+        let change = evolve(&mut self.state, &recorded);
+        if let Change::Acknowledged { id, new } = &change {
+            let entries = self.acknowledgements.entry(*id).or_default();
+            entries.extend(new.iter().map(|new| (sequence, new.clone())));
+        }
+        (sequence, change)
+    }
+
+    /// What clients are shown of a change of the log while this is pending. What is active is held back until the log
+    /// has what they have been shown; of acknowledgements, those that they do not know of yet.
+    pub fn shown(&self, change: &Change) -> Option<Change> {
+        let Change::Acknowledged { id, new } = change else { return None };
+        let known = self.state.broadcast(*id);
+        let unknown = |user: &UserId| known.is_none_or(|known| known.acknowledged_at(user).is_none());
+        let new: Vec<_> = new.iter().filter(|new| unknown(&new.user)).cloned().collect();
+        (!new.is_empty()).then_some(Change::Acknowledged { id: *id, new })
+    }
+
+    /// Copies from the log's state what the fold of an event changes.
+    fn take_over(&mut self, log: &State, channel: &Channel, about: BroadcastId) {
+        let known = self.state.channels.entry(channel.clone());
+        let active = known.or_insert_with(|| log.channel(channel).clone()).active;
+        for id in active.into_iter().chain([about]) {
+            if let Some(known) = log.broadcast(id) {
+                self.state.broadcasts.entry(id).or_insert_with(|| without_acknowledgements(known));
+            }
+        }
+    }
+}
+
+/// The record alone: the set of those who acknowledged may be large, and is looked up where it is.
+fn without_acknowledgements(known: &BroadcastState) -> BroadcastState {
+    BroadcastState {
+        channel: known.channel.clone(),
+        broadcast: known.broadcast.clone(),
+        end: known.end.clone(),
+        delays: known.delays.clone(),
+        acknowledgements: HashMap::new(),
+        ..*known
+    }
+}
+
+/// What this replica judges and shows by.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    log: &'a State,
+    pending: &'a Pending,
+}
+
+impl<'a> View<'a> {
+    /// The log's state with what is pending over it. The log's must hold what is going to be looked up, if it has it.
+    pub const fn new(log: &'a State, pending: &'a Pending) -> Self {
+        Self { log, pending }
+    }
+
+    /// The log's state alone.
+    pub const fn log(self) -> &'a State {
+        self.log
+    }
+
+    /// Every channel that has an event.
+    pub fn channels(self) -> impl Iterator<Item = &'a Channel> {
+        let pending = self.pending.state.channels.keys();
+        let of_log = self.log.channels.keys();
+        of_log.chain(pending.filter(move |channel| !self.log.channels.contains_key(*channel)))
+    }
+
+    /// The channel's state. Its lifecycle head is for guards, which are about the log: see [`View::log`].
+    pub fn channel(self, channel: &Channel) -> &'a ChannelState {
+        self.pending.state.channels.get(channel).unwrap_or_else(|| self.log.channel(channel))
+    }
+
+    /// A broadcast, without its acknowledgements: those who made some are asked for with [`View::acknowledged_at`].
+    pub fn broadcast(self, id: BroadcastId) -> Option<&'a BroadcastState> {
+        self.pending(id).or_else(|| self.log.broadcast(id))
+    }
+
+    /// The record of a broadcast that something pending is about.
+    pub fn pending(self, id: BroadcastId) -> Option<&'a BroadcastState> {
+        self.pending.state.broadcast(id)
+    }
+
+    /// Whether something is pending.
+    pub const fn has_pending(self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The active broadcast of a channel.
+    pub fn active(self, channel: &Channel) -> Option<&'a BroadcastState> {
+        self.channel(channel).active.and_then(|id| self.broadcast(id))
+    }
+
+    /// The sequence at which this user first acknowledged the broadcast.
+    pub fn acknowledged_at(self, id: BroadcastId, user: &UserId) -> Option<u64> {
+        let states = [self.log, &self.pending.state];
+        states.into_iter().find_map(|state| state.broadcast(id)?.acknowledged_at(user))
+    }
+
+    /// The broadcast that the lifecycle event of this id is about, if there is such an event.
+    pub fn written_by(self, id: Uuid) -> Option<BroadcastId> {
+        self.log.written_by(id).or_else(|| self.pending.state.written_by(id))
+    }
+
+    /// Broadcasts of a channel that are not in the log yet, newest first.
+    pub fn pending_broadcasts(self, channel: &Channel) -> Vec<&'a BroadcastState> {
+        let known = self.pending.state.broadcasts.values();
+        let mut pending: Vec<_> =
+            known.filter(|known| known.channel == *channel && known.sequence >= PENDING).collect();
+        pending.sort_by_key(|known| std::cmp::Reverse(known.sequence));
+        pending
+    }
+
+    /// Acknowledgements of a broadcast that are not in the log yet, in the order of acceptance, with their sequences.
+    pub fn pending_acknowledgements(self, id: BroadcastId) -> &'a [(u64, Acknowledgement)] {
+        self.pending.acknowledgements.get(&id).map_or(&[], Vec::as_slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Command, Kind, Message, decide};
+    use super::*;
+
+    struct World {
+        log: State,
+        pending: Pending,
+        head: u64,
+    }
+
+    impl World {
+        /// A log in which broadcast 1 is active and `ann` has acknowledged it.
+        fn new() -> Self {
+            let mut world = Self { log: State::default(), pending: Pending::default(), head: 0 };
+            world.record(1, &create("one"));
+            world.record(2, &acknowledge(1, "ann"));
+            world
+        }
+
+        fn view(&self) -> View<'_> {
+            View::new(&self.log, &self.pending)
+        }
+
+        fn judge(&self, id: u128, command: &Command) -> Accepted {
+            let (id, at) = (Uuid::from_u128(id), Timestamp::from_unix_ms(7));
+            let event = decide(self.view(), command, at, id).unwrap().unwrap();
+            Accepted { channel: command.channel().clone(), id, at, event }
+        }
+
+        fn record(&mut self, id: u128, command: &Command) {
+            let Accepted { channel, id, at, event } = self.judge(id, command);
+            self.head += 1;
+            let recorded = Recorded { sequence: self.head, recorded_at: at, channel, id, late: false, event };
+            evolve(&mut self.log, &recorded);
+        }
+
+        fn accept(&mut self, id: u128, command: &Command) -> Change {
+            let accepted = self.judge(id, command);
+            self.pending.fold(&self.log, accepted).1
+        }
+
+        fn active(&self) -> Option<u128> {
+            self.view().active(&channel()).map(|active| active.broadcast.id.0.as_u128())
+        }
+    }
+
+    fn channel() -> Channel {
+        "creator".parse().unwrap()
+    }
+
+    fn create(text: &str) -> Command {
+        let (message, by) = (Message::parse(text).unwrap(), "ann".parse().unwrap());
+        Command::Create { channel: channel(), message, kind: Kind::Info, by, if_active: None }
+    }
+
+    fn acknowledge(id: u128, user: &str) -> Command {
+        let broadcast = BroadcastId(Uuid::from_u128(id));
+        Command::Acknowledge { channel: channel(), broadcast, user: user.parse().unwrap() }
+    }
+
+    fn clear() -> Command {
+        Command::Clear { channel: channel(), by: "ann".parse().unwrap(), if_active: None }
+    }
+
+    #[test]
+    fn what_is_pending_lies_over_the_log_and_leaves_it_alone() {
+        let mut world = World::new();
+        let log = world.log.clone();
+        let one = BroadcastId(Uuid::from_u128(1));
+        assert!(
+            matches!(world.accept(5, &create("two")), Change::Activated { superseded: Some(id), .. } if id == one)
+        );
+        assert_eq!(world.active(), Some(5));
+        let ended = world.view().broadcast(one).unwrap().end.clone().unwrap();
+        assert_eq!((ended.sequence, in_log(ended.sequence)), (PENDING, None));
+        assert!(matches!(world.accept(6, &clear()), Change::Ended { .. }));
+        assert_eq!(world.active(), None);
+        assert_eq!(world.log, log);
+        world.pending = Pending::default();
+        assert_eq!(world.active(), Some(1));
+    }
+
+    #[test]
+    fn both_know_who_acknowledged() {
+        let mut world = World::new();
+        let one = BroadcastId(Uuid::from_u128(1));
+        assert!(
+            matches!(world.accept(5, &acknowledge(1, "bob")), Change::Acknowledged { new, .. } if new.len() == 1)
+        );
+        let at = |user: &str| world.view().acknowledged_at(one, &user.parse().unwrap());
+        assert_eq!((at("ann"), at("bob"), at("eve")), (Some(2), Some(PENDING), None));
+        assert_eq!(world.view().broadcast(one).unwrap().acknowledged, 2);
+        assert_eq!(world.view().pending_acknowledgements(one)[0].1.user.as_str(), "bob");
+    }
+
+    #[test]
+    fn an_acknowledgement_that_the_log_got_meanwhile_counts_once() {
+        let mut world = World::new();
+        let late = world.judge(5, &acknowledge(1, "bob"));
+        world.record(6, &acknowledge(1, "bob"));
+        assert_eq!(world.pending.fold(&world.log, late).1, Change::Nothing);
+    }
+
+    #[test]
+    fn an_accepted_command_is_found_again_by_its_id() {
+        let mut world = World::new();
+        world.accept(5, &create("two"));
+        let again = decide(world.view(), &create("two"), Timestamp::from_unix_ms(9), Uuid::from_u128(5));
+        assert_eq!(again, Ok(None));
+        let pending = world.view().pending_broadcasts(&channel());
+        assert_eq!(pending.iter().map(|known| known.broadcast.id.0.as_u128()).collect::<Vec<_>>(), [5]);
+    }
+}

@@ -1,0 +1,153 @@
+//! What the fold, the readers and the supervisor share, and what is folded over the log's state while the log is away.
+//!
+//! Locks are taken in this order: `order`, `store`, `views`. Nobody waits for a subscriber with the last two held, since
+//! subscribers look at the views.
+
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use anyhow::Context as _;
+use tokio::sync::{broadcast, mpsc, watch};
+use tracing::warn;
+
+use super::fold::{changed, has_room};
+use super::store::Store;
+use super::{Active, Announcement, Changed, Position};
+use crate::domain::{Accepted, Change, Channel, Needs, Pending, State, View};
+use crate::log::TraceParent;
+
+/// The log's state, and what was accepted here and is not in the log yet.
+#[derive(Default)]
+pub(super) struct Views {
+    pub(super) log: State,
+    pub(super) pending: Pending,
+}
+
+impl Views {
+    pub(super) const fn view(&self) -> View<'_> {
+        View::new(&self.log, &self.pending)
+    }
+}
+
+pub(super) struct Shared {
+    views: RwLock<Views>,
+    /// Held while a batch is folded and while something is loaded on demand, so that the two never interleave.
+    store: Mutex<Option<Store>>,
+    pub(super) position: watch::Sender<Position>,
+    /// For the mirror: what the log says, and nothing else.
+    pub(super) changes: broadcast::Sender<Announcement>,
+    /// For this replica's clients: what it shows.
+    subscriber: Mutex<Option<mpsc::Sender<Announcement>>>,
+    /// Held from a change of the views until it is announced, so that announcements come in the order of the changes.
+    pub(super) order: tokio::sync::Mutex<()>,
+    /// Changes when a request met a damaged record.
+    pub(super) damage: watch::Sender<()>,
+}
+
+impl Shared {
+    pub(super) fn new(subscriber: mpsc::Sender<Announcement>, mirror_lag: usize) -> Self {
+        Self {
+            views: RwLock::default(),
+            store: Mutex::new(None),
+            position: watch::Sender::new(Position::default()),
+            changes: broadcast::Sender::new(mirror_lag),
+            subscriber: Mutex::new(Some(subscriber)),
+            order: tokio::sync::Mutex::new(()),
+            damage: watch::Sender::new(()),
+        }
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Views> {
+        self.views.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Views> {
+        self.views.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn locked_store(&self) -> MutexGuard<'_, Option<Store>> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who is told; `None` once the projection has ended.
+    pub(super) fn subscriber(&self) -> Option<mpsc::Sender<Announcement>> {
+        self.subscriber.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The projection ends: the subscriber learns it by hearing nothing any more.
+    pub(super) fn dismiss_subscriber(&self) {
+        *self.subscriber.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The supervisor rebuilds what a request could not read.
+    pub(super) fn report_damage(&self) {
+        self.damage.send_replace(());
+    }
+
+    /// What is active in each channel, as this replica shows it.
+    pub(super) fn active(views: &Views) -> Vec<(Channel, Active)> {
+        let view = views.view();
+        let active = view.channels().filter_map(|channel| {
+            let known = view.active(channel)?;
+            Some((channel.clone(), Active { broadcast: known.broadcast.clone(), sequence: known.sequence }))
+        });
+        active.collect()
+    }
+
+    pub(super) fn load_and_look<T>(
+        &self,
+        needs: &Needs,
+        look: impl FnOnce(View<'_>) -> T,
+    ) -> anyhow::Result<T> {
+        let store = self.locked_store();
+        let store = store.as_ref().context("the projection is being rebuilt")?;
+        let mut loaded = State::default();
+        if let Err(error) = store.load(&mut loaded, needs) {
+            // Said while the store is held, so that it is never said of the next one.
+            self.report_damage();
+            return Err(error);
+        }
+        let mut views = self.write();
+        let state = &mut views.log;
+        loaded.broadcasts.retain(|id, _| !state.broadcasts.contains_key(id));
+        let new: Vec<_> = loaded.broadcasts.keys().copied().collect();
+        state.broadcasts.extend(loaded.broadcasts);
+        state.written.extend(loaded.written);
+        let answer = look(views.view());
+        let state = &mut views.log;
+        state.written.clear();
+        // While there is room it stays, until the fold drops what was not used for long.
+        if !has_room(state) {
+            state.broadcasts.retain(|id, _| !new.contains(id));
+        }
+        Ok(answer)
+    }
+
+    /// Folds what was accepted here over the log's state. It is on disk already, so it is folded in any case: over what
+    /// is resident, when the store cannot say more.
+    pub(super) fn fold_pending(&self, accepted: Vec<(Accepted, Option<TraceParent>)>) -> Vec<Changed> {
+        let store = self.locked_store();
+        let mut views = self.write();
+        let Views { log, pending } = &mut *views;
+        let mut changes = Vec::new();
+        for (accepted, trace) in accepted {
+            let needs = Needs { broadcasts: vec![accepted.event.broadcast_id()], written: vec![] };
+            match store.as_ref().map(|store| store.load(log, &needs)) {
+                Some(Ok(())) | None => {}
+                Some(Err(error)) => warn!("the projection cannot load what was accepted over: {error:#}"),
+            }
+            let channel = accepted.channel.clone();
+            let (sequence, change) = pending.fold(log, accepted);
+            if change != Change::Nothing {
+                changes.push(changed(View::new(log, pending), channel, sequence, change, trace));
+            }
+        }
+        changes
+    }
+
+    /// The log has, or has overruled, everything that was pending. What is active now, by the log alone.
+    pub(super) fn forget_pending(&self) -> Vec<(Channel, Active)> {
+        let mut views = self.write();
+        views.pending = Pending::default();
+        Self::active(&views)
+    }
+}

@@ -1,0 +1,159 @@
+//! An attempt: one event on its way into the log, over as many tries as it takes.
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::mode::Mode;
+use super::{CONFLICT_PATIENCE, Done, PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError, Verdict};
+use crate::domain::{Command, Timestamp};
+use crate::log::names::Subject;
+use crate::log::{AppendError, Appended, NewEvent, TraceParent};
+use crate::metrics::ByOutcome;
+
+/// One event on its way into the log, over as many tries as it takes.
+pub(super) struct Attempt<'a> {
+    submit: &'a Submit,
+    id: Uuid,
+    /// A try went without an answer: the event may have been written unseen.
+    unsure: bool,
+}
+
+impl<'a> Attempt<'a> {
+    pub(super) const fn new(submit: &'a Submit, id: Uuid) -> Self {
+        Self { submit, id, unsure: false }
+    }
+
+    /// Decides and appends until one of the two has the last word.
+    pub(super) async fn write(
+        &mut self,
+        command: Command,
+        now: Timestamp,
+        trace: Option<TraceParent>,
+    ) -> Result<Done, SubmitError> {
+        let Self { submit, id, .. } = *self;
+        let until = Instant::now() + CONFLICT_PATIENCE;
+        let mut caught_up = false;
+        let mut lost_at = None;
+        loop {
+            // Once the log is known to be away, waiting for it is of no use.
+            let in_time = Instant::now() < until && submit.modes.now() == Mode::Cluster;
+            let (event, expected) = match submit.judge(command.clone(), now, id).await? {
+                Verdict::Append { event, expected } => (event, expected),
+                Verdict::Done(done) if done.broadcast.is_some() || caught_up => return Ok(done),
+                Verdict::Rejected(rejection) if caught_up => return Err(SubmitError::Rejected(rejection)),
+                // No guard checks what is not appended, and another replica may have answered a moment ago: "nothing
+                // to clear" and "another one is active" are said of the log as it is, not of how far this one has read.
+                Verdict::Done(_) | Verdict::Rejected(_) if in_time => {
+                    caught_up = submit.catch_up(command.channel(), until).await;
+                    continue;
+                }
+                // The log does not say where its head is, so whether there is anything to do is not known.
+                Verdict::Done(_) | Verdict::Rejected(_) => return Err(SubmitError::Unknown { id }),
+            };
+            let (broadcast, name) = (event.broadcast_id(), event.event_type().name);
+            let subject = Subject::Lifecycle(command.channel().clone());
+            let source = submit.source.clone();
+            let new = NewEvent { subject, id, event, time: now, source, expected: Some(expected), trace };
+            match self.append(new).await {
+                Ok(Appended { sequence, duplicate: false }) => {
+                    info!(broadcast.id = %broadcast, log.sequence = sequence, "{} on {}", name, command.channel());
+                    submit.projection.reached(sequence, PROJECTION_PATIENCE).await;
+                    return Ok(Done {
+                        id,
+                        sequence: Some(sequence),
+                        broadcast: Some(broadcast),
+                        local: false,
+                    });
+                }
+                // The log compared the ids alone. Whether a key stood for this very command, only `decide` can tell.
+                Ok(Appended { sequence, duplicate: true }) if in_time => {
+                    let patience = until.saturating_duration_since(Instant::now());
+                    submit.projection.reached(sequence, patience).await;
+                }
+                Ok(_) => return Err(SubmitError::Unknown { id }),
+                Err(AppendError::Conflict) if in_time => {
+                    submit.catch_up(command.channel(), until).await;
+                    // Against the same head again: the log is another one than the projection has read so far.
+                    if lost_at.replace(expected) == Some(expected) {
+                        sleep(RETRY_PAUSE).await;
+                    }
+                }
+                Err(error) => return Err(self.refusal(&error)),
+            }
+        }
+    }
+
+    /// Appends, and keeps asking under the same id while there is no answer, still time, and reason to hope. Each append
+    /// has its own time: a conflict was an answer.
+    pub(super) async fn append(&mut self, new: NewEvent) -> Result<Appended, AppendError> {
+        let until = Instant::now() + self.submit.options.append_timeout;
+        loop {
+            let begun = Instant::now();
+            let answer = timeout_at(until, self.submit.log.append(new.clone())).await;
+            let answer =
+                answer.unwrap_or_else(|_| Err(AppendError::Unknown(anyhow::anyhow!("no answer in time"))));
+            self.submit.options.metrics.append(&outcome(&answer), begun.elapsed());
+            let error = match answer {
+                Err(error @ (AppendError::InProcess | AppendError::Unknown(_))) => error,
+                appended_or_refused => {
+                    self.submit.modes.tell(|machine| machine.appended(true));
+                    return appended_or_refused;
+                }
+            };
+            self.unsure = true;
+            if Instant::now() + RETRY_PAUSE >= until || self.submit.modes.now() == Mode::Local {
+                self.submit.modes.tell(|machine| machine.appended(false));
+                return Err(error);
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// What the caller is told when the log did not take the event.
+    pub(super) fn refusal(&self, error: &AppendError) -> SubmitError {
+        warn!(event.id = %self.id, "an append was not confirmed: {error}");
+        self.honest(match error {
+            AppendError::Full => SubmitError::LogFull,
+            AppendError::TooLarge => SubmitError::TooLarge,
+            AppendError::Conflict => SubmitError::Contended,
+            AppendError::InProcess | AppendError::Unknown(_) => SubmitError::Unknown { id: self.id },
+        })
+    }
+
+    pub(super) fn honest(&self, error: SubmitError) -> SubmitError {
+        error.honest(self.unsure, self.id)
+    }
+}
+
+/// What an append counts as.
+pub(super) fn outcome(answer: &Result<Appended, AppendError>) -> ByOutcome {
+    match answer {
+        Ok(Appended { duplicate: false, .. }) => ByOutcome::APPENDED,
+        Ok(Appended { duplicate: true, .. }) => ByOutcome::DUPLICATE,
+        Err(AppendError::Conflict) => ByOutcome::CONFLICT,
+        Err(AppendError::Full | AppendError::TooLarge) => ByOutcome::REFUSED,
+        Err(AppendError::InProcess | AppendError::Unknown(_)) => ByOutcome::UNKNOWN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_of_the_log_is_counted_as_what_it_means() {
+        let appended = |duplicate| Ok(Appended { sequence: 1, duplicate });
+        for (answer, counted) in [
+            (appended(false), ByOutcome::APPENDED),
+            (appended(true), ByOutcome::DUPLICATE),
+            (Err(AppendError::Conflict), ByOutcome::CONFLICT),
+            (Err(AppendError::Full), ByOutcome::REFUSED),
+            (Err(AppendError::TooLarge), ByOutcome::REFUSED),
+            (Err(AppendError::InProcess), ByOutcome::UNKNOWN),
+            (Err(AppendError::Unknown(anyhow::anyhow!("no answer"))), ByOutcome::UNKNOWN),
+        ] {
+            assert_eq!(outcome(&answer), counted, "{answer:?}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! On its own: while the log is away, a replica accepts commands into its outbox and shows what they do at once.
+//!
+//! The outbox is held from the judgement until what was accepted is part of the view, so that the next command is
+//! judged on it. A command is confirmed when the disk has it.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::spawn_blocking;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use super::outbox::{Base, Entry, Outbox, OutboxError};
+use super::{Done, Submit, SubmitError, Verdict};
+use crate::domain::{Accepted, Command, Event, Timestamp};
+use crate::log::names::Subject;
+use crate::log::{NewEvent, TraceParent};
+
+impl Submit {
+    /// Judges a command that creates or clears by what this replica shows, and accepts it into the outbox.
+    pub(super) async fn accept(
+        &self,
+        command: Command,
+        now: Timestamp,
+        id: Uuid,
+        trace: Option<TraceParent>,
+    ) -> Result<Done, SubmitError> {
+        if !self.options.accept_on_outage {
+            return Err(SubmitError::Away);
+        }
+        let channel = command.channel().clone();
+        let outbox = self.outbox.clone().lock_owned().await;
+        let (event, head) = match self.judge(command, now, id).await? {
+            Verdict::Append { event, expected } => (event, expected),
+            // There is nothing to do, as far as this replica can tell.
+            Verdict::Done(done) => return Ok(Done { local: done.local || done.broadcast.is_none(), ..done }),
+            Verdict::Rejected(rejection) => return Err(SubmitError::Rejected(rejection)),
+        };
+        let epoch = self.projection.position().epoch;
+        let base = match outbox.last_lifecycle(&channel) {
+            Some(entry) => Base::Entry(entry),
+            None => Base::Log { epoch, sequence: head },
+        };
+        let broadcast = event.broadcast_id();
+        info!(broadcast.id = %broadcast, "{} on {channel}, in the outbox", event.event_type().name);
+        let subject = Subject::Lifecycle(channel);
+        let source = self.source.clone();
+        let new = NewEvent { subject, id, event, time: now, source, expected: None, trace };
+        self.keep(outbox, vec![(Some(base), new)]).await?;
+        Ok(Done { id, sequence: None, broadcast: Some(broadcast), local: true })
+    }
+
+    /// Accepts events of acknowledgements, all or none, with one sync of the disk. Says for each whether its users had
+    /// acknowledged before.
+    pub(super) async fn accept_acks(&self, events: Vec<NewEvent>) -> Result<Vec<Vec<bool>>, SubmitError> {
+        if !self.options.accept_on_outage {
+            return Err(SubmitError::Away);
+        }
+        let outbox = self.outbox.clone().lock_owned().await;
+        let mut already = Vec::with_capacity(events.len());
+        let mut drafts = Vec::new();
+        for mut new in events {
+            let Event::Acknowledged(acknowledged) = &mut new.event else { continue };
+            let id = acknowledged.broadcast_id;
+            let known: Vec<_> = self.projection.read(|view| {
+                let users = acknowledged.acknowledgements.iter().map(|new| &new.user);
+                users.map(|user| view.acknowledged_at(id, user).is_some()).collect()
+            });
+            let mut unknown = known.iter().map(|known| !known);
+            acknowledged.acknowledgements.retain(|_| unknown.next().unwrap_or(true));
+            if !acknowledged.acknowledgements.is_empty() {
+                drafts.push((None, new));
+            }
+            already.push(known);
+        }
+        if !drafts.is_empty() {
+            self.keep(outbox, drafts).await?;
+        }
+        Ok(already)
+    }
+
+    /// Writes to the outbox, and folds what was written over the log's state when the disk has it.
+    async fn keep(
+        &self,
+        mut outbox: OwnedMutexGuard<Outbox>,
+        drafts: Vec<(Option<Base>, NewEvent)>,
+    ) -> Result<(), SubmitError> {
+        let accepted = drafts.iter().map(|(_, new)| accepted(new)).collect();
+        let written = spawn_blocking(move || {
+            let written = outbox.append(drafts);
+            (outbox, written)
+        });
+        let (outbox, written) = written.await.map_err(|panicked| {
+            error!("writing the outbox failed: {panicked}");
+            SubmitError::OutboxFailed
+        })?;
+        written.map_err(|error| match error {
+            OutboxError::Full => SubmitError::OutboxFull,
+            OutboxError::Disk(error) => {
+                error!("the outbox did not take a command: {error:#}");
+                SubmitError::OutboxFailed
+            }
+        })?;
+        self.projection.fold_pending(accepted).await;
+        drop(outbox);
+        self.modes.tell(super::mode::Machine::accepted);
+        Ok(())
+    }
+
+    /// Shows again what an earlier run accepted, before anything else is accepted; then relays for ever.
+    pub(super) fn restore_then_relay(self: Arc<Self>) {
+        // Nobody has it yet.
+        let outbox = self.outbox.clone().try_lock_owned();
+        tokio::spawn(async move {
+            if let Ok(outbox) = outbox
+                && !outbox.waiting().is_empty()
+            {
+                warn!(
+                    outbox.entries = outbox.waiting().len(),
+                    "an earlier run accepted what the log may not have yet; the log gets it when it answers"
+                );
+                let _ = self.projection.watch().wait_for(|position| position.serving).await;
+                let left = outbox.waiting().iter().map(|entry: &Arc<Entry>| accepted(&entry.new)).collect();
+                self.projection.fold_pending(left).await;
+            }
+            self.relay_for_ever().await;
+        });
+    }
+
+    /// Says what is left for the next start.
+    pub fn say_what_waits(&self) {
+        let entries = self.standing().entries;
+        if entries > 0 {
+            warn!(
+                outbox.entries = entries,
+                "the log does not have everything that was accepted; it gets the rest after the next start"
+            );
+        }
+    }
+}
+
+fn accepted(new: &NewEvent) -> (Accepted, Option<TraceParent>) {
+    let accepted = Accepted {
+        channel: new.subject.channel().clone(),
+        id: new.id,
+        at: new.time,
+        event: new.event.clone(),
+    };
+    (accepted, new.trace)
+}

@@ -1,0 +1,253 @@
+//! The mode: whether this replica works with the log, on its own, or brings to the log what it accepted on its own.
+//!
+//! ```text
+//!            two missed probes, or two appends without an answer
+//!   cluster ────────────────────────────────────────────────────► local
+//!      ▲ ▲ │                                                      │ ▲
+//!      │ │ └─ an append without an answer went to the outbox ─┐   │ │ two missed probes
+//!      │ │                                                    ▼   ▼ │
+//!      │ └─────────── the outbox is empty ────────────────── relaying ◄─┐
+//!      └───── three good probes, the reader at the head ───── local ────┘ … and the outbox is not empty
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::{info, warn};
+
+use crate::log::EventLog;
+use crate::projection::Projection;
+
+/// The log is asked for a sign of life this often, and has this long to give it.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// So many missed probes, or appends without an answer, in a row mean that the log is away.
+const MISSED: u32 = 2;
+
+/// So many good probes in a row mean that it is back.
+const GOOD: u32 = 3;
+
+/// How a replica works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// With the log: what it accepts is in the log.
+    #[default]
+    Cluster,
+    /// On its own: what it accepts goes to its outbox.
+    Local,
+    /// The log is back, and gets what is in the outbox; what is accepted meanwhile waits behind that.
+    Relaying,
+}
+
+impl Mode {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Local => "local",
+            Self::Relaying => "relaying",
+        }
+    }
+}
+
+/// The rules of the mode as a pure machine: what was seen goes in, the mode comes out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    mode: Mode,
+    missed: u32,
+    good: u32,
+    unanswered: u32,
+}
+
+impl Machine {
+    /// A replica that starts, with or without something in its outbox.
+    pub fn new(waiting: bool) -> Self {
+        Self { mode: if waiting { Mode::Local } else { Mode::Cluster }, ..Self::default() }
+    }
+
+    /// The mode now.
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The log did not answer a probe.
+    pub const fn missed(&mut self) {
+        self.good = 0;
+        self.missed += 1;
+        if self.missed >= MISSED {
+            self.mode = Mode::Local;
+        }
+    }
+
+    /// The log answered a probe. `at_head`: the projection shows all that the log had then. `waiting`: the outbox is not
+    /// empty.
+    pub const fn answered(&mut self, at_head: bool, waiting: bool) {
+        self.missed = 0;
+        self.good += 1;
+        if matches!(self.mode, Mode::Local) && self.good >= GOOD && at_head {
+            self.unanswered = 0;
+            self.mode = if waiting { Mode::Relaying } else { Mode::Cluster };
+        }
+    }
+
+    /// An append got an answer, or none in its time.
+    pub const fn appended(&mut self, answered: bool) {
+        if answered {
+            self.unanswered = 0;
+            return;
+        }
+        self.unanswered += 1;
+        if self.unanswered >= MISSED && !matches!(self.mode, Mode::Local) {
+            self.mode = Mode::Local;
+            // What was good before says nothing about now.
+            self.good = 0;
+        }
+    }
+
+    /// Something went into the outbox: what comes next must wait behind it.
+    pub const fn accepted(&mut self) {
+        if matches!(self.mode, Mode::Cluster) {
+            self.mode = Mode::Relaying;
+        }
+    }
+
+    /// The outbox is empty and the projection shows what was in it.
+    pub const fn relayed(&mut self) {
+        if matches!(self.mode, Mode::Relaying) {
+            self.mode = Mode::Cluster;
+        }
+    }
+}
+
+/// The mode of a replica, shared. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Modes {
+    machine: Arc<Mutex<Machine>>,
+    current: watch::Sender<Mode>,
+}
+
+impl Modes {
+    /// A replica that starts, with or without something in its outbox.
+    pub fn new(waiting: bool) -> Self {
+        let machine = Machine::new(waiting);
+        Self { machine: Arc::new(Mutex::new(machine)), current: watch::Sender::new(machine.mode()) }
+    }
+
+    /// The mode now.
+    pub fn now(&self) -> Mode {
+        *self.current.borrow()
+    }
+
+    /// Follows the mode.
+    pub fn watch(&self) -> watch::Receiver<Mode> {
+        self.current.subscribe()
+    }
+
+    pub(super) fn tell(&self, what: impl FnOnce(&mut Machine)) {
+        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        what(&mut machine);
+        // Sent with the machine held, so that modes are seen in the order in which they came.
+        let after = machine.mode();
+        let before = self.current.send_replace(after);
+        match (before, after) {
+            (before, after) if before == after => {}
+            (_, Mode::Local) => {
+                warn!(
+                    "the event log is away: this replica goes on alone, and keeps what it accepts in its outbox"
+                );
+            }
+            (_, Mode::Relaying) => info!("the event log answers: it gets what waits in the outbox"),
+            (_, Mode::Cluster) => info!("working with the event log again"),
+        }
+    }
+}
+
+/// Asks the log for signs of life until the replica stops.
+pub(super) async fn probe(
+    log: Arc<dyn EventLog>,
+    projection: Projection,
+    modes: Modes,
+    waiting: impl Fn() -> bool,
+) {
+    let mut ticks = interval(PROBE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match timeout(PROBE_PATIENCE, log.info()).await {
+            Ok(Ok(info)) => {
+                let position = projection.position();
+                let at_head = position.epoch == Some(info.epoch) && position.sequence >= info.last_sequence;
+                modes.tell(|machine| machine.answered(at_head && position.caught_up, waiting()));
+            }
+            Ok(Err(_)) | Err(_) => modes.tell(Machine::missed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_missed_probe_is_nothing_and_two_are_an_outage() {
+        let mut machine = Machine::new(false);
+        machine.missed();
+        assert_eq!(machine.mode(), Mode::Cluster);
+        machine.answered(true, false);
+        machine.missed();
+        assert_eq!(machine.mode(), Mode::Cluster);
+        machine.missed();
+        assert_eq!(machine.mode(), Mode::Local);
+    }
+
+    #[test]
+    fn the_log_is_back_after_three_good_probes_at_its_head() {
+        let mut machine = Machine::new(true);
+        machine.answered(true, true);
+        machine.answered(true, true);
+        machine.missed();
+        for _ in 0..5 {
+            machine.answered(false, true);
+        }
+        assert_eq!(machine.mode(), Mode::Local, "the projection is behind");
+        machine.answered(true, true);
+        assert_eq!(machine.mode(), Mode::Relaying);
+        machine.missed();
+        machine.missed();
+        assert_eq!(machine.mode(), Mode::Local);
+        for _ in 0..3 {
+            machine.answered(true, true);
+        }
+        machine.relayed();
+        assert_eq!(machine.mode(), Mode::Cluster);
+    }
+
+    #[test]
+    fn with_nothing_in_the_outbox_there_is_nothing_to_relay() {
+        let mut machine = Machine::new(false);
+        (0..2).for_each(|_| machine.missed());
+        (0..3).for_each(|_| machine.answered(true, false));
+        assert_eq!(machine.mode(), Mode::Cluster);
+    }
+
+    #[test]
+    fn appends_without_an_answer_are_an_outage_too() {
+        let mut machine = Machine::new(false);
+        machine.appended(false);
+        machine.accepted();
+        assert_eq!(machine.mode(), Mode::Relaying, "what comes next waits behind it");
+        machine.appended(true);
+        machine.appended(false);
+        assert_eq!(machine.mode(), Mode::Relaying);
+        machine.appended(false);
+        assert_eq!(machine.mode(), Mode::Local);
+        machine.answered(true, true);
+        machine.answered(true, true);
+        assert_eq!(machine.mode(), Mode::Local, "probes alone said that all was well");
+        machine.answered(true, true);
+        assert_eq!(machine.mode(), Mode::Relaying);
+    }
+}

@@ -1,0 +1,407 @@
+//! The outbox: what was accepted while the log was away, on disk until the log has it.
+//!
+//! A file of lines, each a checksum and the JSON of one entry. It is not a database: an entry is written once, in order,
+//! synced before anyone is told, and read again only at the next start. When the log has everything the file is emptied.
+
+mod line;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tracing::{error, warn};
+
+use crate::domain::Channel;
+use crate::log::names::Subject;
+use crate::log::{Epoch, NewEvent};
+use line::{Damaged, line, read};
+
+/// The file of what waits, and the one of what the log will never take.
+const FILE: &str = "entries";
+const REJECTED: &str = "rejected";
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Entries; one may carry up to 1,000 acknowledgements.
+    pub entries: usize,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// What an entry was decided on: the last lifecycle event of its channel at that moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Base {
+    /// It stands in the log.
+    Log {
+        /// In this one.
+        epoch: Option<Epoch>,
+        /// There; 0 when the channel had none.
+        sequence: u64,
+    },
+    /// It is an entry of this outbox.
+    Entry(u64),
+}
+
+/// One event that waits for the log.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its number, from 1, since the outbox was last empty.
+    pub number: u64,
+    /// What it was decided on; `None` for acknowledgements, which are a set.
+    pub base: Option<Base>,
+    /// The event. Its guard is found when it is relayed.
+    pub new: NewEvent,
+}
+
+/// What waits in an outbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Entries.
+    pub entries: usize,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Entries that the log will never take, since the replica started.
+    pub rejected: u64,
+}
+
+/// Why nothing was written.
+#[derive(Debug)]
+pub enum OutboxError {
+    /// As much waits as may.
+    Full,
+    /// The disk did not take it.
+    Disk(anyhow::Error),
+}
+
+impl fmt::Display for OutboxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the outbox is full"),
+            Self::Disk(error) => write!(f, "{error:#}"),
+        }
+    }
+}
+
+/// The outbox of one replica. Its calls block on the disk.
+#[derive(Debug)]
+pub struct Outbox {
+    directory: PathBuf,
+    file: File,
+    /// Bytes of the file that hold whole entries.
+    bytes: u64,
+    bounds: Bounds,
+    waiting: VecDeque<Arc<Entry>>,
+    last: u64,
+    /// What could not be undone: nothing is written any more until the next start.
+    broken: Option<String>,
+    standing: watch::Sender<Standing>,
+}
+
+impl Outbox {
+    /// Opens the outbox in a directory, with what an earlier run left in it. What cannot be read (the end of a write
+    /// that was cut off, a damaged disk) goes to the rejected file, and is said.
+    pub fn open(directory: &Path, bounds: Bounds) -> anyhow::Result<Self> {
+        fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+        let path = directory.join(FILE);
+        let found = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        let (waiting, damaged) = read(&found);
+        if !damaged.is_empty() {
+            set_aside(directory, &waiting, &damaged)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
+        sync_directory(directory)?;
+        let bytes = file.metadata()?.len();
+        let last = waiting.back().map_or(0, |entry| entry.number);
+        let directory = directory.to_owned();
+        let standing = watch::Sender::new(Standing { entries: waiting.len(), bytes, rejected: 0 });
+        Ok(Self { directory, file, bytes, bounds, waiting, last, broken: None, standing })
+    }
+
+    /// Follows what waits.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    fn publish(&self) {
+        self.standing.send_modify(|standing| {
+            standing.entries = self.waiting.len();
+            standing.bytes = self.bytes;
+        });
+    }
+
+    /// What waits, oldest first.
+    pub const fn waiting(&self) -> &VecDeque<Arc<Entry>> {
+        &self.waiting
+    }
+
+    /// The last waiting entry about what is active in a channel.
+    pub fn last_lifecycle(&self, channel: &Channel) -> Option<u64> {
+        let lifecycle = Subject::Lifecycle(channel.clone());
+        self.waiting.iter().rev().find(|entry| entry.new.subject == lifecycle).map(|entry| entry.number)
+    }
+
+    /// Writes entries, all or none, and returns when the disk has them.
+    pub fn append(&mut self, drafts: Vec<(Option<Base>, NewEvent)>) -> Result<(), OutboxError> {
+        if let Some(why) = &self.broken {
+            return Err(OutboxError::Disk(anyhow::anyhow!("{why}")));
+        }
+        let entries: Vec<_> = (self.last + 1..)
+            .zip(drafts)
+            .map(|(number, (base, new))| Arc::new(Entry { number, base, new }))
+            .collect();
+        let lines: Vec<u8> = entries.iter().try_fold(Vec::new(), |mut lines, entry| {
+            lines.extend(line(entry).map_err(|e| OutboxError::Disk(e.into()))?);
+            Ok(lines)
+        })?;
+        let grown = self.bytes + lines.len() as u64;
+        if self.waiting.len() + entries.len() > self.bounds.entries || grown > self.bounds.bytes {
+            return Err(OutboxError::Full);
+        }
+        if let Err(error) = self.file.write_all(&lines).and_then(|()| self.file.sync_data()) {
+            return Err(OutboxError::Disk(self.undo(error)));
+        }
+        self.bytes = grown;
+        self.last += entries.len() as u64;
+        self.waiting.extend(entries);
+        self.publish();
+        Ok(())
+    }
+
+    /// Takes back a write that failed half-way, so that the next one does not follow its remains.
+    fn undo(&mut self, error: io::Error) -> anyhow::Error {
+        if let Err(worse) = self.file.set_len(self.bytes) {
+            self.broken = Some(format!("the outbox cannot be repaired before a restart: {worse}"));
+        }
+        anyhow::Error::new(error).context("writing the outbox")
+    }
+
+    /// The log has the oldest entry, or has overruled it. Once nothing waits, [`Outbox::empty`] frees the disk.
+    pub fn done(&mut self) {
+        self.waiting.pop_front();
+        self.publish();
+    }
+
+    /// Moves the oldest entry to the rejected file: the log will never take it.
+    pub fn reject(&mut self, why: &str) -> anyhow::Result<()> {
+        let Some(entry) = self.waiting.front() else { return Ok(()) };
+        let text = line(entry)?;
+        write_rejected(&self.directory, [(text.as_slice(), why)])?;
+        self.standing.send_modify(|standing| standing.rejected += 1);
+        self.done();
+        Ok(())
+    }
+
+    /// Empties the file when nothing waits any more. What a crash leaves in it is found in the log at the next start.
+    pub fn empty(&mut self) {
+        if !self.waiting.is_empty() || self.bytes == 0 {
+            return;
+        }
+        match self.file.set_len(0).and_then(|()| self.file.sync_data()) {
+            Ok(()) => {
+                (self.bytes, self.last) = (0, 0);
+                self.publish();
+            }
+            Err(error) => warn!("the outbox is done but cannot be emptied: {error}"),
+        }
+    }
+}
+
+/// Moves what is damaged to the rejected file, and leaves a file of whole entries.
+fn set_aside(
+    directory: &Path,
+    entries: &VecDeque<Arc<Entry>>,
+    damaged: &[Damaged<'_>],
+) -> anyhow::Result<()> {
+    for Damaged { bytes, why, inside } in damaged {
+        let size = bytes.len();
+        if *inside {
+            error!("{size} bytes inside the outbox are damaged ({why}); they are kept in {REJECTED}");
+        } else {
+            warn!(
+                "the end of the outbox was cut off before anyone was told of it ({size} bytes: {why}); it is kept in {REJECTED}"
+            );
+        }
+    }
+    write_rejected(directory, damaged.iter().map(|Damaged { bytes, why, .. }| (*bytes, why.as_str())))?;
+    let unfinished = directory.join(format!("{FILE}.new"));
+    let mut whole =
+        File::create(&unfinished).with_context(|| format!("creating {}", unfinished.display()))?;
+    for entry in entries {
+        whole.write_all(&line(entry)?)?;
+    }
+    whole.sync_all()?;
+    fs::rename(&unfinished, directory.join(FILE)).context("replacing the outbox")?;
+    sync_directory(directory)
+}
+
+fn write_rejected<'a>(
+    directory: &Path,
+    lines: impl IntoIterator<Item = (&'a [u8], &'a str)>,
+) -> anyhow::Result<()> {
+    let path = directory.join(REJECTED);
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    let mut file = file.with_context(|| format!("opening {}", path.display()))?;
+    for (line, why) in lines {
+        let shown = String::from_utf8_lossy(line);
+        let rejected = serde_json::json!({"why": why, "entry": shown.trim_end_matches('\n')});
+        file.write_all(format!("{rejected}\n").as_bytes())?;
+    }
+    file.sync_all().with_context(|| format!("writing {}", path.display()))
+}
+
+/// A new name is on disk when its directory is.
+fn sync_directory(directory: &Path) -> anyhow::Result<()> {
+    let synced = File::open(directory).and_then(|opened| opened.sync_all());
+    synced.with_context(|| format!("syncing {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Acknowledged, Acknowledgement, BroadcastId, Event, Timestamp};
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    const BOUNDS: Bounds = Bounds { entries: 1_000, bytes: 1 << 20 };
+
+    fn draft(id: u128) -> (Option<Base>, NewEvent) {
+        let broadcast_id = BroadcastId(Uuid::from_u128(1));
+        let acknowledgements = vec![Acknowledgement {
+            user: format!("user {id}\n").parse().unwrap(),
+            at: Timestamp::from_unix_ms(5),
+        }];
+        let new = NewEvent {
+            subject: Subject::Acks("creator".parse().unwrap(), broadcast_id),
+            id: Uuid::from_u128(id),
+            event: Event::Acknowledged(Acknowledged { broadcast_id, acknowledgements }),
+            time: Timestamp::from_unix_ms(7),
+            source: "/tidings/a".to_owned(),
+            expected: None,
+            trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok(),
+        };
+        (Some(Base::Entry(3)), new)
+    }
+
+    fn ids(outbox: &Outbox) -> Vec<(u64, u128)> {
+        outbox.waiting().iter().map(|entry| (entry.number, entry.new.id.as_u128())).collect()
+    }
+
+    fn open(directory: &Path) -> Outbox {
+        Outbox::open(directory, BOUNDS).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_there_at_the_next_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut outbox = open(directory.path());
+        outbox.append(vec![draft(1), draft(2)]).unwrap();
+        outbox.append(vec![draft(3)]).unwrap();
+        outbox.done();
+        let mut again = open(directory.path());
+        assert_eq!(
+            ids(&again),
+            [(1, 1), (2, 2), (3, 3)],
+            "what the log has is found there, not remembered here"
+        );
+        let entry = &again.waiting()[2];
+        let (base, new) = draft(3);
+        assert_eq!((entry.base, &entry.new.event, entry.new.trace), (base, &new.event, new.trace));
+        again.append(vec![draft(4)]).unwrap();
+        assert_eq!(again.waiting().back().unwrap().number, 4);
+        for _ in 0..4 {
+            again.done();
+        }
+        again.empty();
+        assert_eq!((again.bytes, open(directory.path()).waiting().len()), (0, 0));
+    }
+
+    #[test]
+    fn it_is_bounded_in_entries_and_in_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut outbox = Outbox::open(directory.path(), Bounds { entries: 2, bytes: 1 << 20 }).unwrap();
+        outbox.append(vec![draft(1)]).unwrap();
+        assert!(matches!(outbox.append(vec![draft(2), draft(3)]), Err(OutboxError::Full)));
+        outbox.append(vec![draft(2)]).unwrap();
+        let bytes = outbox.bytes;
+        let mut small = Outbox::open(directory.path(), Bounds { entries: 9, bytes: bytes + 10 }).unwrap();
+        assert!(matches!(small.append(vec![draft(3)]), Err(OutboxError::Full)));
+        assert_eq!(ids(&open(directory.path())), [(1, 1), (2, 2)]);
+    }
+
+    #[test]
+    fn what_the_log_will_never_take_is_kept_with_the_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut outbox = open(directory.path());
+        outbox.append(vec![draft(1), draft(2)]).unwrap();
+        outbox.reject("too large").unwrap();
+        assert_eq!(ids(&outbox), [(2, 2)]);
+        let rejected = fs::read_to_string(directory.path().join(REJECTED)).unwrap();
+        assert!(rejected.contains("too large") && rejected.contains("user 1"), "{rejected}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_end_is_cut_off_and_kept(end in prop::collection::vec(any::<u8>(), 1..200)) {
+            let directory = tempfile::tempdir().unwrap();
+            open(directory.path()).append(vec![draft(1), draft(2)]).unwrap();
+            let path = directory.path().join(FILE);
+            let whole = fs::read(&path).unwrap();
+            fs::write(&path, [whole.as_slice(), &end].concat()).unwrap();
+            let mut outbox = open(directory.path());
+            prop_assert_eq!(ids(&outbox), [(1, 1), (2, 2)]);
+            prop_assert_eq!(fs::read(&path).unwrap(), whole);
+            prop_assert!(directory.path().join(REJECTED).exists());
+            outbox.append(vec![draft(3)]).unwrap();
+            prop_assert_eq!(ids(&open(directory.path())), [(1, 1), (2, 2), (3, 3)]);
+        }
+
+        #[test]
+        fn a_write_that_was_cut_off_anywhere_costs_only_itself(cut in 1_usize..400) {
+            let directory = tempfile::tempdir().unwrap();
+            let mut outbox = open(directory.path());
+            outbox.append(vec![draft(1)]).unwrap();
+            let first = outbox.bytes;
+            outbox.append(vec![draft(2)]).unwrap();
+            let path = directory.path().join(FILE);
+            let whole = fs::read(&path).unwrap();
+            let kept = whole.len().saturating_sub(cut).max(usize::try_from(first).unwrap());
+            fs::write(&path, &whole[..kept]).unwrap();
+            prop_assert_eq!(ids(&open(directory.path())), [(1, 1)]);
+        }
+
+        #[test]
+        fn a_damaged_byte_costs_at_most_its_own_entry(place in any::<prop::sample::Index>(), flip in 1_u8..) {
+            let directory = tempfile::tempdir().unwrap();
+            open(directory.path()).append((1..=5).map(draft).collect()).unwrap();
+            let path = directory.path().join(FILE);
+            let mut bytes = fs::read(&path).unwrap();
+            *place.get_mut(&mut bytes) ^= flip;
+            fs::write(&path, &bytes).unwrap();
+            let found = ids(&open(directory.path()));
+            // A line break that is gone joins two entries into one that is damaged.
+            prop_assert!(found.len() >= 3, "{:?}", found);
+            prop_assert!(found.iter().all(|(number, id)| u128::from(*number) == *id));
+            prop_assert_eq!(ids(&open(directory.path())), found);
+        }
+
+        #[test]
+        fn any_file_opens(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let directory = tempfile::tempdir().unwrap();
+            fs::write(directory.path().join(FILE), bytes).unwrap();
+            prop_assert!(open(directory.path()).waiting().is_empty());
+        }
+    }
+}

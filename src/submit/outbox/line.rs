@@ -1,0 +1,101 @@
+//! A line of the outbox: a checksum and the JSON of one entry. Lines are found again by their ends, so that a damaged
+//! one costs itself alone.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::{Base, Entry};
+use crate::domain::{Event, Timestamp};
+use crate::log::NewEvent;
+use crate::log::names::Subject;
+
+/// Hexadecimal digits of a line's checksum: the first half of a SHA-256 over the JSON.
+const CHECKSUM_DIGITS: usize = 32;
+
+/// The JSON of a line. Field names are for ever: a newer build must read what an older one left behind.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    entry: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<Base>,
+    subject: String,
+    id: Uuid,
+    time: Timestamp,
+    source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+    #[serde(rename = "type")]
+    kind: String,
+    version: u16,
+    data: serde_json::Value,
+}
+
+/// The line of an entry, with its end.
+pub(super) fn line(entry: &Entry) -> serde_json::Result<Vec<u8>> {
+    let kind = entry.new.event.event_type();
+    let json = serde_json::to_string(&Line {
+        entry: entry.number,
+        base: entry.base,
+        subject: entry.new.subject.to_string(),
+        id: entry.new.id,
+        time: entry.new.time,
+        source: entry.new.source.clone(),
+        traceparent: entry.new.trace.map(|trace| trace.to_string()),
+        kind: kind.name.to_owned(),
+        version: kind.version,
+        data: serde_json::from_slice(&entry.new.event.to_json()?)?,
+    })?;
+    Ok(format!("{} {json}\n", checksum(json.as_bytes())).into_bytes())
+}
+
+fn checksum(json: &[u8]) -> String {
+    let hash = Sha256::digest(json);
+    hash.iter().take(CHECKSUM_DIGITS / 2).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+/// Something in the file that is no entry.
+pub(super) struct Damaged<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) why: String,
+    /// Whether whole entries follow: then it was damaged after it had been written, and not cut off while it was.
+    pub(super) inside: bool,
+}
+
+/// The entries of a file, and what in it is none.
+pub(super) fn read(file: &[u8]) -> (VecDeque<Arc<Entry>>, Vec<Damaged<'_>>) {
+    let (mut entries, mut damaged) = (VecDeque::new(), Vec::<Damaged<'_>>::new());
+    for bytes in file.split_inclusive(|byte| *byte == b'\n') {
+        match parse(bytes) {
+            Ok(entry) => {
+                entries.push_back(Arc::new(entry));
+                for earlier in &mut damaged {
+                    earlier.inside = true;
+                }
+            }
+            Err(why) => damaged.push(Damaged { bytes, why, inside: false }),
+        }
+    }
+    (entries, damaged)
+}
+
+fn parse(line: &[u8]) -> Result<Entry, String> {
+    let line = line.strip_suffix(b"\n").ok_or("its end is missing")?;
+    let (sum, json) = line.split_at_checked(CHECKSUM_DIGITS).ok_or("it is too short")?;
+    let json = json.strip_prefix(b" ").ok_or("it has no checksum")?;
+    if checksum(json).as_bytes() != sum {
+        return Err("its checksum is wrong".to_owned());
+    }
+    let line: Line = serde_json::from_slice(json).map_err(|e| format!("it is no entry: {e}"))?;
+    let data = serde_json::to_vec(&line.data).map_err(|e| e.to_string())?;
+    let event = Event::from_json(&line.kind, line.version, &data)
+        .ok_or_else(|| format!("this build does not know {}:{}", line.kind, line.version))?
+        .map_err(|e| format!("it is no {}: {e}", line.kind))?;
+    let subject: Subject = line.subject.parse().map_err(|()| "its subject is not one of Tidings")?;
+    let trace = line.traceparent.and_then(|trace| trace.parse().ok());
+    let Line { entry: number, base, id, time, source, .. } = line;
+    Ok(Entry { number, base, new: NewEvent { subject, id, event, time, source, expected: None, trace } })
+}
