@@ -175,7 +175,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::LogFull => Self::unavailable("log_full", message).retry_after(60),
             SubmitError::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", message),
             SubmitError::CatchingUp => Self::unavailable("catching_up", message),
-            SubmitError::Away => Self::unavailable("log_unavailable", message).retry_after(5),
+            SubmitError::Away => Self::unavailable("log_away", message).retry_after(5),
             SubmitError::OutboxFull => Self::unavailable("outbox_full", message).retry_after(60),
             SubmitError::OutboxFailed => Self::unavailable("outbox_failed", message).retry_after(5),
             SubmitError::Unknown { id } => Self::unavailable("log_unavailable", message)

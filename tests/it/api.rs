@@ -385,9 +385,10 @@ async fn with_nats_away_nothing_is_promised_and_a_retry_takes_effect_once() {
     let id = unknown["id"].as_str().unwrap().to_owned();
     let acknowledge =
         replica.request(Method::POST, "/acknowledge").json(&json!({"broadcast_id": before["id"]}));
+    replica.in_mode("local").await;
     tokio::join!(
-        refused(replica.request(Method::POST, "/clear"), "a clear", 503, "log_unavailable"),
-        refused(acknowledge, "an acknowledgement", 503, "log_unavailable"),
+        refused(replica.request(Method::POST, "/clear"), "a clear", 503, "log_away"),
+        refused(acknowledge, "an acknowledgement", 503, "log_away"),
     );
     for path in ["/active", "/stats", "/limits"] {
         assert_eq!(sent(replica.request(Method::GET, path)).await.0, 200, "reads go on");

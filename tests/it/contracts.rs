@@ -135,9 +135,13 @@ async fn every_message(nats: &Nats, replica: &Replica) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn every_described_message_is_sent() {
-    let nats = Nats::start().await;
+    let mut nats = Nats::start().await;
     let replica = Replica::start(&nats).await;
-    let heard = every_message(&nats, &replica).await;
+    let mut heard = every_message(&nats, &replica).await;
+    let mut client = replica.connect("u").await;
+    nats.kill();
+    client.until("that the log is away", |m| m["type"] == "mode").await;
+    heard.insert("mode".to_owned());
     assert_eq!(heard, ServerMessage::VARIANTS.iter().map(|name| (*name).to_owned()).collect());
 }
 
@@ -252,18 +256,24 @@ async fn refuse_everything(replica: &Replica) {
     assert!(Client::try_connect(&url, Some("https://example.org")).await.is_err());
 }
 
-/// What writes answer while the log does not.
+/// What writes answer while the log does not: accepted, or refused where a replica may accept nothing alone.
 async fn log_is_away() -> BTreeSet<(String, u16)> {
     let mut nats = Nats::start().await;
-    let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--append-timeout-ms", "300"])).await;
-    let id = text(&replica.post_broadcast("x").await["id"]);
+    let mut replicas = Vec::new();
+    for choice in ["accept", "reject"] {
+        let spec = Spec::joining(nats.url()).with(&["--append-timeout-ms", "300", "--on-outage", choice]);
+        replicas.push(Replica::start_with(spec).await);
+    }
+    let id = text(&replicas[0].post_broadcast("x").await["id"]);
     nats.kill();
-    let post = |path: &str| replica.request(Method::POST, path);
-    send([
-        post("").json(&json!({"message": "y"})),
-        post("/clear"),
-        post("/acknowledge").json(&json!({"broadcast_id": id})),
-    ])
-    .await;
-    answered_by(&replica.url())
+    for replica in &replicas {
+        let post = |path: &str| replica.request(Method::POST, path);
+        send([
+            post("").json(&json!({"message": "y"})),
+            post("/clear"),
+            post("/acknowledge").json(&json!({"broadcast_id": id})),
+        ])
+        .await;
+    }
+    replicas.iter().flat_map(|replica| answered_by(&replica.url())).collect()
 }

@@ -208,10 +208,10 @@ async fn a_replica_may_be_told_to_accept_nothing_alone() {
     let id = replica.post_broadcast("before").await["id"].clone();
     cut_off(&mut nats, &[&replica]).await;
     let (status, refused) = post(&replica, "no").await;
-    assert_eq!((status, &refused["code"]), (503, &json!("log_unavailable")));
+    assert_eq!((status, &refused["code"]), (503, &json!("log_away")));
     assert!(refused.get("outcome").is_none(), "nothing was sent: {refused}");
     let request = replica.request(Method::POST, "/acknowledge").json(&json!({"broadcast_id": id}));
-    assert_eq!(replica.ask(request).await.1["code"], "log_unavailable");
+    assert_eq!(replica.ask(request).await.1["code"], "log_away");
     assert_eq!(replica.active("ann").await["id"], id);
     nats.start_again().await;
     replica.in_mode("cluster").await;

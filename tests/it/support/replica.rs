@@ -243,7 +243,7 @@ impl Replica {
     }
 
     /// Sends a request of the creator, or of a user, and returns the status and the body.
-    pub async fn ask(&self, request: RequestBuilder) -> (u16, Value) {
+    pub async fn ask(&self, request: Request) -> (u16, Value) {
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
