@@ -16,13 +16,13 @@
 //! # What always holds
 //!
 //! 1. **One write.** A command becomes at most one event, appended under an optimistic-concurrency guard. It writes
-//!    nothing else: not sled, not KV, not a socket.
+//!    nothing else: not sled, not KV, not a socket. Only while the log is away, the event waits in the outbox.
 //! 2. **Everything else is derived, in log order.** Projections, KV, pushes and counts are functions of the log up to a
 //!    sequence. Delete any of them and it comes back the same.
 //! 3. **The core returns, the edge acts.** [`domain::decide()`] and [`domain::evolve()`] are pure; time, ids and randomness
 //!    are arguments.
-//! 4. **Accepted means durable.** A success is sent when the log has the event on disk. Every other answer says what
-//!    to do, and says so when the outcome is unknown.
+//! 4. **Accepted means durable.** A success is sent when the log has the event on disk, or, marked as such, the outbox.
+//!    Every other answer says what to do, and says so when the outcome is unknown.
 //!
 //! And what never happens: KV is never read to decide or to serve; the projection never appends; reads never leave
 //! the process; nothing old is ever dropped from the log.

@@ -153,6 +153,27 @@ async fn pages_of_two_replicas_are_one() {
 }
 
 #[tokio::test]
+async fn the_page_says_when_its_replica_is_on_its_own_and_goes_on() {
+    let mut nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let browser = Browser::start().await;
+    let page = browser.open(&replica, "?user=ann").await;
+    page.shows("device-phase", "Live").await;
+    nats.kill();
+    page.shows("device-phase", "on its own").await;
+    page.send("kept for the log").await;
+    page.shows("device-message", "kept for the log").await;
+    page.click("device-acknowledge").await;
+    page.shows("device-receipt", "confirmed").await;
+    nats.start_again().await;
+    replica.in_mode("cluster").await;
+    eventually("the page says so", async || page.text("device-phase").await == "Live").await;
+    page.hides("device-banner").await;
+    page.shows("creator-acknowledged", "1").await;
+    assert_eq!(browser.console().await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn the_page_turns_to_another_user_and_another_channel() {
     let nats = Nats::start().await;
     let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--channels", "creator,forum"])).await;

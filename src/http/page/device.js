@@ -5,6 +5,8 @@ const KEPT_LINES = 100;
 
 const HEADINGS = { info: "Announcement", warning: "Warning", alert: "Alert" };
 const PHASES = { connecting: "Connecting", live: "Live", waiting: "Reconnecting", stopped: "Stopped" };
+/** Connected, to a replica that has lost its event log for a while. */
+const ALONE = "Live, on its own";
 const RECEIPTS = {
   confirmed: "Acknowledged, and confirmed by the service.",
   elsewhere: "Acknowledged on another device.",
@@ -18,9 +20,10 @@ export function draw(client) {
   drawBanner(client);
 }
 
-function drawConnection({ phase, retryAt }) {
-  part("connection").dataset.phase = phase;
-  setText(part("phase"), PHASES[phase]);
+function drawConnection({ phase, mode, retryAt }) {
+  const alone = phase === "live" && mode === "local";
+  part("connection").dataset.phase = alone ? "alone" : phase;
+  setText(part("phase"), alone ? ALONE : PHASES[phase]);
   const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
   setText(part("countdown"), phase === "waiting" ? `in ${seconds} s` : "");
   part("reconnect").hidden = phase !== "waiting";
