@@ -20,9 +20,9 @@ use tracing::{info, warn};
 use crate::log::EventLog;
 use crate::projection::Projection;
 
-/// The log is asked for a sign of life this often, and has this long to give it.
+/// The log is asked for a sign of life this often, and has this long to give it: two that it misses take about 3 s.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+const PROBE_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// So many missed probes, or appends without an answer, in a row mean that the log is away.
 const MISSED: u32 = 2;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{Http, Nats, Replica, eventually};
 
-const ROUNDS: u64 = 5;
+const ROUNDS: u64 = 20;
 
 /// A small generator, so that a failing run can be told by its seed.
 struct Random(u64);
