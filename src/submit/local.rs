@@ -4,6 +4,7 @@
 //! judged on it. A command is confirmed when the disk has it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::spawn_blocking;
@@ -25,9 +26,7 @@ impl Submit {
         id: Uuid,
         trace: Option<TraceParent>,
     ) -> Result<Done, SubmitError> {
-        if !self.options.accept_on_outage {
-            return Err(SubmitError::Away);
-        }
+        self.may_accept()?;
         let channel = command.channel().clone();
         let outbox = self.outbox.clone().lock_owned().await;
         let (event, head) = match self.judge(command, now, id).await? {
@@ -53,9 +52,7 @@ impl Submit {
     /// Accepts events of acknowledgements, all or none, with one sync of the disk. Says for each whether its users had
     /// acknowledged before.
     pub(super) async fn accept_acks(&self, events: Vec<NewEvent>) -> Result<Vec<Vec<bool>>, SubmitError> {
-        if !self.options.accept_on_outage {
-            return Err(SubmitError::Away);
-        }
+        self.may_accept()?;
         let outbox = self.outbox.clone().lock_owned().await;
         let mut already = Vec::with_capacity(events.len());
         let mut drafts = Vec::new();
@@ -77,6 +74,14 @@ impl Submit {
             self.keep(outbox, drafts).await?;
         }
         Ok(already)
+    }
+
+    fn may_accept(&self) -> Result<(), SubmitError> {
+        match (self.options.accept_on_outage, self.log_is_full.load(Ordering::Relaxed)) {
+            (false, _) => Err(SubmitError::Away),
+            (true, true) => Err(SubmitError::LogFull),
+            (true, false) => Ok(()),
+        }
     }
 
     /// Writes to the outbox, and folds what was written over the log's state when the disk has it.

@@ -14,6 +14,7 @@ mod relay;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore, watch};
@@ -134,6 +135,8 @@ pub struct Submit {
     modes: Modes,
     outbox: Arc<Mutex<Outbox>>,
     standing: watch::Receiver<Standing>,
+    /// The log answers, and takes nothing: then nothing more is accepted for it.
+    log_is_full: AtomicBool,
 }
 
 /// What the write path needs to know.
@@ -178,6 +181,7 @@ impl Submit {
             modes: Modes::new(!outbox.waiting().is_empty()),
             standing: outbox.standing(),
             outbox: Arc::new(Mutex::new(outbox)),
+            log_is_full: AtomicBool::new(false),
             options,
         });
         submit.clone().restore_then_relay();

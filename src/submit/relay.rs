@@ -6,6 +6,7 @@
 //! is the newer one. Otherwise it goes on record as late: without effect, and so does what was decided on it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -18,7 +19,7 @@ use super::{CONFLICT_PATIENCE, PROJECTION_PATIENCE, RETRY_PAUSE, Submit};
 use crate::domain::{Channel, Event, Needs, Timestamp};
 use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
-use crate::log::{AppendError, Appended, NewEvent, ReadError};
+use crate::log::{AppendError, Appended, Epoch, NewEvent, ReadError};
 
 /// What became of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,20 @@ struct Found {
 /// The last entry of each channel that left the outbox, and what became of it.
 type Fates = HashMap<Channel, (u64, Fate)>;
 
+/// The last place in a log that the relay wrote.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    epoch: Option<Epoch>,
+    sequence: u64,
+}
+
+impl Last {
+    fn note(&mut self, epoch: Option<Epoch>, sequence: u64) {
+        let before = if self.epoch == epoch { self.sequence } else { 0 };
+        *self = Self { epoch, sequence: sequence.max(before) };
+    }
+}
+
 fn note(entry: &Entry, fate: Fate, fates: &mut Fates) {
     info!(event.id = %entry.new.id, "relayed entry {} of the outbox: {fate:?}", entry.number);
     if entry.base.is_some() {
@@ -60,12 +75,14 @@ impl Submit {
     /// Relays whenever the mode asks for it.
     pub(super) async fn relay_for_ever(&self) {
         let mut mode = self.modes.watch();
-        let (mut fates, mut last) = (Fates::new(), 0);
+        let mut fates = Fates::new();
+        let mut last = Last::default();
         while mode.wait_for(|mode| *mode == Mode::Relaying).await.is_ok() {
             let next = self.outbox.lock().await.waiting().front().cloned();
             let Some(entry) = next else {
                 if self.settle(last).await {
                     fates.clear();
+                    last = Last::default();
                 }
                 continue;
             };
@@ -74,7 +91,7 @@ impl Submit {
                     self.outbox.lock().await.done();
                     note(&entry, fate, &mut fates);
                     if let Fate::InLog(Some(sequence)) = fate {
-                        last = last.max(sequence);
+                        last.note(self.projection.position().epoch, sequence);
                     }
                 }
                 Err(Stay::Again) => sleep(RETRY_PAUSE).await,
@@ -92,8 +109,11 @@ impl Submit {
     }
 
     /// Nothing waits: once the projection has what was relayed, the log's state alone is shown again.
-    async fn settle(&self, last: u64) -> bool {
-        if !self.projection.reached(last, PROJECTION_PATIENCE).await {
+    async fn settle(&self, last: Last) -> bool {
+        // What stood in another log is not waited for.
+        if last.epoch == self.projection.position().epoch
+            && !self.projection.reached(last.sequence, PROJECTION_PATIENCE).await
+        {
             return false;
         }
         let mut outbox = self.outbox.clone().lock_owned().await;
@@ -209,6 +229,7 @@ impl Submit {
         self.options.metrics.append(&outcome(&appended), begun.elapsed());
         let answered = !matches!(appended, Err(AppendError::Unknown(_)));
         self.modes.tell(|machine| machine.appended(answered));
+        self.log_is_full.store(matches!(appended, Err(AppendError::Full)), Ordering::Relaxed);
         match appended {
             Ok(appended) => Ok(appended),
             Err(AppendError::TooLarge) => Err(Stay::Never("it is larger than the log takes")),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tidings::log::RawMessage;
+use tidings::log::names::LOG_STREAM;
 
 use crate::support::log::everything;
 use crate::support::{Client, Nats, Replica, Spec, eventually};
@@ -285,4 +286,53 @@ async fn a_replica_that_never_reached_nats_stops_when_asked() {
     replica.spawn();
     eventually("it answers", || async { !replica.url().is_empty() }).await;
     tokio::time::timeout(Duration::from_secs(15), replica.terminate()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_was_lost_meanwhile_gets_what_waits() {
+    let mut nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    for n in 0..5 {
+        replica.post_broadcast(&format!("lost {n}")).await;
+    }
+    let mut client = replica.connect("ann").await;
+    client.greeted().await;
+    for round in ["first", "second"] {
+        cut_off(&mut nats, &[&replica]).await;
+        let id = post(&replica, round).await.1["id"].as_str().unwrap().to_owned();
+        nats.wipe();
+        nats.start_again().await;
+        replica.in_mode("cluster").await;
+        assert_eq!(logged(&nats).await, [("broadcasts.creator.lifecycle".to_owned(), id.clone())]);
+        assert_eq!(replica.active("bob").await["id"], id.as_str());
+        client.until("a new start", |m| m["type"] == "resync").await;
+        assert_eq!(client.expect("active_broadcast").await["broadcast"]["id"], id.as_str());
+    }
+}
+
+#[tokio::test]
+async fn a_full_log_takes_no_more_into_the_outbox_and_goes_on_when_there_is_room() {
+    let mut nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--log-max-bytes", "20000"]);
+    let replica = Replica::start_with(spec).await;
+    cut_off(&mut nats, &[&replica]).await;
+    let mut accepted = Vec::new();
+    for n in 0..40 {
+        let (status, answer) = post(&replica, &format!("{n} {}", "x".repeat(100))).await;
+        assert_eq!(status, 202, "{answer}");
+        accepted.push(answer["id"].as_str().unwrap().to_owned());
+    }
+    nats.start_again().await;
+    eventually("the log is full", || async { post(&replica, "more").await.1["code"] == "log_full" }).await;
+    assert!(replica.count("tidings_outbox_entries").await > 0);
+    let jetstream = nats.jetstream().await;
+    let mut config = jetstream.get_stream(LOG_STREAM).await.unwrap().cached_info().config.clone();
+    config.max_bytes = 1 << 20;
+    jetstream.update_stream(config).await.unwrap();
+    replica.in_mode("cluster").await;
+    let mut ids: Vec<_> = logged(&nats).await.into_iter().map(|(_, id)| id).collect();
+    // What was asked for while nobody knew yet that the log is full was accepted too.
+    ids.truncate(accepted.len());
+    assert_eq!(ids, accepted, "everything, once, in order");
+    assert_eq!(post(&replica, "after").await.0, 201);
 }
