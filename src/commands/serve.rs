@@ -39,20 +39,21 @@ pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
     let address = options.nats.address(servers);
     let connection = connection::begin(&address, &replica).await?;
     let provision = options.streams.provision();
-    // Watched further on: a replica goes on with what it has on disk while NATS is away.
-    let mut joined = tokio::spawn(join(connection.clone(), provision.clone()));
+    let mut joining = tokio::spawn(join(connection.clone(), provision.clone()));
     let mut stopping = shutdown.clone();
-    tokio::select! {
-        outcome = timeout(JOIN_PATIENCE, &mut joined) => if let Ok(outcome) = outcome {
-            outcome??;
+    let joining = tokio::select! {
+        joined = timeout(JOIN_PATIENCE, &mut joining) => if let Ok(joined) = joined {
+            joined??;
+            None
         } else {
             warn!("NATS does not answer: starting with what is on disk");
+            Some(joining)
         },
         () = stopping.wait() => return stop_embedded(embedded).await,
-    }
+    };
 
     let base = Base::new(&options, &data_dir, replica, connection, provision, shutdown);
-    let running = Running::start(base, listener, joined)?;
+    let running = Running::start(base, listener, joining)?;
     data_dir.write(data_dir::HTTP_URL, &url)?;
     match options.log_format {
         LogFormat::Text => print_welcome(&options, &url, embedded.as_ref()),

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Config;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tidings::log::RawMessage;
 use tidings::log::names::LOG_STREAM;
 
 use crate::support::log::everything;
+use crate::support::nats::provision;
 use crate::support::{Client, Nats, Replica, Spec, eventually};
 
 /// Time, type and id of what is in the log, in order.
@@ -276,6 +278,20 @@ async fn with_nothing_on_disk_and_no_nats_a_replica_waits_unready() {
     replica.in_mode("cluster").await;
     replica.post_broadcast("now").await;
     assert_eq!(replica.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_nats_that_turns_out_unfit_later_ends_the_replica_with_the_reason() {
+    let mut nats = Nats::start().await;
+    let weak = Config { deny_purge: false, ..provision(1).definitions().unwrap().remove(0) };
+    nats.jetstream().await.create_stream(weak).await.unwrap();
+    nats.kill();
+    let mut replica = Replica::prepared(Spec::joining(nats.url()));
+    replica.spawn();
+    eventually("it answers", || async { !replica.url().is_empty() }).await;
+    nats.start_again().await;
+    assert_eq!(replica.ended().await.code(), Some(1));
+    assert!(replica.log().contains("break a guarantee"), "{}", replica.log());
 }
 
 #[tokio::test]

@@ -181,8 +181,8 @@ impl<'a> Base<'a> {
 /// The parts of a running replica.
 pub(super) struct Running<'a> {
     base: Base<'a>,
-    /// Ends when NATS was found fit, or with the reason why it is not.
-    joined: JoinHandle<anyhow::Result<()>>,
+    /// While NATS has not answered yet: ends when it was found fit, or with the reason why it is not.
+    joining: Option<JoinHandle<anyhow::Result<()>>>,
     submit: Arc<Submit>,
     projection: projection::Supervisor,
     hub: Hub,
@@ -198,7 +198,7 @@ impl<'a> Running<'a> {
     pub(super) fn start(
         base: Base<'a>,
         listener: TcpListener,
-        joined: JoinHandle<anyhow::Result<()>>,
+        joining: Option<JoinHandle<anyhow::Result<()>>>,
     ) -> anyhow::Result<Self> {
         let (announce, announcements) = mpsc::channel(hub::ANNOUNCEMENTS);
         let (tell_counts, counts) = watch::channel(BTreeMap::new());
@@ -217,7 +217,7 @@ impl<'a> Running<'a> {
         let server = start_server(listener, app, stopped);
         Ok(Self {
             base,
-            joined,
+            joining,
             submit,
             projection: supervisor,
             hub,
@@ -234,7 +234,7 @@ impl<'a> Running<'a> {
         let mut name_is_ours = true;
         let outcome = tokio::select! {
             () = self.base.shutdown.wait() => Ok(()),
-            unfit = unfit(&mut self.joined) => Err(unfit),
+            unfit = unfit(&mut self.joining) => Err(unfit),
             Ok(other) = &mut self.name_taken => {
                 name_is_ours = false;
                 Err(anyhow!(
@@ -290,10 +290,11 @@ impl<'a> Running<'a> {
 }
 
 /// Ends only with the reason why this NATS is not fit.
-async fn unfit(joined: &mut JoinHandle<anyhow::Result<()>>) -> anyhow::Error {
-    // One that has ended already was fit.
-    if !joined.is_finished() {
-        match joined.await {
+async fn unfit(joining: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Error {
+    if let Some(task) = joining {
+        let joined = task.await;
+        *joining = None;
+        match joined {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return error,
             Err(panicked) => return panicked.into(),
