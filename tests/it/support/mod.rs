@@ -5,6 +5,7 @@ pub mod browser;
 pub mod client;
 pub mod contract;
 pub mod events;
+pub mod load;
 pub mod log;
 pub mod nats;
 pub mod raw;
