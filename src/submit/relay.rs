@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::attempt::outcome;
 use super::mode::{Machine, Mode};
@@ -34,6 +34,8 @@ enum Fate {
 enum Stay {
     /// Not now.
     Again,
+    /// Its channel is not as it was thought to be: look anew.
+    Moved,
     /// The log will never take it.
     Never(&'static str),
 }
@@ -65,7 +67,7 @@ impl Last {
 }
 
 fn note(entry: &Entry, fate: Fate, fates: &mut Fates) {
-    info!(event.id = %entry.new.id, "relayed entry {} of the outbox: {fate:?}", entry.number);
+    debug!(event.id = %entry.new.id, "relayed entry {} of the outbox: {fate:?}", entry.number);
     if entry.base.is_some() {
         fates.insert(entry.new.subject.channel().clone(), (entry.number, fate));
     }
@@ -95,6 +97,7 @@ impl Submit {
                     }
                 }
                 Err(Stay::Again) => sleep(RETRY_PAUSE).await,
+                Err(Stay::Moved) => {}
                 Err(Stay::Never(why)) => {
                     error!(event.id = %entry.new.id, "the log will never take an event that was accepted: {why}");
                     if let Err(error) = self.outbox.lock().await.reject(why) {
@@ -128,6 +131,7 @@ impl Submit {
         let Ok(_outbox) = emptied.await else { return false };
         self.projection.settle().await;
         self.modes.tell(Machine::relayed);
+        info!(log.sequence = last.sequence, "the log has, or has overruled, all that waited in the outbox");
         true
     }
 
@@ -135,27 +139,66 @@ impl Submit {
         let Subject::Lifecycle(channel) = &entry.new.subject else {
             return self.append_relayed(entry.new.clone()).await.map(|done| Fate::InLog(Some(done.sequence)));
         };
+        match self.relay_behind(entry, channel, fates).await {
+            None | Some(Err(Stay::Moved)) => {}
+            Some(done) => return done,
+        }
+        if !self.catch_up(channel, Instant::now() + CONFLICT_PATIENCE).await {
+            return Err(Stay::Again);
+        }
         let found = self.find(entry, channel).await?;
         if let Some(fate) = found.fate {
             return Ok(fate);
         }
-        if !self.still_applies(entry, channel, &found, fates).await? {
-            let late = NewEvent { subject: Subject::Late(channel.clone()), ..entry.new.clone() };
-            return self.append_relayed(late).await.map(|_| Fate::Overruled);
-        }
-        let guarded = NewEvent { expected: Some(found.head), ..entry.new.clone() };
-        match self.append_relayed(guarded).await? {
-            Appended { sequence, duplicate: false } => Ok(Fate::InLog(Some(sequence))),
-            // It is there: the projection will say where.
-            Appended { duplicate: true, .. } => Err(Stay::Again),
+        if self.still_applies(entry, channel, &found, fates).await? {
+            self.relay_after(entry, found.head).await
+        } else {
+            self.relay_late(entry, channel).await
         }
     }
 
-    /// Looks for an entry in the log as it is now.
-    async fn find(&self, entry: &Entry, channel: &Channel) -> Result<Found, Stay> {
-        if !self.catch_up(channel, Instant::now() + CONFLICT_PATIENCE).await {
-            return Err(Stay::Again);
+    /// The short way for an entry that was decided on the one before it, whose fate is known: it needs no look at the
+    /// log's head. `None` for any other.
+    async fn relay_behind(
+        &self,
+        entry: &Entry,
+        channel: &Channel,
+        fates: &Fates,
+    ) -> Option<Result<Fate, Stay>> {
+        let (before, fate) = fates.get(channel)?;
+        if entry.base != Some(Base::Entry(*before)) {
+            return None;
         }
+        match (self.find(entry, channel).await, fate) {
+            (Err(stay), _) => Some(Err(stay)),
+            (Ok(Found { fate: Some(fate), .. }), _) => Some(Ok(fate)),
+            // The guard tells whether anything else came meanwhile, this very event included.
+            (Ok(_), Fate::InLog(Some(head))) => Some(self.relay_after(entry, *head).await),
+            (Ok(_), Fate::InLog(None)) => None,
+            (Ok(_), Fate::Overruled) => Some(self.relay_late(entry, channel).await),
+        }
+    }
+
+    async fn relay_after(&self, entry: &Entry, head: u64) -> Result<Fate, Stay> {
+        let guarded = NewEvent { expected: Some(head), ..entry.new.clone() };
+        match self.append_relayed(guarded).await? {
+            Appended { sequence, duplicate: false } => Ok(Fate::InLog(Some(sequence))),
+            // It is there: the projection will say where.
+            Appended { duplicate: true, .. } => Err(Stay::Moved),
+        }
+    }
+
+    async fn relay_late(&self, entry: &Entry, channel: &Channel) -> Result<Fate, Stay> {
+        let late = NewEvent { subject: Subject::Late(channel.clone()), ..entry.new.clone() };
+        match self.append_relayed(late).await? {
+            Appended { duplicate: false, .. } => Ok(Fate::Overruled),
+            // It got into the log unseen, before this or on the other subject.
+            Appended { duplicate: true, .. } => Err(Stay::Moved),
+        }
+    }
+
+    /// Looks for an entry in the log, as far as the projection has read it.
+    async fn find(&self, entry: &Entry, channel: &Channel) -> Result<Found, Stay> {
         let (id, about, channel) = (entry.new.id, entry.new.event.broadcast_id(), channel.clone());
         let needs = Needs { broadcasts: vec![about], written: vec![id] };
         let looked = self.projection.with(needs, move |view| {
@@ -191,7 +234,6 @@ impl Submit {
             Some(Base::Entry(number)) if before == Some(&(number, Fate::InLog(Some(found.head)))) => {
                 return Ok(true);
             }
-            Some(Base::Entry(number)) if before == Some(&(number, Fate::Overruled)) => return Ok(false),
             _ => {}
         }
         match &entry.new.event {
@@ -241,7 +283,8 @@ impl Submit {
                 sleep(CONFLICT_PATIENCE).await;
                 Err(Stay::Again)
             }
-            Err(AppendError::Conflict | AppendError::InProcess | AppendError::Unknown(_)) => Err(Stay::Again),
+            Err(AppendError::Conflict) => Err(Stay::Moved),
+            Err(AppendError::InProcess | AppendError::Unknown(_)) => Err(Stay::Again),
         }
     }
 }

@@ -75,7 +75,7 @@ async fn json_is_an_object_a_line_with_the_fields_on_top() {
     };
     let created = said("broadcast.created on creator");
     assert_eq!((&created["broadcast.id"], &created["log.sequence"]), (&id, &json!(1)));
-    assert_eq!((&created["level"], &created["target"]), (&json!("INFO"), &json!("tidings::submit")));
+    assert_eq!((&created["level"], &created["target"]), (&json!("INFO"), &json!("tidings::submit::attempt")));
     assert!(said("listening")["http.url"].is_string());
     said("stopped");
     let request = lines.iter().find(|line| line["http.route"] == "/api/{channel}/broadcast/active").unwrap();

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::support::load::{Random, all_equal, load, promises_kept};
-use crate::support::{Client, Nats, Replica, eventually};
+use crate::support::{Client, Nats, Replica, eventually, within};
 
 /// How long the storm lasts.
 const STORM: Duration = Duration::from_secs(25);
@@ -72,8 +72,12 @@ async fn promises_are_kept_while_nats_goes_and_comes() {
     for load in loads {
         journals.push(load.await.unwrap());
     }
+    // A thousand commands wait at each: more than any creator sends, and each is one guarded append.
     for replica in &replicas {
-        replica.in_mode("cluster").await;
+        within(Duration::from_secs(90), "the log has all that waited", || async {
+            replica.readyz().await["mode"] == "cluster"
+        })
+        .await;
     }
     all_equal(&nats, &replicas).await;
     promises_kept(&nats, &journals).await;
