@@ -185,12 +185,7 @@ impl Submit {
             options,
         });
         submit.clone().restore_then_relay();
-        let waiting = submit.standing.clone();
-        let probe =
-            mode::probe(submit.log.clone(), submit.projection.clone(), submit.modes.clone(), move || {
-                waiting.borrow().entries > 0
-            });
-        tokio::spawn(probe);
+        tokio::spawn(mode::probe(submit.log.clone(), submit.projection.clone(), submit.modes.clone()));
         submit
     }
 

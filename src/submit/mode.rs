@@ -6,8 +6,8 @@
 //!      ▲ ▲ │                                                      │ ▲
 //!      │ │ └─ an append without an answer went to the outbox ─┐   │ │ two missed probes
 //!      │ │                                                    ▼   ▼ │
-//!      │ └─────────── the outbox is empty ────────────────── relaying ◄─┐
-//!      └───── three good probes, the reader at the head ───── local ────┘ … and the outbox is not empty
+//!      │ └─────────── all of it is settled ───────────────── relaying ◄─┐
+//!      └───── three good probes, the reader at the head ───── local ────┘ … and what was accepted is not settled
 //! ```
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,6 +57,8 @@ impl Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     mode: Mode,
+    /// Something was accepted, and is shown over what the log says. An empty outbox is not the end of that.
+    unsettled: bool,
     missed: u32,
     good: u32,
     unanswered: u32,
@@ -65,7 +67,8 @@ pub struct Machine {
 impl Machine {
     /// A replica that starts, with or without something in its outbox.
     pub fn new(waiting: bool) -> Self {
-        Self { mode: if waiting { Mode::Local } else { Mode::Cluster }, ..Self::default() }
+        let mode = if waiting { Mode::Local } else { Mode::Cluster };
+        Self { mode, unsettled: waiting, ..Self::default() }
     }
 
     /// The mode now.
@@ -82,14 +85,13 @@ impl Machine {
         }
     }
 
-    /// The log answered a probe. `at_head`: the projection shows all that the log had then. `waiting`: the outbox is not
-    /// empty.
-    pub const fn answered(&mut self, at_head: bool, waiting: bool) {
+    /// The log answered a probe. `at_head`: the projection shows all that the log had then.
+    pub const fn answered(&mut self, at_head: bool) {
         self.missed = 0;
         self.good += 1;
         if matches!(self.mode, Mode::Local) && self.good >= GOOD && at_head {
             self.unanswered = 0;
-            self.mode = if waiting { Mode::Relaying } else { Mode::Cluster };
+            self.mode = if self.unsettled { Mode::Relaying } else { Mode::Cluster };
         }
     }
 
@@ -109,13 +111,15 @@ impl Machine {
 
     /// Something went into the outbox: what comes next must wait behind it.
     pub const fn accepted(&mut self) {
+        self.unsettled = true;
         if matches!(self.mode, Mode::Cluster) {
             self.mode = Mode::Relaying;
         }
     }
 
-    /// The outbox is empty and the projection shows what was in it.
+    /// The outbox is empty, and what was in it is shown as the log has it.
     pub const fn relayed(&mut self) {
+        self.unsettled = false;
         if matches!(self.mode, Mode::Relaying) {
             self.mode = Mode::Cluster;
         }
@@ -166,12 +170,7 @@ impl Modes {
 }
 
 /// Asks the log for signs of life until the replica stops.
-pub(super) async fn probe(
-    log: Arc<dyn EventLog>,
-    projection: Projection,
-    modes: Modes,
-    waiting: impl Fn() -> bool,
-) {
+pub(super) async fn probe(log: Arc<dyn EventLog>, projection: Projection, modes: Modes) {
     let mut ticks = interval(PROBE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -180,7 +179,7 @@ pub(super) async fn probe(
             Ok(Ok(info)) => {
                 let position = projection.position();
                 let at_head = position.epoch == Some(info.epoch) && position.sequence >= info.last_sequence;
-                modes.tell(|machine| machine.answered(at_head && position.caught_up, waiting()));
+                modes.tell(|machine| machine.answered(at_head && position.caught_up));
             }
             Ok(Err(_)) | Err(_) => modes.tell(Machine::missed),
         }
@@ -196,7 +195,7 @@ mod tests {
         let mut machine = Machine::new(false);
         machine.missed();
         assert_eq!(machine.mode(), Mode::Cluster);
-        machine.answered(true, false);
+        machine.answered(true);
         machine.missed();
         assert_eq!(machine.mode(), Mode::Cluster);
         machine.missed();
@@ -206,20 +205,20 @@ mod tests {
     #[test]
     fn the_log_is_back_after_three_good_probes_at_its_head() {
         let mut machine = Machine::new(true);
-        machine.answered(true, true);
-        machine.answered(true, true);
+        machine.answered(true);
+        machine.answered(true);
         machine.missed();
         for _ in 0..5 {
-            machine.answered(false, true);
+            machine.answered(false);
         }
         assert_eq!(machine.mode(), Mode::Local, "the projection is behind");
-        machine.answered(true, true);
+        machine.answered(true);
         assert_eq!(machine.mode(), Mode::Relaying);
         machine.missed();
         machine.missed();
         assert_eq!(machine.mode(), Mode::Local);
         for _ in 0..3 {
-            machine.answered(true, true);
+            machine.answered(true);
         }
         machine.relayed();
         assert_eq!(machine.mode(), Mode::Cluster);
@@ -229,7 +228,7 @@ mod tests {
     fn with_nothing_in_the_outbox_there_is_nothing_to_relay() {
         let mut machine = Machine::new(false);
         (0..2).for_each(|_| machine.missed());
-        (0..3).for_each(|_| machine.answered(true, false));
+        (0..3).for_each(|_| machine.answered(true));
         assert_eq!(machine.mode(), Mode::Cluster);
     }
 
@@ -244,10 +243,10 @@ mod tests {
         assert_eq!(machine.mode(), Mode::Relaying);
         machine.appended(false);
         assert_eq!(machine.mode(), Mode::Local);
-        machine.answered(true, true);
-        machine.answered(true, true);
+        machine.answered(true);
+        machine.answered(true);
         assert_eq!(machine.mode(), Mode::Local, "probes alone said that all was well");
-        machine.answered(true, true);
+        machine.answered(true);
         assert_eq!(machine.mode(), Mode::Relaying);
     }
 }
