@@ -11,11 +11,13 @@ use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use super::mode::{Machine, Modes};
 use super::outbox::{Base, Entry, Outbox, OutboxError};
 use super::{Done, Submit, SubmitError, Verdict};
 use crate::domain::{Accepted, Command, Event, Timestamp};
 use crate::log::names::Subject;
 use crate::log::{NewEvent, TraceParent};
+use crate::projection::Projection;
 
 impl Submit {
     /// Judges a command that creates or clears by what this replica shows, and accepts it into the outbox.
@@ -27,6 +29,10 @@ impl Submit {
         trace: Option<TraceParent>,
     ) -> Result<Done, SubmitError> {
         self.may_accept()?;
+        // What an earlier run accepted holds the outbox until there is a state to show it over.
+        if !self.projection.position().serving {
+            return Err(SubmitError::CatchingUp);
+        }
         let channel = command.channel().clone();
         let outbox = self.outbox.clone().lock_owned().await;
         let (event, head) = match self.judge(command, now, id).await? {
@@ -84,32 +90,18 @@ impl Submit {
         }
     }
 
-    /// Writes to the outbox, and folds what was written over the log's state when the disk has it.
+    /// Writes to the outbox, and folds what was written over the log's state when the disk has it. A task of its own:
+    /// whoever asked may hang up at any moment, and what the disk has must become part of the view all the same.
     async fn keep(
         &self,
-        mut outbox: OwnedMutexGuard<Outbox>,
+        outbox: OwnedMutexGuard<Outbox>,
         drafts: Vec<(Option<Base>, NewEvent)>,
     ) -> Result<(), SubmitError> {
-        let accepted = drafts.iter().map(|(_, new)| accepted(new)).collect();
-        let written = spawn_blocking(move || {
-            let written = outbox.append(drafts);
-            (outbox, written)
-        });
-        let (outbox, written) = written.await.map_err(|panicked| {
-            error!("writing the outbox failed: {panicked}");
-            SubmitError::OutboxFailed
-        })?;
-        written.map_err(|error| match error {
-            OutboxError::Full => SubmitError::OutboxFull,
-            OutboxError::Disk(error) => {
-                error!("the outbox did not take a command: {error:#}");
-                SubmitError::OutboxFailed
-            }
-        })?;
-        self.projection.fold_pending(accepted).await;
-        drop(outbox);
-        self.modes.tell(super::mode::Machine::accepted);
-        Ok(())
+        let kept = tokio::spawn(write_then_show(outbox, drafts, self.modes.clone(), self.projection.clone()));
+        kept.await.unwrap_or_else(|panicked| {
+            error!("accepting a command failed: {panicked}");
+            Err(SubmitError::OutboxFailed)
+        })
     }
 
     /// Shows again what an earlier run accepted, before anything else is accepted; then relays for ever.
@@ -142,6 +134,35 @@ impl Submit {
             );
         }
     }
+}
+
+async fn write_then_show(
+    mut outbox: OwnedMutexGuard<Outbox>,
+    drafts: Vec<(Option<Base>, NewEvent)>,
+    modes: Modes,
+    projection: Projection,
+) -> Result<(), SubmitError> {
+    let accepted = drafts.iter().map(|(_, new)| accepted(new)).collect();
+    let written = spawn_blocking(move || {
+        let written = outbox.append(drafts);
+        (outbox, written)
+    });
+    let (outbox, written) = written.await.map_err(|panicked| {
+        error!("writing the outbox failed: {panicked}");
+        SubmitError::OutboxFailed
+    })?;
+    written.map_err(|error| match error {
+        OutboxError::Full => SubmitError::OutboxFull,
+        OutboxError::Disk(error) => {
+            error!("the outbox did not take a command: {error:#}");
+            SubmitError::OutboxFailed
+        }
+    })?;
+    // Before anyone is shown it: an acknowledgement that reached the log before its broadcast would be lost.
+    modes.tell(Machine::accepted);
+    projection.fold_pending(accepted).await;
+    drop(outbox);
+    Ok(())
 }
 
 fn accepted(new: &NewEvent) -> (Accepted, Option<TraceParent>) {
