@@ -182,7 +182,8 @@ impl Outbox {
 
     /// Takes back a write that failed half-way, so that the next one does not follow its remains.
     fn undo(&mut self, error: io::Error) -> anyhow::Error {
-        if let Err(worse) = self.file.set_len(self.bytes) {
+        // Synced, or a crash could bring back what was refused.
+        if let Err(worse) = self.file.set_len(self.bytes).and_then(|()| self.file.sync_data()) {
             self.broken = Some(format!("the outbox cannot be repaired before a restart: {worse}"));
         }
         anyhow::Error::new(error).context("writing the outbox")
