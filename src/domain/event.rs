@@ -21,6 +21,14 @@ pub struct Broadcast {
     pub created_at: Timestamp,
 }
 
+impl Broadcast {
+    /// Whether both are one announcement. Two replicas that were alone may have accepted it at different moments under one
+    /// key.
+    pub fn announces_the_same(&self, other: &Self) -> bool {
+        (self.id, &self.message, self.kind) == (other.id, &other.message, other.kind)
+    }
+}
+
 /// Somebody took the active broadcast down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cleared {

@@ -199,20 +199,26 @@ impl Submit {
 
     /// Looks for an entry in the log, as far as the projection has read it.
     async fn find(&self, entry: &Entry, channel: &Channel) -> Result<Found, Stay> {
-        let (id, about, channel) = (entry.new.id, entry.new.event.broadcast_id(), channel.clone());
+        let (id, event, channel) = (entry.new.id, entry.new.event.clone(), channel.clone());
+        let about = event.broadcast_id();
         let needs = Needs { broadcasts: vec![about], written: vec![id] };
         let looked = self.projection.with(needs, move |view| {
             let log = view.log();
             let known = log.broadcast(about);
+            if let (Event::Created(accepted), Some(known)) = (&event, known)
+                && !accepted.announces_the_same(&known.broadcast)
+            {
+                return Err(Stay::Never("its Idempotency-Key stands for another broadcast in the log"));
+            }
             let fate = log.written_by(id).map(|_| match known {
                 Some(known) if known.late => Fate::Overruled,
                 Some(known) if known.broadcast.id.0 == id => Fate::InLog(Some(known.sequence)),
                 _ => Fate::InLog(None),
             });
             let state = log.channel(&channel);
-            Found { fate, head: state.lifecycle_head, clears_active: state.active == Some(about) }
+            Ok(Found { fate, head: state.lifecycle_head, clears_active: state.active == Some(about) })
         });
-        looked.await.map_err(|_| Stay::Again)
+        looked.await.unwrap_or(Err(Stay::Again))
     }
 
     /// Whether an event may still take effect: the channel is as it was when the event was accepted, or the event is the
