@@ -327,7 +327,8 @@ impl Fan {
                 self.sequence = sequence;
                 let mut active: HashMap<_, _> = active.iter().cloned().collect();
                 for (channel, room) in &mut self.rooms {
-                    let delivered = room.settle(active.remove(channel), sequence, &self.metrics);
+                    let delivered =
+                        room.settle(active.remove(channel), &self.projection, sequence, &self.metrics);
                     self.metrics.deliveries.get_or_create(&ByChannel::from(channel)).inc_by(delivered);
                 }
             }

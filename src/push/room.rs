@@ -157,17 +157,48 @@ impl Room {
     }
 
     /// Shows what is active now, if that is something else than what is shown. Says how many messages went out.
-    pub(super) fn settle(&mut self, active: Option<Active>, sequence: u64, metrics: &Metrics) -> u64 {
-        let id = |active: &Option<Active>| active.as_ref().map(|active| active.broadcast.id);
-        match (id(&self.shown), active) {
-            (shown, active) if shown == id(&active) => {
-                self.shown = active;
+    pub(super) fn settle(
+        &mut self,
+        active: Option<Active>,
+        projection: &Projection,
+        sequence: u64,
+        metrics: &Metrics,
+    ) -> u64 {
+        match (&self.shown, active) {
+            (Some(shown), Some(active)) if shown.broadcast.announces_the_same(&active.broadcast) => {
+                self.shown = Some(active);
                 0
             }
-            (_, Some(active)) => self.activate(&active.broadcast, active.sequence, metrics),
-            (Some(shown), None) => self.take_down(shown, EndReason::Cleared, sequence, metrics),
+            (_, Some(active)) => self.activate_late(active, projection, sequence, metrics),
+            (Some(shown), None) => self.take_down(shown.broadcast.id, EndReason::Cleared, sequence, metrics),
             (None, None) => 0,
         }
+    }
+
+    /// Shows what became active while it was held back: those who acknowledged it meanwhile, through another replica, are
+    /// not shown it again, but must not keep what they see either.
+    fn activate_late(
+        &mut self,
+        active: Active,
+        projection: &Projection,
+        sequence: u64,
+        metrics: &Metrics,
+    ) -> u64 {
+        let place = Place::of(active.sequence);
+        let new = ServerMessage::NewBroadcast { broadcast: (&active.broadcast).into(), place }.frame();
+        let nothing = ServerMessage::ActiveBroadcast { broadcast: None, sequence }.frame();
+        let mut sent = 0;
+        for (user, present) in &self.users {
+            let known = projection.read(|view| view.acknowledged_at(active.broadcast.id, user)).is_some();
+            let frame = if known { &nothing } else { &new };
+            for id in &present.connections {
+                if let Some(connection) = self.connections.get_mut(id) {
+                    sent += u64::from(connection.send(Outgoing::Frame(frame.clone()), metrics));
+                }
+            }
+        }
+        self.shown = Some(active);
+        sent
     }
 
     /// Tells the other connections of those who acknowledged.
