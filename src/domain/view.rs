@@ -172,18 +172,28 @@ impl<'a> View<'a> {
         self.log.written_by(id).or_else(|| self.pending.state.written_by(id))
     }
 
-    /// Broadcasts of a channel that are not in the log yet, newest first.
+    /// Broadcasts of a channel that are not in the log yet, newest first. What was relayed a moment ago is in both.
     pub fn pending_broadcasts(self, channel: &Channel) -> Vec<&'a BroadcastState> {
+        let new = |known: &&BroadcastState| {
+            known.sequence >= PENDING && self.log.broadcast(known.broadcast.id).is_none()
+        };
         let known = self.pending.state.broadcasts.values();
-        let mut pending: Vec<_> =
-            known.filter(|known| known.channel == *channel && known.sequence >= PENDING).collect();
+        let mut pending: Vec<_> = known.filter(|known| known.channel == *channel).filter(new).collect();
         pending.sort_by_key(|known| std::cmp::Reverse(known.sequence));
         pending
     }
 
-    /// Acknowledgements of a broadcast that are not in the log yet, in the order of acceptance, with their sequences.
-    pub fn pending_acknowledgements(self, id: BroadcastId) -> &'a [(u64, Acknowledgement)] {
-        self.pending.acknowledgements.get(&id).map_or(&[], Vec::as_slice)
+    /// Acknowledgements of a broadcast that are not in the log yet, in the order of acceptance, with their sequences and
+    /// numbers.
+    pub fn pending_acknowledgements(
+        self,
+        id: BroadcastId,
+    ) -> impl Iterator<Item = (u64, usize, &'a Acknowledgement)> {
+        let accepted = self.pending.acknowledgements.get(&id).map_or(&[][..], Vec::as_slice);
+        let log = self.log.broadcast(id);
+        let new = move |new: &Acknowledgement| log.is_none_or(|log| log.acknowledged_at(&new.user).is_none());
+        let numbered = accepted.iter().zip(1..).map(|((sequence, ack), number)| (*sequence, number, ack));
+        numbered.filter(move |(_, _, ack)| new(ack))
     }
 }
 
@@ -280,7 +290,8 @@ mod tests {
         let at = |user: &str| world.view().acknowledged_at(one, &user.parse().unwrap());
         assert_eq!((at("ann"), at("bob"), at("eve")), (Some(2), Some(PENDING), None));
         assert_eq!(world.view().broadcast(one).unwrap().acknowledged, 2);
-        assert_eq!(world.view().pending_acknowledgements(one)[0].1.user.as_str(), "bob");
+        let pending: Vec<_> = world.view().pending_acknowledgements(one).collect();
+        assert_eq!((pending.len(), pending[0].2.user.as_str()), (1, "bob"));
     }
 
     #[test]

@@ -203,8 +203,11 @@ impl Projection {
         });
         let rest = limit - found.len();
         let before = before.min(PENDING);
-        found.extend(self.stored(move |store| store.history(&channel, before, rest)).await?);
-        self.overlay(&mut found);
+        let mut stored = self.stored(move |store| store.history(&channel, before, rest)).await?;
+        self.overlay(&mut stored);
+        // It got there since we looked.
+        stored.retain(|known| found.iter().all(|found| found.broadcast.id != known.broadcast.id));
+        found.extend(stored);
         Ok(found)
     }
 
@@ -232,10 +235,8 @@ impl Projection {
         let mut found = self.stored(move |store| store.acks_after(id, after, limit)).await?;
         let rest = limit - found.len();
         found.extend(self.read(|view| {
-            let pending = view.pending_acknowledgements(id).iter().zip(1..);
-            let pending = pending.map(|((sequence, acknowledgement), number)| AckAt {
-                place: (*sequence, number),
-                acknowledgement: acknowledgement.clone(),
+            let pending = view.pending_acknowledgements(id).map(|(sequence, number, acknowledgement)| {
+                AckAt { place: (sequence, number), acknowledgement: acknowledgement.clone() }
             });
             pending.filter(|ack| ack.place > after).take(rest).collect::<Vec<_>>()
         }));
