@@ -27,6 +27,7 @@ mod mirror;
 mod nats_facts;
 mod operations;
 mod outage;
+mod outage_races;
 mod outage_storm;
 mod page;
 mod presence;

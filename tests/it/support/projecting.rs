@@ -28,7 +28,12 @@ pub struct Projecting {
 impl Projecting {
     /// Projects a log into a directory.
     pub fn start(log: impl EventLog, directory: &Path) -> Self {
-        let (announce, announcements) = mpsc::channel(4_096);
+        Self::start_heard(log, directory, 4_096)
+    }
+
+    /// The same, with so many announcements that may wait for whoever listens.
+    pub fn start_heard(log: impl EventLog, directory: &Path, may_wait: usize) -> Self {
+        let (announce, announcements) = mpsc::channel(may_wait);
         let options = Options {
             directory: directory.to_owned(),
             open_patience: Duration::from_secs(20),
@@ -70,13 +75,27 @@ impl Projecting {
 
     /// The write path of a replica over this projection, which accepts nothing without the log.
     pub fn submit(&self, log: impl EventLog, append_timeout: Duration) -> Arc<Submit> {
+        self.submit_with(log, append_timeout, false)
+    }
+
+    /// One that accepts into its outbox while the log is away.
+    pub fn submit_alone(&self, log: impl EventLog, append_timeout: Duration) -> Arc<Submit> {
+        self.submit_with(log, append_timeout, true)
+    }
+
+    fn submit_with(
+        &self,
+        log: impl EventLog,
+        append_timeout: Duration,
+        accept_on_outage: bool,
+    ) -> Arc<Submit> {
         let bounds = Bounds { entries: 100, bytes: 1 << 20 };
         let outbox = Outbox::open(&self.directory.with_extension("outbox"), bounds).unwrap();
         let options = submit::Options {
             replica: "test".to_owned(),
             channels: vec![channel()],
             append_timeout,
-            accept_on_outage: false,
+            accept_on_outage,
             metrics: Metrics::default(),
         };
         Submit::start(Arc::new(log), self.projection.clone(), Arc::new(SystemClock), outbox, options)

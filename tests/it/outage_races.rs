@@ -1,0 +1,266 @@
+//! Where an outage, the outbox and the log cross: what happens between two steps, held there for as long as it takes.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use futures_util::future::BoxFuture;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tidings::domain::{BroadcastId, Event};
+use tidings::log::memory::MemoryLog;
+use tidings::log::names::Subject;
+use tidings::log::{AppendError, Appended, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError};
+use tidings::submit::mode::Mode;
+use tidings::submit::{Acks, Submit};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use crate::support::log::{channel, created};
+use crate::support::projecting::{Projecting, create};
+use crate::support::{Client, Nats, PATIENCE, Replica, eventually};
+
+/// A log that is away when told so, and takes an event only when it may.
+#[derive(Clone)]
+struct Fitful {
+    log: MemoryLog,
+    away: watch::Sender<bool>,
+    /// So many more events may be taken.
+    may_take: Arc<Semaphore>,
+    /// How many events have come so far.
+    asked: watch::Sender<usize>,
+}
+
+impl Fitful {
+    fn new() -> Self {
+        let (away, asked) = (watch::Sender::new(false), watch::Sender::new(0));
+        Self { log: MemoryLog::default(), away, may_take: Arc::new(Semaphore::new(0)), asked }
+    }
+
+    /// Goes away, and waits until the replica has noticed.
+    async fn leave(&self, submit: &Submit) {
+        self.away.send_replace(true);
+        in_mode(submit, Mode::Local).await;
+    }
+
+    fn come_back(&self) {
+        self.away.send_replace(false);
+    }
+
+    /// Waits until so many events have come, taken or not.
+    async fn asked(&self, times: usize) {
+        let mut asked = self.asked.subscribe();
+        timeout(PATIENCE, asked.wait_for(|asked| *asked >= times)).await.unwrap().unwrap();
+    }
+
+    fn answers(&self) -> Result<(), ReadError> {
+        if *self.away.borrow() { Err(ReadError::Away(anyhow!("away"))) } else { Ok(()) }
+    }
+}
+
+impl EventLog for Fitful {
+    fn append(&self, event: NewEvent) -> BoxFuture<'_, Result<Appended, AppendError>> {
+        Box::pin(async move {
+            self.asked.send_modify(|asked| *asked += 1);
+            self.may_take.acquire().await.unwrap().forget();
+            self.log.append(event).await
+        })
+    }
+
+    fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>> {
+        Box::pin(async move {
+            self.answers()?;
+            self.log.info().await
+        })
+    }
+
+    fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
+        self.log.get(sequence)
+    }
+
+    fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
+        self.log.first_from(sequence)
+    }
+
+    fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(async move {
+            self.answers()?;
+            self.log.head_of(subject).await
+        })
+    }
+
+    fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>> {
+        self.log.follow(from)
+    }
+
+    fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.log.ensure()
+    }
+}
+
+async fn in_mode(submit: &Submit, mode: Mode) {
+    let mut modes = submit.modes().watch();
+    timeout(PATIENCE, modes.wait_for(|now| *now == mode)).await.unwrap().unwrap();
+}
+
+/// A replica's core over such a log, which has noticed that the log is away.
+async fn alone(log: &Fitful, directory: &tempfile::TempDir) -> (Projecting, Arc<Submit>) {
+    let projecting = Projecting::start(log.clone(), &directory.path().join("projection"));
+    projecting.digest_at(0).await;
+    let submit = projecting.submit_alone(log.clone(), PATIENCE);
+    log.leave(&submit).await;
+    (projecting, submit)
+}
+
+#[tokio::test]
+async fn what_the_log_takes_as_it_goes_away_again_is_settled_too() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let (projecting, submit) = alone(&log, &directory).await;
+    assert!(submit.lifecycle(create("alone"), None, None).await.unwrap().local);
+    log.come_back();
+    log.asked(1).await;
+    log.leave(&submit).await;
+    // Its answer comes after all, and nothing waits any more.
+    log.may_take.add_permits(1);
+    eventually("it is relayed", || async { submit.standing().entries == 0 }).await;
+    log.come_back();
+    in_mode(&submit, Mode::Cluster).await;
+    assert!(!projecting.projection.read(|view| view.has_pending()), "the log alone is shown");
+    projecting.stop().await;
+}
+
+#[tokio::test]
+async fn who_hangs_up_leaves_nothing_half_done() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let (projecting, submit) = alone(&log, &directory).await;
+    for n in 0..60 {
+        let asked = submit.lifecycle(create(&format!("{n}")), None, None);
+        let _ = timeout(Duration::from_micros(100 * n), asked).await;
+    }
+    submit.lifecycle(create("last"), None, None).await.unwrap();
+    let shown = projecting.projection.read(|view| view.pending_broadcasts(&channel()).len());
+    assert_eq!(shown, submit.standing().entries, "what is on disk is shown");
+    projecting.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_shown_before_the_log_has_it_is_never_shown_as_if_it_had() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let mut projecting = Projecting::start_heard(log.clone(), &directory.path().join("projection"), 1);
+    projecting.digest_at(0).await;
+    let submit = projecting.submit_alone(log.clone(), Duration::from_millis(100));
+    // Nobody listens to what was announced first, so this one is shown and not announced yet.
+    let asked = tokio::spawn({
+        let submit = submit.clone();
+        async move { submit.lifecycle(create("unanswered"), None, None).await }
+    });
+    eventually("it is shown", || async { projecting.projection.read(|view| view.has_pending()) }).await;
+    assert_ne!(submit.modes().now(), Mode::Cluster, "an acknowledgement of it would overtake it");
+    while !asked.is_finished() {
+        projecting.announced();
+        tokio::task::yield_now().await;
+    }
+    assert!(asked.await.unwrap().unwrap().local);
+}
+
+#[tokio::test]
+async fn what_is_relayed_and_not_settled_is_listed_once() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let (projecting, submit) = alone(&log, &directory).await;
+    let first = submit.lifecycle(create("first"), None, None).await.unwrap().broadcast.unwrap();
+    let acks = Acks::start(submit.clone());
+    acks.acknowledge(channel(), first, "bob".parse().unwrap(), None).await.unwrap();
+    submit.lifecycle(create("second"), None, None).await.unwrap();
+    log.may_take.add_permits(2);
+    log.come_back();
+    log.asked(3).await;
+    projecting.digest_at(2).await;
+    let projection = &projecting.projection;
+    let history = projection.history(channel(), u64::MAX, 10).await.unwrap();
+    let listed: Vec<_> = history.iter().map(|known| known.broadcast.message.as_str()).collect();
+    assert_eq!(listed, ["second", "first"]);
+    assert_eq!(projection.acks_after(first, (0, 0), 10).await.unwrap().len(), 1);
+    log.may_take.add_permits(1);
+    in_mode(&submit, Mode::Cluster).await;
+    assert_eq!(projection.history(channel(), u64::MAX, 10).await.unwrap().len(), 2);
+    projecting.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_another_replica_used_for_something_else_meanwhile_is_said() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let (projecting, submit) = alone(&log, &directory).await;
+    let id = submit.lifecycle(create("here"), Some("key"), None).await.unwrap().id;
+    let mut elsewhere = created("there");
+    if let Event::Created(broadcast) = &mut elsewhere.event {
+        (elsewhere.id, broadcast.id) = (id, BroadcastId(id));
+    }
+    log.log.append(elsewhere).await.unwrap();
+    log.come_back();
+    in_mode(&submit, Mode::Cluster).await;
+    assert_eq!(submit.standing().rejected, 1);
+    let rejected = fs::read_to_string(directory.path().join("projection.outbox/rejected")).unwrap();
+    assert!(rejected.contains("here"), "{rejected}");
+    projecting.stop().await;
+}
+
+async fn post(replica: &Replica, message: &str) -> (u16, Value) {
+    replica.ask(replica.request(Method::POST, "").json(&json!({"message": message}))).await
+}
+
+#[tokio::test]
+async fn with_an_outbox_alone_on_disk_a_replica_waits_unready_and_says_so() {
+    let mut nats = Nats::start().await;
+    let mut replica = Replica::start(&nats).await;
+    replica.post_broadcast("before").await;
+    nats.kill();
+    replica.in_mode("local").await;
+    assert_eq!(post(&replica, "kept").await.0, 202);
+    replica.kill();
+    fs::remove_dir_all(replica.data_dir().join("projection")).unwrap();
+    replica.spawn();
+    eventually("it answers", || async { replica.readyz().await["status"] == "unavailable" }).await;
+    let (status, refused) = post(&replica, "no").await;
+    assert_eq!((status, &refused["code"]), (503, &json!("catching_up")));
+    nats.start_again().await;
+    replica.in_mode("cluster").await;
+    assert_eq!(replica.active("eve").await["message"], "kept");
+}
+
+#[tokio::test]
+async fn who_acknowledged_elsewhere_what_wins_is_not_shown_it_again() {
+    let mut nats = Nats::start().await;
+    let [mut one, two] = [Replica::start(&nats).await, Replica::start(&nats).await];
+    nats.kill();
+    for replica in [&one, &two] {
+        replica.in_mode("local").await;
+    }
+    let older = post(&one, "older").await.1["id"].clone();
+    one.kill();
+    let newer = post(&two, "newer").await.1["id"].clone();
+    nats.start_again().await;
+    two.in_mode("cluster").await;
+    two.acknowledge(newer.as_str().unwrap(), "ann").await;
+
+    nats.freeze();
+    one.start_again().await;
+    eventually("it shows what it accepted", || async { one.active("eve").await["id"] == older }).await;
+    let [mut ann, mut eve] = [one.connect("ann").await, one.connect("eve").await];
+    assert_eq!((&ann.greeted().await["id"], &eve.greeted().await["id"]), (&older, &older));
+    nats.thaw();
+    for client in [&mut ann, &mut eve] {
+        client.until("the mode is cluster again", |m| *m == json!({"type": "mode", "mode": "cluster"})).await;
+    }
+    assert_eq!((shown(&ann), shown(&eve)), (Value::Null, newer));
+    assert_eq!(one.active("ann").await, Value::Null);
+}
+
+/// The broadcast that a client shows by all that it was told.
+fn shown(client: &Client) -> Value {
+    let told = client.heard.iter().rev();
+    let mut told = told.filter(|m| {
+        ["new_broadcast", "active_broadcast", "broadcast_cleared"].contains(&m["type"].as_str().unwrap())
+    });
+    told.next().map_or(Value::Null, |last| last["broadcast"]["id"].clone())
+}
