@@ -249,7 +249,7 @@ async fn an_append_without_an_answer_waits_in_the_outbox() {
     assert_eq!(status, 202, "{answer}");
     let unanswered = r#"tidings_append_duration_seconds_count{outcome="unknown"}"#;
     assert!(replica.metric(unanswered).await > 0.5);
-    client.expect("new_broadcast").await;
+    client.until("what was accepted", |m| m["type"] == "new_broadcast").await;
     replica.in_mode("local").await;
     nats.thaw();
     replica.in_mode("cluster").await;

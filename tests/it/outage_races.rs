@@ -21,6 +21,15 @@ use crate::support::log::{channel, created};
 use crate::support::projecting::{Projecting, create};
 use crate::support::{Client, Nats, PATIENCE, Replica, eventually};
 
+/// Whether something is shown that the log does not have.
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method alone is not general enough in its lifetime"
+)]
+fn shows_pending(projecting: &Projecting) -> bool {
+    projecting.projection.read(|view| view.has_pending())
+}
+
 /// A log that is away when told so, and takes an event only when it may.
 #[derive(Clone)]
 struct Fitful {
@@ -126,7 +135,7 @@ async fn what_the_log_takes_as_it_goes_away_again_is_settled_too() {
     eventually("it is relayed", || async { submit.standing().entries == 0 }).await;
     log.come_back();
     in_mode(&submit, Mode::Cluster).await;
-    assert!(!projecting.projection.read(|view| view.has_pending()), "the log alone is shown");
+    assert!(!shows_pending(&projecting), "the log alone is shown");
     projecting.stop().await;
 }
 
@@ -155,7 +164,7 @@ async fn what_is_shown_before_the_log_has_it_is_never_shown_as_if_it_had() {
         let submit = submit.clone();
         async move { submit.lifecycle(create("unanswered"), None, None).await }
     });
-    eventually("it is shown", || async { projecting.projection.read(|view| view.has_pending()) }).await;
+    eventually("it is shown", || async { shows_pending(&projecting) }).await;
     assert_ne!(submit.modes().now(), Mode::Cluster, "an acknowledgement of it would overtake it");
     while !asked.is_finished() {
         projecting.announced();
