@@ -196,7 +196,13 @@ impl Connection {
                     Ok(other) => other.into(),
                     Err(_) => End::Gone,
                 },
-                stepped = step => if let Err(end) = stepped { return end },
+                stepped = step => if let Err(end) = stepped {
+                    // Found here, by a write that took too long; the hub counts those whose queue is full.
+                    if end.code() == Some(Close::Slow.code()) {
+                        self.app.metrics.slow_clients.inc();
+                    }
+                    return end;
+                },
             }
         }
     }
