@@ -136,7 +136,7 @@ impl fmt::Display for UserToken {
 pub mod header {
     /// On every KV write: the log's sequence that the value reflects.
     pub const SEQUENCE: &str = "Tidings-Sequence";
-    /// On every KV write: the epoch of the log (its creation, in nanoseconds since 1970) that the sequence counts in.
+    /// On every KV write: the epoch of the log (when it was created, in RFC 3339) that the sequence counts in.
     pub const EPOCH: &str = "Tidings-Epoch";
 }
 
