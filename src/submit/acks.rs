@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::attempt::Attempt;
 use super::mode::Mode;
+use super::outbox::Outbox;
 use super::{PROJECTION_PATIENCE, Submit, SubmitError};
 use crate::domain::{
     self, Acknowledgement, BroadcastId, Channel, Command, Event, Needs, Rejection, State, UserId, decide,
@@ -141,21 +142,30 @@ async fn commit_until_closed(submit: Arc<Submit>, mut requests: mpsc::Receiver<R
     let mut drained = Vec::new();
     while requests.recv_many(&mut drained, DRAINED_AT_ONCE).await > 0 {
         let commits = group(drained.drain(..)).into_iter().map(|commit| commit.begin(&submit));
-        let unanswered: Vec<_> = if submit.modes.now() == Mode::Cluster {
-            join_all(commits.map(|begun| begun.append(&submit))).await.into_iter().flatten().collect()
-        } else {
-            commits.collect()
-        };
+        if let Some(outbox) = submit.outbox_unless_with_log().await.transpose() {
+            keep_locally(&submit, outbox, commits.collect()).await;
+            continue;
+        }
+        let appended = join_all(commits.map(|begun| begun.append(&submit))).await;
+        let unanswered: Vec<_> = appended.into_iter().flatten().collect();
         if !unanswered.is_empty() {
-            keep_locally(&submit, unanswered).await;
+            keep_locally(&submit, submit.hold_outbox().await, unanswered).await;
         }
     }
 }
 
 /// What the log does not answer about goes to the outbox, all of it with one sync of the disk.
-async fn keep_locally(submit: &Submit, begun: Vec<Begun>) {
+async fn keep_locally(
+    submit: &Submit,
+    outbox: Result<OwnedMutexGuard<Outbox>, SubmitError>,
+    begun: Vec<Begun>,
+) {
     let events = begun.iter().map(|begun| begun.new.clone()).collect();
-    match submit.accept_acks(events).await {
+    let accepted = match outbox {
+        Ok(outbox) => submit.accept_acks(outbox, events).await,
+        Err(error) => Err(error),
+    };
+    match accepted {
         Ok(already) => {
             for (begun, already) in begun.into_iter().zip(already) {
                 let told = already.into_iter().map(|already| (Some(already), None));

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::mode::{Machine, Modes};
+use super::mode::{Machine, Mode, Modes};
 use super::outbox::{Base, Entry, Outbox, OutboxError};
 use super::{Done, Submit, SubmitError, Verdict};
 use crate::domain::{Accepted, Command, Event, Timestamp};
@@ -20,21 +20,41 @@ use crate::log::{NewEvent, TraceParent};
 use crate::projection::Projection;
 
 impl Submit {
+    /// The outbox, when this replica is on its own or has yet to relay. `None`: the log is the place to write to.
+    pub(super) async fn outbox_unless_with_log(
+        &self,
+    ) -> Result<Option<OwnedMutexGuard<Outbox>>, SubmitError> {
+        if self.modes.now() == Mode::Cluster {
+            return Ok(None);
+        }
+        let outbox = self.hold_outbox().await?;
+        // The relay may have come to its end while this waited.
+        Ok((self.modes.now() != Mode::Cluster).then_some(outbox))
+    }
+
+    /// Waits for the outbox, if this replica may accept anything.
+    pub(super) async fn hold_outbox(&self) -> Result<OwnedMutexGuard<Outbox>, SubmitError> {
+        // What an earlier run accepted holds the outbox until there is a state to show it over.
+        if !self.projection.position().serving {
+            return Err(SubmitError::CatchingUp);
+        }
+        match (self.options.accept_on_outage, self.log_is_full.load(Ordering::Relaxed)) {
+            (false, _) => Err(SubmitError::Away),
+            (true, true) => Err(SubmitError::LogFull),
+            (true, false) => Ok(self.outbox.clone().lock_owned().await),
+        }
+    }
+
     /// Judges a command that creates or clears by what this replica shows, and accepts it into the outbox.
     pub(super) async fn accept(
         &self,
+        outbox: OwnedMutexGuard<Outbox>,
         command: Command,
         now: Timestamp,
         id: Uuid,
         trace: Option<TraceParent>,
     ) -> Result<Done, SubmitError> {
-        self.may_accept()?;
-        // What an earlier run accepted holds the outbox until there is a state to show it over.
-        if !self.projection.position().serving {
-            return Err(SubmitError::CatchingUp);
-        }
         let channel = command.channel().clone();
-        let outbox = self.outbox.clone().lock_owned().await;
         let (event, head) = match self.judge(command, now, id).await? {
             Verdict::Append { event, expected } => (event, expected),
             // There is nothing to do, as far as this replica can tell.
@@ -57,9 +77,11 @@ impl Submit {
 
     /// Accepts events of acknowledgements, all or none, with one sync of the disk. Says for each whether its users had
     /// acknowledged before.
-    pub(super) async fn accept_acks(&self, events: Vec<NewEvent>) -> Result<Vec<Vec<bool>>, SubmitError> {
-        self.may_accept()?;
-        let outbox = self.outbox.clone().lock_owned().await;
+    pub(super) async fn accept_acks(
+        &self,
+        outbox: OwnedMutexGuard<Outbox>,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<Vec<bool>>, SubmitError> {
         let mut already = Vec::with_capacity(events.len());
         let mut drafts = Vec::new();
         for mut new in events {
@@ -80,14 +102,6 @@ impl Submit {
             self.keep(outbox, drafts).await?;
         }
         Ok(already)
-    }
-
-    fn may_accept(&self) -> Result<(), SubmitError> {
-        match (self.options.accept_on_outage, self.log_is_full.load(Ordering::Relaxed)) {
-            (false, _) => Err(SubmitError::Away),
-            (true, true) => Err(SubmitError::LogFull),
-            (true, false) => Ok(()),
-        }
     }
 
     /// Writes to the outbox, and folds what was written over the log's state when the disk has it. A task of its own:

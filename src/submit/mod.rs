@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::projection::{Projection, Unavailable};
 pub use acks::{Acknowledged, Acks};
 use attempt::Attempt;
-use mode::{Mode, Modes};
+use mode::Modes;
 use outbox::{Outbox, Standing};
 
 /// After an append the answer waits this long for the own projection; then it goes out without it.
@@ -213,14 +213,17 @@ impl Submit {
         let _turn = timeout(TURN_PATIENCE, lane.turn.lock()).await.map_err(|_| SubmitError::Busy)?;
         let now = self.clock.now();
         let mut attempt = Attempt::new(self, id);
-        if self.modes.now() == Mode::Cluster {
-            match attempt.write(command.clone(), now, trace).await {
-                Err(SubmitError::Unknown { .. }) if self.options.accept_on_outage => {}
+        let outbox = match self.outbox_unless_with_log().await? {
+            Some(outbox) => outbox,
+            None => match attempt.write(command.clone(), now, trace).await {
+                // The same event goes to the outbox as the one that may be on its way: whichever comes first counts.
+                Err(SubmitError::Unknown { .. }) if self.options.accept_on_outage => {
+                    self.hold_outbox().await.map_err(|error| attempt.honest(error))?
+                }
                 outcome => return outcome.map_err(|error| attempt.honest(error)),
-            }
-        }
-        // The same event as the one that may be on its way: whichever comes first counts.
-        self.accept(command, now, id, trace).await.map_err(|error| attempt.honest(error))
+            },
+        };
+        self.accept(outbox, command, now, id, trace).await.map_err(|error| attempt.honest(error))
     }
 
     /// How many commands of each channel wait for their turn or have it.

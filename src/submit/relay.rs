@@ -5,21 +5,32 @@
 //! acknowledgement has no effect. An event whose channel has moved on since it was accepted takes its place only when it
 //! is the newer one. Otherwise it goes on record as late: without effect, and so does what was decided on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::attempt::outcome;
 use super::mode::{Machine, Mode};
-use super::outbox::{Base, Entry};
+use super::outbox::{Base, Entry, Outbox};
 use super::{CONFLICT_PATIENCE, PROJECTION_PATIENCE, RETRY_PAUSE, Submit};
 use crate::domain::{Channel, Event, Needs, Timestamp};
 use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, Epoch, NewEvent, ReadError};
+
+/// Acknowledgements that are on their way to the log at once: they are a set, so their order is free.
+const ACKS_AT_ONCE: usize = 64;
+
+/// The relay holds the outbox for so many steps, and for less once nothing waits. Commands that come meanwhile wait, and
+/// each channel has one that then gets in: however fast they come, the outbox is empty in the end, and they go to the log.
+const TURN: usize = 64;
 
 /// What became of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +45,8 @@ enum Fate {
 enum Stay {
     /// Not now.
     Again,
+    /// The log is full.
+    Full,
     /// Its channel is not as it was thought to be: look anew.
     Moved,
     /// The log will never take it.
@@ -49,97 +62,134 @@ struct Found {
     clears_active: bool,
 }
 
-/// The last entry of each channel that left the outbox, and what became of it.
-type Fates = HashMap<Channel, (u64, Fate)>;
-
-/// The last place in a log that the relay wrote.
-#[derive(Clone, Copy, Default)]
-struct Last {
+/// What left the outbox since it was last empty.
+#[derive(Default)]
+struct Relayed {
+    /// The last entry of each channel, and what became of it.
+    fates: HashMap<Channel, (u64, Fate)>,
+    /// The log in which it was last written, and the last place there.
     epoch: Option<Epoch>,
     sequence: u64,
 }
 
-impl Last {
-    fn note(&mut self, epoch: Option<Epoch>, sequence: u64) {
-        let before = if self.epoch == epoch { self.sequence } else { 0 };
-        *self = Self { epoch, sequence: sequence.max(before) };
+impl Relayed {
+    /// Notes an entry that left the outbox for this log.
+    fn note(&mut self, entry: &Entry, fate: Fate, epoch: Option<Epoch>) {
+        debug!(event.id = %entry.new.id, "relayed entry {} of the outbox: {fate:?}", entry.number);
+        if entry.base.is_some() {
+            self.fates.insert(entry.new.subject.channel().clone(), (entry.number, fate));
+        }
+        if let Fate::InLog(Some(sequence)) = fate {
+            let before = if self.epoch == epoch { self.sequence } else { 0 };
+            (self.epoch, self.sequence) = (epoch, sequence.max(before));
+        }
     }
 }
 
-fn note(entry: &Entry, fate: Fate, fates: &mut Fates) {
-    debug!(event.id = %entry.new.id, "relayed entry {} of the outbox: {fate:?}", entry.number);
-    if entry.base.is_some() {
-        fates.insert(entry.new.subject.channel().clone(), (entry.number, fate));
-    }
+/// The oldest entry, with the acknowledgements behind it when it is one.
+fn together(waiting: &VecDeque<Arc<Entry>>) -> Vec<Arc<Entry>> {
+    let acks = waiting.iter().take_while(|entry| matches!(entry.new.subject, Subject::Acks(..)));
+    let acks = acks.take(ACKS_AT_ONCE).count();
+    waiting.iter().take(acks.max(1)).cloned().collect()
 }
 
 impl Submit {
     /// Relays whenever the mode asks for it.
     pub(super) async fn relay_for_ever(&self) {
         let mut mode = self.modes.watch();
-        let mut fates = Fates::new();
-        let mut last = Last::default();
+        let mut relayed = Relayed::default();
         while mode.wait_for(|mode| *mode == Mode::Relaying).await.is_ok() {
-            let next = self.outbox.lock().await.waiting().front().cloned();
-            let Some(entry) = next else {
-                if self.settle(last).await {
-                    fates.clear();
-                    last = Last::default();
-                }
-                continue;
-            };
-            match self.relay(&entry, &fates).await {
-                Ok(fate) => {
-                    self.outbox.lock().await.done();
-                    note(&entry, fate, &mut fates);
-                    if let Fate::InLog(Some(sequence)) = fate {
-                        last.note(self.projection.position().epoch, sequence);
-                    }
-                }
-                Err(Stay::Again) => sleep(RETRY_PAUSE).await,
-                Err(Stay::Moved) => {}
-                Err(Stay::Never(why)) => {
-                    error!(event.id = %entry.new.id, "the log will never take an event that was accepted: {why}");
-                    if let Err(error) = self.outbox.lock().await.reject(why) {
-                        error!("it cannot be kept with the rejected ones either, so it stays: {error:#}");
-                        sleep(CONFLICT_PATIENCE).await;
-                        continue;
-                    }
-                    note(&entry, Fate::Overruled, &mut fates);
-                }
+            let outbox = self.outbox.clone().lock_owned().await;
+            if let Err(pause) = self.take_turn(outbox, &mut relayed).await {
+                sleep(pause).await;
             }
         }
     }
 
-    /// Nothing waits: once the projection has what was relayed, the log's state alone is shown again.
-    async fn settle(&self, last: Last) -> bool {
-        // What stood in another log is not waited for.
-        if last.epoch == self.projection.position().epoch
-            && !self.projection.reached(last.sequence, PROJECTION_PATIENCE).await
-        {
-            return false;
+    /// Relays with the outbox held. `Err`: what stays is tried again after this pause.
+    async fn take_turn(
+        &self,
+        mut outbox: OwnedMutexGuard<Outbox>,
+        relayed: &mut Relayed,
+    ) -> Result<(), Duration> {
+        for _ in 0..TURN {
+            if outbox.waiting().is_empty() {
+                return self.settle(outbox, relayed).await;
+            }
+            let next = together(outbox.waiting());
+            let results = join_all(next.iter().map(|entry| self.relay(entry, relayed))).await;
+            self.note(&mut outbox, &next, results, relayed)?;
         }
-        let mut outbox = self.outbox.clone().lock_owned().await;
-        if !outbox.waiting().is_empty() {
-            return false;
+        Ok(())
+    }
+
+    /// Lets entries leave the outbox in order, up to the first that has to stay. What is behind that is relayed again:
+    /// nothing has an effect twice. `Err`: after this pause.
+    fn note(
+        &self,
+        outbox: &mut Outbox,
+        entries: &[Arc<Entry>],
+        results: Vec<Result<Fate, Stay>>,
+        relayed: &mut Relayed,
+    ) -> Result<(), Duration> {
+        for (entry, result) in entries.iter().zip(results) {
+            match result {
+                Ok(fate) => {
+                    outbox.done();
+                    relayed.note(entry, fate, self.projection.position().epoch);
+                }
+                Err(Stay::Moved) => break,
+                Err(Stay::Again) => return Err(RETRY_PAUSE),
+                Err(Stay::Full) => {
+                    error!(
+                        "the log is full, so what was accepted while it was away has to wait; raise its limit"
+                    );
+                    // It stays full until somebody raises its limit: no reason to ask at once.
+                    return Err(CONFLICT_PATIENCE);
+                }
+                Err(Stay::Never(why)) => {
+                    error!(event.id = %entry.new.id, "the log will never take an event that was accepted: {why}");
+                    if let Err(error) = outbox.reject(why) {
+                        error!("it cannot be kept with the rejected ones either, so it stays: {error:#}");
+                        return Err(CONFLICT_PATIENCE);
+                    }
+                    relayed.note(entry, Fate::Overruled, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing waits: once the projection has what was relayed, the log's state alone is shown again. The outbox is held
+    /// until the mode says so: what is accepted from here on waits behind nothing.
+    async fn settle(
+        &self,
+        mut outbox: OwnedMutexGuard<Outbox>,
+        relayed: &mut Relayed,
+    ) -> Result<(), Duration> {
+        // What stood in another log is not waited for.
+        if relayed.epoch == self.projection.position().epoch
+            && !self.projection.reached(relayed.sequence, PROJECTION_PATIENCE).await
+        {
+            return Err(RETRY_PAUSE);
         }
         let emptied = spawn_blocking(move || {
             outbox.empty();
             outbox
         });
-        // Held until the mode says so: what is accepted from here on waits behind nothing.
-        let Ok(_outbox) = emptied.await else { return false };
+        let Ok(_outbox) = emptied.await else { return Err(RETRY_PAUSE) };
         self.projection.settle().await;
         self.modes.tell(Machine::relayed);
-        info!(log.sequence = last.sequence, "the log has, or has overruled, all that waited in the outbox");
-        true
+        let Relayed { sequence, .. } = std::mem::take(relayed);
+        info!(log.sequence = sequence, "the log has, or has overruled, all that waited in the outbox");
+        Ok(())
     }
 
-    async fn relay(&self, entry: &Entry, fates: &Fates) -> Result<Fate, Stay> {
+    async fn relay(&self, entry: &Entry, relayed: &Relayed) -> Result<Fate, Stay> {
         let Subject::Lifecycle(channel) = &entry.new.subject else {
             return self.append_relayed(entry.new.clone()).await.map(|done| Fate::InLog(Some(done.sequence)));
         };
-        match self.relay_behind(entry, channel, fates).await {
+        match self.relay_behind(entry, channel, relayed).await {
             None | Some(Err(Stay::Moved)) => {}
             Some(done) => return done,
         }
@@ -150,7 +200,7 @@ impl Submit {
         if let Some(fate) = found.fate {
             return Ok(fate);
         }
-        if self.still_applies(entry, channel, &found, fates).await? {
+        if self.still_applies(entry, channel, &found, relayed).await? {
             self.relay_after(entry, found.head).await
         } else {
             self.relay_late(entry, channel).await
@@ -163,9 +213,9 @@ impl Submit {
         &self,
         entry: &Entry,
         channel: &Channel,
-        fates: &Fates,
+        relayed: &Relayed,
     ) -> Option<Result<Fate, Stay>> {
-        let (before, fate) = fates.get(channel)?;
+        let (before, fate) = relayed.fates.get(channel)?;
         if entry.base != Some(Base::Entry(*before)) {
             return None;
         }
@@ -228,9 +278,9 @@ impl Submit {
         entry: &Entry,
         channel: &Channel,
         found: &Found,
-        fates: &Fates,
+        relayed: &Relayed,
     ) -> Result<bool, Stay> {
-        let before = fates.get(channel);
+        let before = relayed.fates.get(channel);
         match entry.base {
             Some(Base::Log { epoch, sequence })
                 if epoch == self.projection.position().epoch && sequence == found.head =>
@@ -281,14 +331,7 @@ impl Submit {
         match appended {
             Ok(appended) => Ok(appended),
             Err(AppendError::TooLarge) => Err(Stay::Never("it is larger than the log takes")),
-            Err(AppendError::Full) => {
-                error!(
-                    "the log is full, so what was accepted while it was away has to wait; raise its limit"
-                );
-                // It stays full until somebody raises its limit: no reason to ask at once.
-                sleep(CONFLICT_PATIENCE).await;
-                Err(Stay::Again)
-            }
+            Err(AppendError::Full) => Err(Stay::Full),
             Err(AppendError::Conflict) => Err(Stay::Moved),
             Err(AppendError::InProcess | AppendError::Unknown(_)) => Err(Stay::Again),
         }

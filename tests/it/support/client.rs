@@ -6,6 +6,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -61,43 +62,59 @@ impl Client {
 
     /// The next text, JSON or not; `Err` when the connection ended.
     pub async fn next_text(&mut self) -> Result<String, Closed> {
-        let next = async {
-            loop {
-                match self.socket.next().await {
-                    Some(Ok(Message::Text(text))) => {
-                        asyncapi::hold_told(&text);
-                        return Ok(text.to_string());
-                    }
-                    Some(Ok(Message::Close(frame))) => {
-                        // Sends the answer that a close asks for.
-                        let _ = self.socket.flush().await;
-                        return Err(closed(frame));
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Err(closed(None)),
+        timeout(PATIENCE, self.read_text()).await.expect("the server says something in time")
+    }
+
+    async fn read_text(&mut self) -> Result<String, Closed> {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    asyncapi::hold_told(&text);
+                    return Ok(text.to_string());
                 }
+                Some(Ok(Message::Close(frame))) => {
+                    // Sends the answer that a close asks for.
+                    let _ = self.socket.flush().await;
+                    return Err(closed(frame));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Err(closed(None)),
             }
-        };
-        timeout(PATIENCE, next).await.expect("the server says something in time")
+        }
     }
 
     /// The next JSON message. The text heartbeat is answered and passed over, as the seed's client does.
     pub async fn next(&mut self) -> Value {
         loop {
-            let text = self
-                .next_text()
-                .await
-                .unwrap_or_else(|closed| panic!("closed: {closed:?}; heard {:?}", self.heard));
-            match text.as_str() {
-                "ping" => self.send_text("pong").await,
-                "pong" => {}
-                json => {
-                    let message: Value = serde_json::from_str(json).unwrap();
-                    self.heard.push(message.clone());
-                    return message;
-                }
+            let text = self.next_text().await;
+            if let Some(message) = self.hear(text).await {
+                return message;
             }
         }
+    }
+
+    /// Listens until told to stop, however long nothing comes.
+    pub async fn listen_until(&mut self, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            tokio::select! {
+                text = self.read_text() => drop(self.hear(text).await),
+                _ = stop.changed() => {}
+            }
+        }
+    }
+
+    async fn hear(&mut self, text: Result<String, Closed>) -> Option<Value> {
+        let text = text.unwrap_or_else(|closed| panic!("closed: {closed:?}; heard {:?}", self.heard));
+        match text.as_str() {
+            "ping" => self.send_text("pong").await,
+            "pong" => {}
+            json => {
+                let message: Value = serde_json::from_str(json).unwrap();
+                self.heard.push(message.clone());
+                return Some(message);
+            }
+        }
+        None
     }
 
     /// The next message, which must be of this type. Statistics come when they like and are passed over.
