@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::Channel;
@@ -109,12 +110,12 @@ impl Nats {
 /// What a deployment chooses about the streams.
 #[derive(Clone, Debug, Args)]
 pub struct Streams {
-    /// Copies of each stream over the NATS cluster: 1, or 3 on three nodes.
-    #[arg(long, env = "TIDINGS_STREAM_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    /// Copies of each stream over the NATS cluster: 1; 3 on three nodes; or 5 on five. An even number is only dearer.
+    #[arg(long, env = "TIDINGS_STREAM_REPLICAS", default_value_t = 1, value_parser = odd_copies)]
     pub stream_replicas: u8,
 
     /// Bytes that the log takes before it refuses new events. Nothing old is ever dropped.
-    #[arg(long, env = "TIDINGS_LOG_MAX_BYTES", default_value_t = 16 << 30, value_name = "BYTES")]
+    #[arg(long, env = "TIDINGS_LOG_MAX_BYTES", default_value_t = 16 << 30, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     pub log_max_bytes: u64,
 
     /// How long the KV mirror keeps an acknowledgement.
@@ -208,11 +209,11 @@ pub struct Serve {
     pub on_outage: OnOutage,
 
     /// Entries that the outbox keeps for the log while NATS is away; one may carry up to 1,000 acknowledgements.
-    #[arg(long, env = "TIDINGS_OUTBOX_MAX_ENTRIES", default_value_t = 50_000, value_name = "N")]
+    #[arg(long, env = "TIDINGS_OUTBOX_MAX_ENTRIES", default_value_t = 50_000, value_name = "N", value_parser = at_least_one())]
     pub outbox_max_entries: usize,
 
     /// Bytes that it keeps. They are in memory too, until the log has them.
-    #[arg(long, env = "TIDINGS_OUTBOX_MAX_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
+    #[arg(long, env = "TIDINGS_OUTBOX_MAX_BYTES", default_value_t = 64 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(256 << 10..))]
     pub outbox_max_bytes: u64,
 
     /// How long the projection's store may take to open before it counts as damaged and is rebuilt.
@@ -220,7 +221,7 @@ pub struct Serve {
     pub store_open_seconds: u64,
 
     /// WebSocket and event-stream connections that this replica takes.
-    #[arg(long, env = "TIDINGS_MAX_CONNECTIONS", default_value_t = 20_000, value_name = "N")]
+    #[arg(long, env = "TIDINGS_MAX_CONNECTIONS", default_value_t = 20_000, value_name = "N", value_parser = at_least_one())]
     pub max_connections: usize,
 
     /// Bytes that a request's body may have.
@@ -284,6 +285,17 @@ impl Serve {
     pub const fn embedded_store_bytes(&self) -> u64 {
         self.streams.log_max_bytes.saturating_add(STORE_HEADROOM_BYTES)
     }
+}
+
+fn odd_copies(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(copies @ (1 | 3 | 5)) => Ok(copies),
+        _ => Err("a stream has 1, 3 or 5 copies".to_owned()),
+    }
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 /// A replica's name is a key of the heartbeats' bucket.

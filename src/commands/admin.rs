@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::data_dir::{self, DataDir, InUse};
 use super::{connect_to_look, print};
 use crate::config::{Admin, Nats, Streams};
+use crate::log::jetstream::epoch_of;
 use crate::log::names::LOG_STREAM;
 use crate::log::provision::{Provision, mirrored_streams, replicas_stream};
 use crate::projection::store::set_aside;
@@ -70,7 +71,7 @@ async fn status(nats: &Nats) -> anyhow::Result<ExitCode> {
 fn stream_status(stream: &Stream) -> Value {
     let info = stream.cached_info();
     json!({
-        "created": info.created.to_string(),
+        "created": epoch_of(info).to_string(),
         "last_sequence": info.state.last_sequence,
         "messages": info.state.messages,
         "bytes": info.state.bytes,

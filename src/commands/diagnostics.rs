@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{IsTerminal as _, stderr};
 
 use serde_json::{Map, Value};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Subscriber, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
@@ -13,10 +13,16 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{Audit, Command, LogFormat};
 
+const HOW_MUCH: &str = "TIDINGS_LOG";
+
 /// Starts them, and returns how they are written. `TIDINGS_LOG` says how much is said, in the syntax of `tracing`
 /// (`info,tidings=debug`).
 pub(super) fn start(command: &Command) -> LogFormat {
-    let filter = EnvFilter::try_from_env("TIDINGS_LOG").unwrap_or_else(|_| EnvFilter::new(default(command)));
+    let wanted = std::env::var(HOW_MUCH).unwrap_or_default();
+    let default = default(command);
+    let asked = if wanted.is_empty() { EnvFilter::try_new(default) } else { EnvFilter::try_new(&wanted) };
+    let misread = asked.as_ref().err().map(ToString::to_string);
+    let filter = asked.unwrap_or_else(|_| EnvFilter::new(default));
     let diagnostics = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr)
@@ -31,6 +37,9 @@ pub(super) fn start(command: &Command) -> LogFormat {
             .fmt_fields(JsonFields::new())
             .event_format(JsonLines { fields: JsonFields::new() })
             .init(),
+    }
+    if let Some(why) = misread {
+        warn!("{HOW_MUCH}={wanted:?} cannot be read ({why}), so it is {default:?}");
     }
     format
 }

@@ -79,14 +79,14 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 /// Connects a command that only looks: to the NATS that is named, or to the one that a replica runs for itself.
 async fn connect_to_look(nats: &Nats) -> anyhow::Result<Connection> {
-    let servers = if nats.nats.is_empty() {
-        let url = data_dir::read(&nats.data_dir, data_dir::NATS_URL).with_context(|| {
-            let directory = nats.data_dir.display();
-            format!("no --nats was given, and no replica with a NATS of its own runs in {directory}")
-        })?;
-        vec![url]
-    } else {
-        nats.nats.clone()
+    if !nats.nats.is_empty() {
+        return connect(&nats.address(nats.nats.clone()), "tidings").await;
+    }
+    let nobody = || {
+        let directory = nats.data_dir.display();
+        format!("no --nats was given, and no replica with a NATS of its own runs in {directory}")
     };
-    connect(&nats.address(servers), "tidings").await
+    let url = data_dir::read(&nats.data_dir, data_dir::NATS_URL).with_context(nobody)?;
+    // A replica that was killed has left its address behind.
+    connect(&nats.address(vec![url]), "tidings").await.with_context(nobody)
 }

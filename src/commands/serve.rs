@@ -28,6 +28,7 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(3);
 /// Runs one replica until it is told to stop.
 pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
     require_safe_address(&options)?;
+    require_a_ping_in_time(&options)?;
     let (begin_shutdown, shutdown) = Shutdown::listen()?;
     let (listener, url) = listen(options.listen).await?;
     let data_dir = DataDir::take(&options.nats.data_dir)?;
@@ -75,6 +76,18 @@ fn require_safe_address(options: &Serve) -> anyhow::Result<()> {
         "--auth dev believes whatever callers say of themselves, so it listens on a loopback address only, and {} is \
          none. Where something else limits who reaches it, --auth-dev-anywhere allows it",
         options.listen
+    )
+}
+
+/// Whoever is pinged only after they count as gone is never asked.
+fn require_a_ping_in_time(options: &Serve) -> anyhow::Result<()> {
+    let (heartbeat, liveness) = (options.heartbeat_seconds, options.liveness_seconds);
+    if heartbeat < liveness {
+        return Ok(());
+    }
+    bail!(
+        "--heartbeat-seconds {heartbeat} must be less than --liveness-seconds {liveness}: a silent client is pinged \
+         after the one, and closed after the other"
     )
 }
 

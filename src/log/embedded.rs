@@ -106,6 +106,9 @@ impl Drop for EmbeddedNats {
 /// Finds a `nats-server`: the one named, else on `PATH`, else in the project's tools folder below this directory.
 pub fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = named {
+        if !path.is_file() {
+            bail!("{} is no file: --nats-server names the nats-server to run", path.display());
+        }
         return Ok(path.to_owned());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -7,7 +7,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
+use async_nats::jetstream::stream::{self, LastRawMessageErrorKind, RawMessageError, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, HeaderMap};
 use futures_util::future::BoxFuture;
@@ -162,6 +162,11 @@ fn flatten(headers: &HeaderMap) -> Vec<(String, String)> {
     flat
 }
 
+/// The incarnation of a stream: the moment of its creation, to the nanosecond.
+pub fn epoch_of(stream: &stream::Info) -> Epoch {
+    Epoch::from_unix_ns(nanoseconds(stream.created))
+}
+
 fn nanoseconds(time: time::OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }
@@ -191,7 +196,7 @@ impl EventLog for JetStreamLog {
             let stream = self.stream().await?;
             let info = stream.cached_info();
             Ok(LogInfo {
-                epoch: Epoch::from_unix_ns(nanoseconds(info.created)),
+                epoch: epoch_of(info),
                 last_sequence: info.state.last_sequence,
                 bytes: info.state.bytes,
                 max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX),

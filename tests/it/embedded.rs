@@ -61,6 +61,11 @@ async fn a_killed_replica_takes_its_server_along_and_comes_back_with_the_same_lo
         // At once, with the old server perhaps on its way out, or after its end.
         if round > 0 {
             eventually("the server has ended with it", || async { !runs(child) }).await;
+            let mut look = Command::new(env!("CARGO_BIN_EXE_tidings"));
+            let looked =
+                look.args(["admin", "status", "--data-dir"]).arg(replica.data_dir()).output().unwrap();
+            let said = String::from_utf8(looked.stderr).unwrap();
+            assert!(said.contains("no replica with a NATS of its own runs in"), "{said}");
         }
         replica.start_again().await;
         assert!(!runs(child));

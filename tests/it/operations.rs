@@ -7,6 +7,7 @@ use async_nats::jetstream::stream::Config;
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tidings::log::Epoch;
 use tokio::process::Command;
 
 use crate::support::nats::provision;
@@ -109,6 +110,31 @@ async fn every_option_is_printed_with_its_origin_and_no_secret() {
 }
 
 #[tokio::test]
+async fn options_that_cannot_work_are_refused_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().display().to_string();
+    for (options, code, reason) in [
+        (["--heartbeat-seconds", "80"], 1, "--liveness-seconds 75"),
+        (["--nats-server", "/nowhere/nats-server"], 1, "--nats-server names"),
+        (["--stream-replicas", "2"], 2, "1, 3 or 5 copies"),
+        (["--max-connections", "0"], 2, "--max-connections"),
+        (["--outbox-max-entries", "0"], 2, "--outbox-max-entries"),
+        (["--outbox-max-bytes", "1000"], 2, "--outbox-max-bytes"),
+        (["--log-max-bytes", "0"], 2, "--log-max-bytes"),
+    ] {
+        let arguments =
+            [&["serve", "--listen", "127.0.0.1:0", "--data-dir", &data_dir][..], &options].concat();
+        let refused = tidings(&arguments, &[]).await;
+        let said = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(code), "{options:?}: {said}");
+        assert!(said.contains(reason), "{options:?}: {said}");
+    }
+    let misread = tidings(&["contract", "openapi"], &[("TIDINGS_LOG", "tidings=loud")]).await;
+    assert!(misread.status.success());
+    assert!(stderr(&misread).contains("TIDINGS_LOG=\"tidings=loud\" cannot be read"), "{}", stderr(&misread));
+}
+
+#[tokio::test]
 async fn provisioning_can_be_repeated_and_names_what_differs() {
     let nats = Nats::start().await;
     let url = nats.url();
@@ -132,7 +158,8 @@ async fn provisioning_can_be_repeated_and_names_what_differs() {
     assert_eq!(status["streams"]["BROADCASTS"]["last_sequence"], 1);
     assert_eq!(status["streams"]["BROADCASTS"]["max_bytes"], 17_179_869_184_u64);
     assert!(status["nats"]["version"].as_str().unwrap().starts_with("2."));
-    assert!(status["streams"]["KV_broadcast_active"]["created"].is_string());
+    let created = status["streams"]["KV_broadcast_active"]["created"].as_str().unwrap();
+    assert!(created.parse::<Epoch>().is_ok(), "as every other time is written: {created}");
     let replicas = status["replicas"].as_array().unwrap();
     assert_eq!((replicas.len(), &replicas[0]["mode"]), (1, &json!("cluster")));
 
