@@ -69,8 +69,9 @@ pub enum Contract {
 /// Where the log is.
 #[derive(Clone, Debug, Args)]
 pub struct Nats {
-    /// URLs of a NATS to join, of one server or several of one cluster. Without it, `serve` runs a nats-server of its
-    /// own, and the other commands look for that one in the data directory.
+    /// URLs of a NATS to join, of one server or several of one cluster; `nats://user:password@host` where it asks for
+    /// that. Without it, `serve` runs a nats-server of its own, and the other commands look for that one in the data
+    /// directory.
     #[arg(long, env = "TIDINGS_NATS", value_delimiter = ',', value_name = "URL")]
     pub nats: Vec<String>,
 

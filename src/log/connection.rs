@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -102,9 +103,15 @@ impl Connection {
     }
 }
 
-fn servers(address: &Address) -> anyhow::Result<Vec<async_nats::ServerAddr>> {
+fn servers(address: &Address) -> anyhow::Result<Vec<ServerAddr>> {
     let parsed: Result<_, _> = address.servers.iter().map(|server| server.parse()).collect();
     parsed.with_context(|| format!("reading the address of {address}"))
+}
+
+/// The user and the password of a URL, or the token alone, as NATS's own tools read it.
+fn login(server: &ServerAddr) -> Option<(String, Option<String>)> {
+    let plain = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
+    Some((plain(server.username()?), server.password().map(plain)))
 }
 
 async fn options(address: &Address, name: &str) -> anyhow::Result<(ConnectOptions, watch::Receiver<u64>)> {
@@ -124,6 +131,12 @@ async fn options(address: &Address, name: &str) -> anyhow::Result<(ConnectOption
             }
             std::future::ready(())
         });
+    // The client itself passes over what a URL says of this.
+    match servers(address)?.iter().find_map(login) {
+        Some((user, Some(password))) => options = options.user_and_password(user, password),
+        Some((token, None)) => options = options.token(token),
+        None => {}
+    }
     if let Some(path) = &address.credentials {
         options = options
             .credentials_file(path)
@@ -201,6 +214,14 @@ mod tests {
             assert!(reconnect_delay(attempt) <= RECONNECT_DELAY_MAX);
         }
         assert!(reconnect_delay(usize::MAX) >= RECONNECT_DELAY_MAX / 2);
+    }
+
+    #[test]
+    fn a_url_may_say_who_is_there() {
+        let of = |url: &str| login(&url.parse().unwrap());
+        assert_eq!(of("nats://ann:p%40ss@h:4222"), Some(("ann".to_owned(), Some("p@ss".to_owned()))));
+        assert_eq!(of("nats://token@h:4222"), Some(("token".to_owned(), None)));
+        assert_eq!(of("nats://h:4222"), None);
     }
 
     #[test]
