@@ -12,6 +12,7 @@ use super::cursor::CursorRecord;
 use super::shared::{Shared, Views};
 use super::store::{Batch, Store};
 use super::{Announcement, Changed, Position};
+use crate::crash_point::CrashPoint;
 use crate::domain::{BroadcastId, Change, Channel, Event, Recorded, State, View, evolve};
 use crate::log::TraceParent;
 use crate::log::envelope::{Decoded, Skipped, decode, trace_of};
@@ -222,7 +223,9 @@ impl Fold {
         }
         self.cursor.digest = state.digest;
         batch.cursor(&self.cursor)?;
+        CrashPoint::BeforeApply.reached();
         store.apply(batch)?;
+        CrashPoint::AfterApply.reached();
         state.written.clear();
         self.drop_unused(state);
         Ok(changes)

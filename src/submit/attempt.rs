@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::mode::Mode;
 use super::{CONFLICT_PATIENCE, Done, PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError, Verdict};
+use crate::crash_point::CrashPoint;
 use crate::domain::{Command, Timestamp};
 use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, NewEvent, TraceParent};
@@ -90,7 +91,9 @@ impl<'a> Attempt<'a> {
         let until = Instant::now() + self.submit.options.append_timeout;
         loop {
             let begun = Instant::now();
+            CrashPoint::BeforeAppend.reached();
             let answer = timeout_at(until, self.submit.log.append(new.clone())).await;
+            CrashPoint::AfterAppend.reached();
             let answer =
                 answer.unwrap_or_else(|_| Err(AppendError::Unknown(anyhow::anyhow!("no answer in time"))));
             self.submit.options.metrics.append(&outcome(&answer), begun.elapsed());

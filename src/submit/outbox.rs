@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
+use crate::crash_point::CrashPoint;
 use crate::domain::Channel;
 use crate::log::names::Subject;
 use crate::log::{Epoch, NewEvent};
@@ -170,9 +171,11 @@ impl Outbox {
         if self.waiting.len() + entries.len() > self.bounds.entries || grown > self.bounds.bytes {
             return Err(OutboxError::Full);
         }
+        CrashPoint::BeforeOutboxWrite.reached();
         if let Err(error) = self.file.write_all(&lines).and_then(|()| self.file.sync_data()) {
             return Err(OutboxError::Disk(self.undo(error)));
         }
+        CrashPoint::AfterOutboxWrite.reached();
         self.bytes = grown;
         self.last += entries.len() as u64;
         self.waiting.extend(entries);

@@ -20,6 +20,7 @@ use super::attempt::outcome;
 use super::mode::{Machine, Mode};
 use super::outbox::{Base, Entry, Outbox};
 use super::{CONFLICT_PATIENCE, PROJECTION_PATIENCE, RETRY_PAUSE, Submit};
+use crate::crash_point::CrashPoint;
 use crate::domain::{Channel, Event, Needs, Timestamp};
 use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
@@ -321,7 +322,9 @@ impl Submit {
 
     async fn append_relayed(&self, new: NewEvent) -> Result<Appended, Stay> {
         let begun = Instant::now();
+        CrashPoint::BeforeRelay.reached();
         let appended = timeout(self.options.append_timeout, self.log.append(new)).await;
+        CrashPoint::AfterRelay.reached();
         let appended =
             appended.unwrap_or_else(|_| Err(AppendError::Unknown(anyhow::anyhow!("no answer in time"))));
         self.options.metrics.append(&outcome(&appended), begun.elapsed());
