@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint doc contracts nats
+.PHONY: help run test faults check lint doc contracts nats
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test: ## Run every test, on real nats-server processes (ARGS=name for some)
 	tests/install.sh; \
 	cargo test --locked --doc; \
 	cargo test --locked --lib --bins --test it $(ARGS)
+
+faults: ## Run every fault, the slow ones too (root, to mount small disks; ARGS=name for some)
+	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
+	cargo test --locked --test it -- faults::$(ARGS) --include-ignored
 
 check: lint doc ## What must be clean before a commit: lint and doc
 

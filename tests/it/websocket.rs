@@ -154,38 +154,6 @@ async fn a_silent_client_is_pinged_and_one_without_a_sign_of_life_is_closed() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_closed_and_the_others_miss_nothing() {
-    let nats = Nats::start().await;
-    let replica = Replica::start(&nats).await;
-    let mut slow = Raw::narrow_websocket(&replica, "?user_id=slow").await;
-    let mut healthy = Vec::new();
-    for n in 0..20 {
-        let mut client = replica.connect(&format!("healthy-{n}")).await;
-        client.greeted().await;
-        healthy.push(client);
-    }
-    let long = "🦀".repeat(280);
-    let mut posted = Vec::new();
-    while replica.metric("tidings_slow_clients_total").await < 1.0 {
-        assert!(posted.len() < 4_000, "{} broadcasts later it is still not slow", posted.len());
-        for _ in 0..50 {
-            posted.push(replica.post_broadcast(&long).await["id"].as_str().unwrap().to_owned());
-            for client in &mut healthy {
-                client.expect("new_broadcast").await;
-            }
-        }
-    }
-    for client in &healthy {
-        assert_eq!(client.broadcasts(), posted);
-    }
-    let code = slow.close_code().await;
-    assert!(code.is_none_or(|code| code == 4008), "{code:?}");
-    eventually("only the healthy are counted", || async { replica.stats().await["connections"] == 20 }).await;
-    let again = replica.connect("slow").await.greeted().await;
-    assert_eq!(again["id"], *posted.last().unwrap(), "on reconnect it is whole");
-}
-
-#[tokio::test]
 async fn a_client_that_comes_back_is_whole() {
     let nats = Nats::start().await;
     let replica = Replica::start(&nats).await;

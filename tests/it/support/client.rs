@@ -87,26 +87,43 @@ impl Client {
     pub async fn next(&mut self) -> Value {
         loop {
             let text = self.next_text().await;
-            if let Some(message) = self.hear(text).await {
+            let text = text.unwrap_or_else(|closed| panic!("closed: {closed:?}; heard {:?}", self.heard));
+            if let Some(message) = self.hear(&text).await {
                 return message;
             }
         }
     }
 
-    /// Listens until told to stop, however long nothing comes.
-    pub async fn listen_until(&mut self, mut stop: watch::Receiver<bool>) {
-        while !*stop.borrow() {
+    /// Listens, however long nothing comes, until told to stop or until the connection has ended.
+    pub async fn listen_until(&mut self, stop: &mut watch::Receiver<bool>) -> Option<Closed> {
+        while !*stop.borrow_and_update() {
             tokio::select! {
-                text = self.read_text() => drop(self.hear(text).await),
+                text = self.read_text() => match text {
+                    Ok(text) => drop(self.hear(&text).await),
+                    Err(closed) => return Some(closed),
+                },
                 _ = stop.changed() => {}
+            }
+        }
+        None
+    }
+
+    /// Asks what is active, and hears everything up to the answer.
+    pub async fn ask_what_is_active(&mut self) -> Result<Value, Closed> {
+        self.try_send(json!({"type": "get_active_broadcast"})).await;
+        loop {
+            let text = self.next_text().await?;
+            if let Some(message) = self.hear(&text).await
+                && message["type"] == "active_broadcast"
+            {
+                return Ok(message["broadcast"].clone());
             }
         }
     }
 
-    async fn hear(&mut self, text: Result<String, Closed>) -> Option<Value> {
-        let text = text.unwrap_or_else(|closed| panic!("closed: {closed:?}; heard {:?}", self.heard));
-        match text.as_str() {
-            "ping" => self.send_text("pong").await,
+    async fn hear(&mut self, text: &str) -> Option<Value> {
+        match text {
+            "ping" => self.send_raw(Message::text("pong")).await,
             "pong" => {}
             json => {
                 let message: Value = serde_json::from_str(json).unwrap();

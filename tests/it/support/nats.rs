@@ -1,7 +1,7 @@
 //! Real nats-server processes on ports that the system chose.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tidings::log::connection::{Address, Connection, connect};
 use tidings::log::jetstream::JetStreamLog;
+use tidings::log::names::LOG_STREAM;
 use tidings::log::provision::Provision;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::{PATIENCE, eventually, nats_server, within};
 
@@ -20,23 +24,39 @@ pub struct Nats {
     child: Option<Child>,
     directory: TempDir,
     port: u16,
+    /// What it calls itself: by this it is told from whatever else listens on a port.
+    name: String,
     configuration: PathBuf,
     environment: Vec<(&'static str, String)>,
     extra: Vec<String>,
+    /// Of its one user, `tidings`, if it asks for one.
+    password: Option<String>,
 }
 
 impl Nats {
     /// Starts a server of its own, with JetStream.
     pub async fn start() -> Self {
+        Self::start_with(Self::prepared(), "").await
+    }
+
+    /// The same for those who know a password, which is in its URLs.
+    pub async fn start_with_password(password: &str) -> Self {
         let mut nats = Self::prepared();
+        nats.password = Some(password.to_owned());
+        Self::start_with(nats, &format!("authorization {{ user: tidings, password: \"{password}\" }}\n"))
+            .await
+    }
+
+    async fn start_with(mut nats: Self, more: &str) -> Self {
         let configuration = format!(
-            "server_name: nats\nhost: 127.0.0.1\nmax_payload: 1MB\n\
+            "server_name: {}\nhost: 127.0.0.1\nmax_payload: 1MB\n{more}\
              jetstream {{ store_dir: \"{}\", max_file_store: 20GB, max_memory_store: 1GB, sync_interval: always }}\n",
+            nats.name,
             nats.store().display()
         );
         fs::write(&nats.configuration, configuration).unwrap();
         nats.spawn();
-        nats.ready().await;
+        nats.ready(true).await;
         nats
     }
 
@@ -44,15 +64,17 @@ impl Nats {
         let directory = tempfile::Builder::new().prefix("tidings-nats-").tempdir().unwrap();
         let configuration = directory.path().join("nats.conf");
         let (environment, extra) = (Vec::new(), Vec::new());
-        Self { child: None, directory, port: free_port(), configuration, environment, extra }
+        let (port, password) = (free_port(), None);
+        let name = directory.path().file_name().unwrap().to_str().unwrap().to_owned();
+        Self { child: None, directory, port, name, configuration, environment, extra, password }
     }
 
     /// A node of three, as `nats/cluster.conf` has it; the flags are those that it names for one machine.
-    fn node(n: usize, cluster_port: u16, routes: &str) -> Self {
+    fn node(cluster_port: u16, routes: &str) -> Self {
         let mut nats = Self::prepared();
         nats.configuration = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/cluster.conf");
         nats.environment = vec![
-            ("NATS_NAME", format!("n{n}")),
+            ("NATS_NAME", nats.name.clone()),
             ("NATS_STORE", nats.store().display().to_string()),
             ("NATS_ROUTES", routes.to_owned()),
         ];
@@ -80,21 +102,44 @@ impl Nats {
         self.child = Some(child);
     }
 
-    /// A port that was free a moment ago can be somebody's outgoing connection by now, for a moment: then nats-server
-    /// ends at once, and is started again.
-    async fn ready(&mut self) {
+    /// A port that was free a moment ago can be somebody else's by now: then nats-server ends at once, and is started
+    /// again, on another port while nobody knows this one.
+    async fn ready(&mut self, may_move: bool) {
         let started = Instant::now();
-        while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+        while !self.answers().await {
             assert!(started.elapsed() < PATIENCE, "nats-server does not listen");
             if self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some()) {
+                if may_move {
+                    self.port = free_port();
+                }
                 self.spawn();
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
+    /// Whether what listens on the port is this server, by what it says of itself on connect.
+    async fn answers(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)).await else { return false };
+        let mut greeting = vec![0; 16 * 1024];
+        let Ok(Ok(read)) = timeout(Duration::from_secs(2), stream.read(&mut greeting)).await else {
+            return false;
+        };
+        String::from_utf8_lossy(&greeting[..read]).contains(&format!("\"server_name\":\"{}\"", self.name))
+    }
+
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        self.url_through(SocketAddr::from(([127, 0, 0, 1], self.port)))
+    }
+
+    /// As it is reached by a link that listens there.
+    pub fn url_through(&self, address: SocketAddr) -> String {
+        let login = self.password.as_ref().map(|password| format!("tidings:{password}@"));
+        format!("nats://{}{address}", login.unwrap_or_default())
+    }
+
+    pub const fn port(&self) -> u16 {
+        self.port
     }
 
     /// The folder of the streams on disk.
@@ -124,7 +169,7 @@ impl Nats {
     /// Starts it again, on the same port and the same store.
     pub async fn start_again(&mut self) {
         self.spawn();
-        self.ready().await;
+        self.ready(false).await;
     }
 
     pub async fn restart(&mut self) {
@@ -157,6 +202,20 @@ impl Nats {
         panic!("no stored message contains {words}");
     }
 
+    /// A copy of everything it stored. It must not be running.
+    pub fn backup(&self) -> TempDir {
+        assert!(self.child.is_none(), "stop it first");
+        let backup = tempfile::Builder::new().prefix("tidings-backup-").tempdir().unwrap();
+        copy_folder(&self.store(), backup.path());
+        backup
+    }
+
+    /// Stores what a backup has, and nothing else. It must not be running.
+    pub fn restore(&self, backup: &TempDir) {
+        self.wipe();
+        copy_folder(backup.path(), &self.store());
+    }
+
     /// Deletes everything it stored. It must not be running.
     pub fn wipe(&self) {
         assert!(self.child.is_none(), "stop it first");
@@ -170,11 +229,11 @@ impl Nats {
     }
 
     pub async fn client(&self) -> async_nats::Client {
-        async_nats::ConnectOptions::new()
-            .request_timeout(Some(Duration::from_secs(3)))
-            .connect(self.url())
-            .await
-            .unwrap()
+        let mut options = async_nats::ConnectOptions::new().request_timeout(Some(Duration::from_secs(3)));
+        if let Some(password) = &self.password {
+            options = options.user_and_password("tidings".to_owned(), password.clone());
+        }
+        options.connect(self.url()).await.unwrap()
     }
 
     pub async fn jetstream(&self) -> jetstream::Context {
@@ -219,19 +278,30 @@ impl Cluster {
         let ports: Vec<_> = (0..3).map(|_| free_port()).collect();
         let routes: Vec<_> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let routes = format!("[{}]", routes.join(", "));
-        let mut nodes: Vec<_> =
-            ports.iter().enumerate().map(|(n, port)| Nats::node(n, *port, &routes)).collect();
+        let mut nodes: Vec<_> = ports.iter().map(|port| Nats::node(*port, &routes)).collect();
         nodes.iter_mut().for_each(Nats::spawn);
         for node in &mut nodes {
-            node.ready().await;
+            node.ready(true).await;
         }
         let cluster = Self { nodes };
-        let context = cluster.nodes[0].jetstream().await;
+        cluster.has_a_leader().await;
+        cluster
+    }
+
+    /// Waits until the nodes agree on who leads.
+    pub async fn has_a_leader(&self) {
+        let context = self.nodes[0].jetstream().await;
         within(Duration::from_secs(40), "the cluster has a leader", || async {
             context.query_account().await.is_ok()
         })
         .await;
-        cluster
+    }
+
+    /// The node that leads the log's stream.
+    pub async fn log_leader(&self) -> usize {
+        let stream = self.nodes[0].jetstream().await.get_stream(LOG_STREAM).await.unwrap();
+        let leader = stream.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
+        self.nodes.iter().position(|node| Some(&node.name) == leader.as_ref()).expect("a node leads")
     }
 
     /// Every node, for a client's list of servers.
@@ -252,6 +322,14 @@ pub fn free_port() -> u16 {
 pub fn tail(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    for file in files_below(from) {
+        let copy = to.join(file.strip_prefix(from).unwrap());
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(file, copy).unwrap();
+    }
 }
 
 /// Every file below a folder.

@@ -3,15 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tidings::crash_point::{self, CrashPoint};
 
 use super::nats::tail;
-use super::{Client, Http, Nats, PATIENCE, Request, eventually, nats_server, within};
+use super::{Client, Http, Nats, PATIENCE, Request, eventually, nats_server};
 
 /// What a replica is started with.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +92,14 @@ impl Replica {
         Self { child: None, directory, spec, http: Http::patient(PATIENCE) }
     }
 
+    /// From its next start on it ends itself at a point, the so many-th time that it reaches that; or does not.
+    pub fn crash_at(&mut self, point: Option<(CrashPoint, u32)>) {
+        self.spec.environment.retain(|(name, _)| name != crash_point::VARIABLE);
+        let variable = point.map(|(point, times)| format!("{point}:{times}"));
+        let named = |value| (crash_point::VARIABLE.to_owned(), value);
+        self.spec.environment.extend(variable.map(named));
+    }
+
     /// From now on it starts where it listens now, so that its clients find it again.
     pub fn keep_port(&mut self) {
         self.spec.port = self.url().rsplit(':').next().unwrap().parse().unwrap();
@@ -99,7 +108,17 @@ impl Replica {
     /// Starts it (again), on the same data directory, and waits until it is ready.
     pub async fn start_again(&mut self) {
         self.spawn();
-        within(Duration::from_secs(30), "the replica is ready", || async { self.is_ready().await }).await;
+        let started = Instant::now();
+        while !self.is_ready().await {
+            assert!(started.elapsed() < Duration::from_secs(30), "the replica is not ready");
+            // Its port was free while it did not run, and may be somebody's outgoing connection for a moment.
+            if self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some())
+                && self.log().lines().last().is_some_and(|line| line.contains("in use"))
+            {
+                self.spawn();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Starts it without waiting.

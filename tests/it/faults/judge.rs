@@ -1,0 +1,382 @@
+//! The judge: what must hold whatever happened, by what people wrote down, the log, and the replicas.
+//!
+//! It has its own reading of the log, and shares none with the service.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value;
+use tidings::domain::Timestamp;
+use tidings::log::RawMessage;
+
+use super::people::{Diary, SECRET, Said, Session, Tried};
+use crate::support::Replica;
+
+/// Descriptors and memory that a replica may have more of at the end than at the start.
+const MORE_DESCRIPTORS: f64 = 40.0;
+const MORE_MEMORY_BYTES: f64 = 128.0 * 1024.0 * 1024.0;
+
+/// How a replica stands, by its own metrics.
+pub struct Standing {
+    memory_bytes: f64,
+    descriptors: f64,
+    /// What waits in any queue, and what the log will never take.
+    waiting: Vec<(&'static str, u64)>,
+    holes: u64,
+}
+
+impl Standing {
+    pub async fn of(replica: &Replica) -> Self {
+        let mut waiting = Vec::new();
+        for name in [
+            "tidings_outbox_entries",
+            "tidings_outbox_rejected_entries_total",
+            "tidings_commands_waiting{channel=\"creator\"}",
+            "tidings_acks_waiting",
+            "tidings_announcements_waiting",
+            "tidings_hub_requests_waiting",
+            "tidings_degraded",
+        ] {
+            waiting.push((name, replica.count(name).await));
+        }
+        Self {
+            memory_bytes: replica.metric("process_resident_memory_bytes").await,
+            descriptors: replica.metric("process_open_fds").await,
+            waiting,
+            holes: replica.count("tidings_projection_holes").await,
+        }
+    }
+}
+
+/// Everything that is known at the end.
+pub struct Evidence {
+    pub log: Vec<RawMessage>,
+    /// The digest of a clean replay, and that of each replica.
+    pub replayed: String,
+    pub digests: Vec<String>,
+    pub diaries: Vec<Diary>,
+    pub sessions: Vec<Session>,
+    pub before: Vec<Standing>,
+    pub after: Vec<Standing>,
+    /// What each replica said on stderr.
+    pub diagnostics: Vec<String>,
+}
+
+/// An event as it stands in the log.
+struct Logged {
+    sequence: u64,
+    id: String,
+    kind: String,
+    late: bool,
+    data: Value,
+}
+
+impl Logged {
+    fn read(message: &RawMessage) -> Self {
+        let header =
+            |name| message.header(name).unwrap_or_else(|| panic!("no {name}: {message:?}")).to_owned();
+        Self {
+            sequence: message.sequence,
+            id: header("ce-id"),
+            kind: header("ce-type"),
+            late: message.subject.rsplit('.').next() == Some("late"),
+            data: serde_json::from_slice(&message.body).unwrap(),
+        }
+    }
+
+    fn is(&self, kind: &str) -> bool {
+        self.kind == kind
+    }
+
+    /// Whether it changed what is active.
+    fn is_effective(&self) -> bool {
+        !self.late && (self.is("broadcast.created") || self.is("broadcast.cleared"))
+    }
+
+    /// The broadcast that was active after it, if it is effective.
+    fn active_after(&self) -> Option<&str> {
+        self.is("broadcast.created").then_some(self.id.as_str())
+    }
+}
+
+/// Fails with every invariant that does not hold.
+pub fn judge(evidence: &Evidence) {
+    let log: Vec<_> = evidence.log.iter().map(Logged::read).collect();
+    let findings: Vec<String> = [
+        confirmed_once(evidence, &log),
+        unconfirmed_at_most_once(evidence, &log),
+        equal_to_a_clean_replay(evidence),
+        no_gap(evidence, &log),
+        told_everything_once(evidence, &log),
+        acknowledged_for_ever(evidence, &log),
+        honest_mode(evidence, &log),
+        in_bounds(evidence),
+        clean_diagnostics(evidence),
+    ]
+    .concat();
+    let tried: usize = evidence.diaries.iter().map(|diary| diary.tried.len()).sum();
+    let acknowledged: usize = evidence.diaries.iter().map(|diary| diary.acknowledged.len()).sum();
+    println!(
+        "{tried} commands, {acknowledged} acknowledgements, {} sessions, {} events",
+        evidence.sessions.len(),
+        log.len()
+    );
+    assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+    assert!(tried > 5 && acknowledged > 5, "this is no load");
+}
+
+/// How often the broadcast of a command is in the log.
+fn times(tried: &Tried, log: &[Logged]) -> usize {
+    let created = log.iter().filter(|event| event.is("broadcast.created"));
+    created.filter(|event| event.data["message"].as_str() == tried.message.as_deref()).count()
+}
+
+fn commands(evidence: &Evidence) -> impl Iterator<Item = &Tried> {
+    evidence.diaries.iter().flat_map(|diary| &diary.tried)
+}
+
+/// I1: a `201` is in the log exactly once, where it said.
+fn confirmed_once(evidence: &Evidence, log: &[Logged]) -> Vec<String> {
+    let places: HashMap<_, _> = log.iter().map(|event| (event.sequence, event)).collect();
+    let stands = |tried: &Tried, id: &str, sequence| {
+        let Some(event) = places.get(&sequence) else { return false };
+        match tried.message {
+            Some(_) => event.id == id,
+            None => event.is("broadcast.cleared") && event.data["broadcast_id"] == id,
+        }
+    };
+    let mut findings = Vec::new();
+    for tried in commands(evidence) {
+        let done = tried.said.iter().filter_map(|said| match said {
+            Said::Done { id: Some(id), sequence: Some(sequence) } => Some((id, *sequence)),
+            _ => None,
+        });
+        for (id, sequence) in done {
+            if !stands(tried, id, sequence) {
+                findings.push(format!("I1: it is not at {sequence} in the log: {tried:?}"));
+            }
+        }
+        if tried.message.is_some() && tried.was_confirmed() && times(tried, log) != 1 {
+            findings.push(format!("I1: it is in the log {} times: {tried:?}", times(tried, log)));
+        }
+    }
+    findings
+}
+
+/// I2: what was not confirmed is there at most once, what was refused is not, and a retry is given the same id.
+fn unconfirmed_at_most_once(evidence: &Evidence, log: &[Logged]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for tried in commands(evidence) {
+        let ids: HashSet<_> = tried
+            .said
+            .iter()
+            .filter_map(|said| match said {
+                Said::Done { id, .. } | Said::Kept { id } => id.as_ref(),
+                _ => None,
+            })
+            .collect();
+        if ids.len() > 1 {
+            findings.push(format!("I2: a retry was given another id: {tried:?}"));
+        }
+        let at_most = usize::from(!tried.was_refused());
+        if tried.message.is_some() && times(tried, log) > at_most {
+            findings.push(format!("I2: it is in the log {} times: {tried:?}", times(tried, log)));
+        }
+    }
+    let ids: HashSet<_> = log.iter().map(|event| &event.id).collect();
+    if ids.len() != log.len() {
+        findings.push(format!("I2: {} ids for {} events", ids.len(), log.len()));
+    }
+    findings
+}
+
+/// I3: every replica's digest is that of a clean replay.
+fn equal_to_a_clean_replay(evidence: &Evidence) -> Vec<String> {
+    let differ = evidence.digests.iter().enumerate().filter(|(_, digest)| **digest != evidence.replayed);
+    differ.map(|(n, digest)| format!("I3: replica {n} is {digest}, not {}", evidence.replayed)).collect()
+}
+
+/// I4: no gap is applied.
+fn no_gap(evidence: &Evidence, log: &[Logged]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (expected, event) in (1..).zip(log) {
+        if event.sequence != expected {
+            findings.push(format!("I4: the log has a gap at {expected}"));
+            break;
+        }
+    }
+    for (n, standing) in evidence.after.iter().enumerate() {
+        if standing.holes > 0 {
+            findings.push(format!("I4: replica {n} applied {} holes", standing.holes));
+        }
+    }
+    findings
+}
+
+/// I5: a client got every event after its snapshot, in order, once; or, over a degraded time or another log, each
+/// broadcast once at most, and the final state; or was closed with a code.
+fn told_everything_once(evidence: &Evidence, log: &[Logged]) -> Vec<String> {
+    let alone: Vec<_> = evidence.diagnostics.iter().map(|said| times_alone(said)).collect();
+    let lifecycle: Vec<_> = log.iter().filter(|event| event.is_effective()).collect();
+    let mut findings = Vec::new();
+    for session in &evidence.sessions {
+        let overlaps = |(from, to): &(Timestamp, Option<Timestamp>)| {
+            *from <= session.ended && to.is_none_or(|to| to >= session.begun)
+        };
+        let disturbed = alone[session.replica].iter().any(overlaps)
+            || session.heard.iter().any(|message| message["type"] == "resync");
+        let told = if disturbed { told_the_end(session, &lifecycle) } else { told_all(session, &lifecycle) };
+        if let Err(finding) = told {
+            findings.push(format!("I5: replica {}: {finding}", session.replica));
+        }
+    }
+    findings
+}
+
+/// When a replica was on its own or had yet to relay, by what it said on stderr.
+fn times_alone(said: &str) -> Vec<(Timestamp, Option<Timestamp>)> {
+    let mut times = Vec::new();
+    let mut since = None;
+    for line in said.lines() {
+        let Some(at) = line.split(' ').next().and_then(|first| first.parse::<Timestamp>().ok()) else {
+            continue;
+        };
+        let begins =
+            ["this replica goes on alone", "it gets what waits in the outbox", "an earlier run accepted"];
+        if begins.iter().any(|words| line.contains(words)) {
+            since = since.or(Some(at));
+        } else if ["working with the event log again", "starting tidings"]
+            .iter()
+            .any(|words| line.contains(words))
+        {
+            times.extend(since.take().map(|since| (since, Some(at))));
+        }
+    }
+    times.extend(since.map(|since| (since, None)));
+    times
+}
+
+/// What a client was told of what is active, in order: the sequence, and the broadcast.
+fn news(session: &Session) -> Vec<(Option<u64>, Option<&str>)> {
+    let news = session.heard.iter().filter_map(|message| match message["type"].as_str()? {
+        "new_broadcast" => Some((message["sequence"].as_u64(), message["broadcast"]["id"].as_str())),
+        "broadcast_cleared" => Some((message["sequence"].as_u64(), None)),
+        _ => None,
+    });
+    news.collect()
+}
+
+fn told_all(session: &Session, lifecycle: &[&Logged]) -> Result<(), String> {
+    let [connected, snapshot, ..] = session.heard.as_slice() else {
+        return session.closed.is_some().then_some(()).ok_or_else(|| "it was told nothing".to_owned());
+    };
+    let begun = connected["sequence"].as_u64().ok_or("no sequence on connect")?;
+    let before = lifecycle.iter().take_while(|event| event.sequence <= begun);
+    let active = before.last().and_then(|event| event.active_after());
+    if snapshot["broadcast"]["id"].as_str() != active {
+        return Err(format!("at {begun} {active:?} was active, and it was told {snapshot}"));
+    }
+    let told = news(session);
+    let last = match session.closed {
+        Some(_) => told.last().map_or(Some(begun), |(sequence, _)| *sequence),
+        None => Some(u64::MAX),
+    };
+    let expected = lifecycle.iter().filter(|event| event.sequence > begun && Some(event.sequence) <= last);
+    let expected: Vec<_> = expected.map(|event| (Some(event.sequence), event.active_after())).collect();
+    if told != expected {
+        let differs = told.iter().zip(&expected).position(|(told, expected)| told != expected);
+        let at = differs.unwrap_or_else(|| told.len().min(expected.len()));
+        return Err(format!(
+            "after {begun} it was told {} of {} events; the first that differs: {:?} for {:?}",
+            told.len(),
+            expected.len(),
+            told.get(at),
+            expected.get(at)
+        ));
+    }
+    Ok(())
+}
+
+fn told_the_end(session: &Session, lifecycle: &[&Logged]) -> Result<(), String> {
+    let told = news(session);
+    let mut new: Vec<_> = told.iter().filter_map(|(_, broadcast)| *broadcast).collect();
+    let all = new.len();
+    new.sort_unstable();
+    new.dedup();
+    if new.len() != all {
+        return Err("it was told of a broadcast as new twice".to_owned());
+    }
+    if session.closed.is_some() {
+        return Ok(());
+    }
+    let active = lifecycle.last().and_then(|event| event.active_after());
+    let shown = |message: &&Value| {
+        ["new_broadcast", "active_broadcast", "broadcast_cleared"].map(Value::from).contains(&message["type"])
+    };
+    // The last message answers the question; what it was told unasked comes before.
+    let unasked = session.heard.iter().rev().skip(1).find(shown);
+    let unasked = unasked.and_then(|message| message["broadcast"]["id"].as_str());
+    if unasked != active {
+        return Err(format!("{active:?} is active in the end, and it shows {unasked:?}"));
+    }
+    Ok(())
+}
+
+/// I6: a confirmed acknowledgement is in the log. That it counts once is what the digest says: I3.
+fn acknowledged_for_ever(evidence: &Evidence, log: &[Logged]) -> Vec<String> {
+    let mut known = HashSet::new();
+    for event in log.iter().filter(|event| event.is("broadcast.acknowledged")) {
+        let broadcast = event.data["broadcast_id"].as_str().unwrap();
+        let users = event.data["acknowledgements"].as_array().unwrap().iter();
+        known.extend(users.map(|ack| (broadcast.to_owned(), ack["user"].as_str().unwrap().to_owned())));
+    }
+    let confirmed = evidence.diaries.iter().flat_map(|diary| &diary.acknowledged);
+    let lost = confirmed.filter(|ack| !known.contains(&(ack.broadcast.clone(), ack.user.clone())));
+    lost.map(|ack| format!("I6: a confirmed acknowledgement is lost: {ack:?}")).collect()
+}
+
+/// I7: what was said to be kept is on record, with effect or without, and nothing waits any more.
+fn honest_mode(evidence: &Evidence, log: &[Logged]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for tried in commands(evidence) {
+        let kept = tried.said.iter().any(|said| matches!(said, Said::Kept { id: Some(_) }));
+        if kept && tried.message.is_some() && times(tried, log) != 1 {
+            findings
+                .push(format!("I7: it was kept, and is on record {} times: {tried:?}", times(tried, log)));
+        }
+    }
+    for (n, standing) in evidence.after.iter().enumerate() {
+        for (what, waits) in standing.waiting.iter().filter(|(_, waits)| *waits > 0) {
+            findings.push(format!("I7: replica {n}: {what} is {waits} in the end"));
+        }
+    }
+    findings
+}
+
+/// I9: memory and descriptors are what they were.
+fn in_bounds(evidence: &Evidence) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (n, (before, after)) in evidence.before.iter().zip(&evidence.after).enumerate() {
+        if after.descriptors > before.descriptors + MORE_DESCRIPTORS {
+            findings.push(format!(
+                "I9: replica {n}: {} descriptors, then {}",
+                before.descriptors, after.descriptors
+            ));
+        }
+        if after.memory_bytes > before.memory_bytes + MORE_MEMORY_BYTES {
+            findings
+                .push(format!("I9: replica {n}: {} bytes, then {}", before.memory_bytes, after.memory_bytes));
+        }
+    }
+    findings
+}
+
+/// I10: no panic, and no secret in what a replica says of itself.
+fn clean_diagnostics(evidence: &Evidence) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (n, said) in evidence.diagnostics.iter().enumerate() {
+        for line in said.lines().filter(|line| line.contains("panicked at") || line.contains(SECRET)) {
+            findings.push(format!("I10: replica {n} said: {line}"));
+        }
+    }
+    findings
+}

@@ -1,0 +1,234 @@
+//! A world: three replicas under load, and what is found in it when a fault is over.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tidings::audit::state::state_at;
+use tidings::log::EventLog;
+use tidings::log::names::ACTIVE_BUCKET;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::judge::{Evidence, Standing, judge};
+use super::people::{Diary, Listener, SECRET, person};
+use crate::support::log::everything;
+use crate::support::{Http, Link, Nats, PATIENCE, Random, Replica, Spec, eventually, within};
+
+/// When NATS answers again, everything works across replicas within this time.
+const HEALED_WITHIN: Duration = Duration::from_secs(10);
+
+/// A post that is in the log is heard everywhere within this time.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+
+/// When nobody mirrors any more, another replica does within this time.
+const TAKEOVER: Duration = Duration::from_secs(30);
+
+/// Listeners at each replica.
+const LISTENERS: usize = 2;
+
+/// Three replicas, and who uses them.
+pub struct World {
+    /// Replica for replica, unless they know NATS themselves.
+    pub links: Vec<Link>,
+    pub replicas: [Replica; 3],
+    pub random: Random,
+    people: Vec<JoinHandle<Diary>>,
+    /// How often load was begun.
+    loads: usize,
+    diaries: Vec<Diary>,
+    stop: Arc<AtomicBool>,
+    listeners: Vec<Listener>,
+    before: Vec<Standing>,
+}
+
+impl World {
+    /// Each replica behind a link of its own to one server.
+    pub async fn behind_links(nats: &Nats) -> Self {
+        Self::behind_links_with(nats, &[]).await
+    }
+
+    /// The same with these options.
+    pub async fn behind_links_with(nats: &Nats, options: &[&str]) -> Self {
+        let mut links = Vec::new();
+        let mut replicas = Vec::new();
+        for _ in 0..3 {
+            let link = Link::to(nats.port()).await;
+            let spec = Spec::joining(nats.url_through(link.address())).with(options);
+            replicas.push(Replica::start_with(spec).await);
+            links.push(link);
+        }
+        Self::of(links, replicas.try_into().unwrap_or_else(|_| panic!("three"))).await
+    }
+
+    /// Three replicas that know NATS themselves.
+    pub async fn joining(spec: &Spec) -> Self {
+        Self::of(Vec::new(), Replica::three_with(spec).await).await
+    }
+
+    async fn of(links: Vec<Link>, mut replicas: [Replica; 3]) -> Self {
+        let mut listeners = Vec::new();
+        for (n, replica) in replicas.iter_mut().enumerate() {
+            replica.keep_port();
+            let user = |m| format!("listener-{n}-{m}");
+            listeners.extend((0..LISTENERS).map(|m| Listener::start(n, replica.url(), user(m))));
+        }
+        let mut before = Vec::new();
+        for replica in &replicas {
+            before.push(Standing::of(replica).await);
+        }
+        let (people, diaries, stop) = (Vec::new(), Vec::new(), Arc::new(AtomicBool::new(false)));
+        let random = Random::of_this_run();
+        let mut world = Self { links, replicas, random, people, loads: 0, diaries, stop, listeners, before };
+        world.begin_load().await;
+        world
+    }
+
+    /// Has people at work at each replica, and waits until there is something to lose.
+    pub async fn begin_load(&mut self) {
+        self.stop = Arc::new(AtomicBool::new(false));
+        self.loads += 1;
+        for (n, replica) in self.replicas.iter().enumerate() {
+            let name = format!("{}-{n}", self.loads);
+            self.people.push(person(name, replica.url(), self.random.fork(), self.stop.clone()));
+        }
+        let begun = self.position().await;
+        eventually("there is load", || async { self.position().await > begun + 20 }).await;
+    }
+
+    /// Sends the people home, with what they wrote down.
+    pub async fn end_load(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for person in self.people.drain(..) {
+            self.diaries.push(person.await.unwrap());
+        }
+    }
+
+    /// The log is another one: what was promised of the old one is void.
+    pub async fn forget_promises(&mut self) {
+        self.end_load().await;
+        self.diaries.clear();
+    }
+
+    /// How far the first replica is.
+    pub async fn position(&self) -> u64 {
+        self.position_of(0).await
+    }
+
+    /// How far a replica is.
+    pub async fn position_of(&self, replica: usize) -> u64 {
+        self.replicas[replica].readyz().await["sequence"].as_u64().unwrap_or_default()
+    }
+
+    /// Waits until these replicas work in a mode.
+    pub async fn in_mode(&self, mode: &str, replicas: &[usize]) {
+        for n in replicas {
+            self.replicas[*n].in_mode(mode).await;
+        }
+    }
+
+    /// The fault is over as of now: waits until everything works again, and judges. Returns what was found.
+    pub async fn end(mut self, nats: &Nats) -> Evidence {
+        self.works_across_replicas().await;
+        self.end_load().await;
+        self.settle().await;
+        let log = Arc::new(nats.log().await);
+        let head = log.info().await.unwrap().last_sequence;
+        let mut digests = Vec::new();
+        for replica in &self.replicas {
+            digests.push(replica.digest_at(head).await);
+        }
+        eventually("the hubs are done", || async { self.hubs_are_done().await }).await;
+        let active = self.replicas[0].active("nobody").await["id"].clone();
+        within(TAKEOVER, "KV shows what is active", || async {
+            mirrored(nats).await == Some(active.clone())
+        })
+        .await;
+        let mut sessions = Vec::new();
+        for listener in self.listeners.drain(..) {
+            sessions.extend(listener.leave().await);
+        }
+        let folded = state_at(log.clone(), head).await.unwrap();
+        let mut after = Vec::new();
+        for replica in &self.replicas {
+            after.push(Standing::of(replica).await);
+        }
+        for replica in &mut self.replicas {
+            let ended = replica.terminate().await;
+            assert!(ended.success(), "I10: a replica ended with {ended}");
+        }
+        let evidence = Evidence {
+            log: everything(&*log).await,
+            replayed: folded.state.digest.to_string(),
+            digests,
+            diaries: std::mem::take(&mut self.diaries),
+            sessions,
+            before: std::mem::take(&mut self.before),
+            after,
+            diagnostics: self.replicas.iter().map(Replica::log).collect(),
+        };
+        judge(&evidence);
+        evidence
+    }
+
+    /// What is posted through any replica is in the log, and heard at every other one, in time.
+    async fn works_across_replicas(&self) {
+        let clients = join_all(self.replicas.iter().map(|replica| async {
+            let mut client = replica.connect("probe").await;
+            client.greeted().await;
+            Mutex::new(client)
+        }));
+        let clients = clients.await;
+        within(HEALED_WITHIN, "I8: everything works across replicas again", || async {
+            for replica in &self.replicas {
+                let post =
+                    replica.request(Method::POST, "").json(&json!({"message": format!("{SECRET} probe")}));
+                let (status, answer) = replica.ask(post).await;
+                if status != 201 {
+                    return false;
+                }
+                let heard = clients.iter().map(|client| async {
+                    let mut client = client.lock().await;
+                    let heard = client.until("the probe", |m| m["broadcast"]["id"] == answer["id"]);
+                    timeout(HEARD_WITHIN, heard).await.is_ok()
+                });
+                if join_all(heard).await.contains(&false) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
+    /// Asks again about every command whose outcome is not known, through any replica: I2.
+    async fn settle(&mut self) {
+        let http = Http::patient(PATIENCE);
+        let open = self.diaries.iter_mut().flat_map(|diary| &mut diary.tried);
+        for tried in open.filter(|tried| !tried.is_settled()) {
+            let replica = usize::try_from(self.random.below(3)).unwrap();
+            tried.again(&http, &self.replicas[replica].url()).await;
+            assert!(tried.is_settled(), "I2: a retry settles it: {tried:?}");
+        }
+    }
+
+    async fn hubs_are_done(&self) -> bool {
+        for replica in &self.replicas {
+            if replica.count("tidings_announcements_waiting").await > 0 {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// The id of the broadcast that is active by KV, or null; nothing while the bucket is not there.
+async fn mirrored(nats: &Nats) -> Option<Value> {
+    let bucket = nats.jetstream().await.get_key_value(ACTIVE_BUCKET).await.ok()?;
+    let value = bucket.get("creator").await.ok()?;
+    Some(value.map_or(Value::Null, |json| serde_json::from_slice::<Value>(&json).unwrap()["id"].clone()))
+}
