@@ -1,13 +1,13 @@
 //! A room: the connections of one channel, what they were last shown, and what they are told next.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::heartbeat::{Connected, Counts};
 use super::hub::{ConnectionId, Outgoing};
 use super::wire::{BroadcastView, Close, ConnectedStats, Frame, Place, ServerMessage};
-use crate::domain::{Acknowledgement, Broadcast, BroadcastId, EndReason, UserId};
+use crate::domain::{Acknowledgement, Broadcast, BroadcastId, EndReason, UserId, in_log};
 use crate::metrics::Metrics;
 use crate::projection::{Active, Projection};
 
@@ -25,6 +25,9 @@ pub(super) struct Room {
     pub(super) connections: HashMap<ConnectionId, Connection>,
     pub(super) users: HashMap<UserId, Present>,
     pub(super) shown: Option<Active>,
+    /// What was shown until something that is not in the log took its place: the log may bring it back, and everybody was
+    /// told of it as new already.
+    replaced_alone: HashSet<BroadcastId>,
     /// What creators and team were told last; `None` when one of them knows nothing yet.
     pub(super) told: Option<ConnectedStats>,
 }
@@ -136,10 +139,17 @@ impl Room {
         sent
     }
 
+    fn show(&mut self, active: Option<Active>, sequence: u64) {
+        let before = std::mem::replace(&mut self.shown, active);
+        if in_log(sequence).is_none() {
+            self.replaced_alone.extend(before.map(|before| before.broadcast.id));
+        }
+    }
+
     pub(super) fn activate(&mut self, broadcast: &Broadcast, sequence: u64, metrics: &Metrics) -> u64 {
         let frame =
             ServerMessage::NewBroadcast { broadcast: broadcast.into(), place: Place::of(sequence) }.frame();
-        self.shown = Some(Active { broadcast: broadcast.clone(), sequence });
+        self.show(Some(Active { broadcast: broadcast.clone(), sequence }), sequence);
         self.send_all(&Outgoing::Frame(frame), metrics)
     }
 
@@ -151,7 +161,7 @@ impl Room {
         sequence: u64,
         metrics: &Metrics,
     ) -> u64 {
-        self.shown = None;
+        self.show(None, sequence);
         let frame = ServerMessage::cleared(Some(id), reason, sequence).frame();
         self.send_all(&Outgoing::Frame(frame), metrics)
     }
@@ -164,7 +174,7 @@ impl Room {
         sequence: u64,
         metrics: &Metrics,
     ) -> u64 {
-        match (&self.shown, active) {
+        let sent = match (&self.shown, active) {
             (Some(shown), Some(active)) if shown.broadcast.announces_the_same(&active.broadcast) => {
                 self.shown = Some(active);
                 0
@@ -172,11 +182,13 @@ impl Room {
             (_, Some(active)) => self.activate_late(active, projection, sequence, metrics),
             (Some(shown), None) => self.take_down(shown.broadcast.id, EndReason::Cleared, sequence, metrics),
             (None, None) => 0,
-        }
+        };
+        self.replaced_alone.clear();
+        sent
     }
 
-    /// Shows what became active while it was held back: those who acknowledged it meanwhile, through another replica, are
-    /// not shown it again, but must not keep what they see either.
+    /// Shows what became active while it was held back, or is active again. Nobody is told of it as new twice, and those
+    /// who acknowledged it meanwhile, through another replica, are not shown it, but must not keep what they see either.
     fn activate_late(
         &mut self,
         active: Active,
@@ -186,11 +198,14 @@ impl Room {
     ) -> u64 {
         let place = Place::of(active.sequence);
         let new = ServerMessage::NewBroadcast { broadcast: (&active.broadcast).into(), place }.frame();
+        let again =
+            ServerMessage::ActiveBroadcast { broadcast: Some((&active.broadcast).into()), sequence }.frame();
         let nothing = ServerMessage::ActiveBroadcast { broadcast: None, sequence }.frame();
+        let told = if self.replaced_alone.contains(&active.broadcast.id) { &again } else { &new };
         let mut sent = 0;
         for (user, present) in &self.users {
             let known = projection.read(|view| view.acknowledged_at(active.broadcast.id, user)).is_some();
-            let frame = if known { &nothing } else { &new };
+            let frame = if known { &nothing } else { told };
             for id in &present.connections {
                 if let Some(connection) = self.connections.get_mut(id) {
                     sent += u64::from(connection.send(Outgoing::Frame(frame.clone()), metrics));

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use tidings::log::RawMessage;
+use tidings::clock::{Clock as _, SystemClock};
+use tidings::domain::Timestamp;
 use tidings::log::names::LOG_STREAM;
+use tidings::log::{EventLog as _, RawMessage};
 
-use crate::support::log::everything;
+use crate::support::log::{cleared, everything};
 use crate::support::nats::provision;
 use crate::support::{Client, Nats, Replica, Spec, eventually};
 
@@ -167,6 +170,30 @@ async fn of_two_replicas_that_were_alone_the_newer_word_counts_and_the_older_is_
     }
     let sequence = subjects.len() as u64;
     assert_eq!(one.digest_at(sequence).await, two.digest_at(sequence).await);
+}
+
+#[tokio::test]
+async fn what_an_overruled_post_took_down_is_shown_again_and_not_as_new() {
+    let mut nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let before = replica.post_broadcast("before").await["id"].as_str().unwrap().to_owned();
+    let mut client = replica.connect("ann").await;
+    client.greeted().await;
+    let stays = replica.post_broadcast("stays").await["id"].as_str().unwrap().to_owned();
+    client.expect("new_broadcast").await;
+    cut_off(&mut nats, &[&replica]).await;
+    post(&replica, "overruled").await;
+    client.until("it is shown at once", |m| m["type"] == "new_broadcast").await;
+    // A newer word, which changes nothing: what it clears is not active any more.
+    replica.signal(Signal::STOP);
+    nats.start_again().await;
+    let in_an_hour = Timestamp::from_unix_ms(SystemClock.now().as_unix_ms() + 3_600_000);
+    nats.log().await.append(cleared(before.parse().unwrap(), in_an_hour)).await.unwrap();
+    replica.signal(Signal::CONT);
+    let again = client.until("what is active", |m| m["broadcast"]["id"] == stays.as_str()).await;
+    assert_eq!(again["type"], "active_broadcast", "it was told of it as new before");
+    replica.in_mode("cluster").await;
+    assert_eq!(replica.active("eve").await["id"], stays.as_str());
 }
 
 #[tokio::test]

@@ -298,12 +298,10 @@ fn told_all(session: &Session, lifecycle: &[&Logged]) -> Result<(), String> {
 
 fn told_the_end(session: &Session, lifecycle: &[&Logged]) -> Result<(), String> {
     let told = news(session);
-    let mut new: Vec<_> = told.iter().filter_map(|(_, broadcast)| *broadcast).collect();
-    let all = new.len();
-    new.sort_unstable();
-    new.dedup();
-    if new.len() != all {
-        return Err("it was told of a broadcast as new twice".to_owned());
+    let mut new = HashSet::new();
+    if let Some((sequence, twice)) = told.iter().find(|(_, id)| id.is_some_and(|id| !new.insert(id))) {
+        let heard: Vec<_> = session.heard.iter().map(Value::to_string).collect();
+        return Err(format!("it was told of {twice:?} as new again at {sequence:?}:\n{}", heard.join("\n")));
     }
     if session.closed.is_some() {
         return Ok(());

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tidings::clock::{Clock as _, SystemClock};
-use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Event, Kind, Message};
+use tidings::domain::{
+    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Cleared, Event, Kind, Message, Timestamp,
+};
 use tidings::log::names::Subject;
 use tidings::log::reader::{Cursor, Delivery, Entry, Reader, Seen};
 use tidings::log::{
@@ -45,6 +47,13 @@ pub fn acknowledged(broadcast: Uuid, users: &[&str]) -> NewEvent {
     let users = users.iter().map(|user| Acknowledgement { user: user.parse().unwrap(), at });
     let event = Acknowledged { broadcast_id: BroadcastId(broadcast), acknowledgements: users.collect() };
     new_event(Subject::Acks(channel(), BroadcastId(broadcast)), id, Event::Acknowledged(event))
+}
+
+/// A clear on its way into the log, made at some time.
+pub fn cleared(broadcast: Uuid, cleared_at: Timestamp) -> NewEvent {
+    let event =
+        Cleared { broadcast_id: BroadcastId(broadcast), cleared_by: "ann".parse().unwrap(), cleared_at };
+    new_event(lifecycle(), SystemClock.new_id(), Event::Cleared(event))
 }
 
 fn new_event(subject: Subject, id: Uuid, event: Event) -> NewEvent {
