@@ -85,7 +85,7 @@ impl Machine {
         }
     }
 
-    /// The log answered a probe. `at_head`: the projection shows all that the log had then.
+    /// The log answered a probe. `at_head`: the projection shows all that the log had at the probe before.
     pub const fn answered(&mut self, at_head: bool) {
         self.missed = 0;
         self.good += 1;
@@ -173,15 +173,20 @@ impl Modes {
 pub(super) async fn probe(log: Arc<dyn EventLog>, projection: Projection, modes: Modes) {
     let mut ticks = interval(PROBE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before = None;
     loop {
         ticks.tick().await;
-        match timeout(PROBE_PATIENCE, log.info()).await {
-            Ok(Ok(info)) => {
-                let position = projection.position();
-                let at_head = position.epoch == Some(info.epoch) && position.sequence >= info.last_sequence;
-                modes.tell(|machine| machine.answered(at_head && position.caught_up));
-            }
-            Ok(Err(_)) | Err(_) => modes.tell(Machine::missed),
+        if let Ok(Ok(info)) = timeout(PROBE_PATIENCE, log.info()).await {
+            let position = projection.position();
+            // Of a log to which others write all the time, nobody has the very last event.
+            let at_head = before.is_some_and(|(epoch, head)| {
+                epoch == info.epoch && position.epoch == Some(epoch) && position.sequence >= head
+            });
+            modes.tell(|machine| machine.answered(at_head && position.caught_up));
+            before = Some((info.epoch, info.last_sequence));
+        } else {
+            modes.tell(Machine::missed);
+            before = None;
         }
     }
 }

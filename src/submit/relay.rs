@@ -87,11 +87,11 @@ impl Relayed {
     }
 }
 
-/// The oldest entry, with the acknowledgements behind it when it is one.
+/// The oldest entry about what is active, and the acknowledgements before it: none of those is of that one.
 fn together(waiting: &VecDeque<Arc<Entry>>) -> Vec<Arc<Entry>> {
     let acks = waiting.iter().take_while(|entry| matches!(entry.new.subject, Subject::Acks(..)));
     let acks = acks.take(ACKS_AT_ONCE).count();
-    waiting.iter().take(acks.max(1)).cloned().collect()
+    waiting.iter().take(acks + 1).cloned().collect()
 }
 
 impl Submit {
