@@ -297,11 +297,22 @@ impl Cluster {
         .await;
     }
 
-    /// The node that leads the log's stream.
-    pub async fn log_leader(&self) -> usize {
-        let stream = self.nodes[0].jetstream().await.get_stream(LOG_STREAM).await.unwrap();
-        let leader = stream.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
-        self.nodes.iter().position(|node| Some(&node.name) == leader.as_ref()).expect("a node leads")
+    /// The node that leads the log's stream, once one does that this node knows of.
+    pub async fn log_leader(&self, asked: usize) -> usize {
+        let context = self.nodes[asked].jetstream().await;
+        let started = Instant::now();
+        loop {
+            assert!(started.elapsed() < Duration::from_secs(40), "nobody leads the log's stream");
+            // The leader itself answers, or nobody.
+            if let Ok(stream) = context.get_stream(LOG_STREAM).await
+                && let Some(cluster) = &stream.cached_info().cluster
+                && let Some(leader) =
+                    self.nodes.iter().position(|node| Some(&node.name) == cluster.leader.as_ref())
+            {
+                return leader;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Every node, for a client's list of servers.
