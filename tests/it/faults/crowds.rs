@@ -22,7 +22,7 @@ async fn one_reads_nothing_among(many: usize) {
     let long = "🦀".repeat(280);
     let mut posted = Vec::new();
     while replica.metric("tidings_slow_clients_total").await < 1.0 {
-        assert!(posted.len() < 4_000, "{} broadcasts later it is still not slow", posted.len());
+        assert!(posted.len() < 1_000, "{} broadcasts later it is still not slow", posted.len());
         for _ in 0..50 {
             posted.push(replica.post_broadcast(&long).await["id"].as_str().unwrap().to_owned());
             for client in &mut healthy {
