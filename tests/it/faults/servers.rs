@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidings::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, REPLICAS_BUCKET};
 use tokio::time::{Instant, sleep};
 
 use super::people::SECRET;
@@ -95,6 +96,18 @@ async fn rage(nats: &mut Nats, random: &mut Random) {
 async fn killed_and_frozen_at_random() {
     let (mut nats, mut world) = world().await;
     rage(&mut nats, &mut world.random).await;
+    world.end(&nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_buckets() {
+    let (nats, world) = world().await;
+    let context = nats.jetstream().await;
+    for bucket in [ACTIVE_BUCKET, ACKS_BUCKET, REPLICAS_BUCKET] {
+        context.delete_key_value(bucket).await.unwrap();
+    }
+    let before = world.position().await;
+    eventually("it goes on", || async { world.position().await > before + 20 }).await;
     world.end(&nats).await;
 }
 

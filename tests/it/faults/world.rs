@@ -12,9 +12,9 @@ use tidings::log::EventLog;
 use tidings::log::names::ACTIVE_BUCKET;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
-use super::judge::{Evidence, Standing, judge};
+use super::judge::{Evidence, Footprint, Standing, judge};
 use super::people::{Diary, Listener, SECRET, person};
 use crate::support::log::everything;
 use crate::support::{Http, Link, Nats, PATIENCE, Random, Replica, Spec, eventually, within};
@@ -44,6 +44,8 @@ pub struct World {
     stop: Arc<AtomicBool>,
     listeners: Vec<Listener>,
     before: Vec<Standing>,
+    most: Arc<Mutex<Vec<Footprint>>>,
+    measuring: JoinHandle<()>,
 }
 
 impl World {
@@ -83,7 +85,22 @@ impl World {
         }
         let (people, diaries, stop) = (Vec::new(), Vec::new(), Arc::new(AtomicBool::new(false)));
         let random = Random::of_this_run();
-        let mut world = Self { links, replicas, random, people, loads: 0, diaries, stop, listeners, before };
+        let most = Arc::new(Mutex::new(vec![Footprint::default(); 3]));
+        let urls = replicas.iter().map(Replica::url).collect();
+        let measuring = tokio::spawn(measure(urls, most.clone()));
+        let mut world = Self {
+            links,
+            replicas,
+            random,
+            people,
+            loads: 0,
+            diaries,
+            stop,
+            listeners,
+            before,
+            most,
+            measuring,
+        };
         world.begin_load().await;
         world
     }
@@ -157,6 +174,7 @@ impl World {
         for replica in &self.replicas {
             after.push(Standing::of(replica).await);
         }
+        self.measuring.abort();
         for replica in &mut self.replicas {
             let ended = replica.terminate().await;
             assert!(ended.success(), "I10: a replica ended with {ended}");
@@ -169,6 +187,7 @@ impl World {
             sessions,
             before: std::mem::take(&mut self.before),
             after,
+            most: self.most.lock().await.clone(),
             diagnostics: self.replicas.iter().map(Replica::log).collect(),
         };
         judge(&evidence);
@@ -223,6 +242,24 @@ impl World {
             }
         }
         true
+    }
+}
+
+/// Keeps the most that each replica took, while it answers.
+async fn measure(urls: Vec<String>, most: Arc<Mutex<Vec<Footprint>>>) {
+    let http = Http::patient(HEARD_WITHIN);
+    let mut every = interval(Duration::from_millis(500));
+    loop {
+        every.tick().await;
+        for (n, url) in urls.iter().enumerate() {
+            let Ok(answer) = http.request(Method::GET, format!("{url}/metrics")).send().await else {
+                continue;
+            };
+            if let Some(now) = answer.text().await.ok().as_deref().and_then(Footprint::read) {
+                let mut most = most.lock().await;
+                most[n] = most[n].most(now);
+            }
+        }
     }
 }
 

@@ -214,9 +214,7 @@ impl Replica {
     /// One number of `/metrics`, by its name with labels.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = self.metrics().await;
-        let line =
-            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-        line.unwrap_or_else(|| panic!("no metric {name} in:\n{text}")).parse().unwrap()
+        metric_in(&text, name).unwrap_or_else(|| panic!("no metric {name} in:\n{text}"))
     }
 
     /// A number of `/metrics` that is a count.
@@ -336,6 +334,12 @@ impl Replica {
         }
         command
     }
+}
+
+/// A number in the text of `/metrics`.
+pub fn metric_in(text: &str, name: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map(|number| number.parse().unwrap())
 }
 
 impl Drop for Replica {
