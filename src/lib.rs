@@ -33,6 +33,7 @@
 
 pub mod domain;
 pub mod clock;
+pub mod blocking;
 pub mod crash_point;
 pub mod shutdown;
 pub mod metrics;

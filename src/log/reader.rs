@@ -176,9 +176,10 @@ impl Reader {
                 }
             }
             tokio::select! {
-                () = sleep(backoff) => {}
-                () = change(&mut self.reconnected) => {}
+                biased;
                 () = self.deliveries.closed() => return,
+                () = change(&mut self.reconnected) => {}
+                () = sleep(backoff) => {}
             }
             backoff = (backoff * 2).min(BACKOFF.end);
         }
@@ -218,15 +219,17 @@ impl Reader {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silent = true;
         loop {
+            // Messages are last: while they come without a pause, all the rest must get its turn.
             let chunk = tokio::select! {
-                chunk = messages.next() => chunk.ok_or(Interrupted::Restart)?,
+                biased;
+                () = self.deliveries.closed() => return Err(Interrupted::Unwanted),
+                () = change(&mut self.reconnected) => return Err(Interrupted::Restart),
                 _ = looks.tick() => {
                     self.say_head(&mut head).await?;
                     self.look(std::mem::replace(&mut silent, true)).await?;
                     continue;
                 }
-                () = change(&mut self.reconnected) => return Err(Interrupted::Restart),
-                () = self.deliveries.closed() => return Err(Interrupted::Unwanted),
+                chunk = messages.next() => chunk.ok_or(Interrupted::Restart)?,
             };
             silent = false;
             let mut batch = Vec::with_capacity(chunk.len());

@@ -1,4 +1,4 @@
-//! The fold: one thread that turns batches of the log into state, records and announcements.
+//! The fold: one task that turns batches of the log into state, records and announcements.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use super::cursor::CursorRecord;
 use super::shared::{Shared, Views};
 use super::store::{Batch, Store};
 use super::{Announcement, Changed, Position};
+use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
 use crate::domain::{BroadcastId, Change, Channel, Event, Recorded, State, View, evolve};
 use crate::log::TraceParent;
@@ -41,7 +42,7 @@ pub(super) enum Outcome {
     OtherLog,
 }
 
-/// The state of the fold's thread.
+/// The state of the fold's task.
 pub(super) struct Fold {
     shared: Arc<Shared>,
     cursor: CursorRecord,
@@ -74,34 +75,50 @@ impl Fold {
     }
 
     /// Folds until the reader ends. An error means that the store is damaged.
-    pub(super) fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<Outcome> {
+    pub(super) async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<Outcome> {
         if self.cursor.epoch.is_some() {
             // What is on disk is true of its log, and can be shown while the rest is read.
             let shared = self.shared.clone();
-            let order = shared.order.blocking_lock();
-            self.announce_snapshot();
+            let order = shared.order.lock().await;
+            self.announce_snapshot().await;
             drop(order);
             self.publish(|position| position.serving = true);
         }
-        while let Some(delivery) = deliveries.blocking_recv() {
-            match delivery {
+        while let Some(delivery) = deliveries.recv().await {
+            let entries = match delivery {
                 Delivery::Epoch(_) if self.cursor.epoch.is_some() => return Ok(Outcome::OtherLog),
                 Delivery::Epoch(epoch) => {
                     self.cursor.epoch = Some(epoch);
-                    self.apply(&[])?;
+                    vec![]
                 }
                 Delivery::Head(head) => {
                     self.target.get_or_insert(head);
-                    self.apply(&[])?;
+                    vec![]
                 }
-                Delivery::Batch(entries) => self.apply(&entries)?,
-            }
+                Delivery::Batch(entries) => entries,
+            };
+            self = self.apply(entries).await?;
         }
-        self.shared.locked_store().as_ref().context("the store is gone")?.flush()?;
+        let shared = self.shared.clone();
+        let flushed = blocking(move || shared.locked_store().as_ref().context("the store is gone")?.flush());
+        flushed.await.context("the store panicked")??;
         Ok(Outcome::Stopped)
     }
 
-    fn apply(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+    /// Folds a batch, writes it, and tells of it.
+    async fn apply(mut self, entries: Vec<Entry>) -> anyhow::Result<Self> {
+        let shared = self.shared.clone();
+        let _order = shared.order.lock().await;
+        let written = blocking(move || {
+            let changes = self.write(&entries);
+            (self, changes)
+        });
+        let (mut fold, changes) = written.await.context("the fold panicked")?;
+        fold.announce(changes?).await;
+        Ok(fold)
+    }
+
+    fn write(&mut self, entries: &[Entry]) -> anyhow::Result<Vec<Told>> {
         let steps = entries.iter().map(|entry| self.decode(entry)).collect::<Vec<_>>();
         if let Some(last) = entries.last() {
             self.cursor.sequence = last.sequence();
@@ -109,15 +126,16 @@ impl Fold {
         }
         let begun = Instant::now();
         let shared = self.shared.clone();
-        let _order = shared.order.blocking_lock();
-        let changes = {
-            let store = shared.locked_store();
-            self.fold(store.as_ref().context("the store is gone")?, steps)?
-        };
+        let store = shared.locked_store();
+        let changes = self.fold(store.as_ref().context("the store is gone")?, steps)?;
         if !entries.is_empty() {
             self.metrics.applied.inc_by(entries.len() as u64);
             self.metrics.apply_duration.observe(begun.elapsed());
         }
+        Ok(changes)
+    }
+
+    async fn announce(&mut self, changes: Vec<Told>) {
         let caught_up = self.target.is_some_and(|target| self.cursor.sequence >= target);
         let newly = caught_up && !self.shared.position.borrow().caught_up;
         if newly {
@@ -125,21 +143,20 @@ impl Fold {
         }
         // Before it has caught up nobody is told of single events: they are old. A snapshot stands for them.
         if caught_up && !newly {
-            for told in changes {
-                self.announce_change(told);
+            for Told { mirror, clients } in changes {
+                self.tell(Announcement::Changed(mirror), clients.map(Announcement::Changed)).await;
             }
         } else {
             self.untold |= !changes.is_empty();
         }
         if newly && self.untold {
-            self.announce_snapshot();
+            self.announce_snapshot().await;
         }
         // Last, so that who sees the position knows that everything up to it was announced.
         self.publish(|position| {
             position.caught_up |= caught_up;
             position.serving |= caught_up;
         });
-        Ok(())
     }
 
     fn decode(&mut self, entry: &Entry) -> Step {
@@ -259,27 +276,24 @@ impl Fold {
             position.holes = self.cursor.holes;
             also(position);
         });
+        self.shared.moved.notify_waiters();
     }
 
-    fn announce_snapshot(&mut self) {
+    async fn announce_snapshot(&mut self) {
         let Some(epoch) = self.cursor.epoch else { return };
         let active = Arc::new(Shared::active(&self.shared.read()));
         self.untold = false;
         let snapshot = Announcement::Snapshot { epoch, sequence: self.cursor.sequence, active };
-        self.tell(snapshot.clone(), Some(snapshot));
+        self.tell(snapshot.clone(), Some(snapshot)).await;
     }
 
-    fn announce_change(&self, Told { mirror, clients }: Told) {
-        self.tell(Announcement::Changed(mirror), clients.map(Announcement::Changed));
-    }
-
-    fn tell(&self, mirror: Announcement, clients: Option<Announcement>) {
+    async fn tell(&self, mirror: Announcement, clients: Option<Announcement>) {
         // Nobody mirrors at the moment: fine. The subscriber is gone: the replica stops.
         let _ = self.shared.changes.send(mirror);
         if let Some(clients) = clients
             && let Some(subscriber) = self.shared.subscriber()
         {
-            let _ = subscriber.blocking_send(clients);
+            let _ = subscriber.send(clients).await;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The projection: read → apply → announce. What this replica knows, folded from the log and from nothing else.
 //!
-//! One reader hands over the log in order; a thread of its own folds each batch into the state, writes it to the store
-//! together with the cursor, and announces what changed. The projection never appends and never reads KV. Its disk
+//! One reader hands over the log in order; one task folds each batch into the state, writes it to the store together with
+//! the cursor, and announces what changed. The projection never appends and never reads KV. Its disk
 //! state is disposable: when it does not open, does not decode, or belongs to another log, it is moved aside and
 //! rebuilt.
 
@@ -18,10 +18,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::blocking::blocking;
 use crate::domain::{
     Accepted, Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, PENDING, State, View,
 };
@@ -187,7 +188,7 @@ impl Projection {
             self.read(|view| if resident(view.log()) { look.take().map(|look| look(view)) } else { None });
         let Some(look) = look else { return answer.ok_or(Unavailable) };
         let shared = self.shared.clone();
-        self.answered(spawn_blocking(move || shared.load_and_look(&needs, look)).await)
+        self.answered(blocking(move || shared.load_and_look(&needs, look)).await)
     }
 
     /// Up to `limit` broadcasts of a channel that were created before a sequence, newest first.
@@ -259,7 +260,7 @@ impl Projection {
     pub async fn fold_pending(&self, accepted: Vec<(Accepted, Option<TraceParent>)>) {
         let _order = self.shared.order.lock().await;
         let shared = self.shared.clone();
-        match spawn_blocking(move || shared.fold_pending(accepted)).await {
+        match blocking(move || shared.fold_pending(accepted)).await {
             Ok(changes) => {
                 for changed in changes {
                     self.announce(Announcement::Changed(Arc::new(changed))).await;
@@ -291,7 +292,7 @@ impl Projection {
         look: impl FnOnce(&Store) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Unavailable> {
         let shared = self.shared.clone();
-        let looked = spawn_blocking(move || {
+        let looked = blocking(move || {
             let store = shared.locked_store().clone();
             look(&store.context("the projection is being rebuilt")?).inspect_err(|_| shared.report_damage())
         });
@@ -315,9 +316,17 @@ impl Projection {
 
     /// Waits until it has folded `sequence`; `false` when that takes longer than `patience`.
     pub async fn reached(&self, sequence: u64, patience: Duration) -> bool {
-        let mut position = self.watch();
-        let reached = position.wait_for(|position| position.sequence >= sequence);
-        timeout(patience, reached).await.is_ok_and(|reached| reached.is_ok())
+        let reached = async {
+            loop {
+                // Made before the look, so that no move falls between the two.
+                let moved = self.shared.moved.notified();
+                if self.position().sequence >= sequence {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        timeout(patience, reached).await.is_ok()
     }
 
     /// Every announcement from now on. Who lags too far behind is told so, and takes a snapshot.

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::Context as _;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tracing::warn;
 
 use super::fold::{changed, has_room};
@@ -33,6 +33,8 @@ pub(super) struct Shared {
     /// Held while a batch is folded and while something is loaded on demand, so that the two never interleave.
     store: Mutex<Option<Store>>,
     pub(super) position: watch::Sender<Position>,
+    /// Wakes those who wait for a place of the log, in the order in which they came. A `watch` wakes in an order of its own.
+    pub(super) moved: Notify,
     /// For the mirror: what the log says, and nothing else.
     pub(super) changes: broadcast::Sender<Announcement>,
     /// For this replica's clients: what it shows.
@@ -49,6 +51,7 @@ impl Shared {
             views: RwLock::default(),
             store: Mutex::new(None),
             position: watch::Sender::new(Position::default()),
+            moved: Notify::new(),
             changes: broadcast::Sender::new(mirror_lag),
             subscriber: Mutex::new(Some(subscriber)),
             order: tokio::sync::Mutex::new(()),

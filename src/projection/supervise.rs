@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -14,9 +13,10 @@ use super::fold::{Fold, Outcome};
 use super::shared::Shared;
 use super::store::{self, Store};
 use super::{Options, Position};
+use crate::blocking::blocking;
 use crate::domain::State;
 use crate::log::EventLog;
-use crate::log::reader::{Delivery, Reader, Seen};
+use crate::log::reader::{Reader, Seen};
 use crate::metrics::ByReason;
 
 /// Batches on their way from the reader to the fold.
@@ -97,7 +97,7 @@ impl Supervised {
         });
         self.shared.write().log = State::default();
         let directory = self.options.directory.clone();
-        match spawn_blocking(move || store::set_aside(&directory)).await {
+        match blocking(move || store::set_aside(&directory)).await {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(aside))) => warn!("moved the projection aside to {}", aside.display()),
             Ok(Err(error)) => error!("{error:#}"),
@@ -116,10 +116,12 @@ impl Supervised {
         let (reader, mut seen) =
             Reader::new(self.log.clone(), cursor.cursor()?, sender, self.reconnected.clone());
         let reader = tokio::spawn(reader.counting(self.options.metrics.reader_passes.clone()).run());
-        let mut folded = self.start_fold(cursor, deliveries)?;
+        let fold = Fold::new(self.shared.clone(), cursor, self.options.metrics.clone());
+        let mut folded = tokio::spawn(fold.run(deliveries));
         let (mut stopping, mut damaged) = (false, false);
         let outcome = loop {
             tokio::select! {
+                biased;
                 outcome = &mut folded => break outcome.context("the fold panicked").and_then(|outcome| outcome),
                 changed = seen.changed() => match changed {
                     Ok(()) => drop(self.seen.send_replace(*seen.borrow_and_update())),
@@ -147,7 +149,7 @@ impl Supervised {
     /// Opens the store and shares it, with what is resident of it.
     async fn open_store(&self) -> anyhow::Result<CursorRecord> {
         let options = self.options.clone();
-        let opened = spawn_blocking(move || -> anyhow::Result<_> {
+        let opened = blocking(move || -> anyhow::Result<_> {
             let store = Store::open(&options.directory, options.open_patience)?;
             Ok((store.cursor()?, store.resident()?, store))
         });
@@ -155,19 +157,5 @@ impl Supervised {
         self.shared.write().log = state;
         *self.shared.locked_store() = Some(store);
         Ok(cursor)
-    }
-
-    /// Folds what is delivered on a thread of its own. A panic drops the answer, which is taken for damage.
-    fn start_fold(
-        &self,
-        cursor: CursorRecord,
-        deliveries: mpsc::Receiver<Delivery>,
-    ) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Outcome>>> {
-        let fold = Fold::new(self.shared.clone(), cursor, self.options.metrics.clone());
-        let (ended, folded) = oneshot::channel();
-        std::thread::Builder::new().name("projection".into()).spawn(move || {
-            let _ = ended.send(fold.run(deliveries));
-        })?;
-        Ok(folded)
     }
 }

@@ -1,6 +1,6 @@
 //! A room: the connections of one channel, what they were last shown, and what they are told next.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,11 +19,11 @@ pub(super) struct Connection {
     pub(super) close: Option<oneshot::Sender<Close>>,
 }
 
-/// A channel's connections and what they were last shown.
+/// A channel's connections and what they were last shown. Both maps are ordered: who came first is told first, always.
 #[derive(Default)]
 pub(super) struct Room {
-    pub(super) connections: HashMap<ConnectionId, Connection>,
-    pub(super) users: HashMap<UserId, Present>,
+    pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    pub(super) users: BTreeMap<UserId, Present>,
     pub(super) shown: Option<Active>,
     /// What was shown until something that is not in the log took its place: the log may bring it back, and everybody was
     /// told of it as new already.

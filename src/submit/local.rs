@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::OwnedMutexGuard;
-use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::mode::{Machine, Mode, Modes};
 use super::outbox::{Base, Entry, Outbox, OutboxError};
 use super::{Done, Submit, SubmitError, Verdict};
+use crate::blocking::blocking;
 use crate::domain::{Accepted, Command, Event, Timestamp};
 use crate::log::names::Subject;
 use crate::log::{NewEvent, TraceParent};
@@ -157,7 +157,7 @@ async fn write_then_show(
     projection: Projection,
 ) -> Result<(), SubmitError> {
     let accepted = drafts.iter().map(|(_, new)| accepted(new)).collect();
-    let written = spawn_blocking(move || {
+    let written = blocking(move || {
         let written = outbox.append(drafts);
         (outbox, written)
     });

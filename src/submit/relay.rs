@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::OwnedMutexGuard;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
@@ -20,6 +19,7 @@ use super::attempt::outcome;
 use super::mode::{Machine, Mode};
 use super::outbox::{Base, Entry, Outbox};
 use super::{CONFLICT_PATIENCE, PROJECTION_PATIENCE, RETRY_PAUSE, Submit};
+use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
 use crate::domain::{Channel, Event, Needs, Timestamp};
 use crate::log::envelope::{Decoded, decode};
@@ -174,7 +174,7 @@ impl Submit {
         {
             return Err(RETRY_PAUSE);
         }
-        let emptied = spawn_blocking(move || {
+        let emptied = blocking(move || {
             outbox.empty();
             outbox
         });
