@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test faults check lint doc contracts nats
+.PHONY: help run test faults sim check lint doc contracts nats
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,11 +24,16 @@ test: ## Run every test, on real nats-server processes (ARGS=name for some)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
 	tests/install.sh; \
 	cargo test --locked --doc; \
+	cargo test --locked --test sim $(ARGS); \
 	cargo test --locked --lib --bins --test it $(ARGS)
 
 faults: ## Run every fault, the slow ones too (root, to mount small disks; ARGS=name for some)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
 	cargo test --locked --test it -- faults::$(ARGS) --include-ignored
+
+# A run follows from its seed: SEEDS=10000 for more of them, SEED=17 for one and what happened in it.
+sim: ## Simulate replicas in virtual time under seeded trouble (SEEDS=, SEED=)
+	cargo test --locked --test sim -- --nocapture $(ARGS)
 
 check: lint doc ## What must be clean before a commit: lint and doc
 

@@ -1,0 +1,161 @@
+//! The judge: what must hold whatever happened, by what people wrote down, the log, and what the replicas know.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidings::submit::{Acknowledged, Done};
+
+use crate::evidence::Evidence;
+use crate::hearing;
+use crate::model::{Logged, Model};
+use crate::people::{Said, Tried};
+
+/// Everything that does not hold.
+pub fn judge(evidence: &Evidence) -> Vec<String> {
+    let model = Model::read(&evidence.log);
+    [
+        commands(evidence, &model),
+        guards(&model),
+        overtaken(&model),
+        acknowledgements(evidence, &model),
+        replicas(evidence, &model),
+        hearing::judge(evidence, &model),
+    ]
+    .concat()
+}
+
+/// Confirmed is in the log exactly once, where it was said to be; refused is not there; retries are told of one event.
+fn commands(evidence: &Evidence, model: &Model) -> Vec<String> {
+    let judged = evidence.tried.iter().filter_map(|tried| {
+        let wrong = command(tried, model)?;
+        Some(format!("{wrong}: {tried:?}"))
+    });
+    let twice = model.log.len() - model.ids().len();
+    judged.chain((twice > 0).then(|| format!("{twice} events are in the log twice"))).collect()
+}
+
+fn command(tried: &Tried, model: &Model) -> Option<String> {
+    let logged: Vec<_> = model.by(tried.by.as_str()).collect();
+    let done: Vec<_> = tried.said.iter().filter_map(done).collect();
+    if tried.is_open() {
+        return Some("nobody ever said what became of it".to_owned());
+    }
+    if logged.len() > 1 {
+        return Some(format!("it is in the log {} times", logged.len()));
+    }
+    if done.iter().map(|done| done.id).collect::<BTreeSet<_>>().len() > 1 {
+        return Some("two tries were told of two events".to_owned());
+    }
+    if let Some(wrong) = done.iter().find(|done| !logged.iter().any(|event| stands_for(event, done))) {
+        return Some(format!("it was confirmed as {wrong:?}, and the log has {logged:?}"));
+    }
+    if tried.said.iter().all(|said| matches!(said, Said::Refused(_))) && !logged.is_empty() {
+        return Some(format!("it was refused, and the log has {logged:?}"));
+    }
+    condition(tried, &logged, model)
+}
+
+/// What was done, when anything was.
+fn done(said: &Said) -> Option<&Done> {
+    match said {
+        Said::Done(done) if done.broadcast.is_some() => Some(done),
+        _ => None,
+    }
+}
+
+/// Of two replicas that are alone, each clears under one key what it shows: the log then has one of the two.
+fn stands_for(event: &Logged, done: &Done) -> bool {
+    let about = if event.is_created() { &event.id } else { event.says("broadcast_id") };
+    let same = done.broadcast.is_some_and(|id| id.to_string() == *about);
+    event.id == done.id.to_string()
+        && (same || (done.local && event.is_cleared()))
+        && done.sequence.is_none_or(|sequence| sequence == event.sequence)
+}
+
+/// What was confirmed by the log on a condition met it there. (A replica on its own meets it by what it shows.)
+fn condition(tried: &Tried, logged: &[&Logged], model: &Model) -> Option<String> {
+    let by_log = tried.said.iter().filter_map(done).all(|done| !done.local);
+    let (Some(wanted), [event], true) = (tried.if_active, logged, by_log) else { return None };
+    if tried.said.iter().any(|said| !matches!(said, Said::Done(_))) {
+        return None;
+    }
+    let active = model.active(&event.channel, event.sequence - 1);
+    (active != Some(&wanted.to_string())).then(|| format!("{active:?} was active when it came into the log"))
+}
+
+/// Whatever is in a channel's lifecycle was decided on what was there before it, so it has an effect.
+fn guards(model: &Model) -> Vec<String> {
+    model.idle.iter().map(|sequence| format!("without effect: {:?}", model.at(*sequence))).collect()
+}
+
+/// A broadcast that went on record as late was overtaken: by a newer event, or together with what it was decided on.
+fn overtaken(model: &Model) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for late in model.log.iter().filter(|event| event.late) {
+        let before =
+            model.log.iter().filter(|event| event.sequence < late.sequence && event.channel == late.channel);
+        let mut lifecycle = before.filter(|event| event.is_created() || event.is_cleared());
+        let why = lifecycle
+            .any(|event| event.accepted_at() >= late.accepted_at() || late.is_cleared() || event.late);
+        if !why {
+            wrong.push(format!("nothing overtook {late:?}"));
+        }
+    }
+    wrong
+}
+
+/// A confirmed acknowledgement is in the log, at the place that was told, and was news once.
+fn acknowledgements(evidence: &Evidence, model: &Model) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut news = BTreeMap::new();
+    for acked in &evidence.acked {
+        let (user, broadcast) = (acked.user.as_str(), acked.broadcast.to_string());
+        let Some(first) = model.first_ack(&broadcast, user) else {
+            wrong.push(format!("the log does not count {acked:?}"));
+            continue;
+        };
+        match acked.said {
+            Acknowledged { sequence: Some(told), already: Some(_) } if told != first => {
+                wrong.push(format!("its place is {first}: {acked:?}"));
+            }
+            Acknowledged { sequence: Some(_), already: Some(false) } => {
+                *news.entry((acked.user.clone(), broadcast)).or_insert(0) += 1;
+            }
+            _ => {}
+        }
+    }
+    wrong.extend(
+        news.iter()
+            .filter(|(_, times)| **times > 1)
+            .map(|(ack, times)| format!("news {times} times: {ack:?}")),
+    );
+    wrong
+}
+
+/// Every replica knows what a clean replay knows, and what the model says; and the log took all that was accepted.
+fn replicas(evidence: &Evidence, model: &Model) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (number, standing) in evidence.standings.iter().enumerate() {
+        if standing.digest != evidence.replayed {
+            wrong
+                .push(format!("{number} has the digest {}, a replay {}", standing.digest, evidence.replayed));
+        }
+        if standing.rejected > 0 {
+            wrong.push(format!("{number} keeps {} events that the log did not take", standing.rejected));
+        }
+        let channels: BTreeSet<_> = model.turns.iter().map(|turn| &turn.channel).collect();
+        let active = channels
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), model.active(name, u64::MAX)?.to_owned())));
+        let active: BTreeMap<_, _> = active.collect();
+        if standing.active != active {
+            wrong.push(format!("{number} shows {:?}, and active is {active:?}", standing.active));
+        }
+        for (id, known) in &standing.acknowledged {
+            let counted = model.acknowledged.get(id).cloned().unwrap_or_default();
+            if *known != counted {
+                wrong.push(format!("{number} knows of {id} {known:?}, and the log says {counted:?}"));
+            }
+        }
+    }
+    wrong
+}

@@ -1,0 +1,160 @@
+//! Those who create, clear and acknowledge, and what they write down of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings::domain::{BroadcastId, Channel, Command, Kind, Message, UserId};
+use tidings::submit::{Acknowledged, Done, SubmitError};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::dice::Dice;
+use crate::replica::Replica;
+use crate::world::World;
+
+/// What a replica said to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    Done(Done),
+    /// An error that says that nothing was written.
+    Refused(String),
+    /// An error that says that nobody knows.
+    Unknown,
+    /// No answer: whoever asked hung up, or the replica died or was not there.
+    Nothing,
+}
+
+/// A creator's command under a key of its own, and what was said to each try.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    pub channel: Channel,
+    /// Nobody else is called so: the log tells by it what became of the command.
+    pub by: UserId,
+    pub key: Option<String>,
+    /// The text of a broadcast; `None` for a clear.
+    pub message: Option<String>,
+    /// Only while this one is active.
+    pub if_active: Option<BroadcastId>,
+    pub said: Vec<Said>,
+}
+
+impl Tried {
+    /// Whether a retry would tell more.
+    pub fn is_open(&self) -> bool {
+        self.key.is_some() && matches!(self.said.last(), Some(Said::Unknown | Said::Nothing))
+    }
+
+    fn command(&self) -> Command {
+        let (channel, by, if_active) = (self.channel.clone(), self.by.clone(), self.if_active);
+        match &self.message {
+            Some(text) => {
+                let message = Message::parse(text).unwrap();
+                Command::Create { channel, message, kind: Kind::Info, by, if_active }
+            }
+            None => Command::Clear { channel, by, if_active },
+        }
+    }
+
+    /// Asks a replica once more, and writes down what it says.
+    pub async fn again(&mut self, world: &World, replica: usize, patience: Duration) {
+        let (command, key) = (self.command(), self.key.as_deref());
+        let said =
+            world.ask(replica, patience, async |replica| replica.submit.lifecycle(command, key, None).await);
+        let said = match said.await {
+            None => Said::Nothing,
+            Some(Ok(done)) => Said::Done(done),
+            Some(Err(SubmitError::Unknown { .. })) => Said::Unknown,
+            Some(Err(error)) => Said::Refused(format!("{error:?}")),
+        };
+        world.trace.note(format_args!("{replica} said to {}: {said:?}", self.by));
+        if let (Some(_), Said::Done(Done { broadcast: Some(id), .. })) = (&self.message, &said) {
+            world.heard_of(&self.channel, *id);
+        }
+        self.said.push(said);
+    }
+}
+
+/// A confirmed acknowledgement.
+#[derive(Clone, Debug)]
+pub struct Acked {
+    pub user: UserId,
+    pub broadcast: BroadcastId,
+    pub said: Acknowledged,
+}
+
+/// A creator: posts, clears, and asks again with the same key while the outcome is unknown, and at times when it is known.
+pub async fn creator(world: Arc<World>, number: u64, until: Instant) -> Vec<Tried> {
+    let mut dice = Dice::of(&[world.seed, 20, number]);
+    let mut tried = Vec::new();
+    while Instant::now() < until {
+        sleep(dice.ms(20..1_200)).await;
+        let mut command = command(&world, &mut dice, &format!("{number}-{}", tried.len()));
+        for tries in 0..4 {
+            let patience = if dice.percent(10) { dice.ms(1..500) } else { Duration::from_secs(8) };
+            let replica = dice.index(world.replicas());
+            command.again(&world, replica, patience).await;
+            let once_more = command.is_open() || (command.key.is_some() && dice.percent(15));
+            if !once_more || tries == 3 {
+                break;
+            }
+            sleep(dice.ms(1..800)).await;
+        }
+        tried.push(command);
+    }
+    tried
+}
+
+fn command(world: &World, dice: &mut Dice, name: &str) -> Tried {
+    let channel = dice.pick(&world.channels).clone();
+    let if_active = dice.percent(15).then(|| world.known(dice, &channel)).flatten();
+    Tried {
+        by: format!("creator {name}").parse().unwrap(),
+        key: (!dice.percent(15)).then(|| format!("key {name}")),
+        message: (!dice.percent(30)).then(|| format!("message {name}")),
+        if_active,
+        channel,
+        said: vec![],
+    }
+}
+
+/// A user who acknowledges what is talked about, also what is long over, through any replica.
+pub async fn user(world: Arc<World>, number: u64, until: Instant) -> Vec<Acked> {
+    let mut dice = Dice::of(&[world.seed, 21, number]);
+    let mut acked = Vec::new();
+    while Instant::now() < until {
+        sleep(dice.ms(10..900)).await;
+        let channel = dice.pick(&world.channels).clone();
+        let Some(broadcast) = world.known(&mut dice, &channel) else { continue };
+        let user: UserId = name(dice.within(0..6));
+        let replica = dice.index(world.replicas());
+        let said = world.ask(replica, Duration::from_secs(8), async |replica| {
+            replica.acks.acknowledge(channel, broadcast, user.clone(), None).await
+        });
+        let said = said.await;
+        world.trace.note(format_args!("{replica} said to {user} about {broadcast}: {said:?}"));
+        if let Some(Ok(said)) = said {
+            acked.push(Acked { user, broadcast, said });
+        }
+    }
+    acked
+}
+
+pub fn name(number: u64) -> UserId {
+    format!("user {number}").parse().unwrap()
+}
+
+impl World {
+    /// Asks a replica, until it answers, dies, or patience ends.
+    pub async fn ask<T>(
+        &self,
+        replica: usize,
+        patience: Duration,
+        ask: impl AsyncFnOnce(Arc<Replica>) -> T,
+    ) -> Option<T> {
+        let replica = self.replica(replica)?;
+        tokio::select! {
+            biased;
+            () = replica.died() => None,
+            answered = timeout(patience, ask(replica.clone())) => answered.ok(),
+        }
+    }
+}

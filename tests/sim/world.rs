@@ -1,0 +1,213 @@
+//! A world: replicas over one network, people who use them, trouble, and the time after it.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidings::domain::{BroadcastId, Channel};
+use tidings::log::EventLog as _;
+use tidings::submit::mode::Mode;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::client::client;
+use crate::dice::Dice;
+use crate::evidence::Evidence;
+use crate::link::Link;
+use crate::network::Network;
+use crate::people::{Tried, creator, user};
+use crate::replica::{ModeLog, Replica, Spec, Store};
+use crate::trace::Trace;
+use crate::trouble::{self, Troubles};
+
+/// After the last trouble everything is where it belongs within this, in virtual time.
+const SETTLED_WITHIN: Duration = Duration::from_mins(3);
+
+/// Clients are told of a change of mode at most every 5 s, and then it is the last one.
+const TOLD_WITHIN: Duration = Duration::from_secs(6);
+
+pub struct World {
+    pub seed: u64,
+    pub trace: Trace,
+    pub channels: Vec<Channel>,
+    pub network: Arc<Network>,
+    /// Those of every run.
+    pub modes: Mutex<Vec<ModeLog>>,
+    began: Instant,
+    directory: std::path::PathBuf,
+    replicas: Mutex<Vec<Option<Arc<Replica>>>>,
+    known: Mutex<Vec<(Channel, BroadcastId)>>,
+    is_closing: AtomicBool,
+    is_over: AtomicBool,
+    over: Notify,
+}
+
+impl World {
+    fn new(seed: u64, directory: &Path, trace: &Trace) -> Arc<Self> {
+        let replicas = if Dice::of(&[seed, 1]).percent(30) { 3 } else { 2 };
+        Arc::new(Self {
+            seed,
+            trace: trace.clone(),
+            channels: ["creator", "forum"].map(|name| name.parse().unwrap()).to_vec(),
+            network: Network::new(seed, replicas, trace.clone()),
+            modes: Mutex::default(),
+            began: Instant::now(),
+            directory: directory.to_owned(),
+            replicas: Mutex::new(vec![None; replicas]),
+            known: Mutex::default(),
+            is_closing: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            over: Notify::new(),
+        })
+    }
+
+    pub fn replicas(&self) -> usize {
+        self.replicas.lock().unwrap().len()
+    }
+
+    /// The present run of a replica, when it runs.
+    pub fn replica(&self, number: usize) -> Option<Arc<Replica>> {
+        self.replicas.lock().unwrap()[number].clone()
+    }
+
+    /// Nobody asks for anything new any more.
+    pub fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    pub async fn over(&self) {
+        while !self.is_over() {
+            self.over.notified().await;
+        }
+    }
+
+    /// Somebody tells of a broadcast.
+    pub fn heard_of(&self, channel: &Channel, id: BroadcastId) {
+        self.known.lock().unwrap().push((channel.clone(), id));
+    }
+
+    /// One of the last broadcasts that people talk of in a channel.
+    pub fn known(&self, dice: &mut Dice, channel: &Channel) -> Option<BroadcastId> {
+        let known = self.known.lock().unwrap();
+        let here: Vec<_> = known.iter().rev().filter(|(of, _)| of == channel).take(4).collect();
+        (!here.is_empty()).then(|| dice.pick(&here).1)
+    }
+
+    pub fn spec(&self, number: usize, run: u16) -> Spec {
+        let (seed, replica) = (self.seed, number as u64);
+        let mut dice = Dice::of(&[seed, 2, replica, run.into()]);
+        let skew = Dice::of(&[seed, 7, replica]).within(0..200);
+        Spec {
+            number,
+            run,
+            began: self.began,
+            skew_ms: i64::try_from(skew).unwrap() - 100,
+            channels: self.channels.clone(),
+            directory: self.directory.clone(),
+            mode_log: ModeLog::default(),
+            accepts_alone: !Dice::of(&[seed, 9]).percent(20),
+            store: *dice.pick(&[Store::Whole, Store::Whole, Store::Stale, Store::Lost]),
+        }
+    }
+
+    pub fn start(&self, spec: Spec) {
+        let number = spec.number;
+        self.trace.note(format_args!("{number} starts, run {}", spec.run));
+        self.modes.lock().unwrap().push(spec.mode_log.clone());
+        let replica = Replica::start(spec, Link::new(&self.network, number));
+        self.replicas.lock().unwrap()[number] = Some(replica);
+    }
+
+    /// A replica dies; it can be started with what this gives back.
+    pub async fn kill(&self, number: usize, dice: &mut Dice) -> Option<Spec> {
+        let replica = self.replicas.lock().unwrap()[number].take()?;
+        let next = self.spec(number, replica.spec.run + 1);
+        self.trace.note(format_args!("{number} dies, its store {:?}", replica.spec.store));
+        replica.die(&next, dice).await;
+        Some(next)
+    }
+
+    /// What is not yet as it should be; nothing at the end.
+    async fn unsettled(&self) -> Option<String> {
+        if !self.network.is_quiet() {
+            return Some("somebody is not connected, or something is under way to the log".to_owned());
+        }
+        let head = self.network.log.info().await.unwrap().last_sequence;
+        for number in 0..self.replicas() {
+            let Some(replica) = self.replica(number) else { return Some(format!("{number} does not run")) };
+            let (mode, standing) = (replica.submit.modes().now(), replica.submit.standing());
+            let position = replica.projection.position();
+            let at_head = position.caught_up && position.sequence == head;
+            if mode != Mode::Cluster || standing.entries > 0 || !at_head {
+                return Some(format!("{number}: {mode:?}, {standing:?}, {position:?}, the head is {head}"));
+            }
+        }
+        None
+    }
+
+    /// Waits until everything has been as it should be for a while.
+    async fn settle(&self, long: Duration) {
+        let began = Instant::now();
+        let mut since = began;
+        while since.elapsed() < long {
+            if let Some(unsettled) = self.unsettled().await {
+                assert!(began.elapsed() < SETTLED_WITHIN, "not settled in time: {unsettled}");
+                since = Instant::now();
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.trace.note(format_args!("settled"));
+    }
+
+    /// Creators whose commands are still open ask until they know.
+    async fn close(&self, tried: &mut [Tried]) {
+        for command in tried {
+            for _ in 0..20 {
+                if !command.is_open() {
+                    break;
+                }
+                command.again(self, 0, Duration::from_secs(8)).await;
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+/// Runs the world of a seed from its beginning to its end, and gives what is known of it then.
+pub async fn run(seed: u64, directory: &Path, trace: &Trace) -> Evidence {
+    let world = World::new(seed, directory, trace);
+    let mut dice = Dice::of(&[seed, 8]);
+    (0..world.replicas()).for_each(|number| world.start(world.spec(number, 1)));
+    let until = Instant::now() + dice.ms(6_000..16_000);
+    let clients: Vec<_> = (0..4).map(|n| tokio::spawn(client(world.clone(), n))).collect();
+    let creators: Vec<_> = (0..2).map(|n| tokio::spawn(creator(world.clone(), n, until))).collect();
+    let users: Vec<_> = (0..2).map(|n| tokio::spawn(user(world.clone(), n, until))).collect();
+    let troubles: Troubles = trouble::make(world.clone(), until).await;
+    let (mut tried, mut acked, mut visits) = (vec![], vec![], vec![]);
+    for creator in creators {
+        tried.extend(creator.await.unwrap());
+    }
+    for user in users {
+        acked.extend(user.await.unwrap());
+    }
+    world.is_closing.store(true, Ordering::Relaxed);
+    world.close(&mut tried).await;
+    world.settle(TOLD_WITHIN).await;
+    world.is_over.store(true, Ordering::Relaxed);
+    world.over.notify_waiters();
+    for client in clients {
+        visits.extend(client.await.unwrap());
+    }
+    assert_eq!(world.unsettled().await, None, "nobody did anything since it was settled");
+    acked.extend(visits.iter().flat_map(|visit| visit.acked.clone()));
+    let evidence = Evidence::collect(&world, tried, acked, visits, troubles).await;
+    for number in 0..world.replicas() {
+        world.replica(number).expect("it runs at the end").stop().await;
+    }
+    evidence
+}
