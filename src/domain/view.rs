@@ -136,7 +136,8 @@ impl<'a> View<'a> {
         of_log.chain(pending.filter(move |channel| !self.log.channels.contains_key(*channel)))
     }
 
-    /// The channel's state. Its lifecycle head is for guards, which are about the log: see [`View::log`].
+    /// The channel's state. Its lifecycle head is the event that whatever is decided on it is decided on: when that is
+    /// pending, it is no place of the log, and a guard with it never holds.
     pub fn channel(self, channel: &Channel) -> &'a ChannelState {
         self.pending.state.channels.get(channel).unwrap_or_else(|| self.log.channel(channel))
     }

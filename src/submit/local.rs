@@ -14,7 +14,7 @@ use super::mode::{Machine, Mode, Modes};
 use super::outbox::{Base, Entry, Outbox, OutboxError};
 use super::{Done, Submit, SubmitError, Verdict};
 use crate::blocking::blocking;
-use crate::domain::{Accepted, Command, Event, Timestamp};
+use crate::domain::{Accepted, Command, Event, Timestamp, in_log};
 use crate::log::names::Subject;
 use crate::log::{NewEvent, TraceParent};
 use crate::projection::Projection;
@@ -55,16 +55,17 @@ impl Submit {
         trace: Option<TraceParent>,
     ) -> Result<Done, SubmitError> {
         let channel = command.channel().clone();
-        let (event, head) = match self.judge(command, now, id).await? {
+        let (event, last) = match self.judge(command, now, id).await? {
             Verdict::Append { event, expected } => (event, expected),
             // There is nothing to do, as far as this replica can tell.
             Verdict::Done(done) => return Ok(Done { local: done.local || done.broadcast.is_none(), ..done }),
             Verdict::Rejected(rejection) => return Err(SubmitError::Rejected(rejection)),
         };
         let epoch = self.projection.position().epoch;
-        let base = match outbox.last_lifecycle(&channel) {
-            Some(entry) => Base::Entry(entry),
-            None => Base::Log { epoch, sequence: head },
+        // While anything waits, the channel is shown as it was when that was accepted. The log may have gone on since.
+        let base = match (in_log(last), outbox.last_lifecycle(&channel)) {
+            (None, Some(entry)) => Base::Entry(entry),
+            _ => Base::Log { epoch, sequence: last },
         };
         let broadcast = event.broadcast_id();
         info!(broadcast.id = %broadcast, "{} on {channel}, in the outbox", event.event_type().name);

@@ -154,7 +154,7 @@ pub struct Options {
     pub metrics: Metrics,
 }
 
-/// What `decide` said, and what an append needs to know of the state it looked at.
+/// What `decide` said, and what it said that on: the last lifecycle event of the channel, as it is shown here.
 enum Verdict {
     Append { event: Event, expected: u64 },
     Done(Done),
@@ -251,7 +251,7 @@ impl Submit {
             Err(rejection) => Verdict::Rejected(rejection),
             Ok(None) => Verdict::Done(done_before(view, id)),
             Ok(Some(event)) => {
-                let expected = view.log().channel(command.channel()).lifecycle_head;
+                let expected = view.channel(command.channel()).lifecycle_head;
                 Verdict::Append { event, expected }
             }
         });

@@ -5,7 +5,7 @@
 
 mod line;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -101,6 +101,8 @@ pub struct Outbox {
     bounds: Bounds,
     waiting: VecDeque<Arc<Entry>>,
     last: u64,
+    /// The last entry about what is active in each channel, since the outbox was last empty.
+    last_lifecycle: HashMap<Channel, u64>,
     /// What could not be undone: nothing is written any more until the next start.
     broken: Option<String>,
     standing: watch::Sender<Standing>,
@@ -126,9 +128,10 @@ impl Outbox {
         sync_directory(directory)?;
         let bytes = file.metadata()?.len();
         let last = waiting.back().map_or(0, |entry| entry.number);
+        let last_lifecycle = waiting.iter().filter_map(about_active).collect();
         let directory = directory.to_owned();
         let standing = watch::Sender::new(Standing { entries: waiting.len(), bytes, rejected: 0 });
-        Ok(Self { directory, file, bytes, bounds, waiting, last, broken: None, standing })
+        Ok(Self { directory, file, bytes, bounds, waiting, last, last_lifecycle, broken: None, standing })
     }
 
     /// Follows what waits.
@@ -148,10 +151,9 @@ impl Outbox {
         &self.waiting
     }
 
-    /// The last waiting entry about what is active in a channel.
+    /// The last entry about what is active in a channel, since the outbox was last empty. It may have left it already.
     pub fn last_lifecycle(&self, channel: &Channel) -> Option<u64> {
-        let lifecycle = Subject::Lifecycle(channel.clone());
-        self.waiting.iter().rev().find(|entry| entry.new.subject == lifecycle).map(|entry| entry.number)
+        self.last_lifecycle.get(channel).copied()
     }
 
     /// Writes entries, all or none, and returns when the disk has them.
@@ -178,6 +180,7 @@ impl Outbox {
         CrashPoint::AfterOutboxWrite.reached();
         self.bytes = grown;
         self.last += entries.len() as u64;
+        self.last_lifecycle.extend(entries.iter().filter_map(about_active));
         self.waiting.extend(entries);
         self.publish();
         Ok(())
@@ -216,10 +219,19 @@ impl Outbox {
         match self.file.set_len(0).and_then(|()| self.file.sync_data()) {
             Ok(()) => {
                 (self.bytes, self.last) = (0, 0);
+                self.last_lifecycle.clear();
                 self.publish();
             }
             Err(error) => warn!("the outbox is done but cannot be emptied: {error}"),
         }
+    }
+}
+
+/// The channel and the number of an entry about what is active there.
+fn about_active(entry: &Arc<Entry>) -> Option<(Channel, u64)> {
+    match &entry.new.subject {
+        Subject::Lifecycle(channel) => Some((channel.clone(), entry.number)),
+        _ => None,
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::support::log::{channel, created};
-use crate::support::projecting::{Projecting, create};
+use crate::support::projecting::{Projecting, clear, create};
 use crate::support::{Client, Nats, PATIENCE, Replica, eventually};
 
 /// Whether something is shown that the log does not have.
@@ -211,6 +211,28 @@ async fn a_key_that_another_replica_used_for_something_else_meanwhile_is_said() 
     assert_eq!(submit.standing().rejected, 1);
     let rejected = fs::read_to_string(directory.path().join("projection.outbox/rejected")).unwrap();
     assert!(rejected.contains("here"), "{rejected}");
+    projecting.stop().await;
+}
+
+/// While something waits, a replica shows a channel as it was when that was accepted. The log goes on meanwhile.
+#[tokio::test]
+async fn what_was_decided_before_the_log_went_on_is_relayed_as_what_it_is() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let (projecting, submit) = alone(&log, &directory).await;
+    let first = created("first");
+    log.log.append(first.clone()).await.unwrap();
+    projecting.digest_at(1).await;
+    let acks = Acks::start(submit.clone());
+    acks.acknowledge(channel(), BroadcastId(first.id), "bob".parse().unwrap(), None).await.unwrap();
+    log.log.append(created("second")).await.unwrap();
+    projecting.digest_at(2).await;
+    let cleared = submit.lifecycle(clear(), Some("key"), None).await.unwrap();
+    assert_eq!(cleared.broadcast, Some(BroadcastId(first.id)), "it clears what is shown");
+    log.may_take.add_permits(3);
+    log.come_back();
+    in_mode(&submit, Mode::Cluster).await;
+    let last = log.log.get(4).await.unwrap().unwrap();
+    assert_eq!(last.subject, Subject::Late(channel()).to_string(), "the second took its place before");
     projecting.stop().await;
 }
 

@@ -119,3 +119,8 @@ pub fn create(message: &str) -> Command {
         if_active: None,
     }
 }
+
+/// The command to clear what is active.
+pub fn clear() -> Command {
+    Command::Clear { channel: channel(), by: "ann".parse().unwrap(), if_active: None }
+}
