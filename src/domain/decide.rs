@@ -137,7 +137,7 @@ pub fn decide(
     match command {
         Command::Create { message, kind, by, if_active, .. } => {
             if let Some(written) = view.written_by(id) {
-                let known = view.broadcast(written).map(|known| &known.broadcast);
+                let known = view.broadcast(written.about).map(|known| &known.broadcast);
                 let same = known.is_some_and(|b| b.id.0 == id && b.message == *message && b.kind == *kind);
                 return if same { Ok(None) } else { Err(Rejection::KeyReused) };
             }
@@ -152,7 +152,7 @@ pub fn decide(
         }
         Command::Clear { by, if_active, .. } => {
             if let Some(written) = view.written_by(id) {
-                let same = if_active.is_none_or(|named| named == written) && written.0 != id;
+                let same = if_active.is_none_or(|named| named == written.about) && written.about.0 != id;
                 return if same { Ok(None) } else { Err(Rejection::KeyReused) };
             }
             require_active(*if_active, channel.active)?;

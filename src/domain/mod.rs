@@ -23,6 +23,6 @@ pub use decide::{Command, Rejection, decide};
 pub use delays::Delays;
 pub use event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event, Recorded};
 pub use facts::Digest;
-pub use state::{BroadcastState, Change, ChannelState, EndReason, Needs, State, evolve};
+pub use state::{BroadcastState, Change, ChannelState, EndReason, Needs, State, Written, evolve};
 pub use types::{BroadcastId, Channel, Kind, Message, Timestamp, UserId};
 pub use view::{Accepted, PENDING, Pending, View, in_log};

@@ -94,6 +94,15 @@ impl ChannelState {
     }
 }
 
+/// A lifecycle event of the log, as its id finds it again. With an id that came twice, the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The broadcast that it is about.
+    pub about: BroadcastId,
+    /// Where it stands.
+    pub sequence: u64,
+}
+
 /// The working set: every channel, and those broadcasts and event ids that the keys at hand need.
 ///
 /// Whoever folds or decides loads what [`State::needs`] or [`State::needs_of`] names before, and may drop what is not
@@ -104,8 +113,8 @@ pub struct State {
     pub channels: BTreeMap<Channel, ChannelState>,
     /// The loaded broadcasts.
     pub broadcasts: HashMap<BroadcastId, BroadcastState>,
-    /// The loaded lifecycle event ids, and the broadcast that each is about.
-    pub written: HashMap<Uuid, BroadcastId>,
+    /// The loaded lifecycle events, by their ids.
+    pub written: HashMap<Uuid, Written>,
     /// The digest over all facts so far.
     pub digest: Digest,
 }
@@ -170,8 +179,8 @@ impl State {
         self.channel(channel).active.and_then(|id| self.broadcast(id))
     }
 
-    /// The broadcast that the lifecycle event of this id is about, when such an event is in the log and loaded.
-    pub fn written_by(&self, id: Uuid) -> Option<BroadcastId> {
+    /// The lifecycle event of this id, when there is one in the log and loaded.
+    pub fn written_by(&self, id: Uuid) -> Option<Written> {
         self.written.get(&id).copied()
     }
 
@@ -275,7 +284,7 @@ pub fn evolve(state: &mut State, recorded: &Recorded) -> Change {
     if !late {
         state.note_lifecycle_head(channel, sequence);
     }
-    state.written.entry(id).or_insert(event.broadcast_id());
+    state.written.entry(id).or_insert(Written { about: event.broadcast_id(), sequence });
     match event {
         Event::Created(broadcast) => state.create(recorded, broadcast),
         Event::Cleared(cleared) if !late && state.channel(channel).active == Some(cleared.broadcast_id) => {

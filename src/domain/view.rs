@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::event::{Acknowledgement, Event, Recorded};
-use super::state::{BroadcastState, Change, ChannelState, State, evolve};
+use super::state::{BroadcastState, Change, ChannelState, State, Written, evolve};
 use super::types::{BroadcastId, Channel, Timestamp, UserId};
 
 /// Sequences from here on are no places in the log, but count what was accepted here and is not in the log yet: they
@@ -168,8 +168,8 @@ impl<'a> View<'a> {
         states.into_iter().find_map(|state| state.broadcast(id)?.acknowledged_at(user))
     }
 
-    /// The broadcast that the lifecycle event of this id is about, if there is such an event.
-    pub fn written_by(self, id: Uuid) -> Option<BroadcastId> {
+    /// The lifecycle event of this id, if there is one.
+    pub fn written_by(self, id: Uuid) -> Option<Written> {
         self.log.written_by(id).or_else(|| self.pending.state.written_by(id))
     }
 

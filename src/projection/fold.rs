@@ -216,7 +216,9 @@ impl Fold {
                     let change = evolve(state, &recorded);
                     batch.change(state, recorded.sequence, &change)?;
                     if !matches!(recorded.event, Event::Acknowledged(_)) {
-                        batch.written(recorded.id, recorded.event.broadcast_id());
+                        if let Some(written) = state.written_by(recorded.id) {
+                            batch.written(recorded.id, written);
+                        }
                         channels.insert(recorded.channel.clone());
                     }
                     self.used.insert(recorded.event.broadcast_id(), recorded.sequence);

@@ -18,6 +18,7 @@ use super::cursor::CursorRecord;
 
 use crate::domain::{
     Acknowledgement, BroadcastId, BroadcastState, Change, Channel, ChannelState, Needs, State, Timestamp,
+    Written,
 };
 
 /// Memory that sled may use for its pages.
@@ -36,7 +37,7 @@ const KEPT_ASIDE: usize = 3;
 /// h {channel}               a channel's state
 /// b {broadcast}             a broadcast, without its acknowledgements
 /// a {broadcast} {sequence}  the acknowledgements that one event brought: one value an event, not one a user
-/// w {event}                 the broadcast that this lifecycle event is about
+/// w {event}                 a lifecycle event: the broadcast that it is about, and its sequence
 /// t {channel} 0 {sequence}  the broadcast that this event created: the channel's history
 /// ```
 enum Key<'a> {
@@ -69,6 +70,13 @@ impl Key<'_> {
 fn sequence_of(key: &[u8]) -> anyhow::Result<u64> {
     let tail = key.last_chunk::<8>().context("a key of acknowledgements is too short")?;
     Ok(u64::from_be_bytes(*tail))
+}
+
+/// What is stored of a lifecycle event.
+fn written(record: &[u8]) -> anyhow::Result<Written> {
+    let (about, sequence) = record.split_first_chunk::<16>().context("a record does not decode")?;
+    let sequence = u64::from_be_bytes(sequence.try_into().context("a record does not decode")?);
+    Ok(Written { about: BroadcastId(Uuid::from_bytes(*about)), sequence })
 }
 
 /// An acknowledgement and its place: the event that brought it, and its number among those, from 1.
@@ -125,9 +133,11 @@ impl Batch {
         self.put(&Key::Channel(channel), state)
     }
 
-    /// That a lifecycle event is about a broadcast.
-    pub fn written(&mut self, event: Uuid, broadcast: BroadcastId) {
-        self.0.insert(Key::Written(event).bytes(), broadcast.0.as_bytes().as_slice());
+    /// Where a lifecycle event stands, and what it is about.
+    pub fn written(&mut self, event: Uuid, written: Written) {
+        let mut record = written.about.0.as_bytes().to_vec();
+        record.extend(written.sequence.to_be_bytes());
+        self.0.insert(Key::Written(event).bytes(), record);
     }
 }
 
@@ -191,9 +201,9 @@ impl Store {
     pub fn load(&self, state: &mut State, needs: &Needs) -> anyhow::Result<()> {
         for event in &needs.written {
             if let Some(bytes) = self.db.get(Key::Written(*event).bytes())? {
-                let about = BroadcastId(Uuid::from_slice(&bytes).context("a record does not decode")?);
-                state.written.insert(*event, about);
-                self.load_broadcast(state, about)?;
+                let written = written(&bytes)?;
+                state.written.insert(*event, written);
+                self.load_broadcast(state, written.about)?;
             }
         }
         needs.broadcasts.iter().try_for_each(|id| self.load_broadcast(state, *id))

@@ -278,17 +278,10 @@ impl Submit {
 
 /// What a retry is answered: the place of the event that its first try wrote.
 fn done_before(view: View<'_>, id: Uuid) -> Done {
-    let broadcast = view.written_by(id);
-    let known = broadcast.and_then(|about| view.broadcast(about));
-    let sequence = known.and_then(|known| {
-        if known.broadcast.id.0 == id {
-            Some(known.sequence)
-        } else {
-            known.end.as_ref().map(|end| end.sequence)
-        }
-    });
-    let local = sequence.is_some_and(|sequence| in_log(sequence).is_none());
-    Done { id, sequence: sequence.and_then(in_log), broadcast, local }
+    let written = view.written_by(id);
+    let sequence = written.and_then(|written| in_log(written.sequence));
+    let local = written.is_some() && sequence.is_none();
+    Done { id, sequence, broadcast: written.map(|written| written.about), local }
 }
 
 /// UUIDv5 of the parts, each with its length before it, so that no two lists of parts share an id.

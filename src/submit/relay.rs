@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
+use uuid::Uuid;
 
 use super::attempt::outcome;
 use super::mode::{Machine, Mode};
@@ -21,7 +22,7 @@ use super::outbox::{Base, Entry, Outbox};
 use super::{CONFLICT_PATIENCE, PROJECTION_PATIENCE, RETRY_PAUSE, Submit};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
-use crate::domain::{Channel, Event, Needs, Timestamp};
+use crate::domain::{Channel, Event, Needs, State, Timestamp, Written};
 use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, Epoch, NewEvent, ReadError};
@@ -36,8 +37,8 @@ const TURN: usize = 64;
 /// What became of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It is in the log; at this sequence, when that is known.
-    InLog(Option<u64>),
+    /// It is in the log, at this sequence.
+    InLog(u64),
     /// It is in the log without effect, or will never be in it.
     Overruled,
 }
@@ -73,6 +74,16 @@ struct Relayed {
     sequence: u64,
 }
 
+/// What became of a lifecycle event that is in the log: one without effect counts as overruled.
+fn fate_of(log: &State, id: Uuid, Written { about, sequence }: Written) -> Fate {
+    let had_effect = log.broadcast(about).is_some_and(|known| match &known.end {
+        _ if known.broadcast.id.0 == id => !known.late,
+        Some(end) => end.sequence == sequence,
+        None => false,
+    });
+    if had_effect { Fate::InLog(sequence) } else { Fate::Overruled }
+}
+
 impl Relayed {
     /// Notes an entry that left the outbox for this log.
     fn note(&mut self, entry: &Entry, fate: Fate, epoch: Option<Epoch>) {
@@ -80,7 +91,7 @@ impl Relayed {
         if entry.base.is_some() {
             self.fates.insert(entry.new.subject.channel().clone(), (entry.number, fate));
         }
-        if let Fate::InLog(Some(sequence)) = fate {
+        if let Fate::InLog(sequence) = fate {
             let before = if self.epoch == epoch { self.sequence } else { 0 };
             (self.epoch, self.sequence) = (epoch, sequence.max(before));
         }
@@ -188,7 +199,7 @@ impl Submit {
 
     async fn relay(&self, entry: &Entry, relayed: &Relayed) -> Result<Fate, Stay> {
         let Subject::Lifecycle(channel) = &entry.new.subject else {
-            return self.append_relayed(entry.new.clone()).await.map(|done| Fate::InLog(Some(done.sequence)));
+            return self.append_relayed(entry.new.clone()).await.map(|done| Fate::InLog(done.sequence));
         };
         match self.relay_behind(entry, channel, relayed).await {
             None | Some(Err(Stay::Moved)) => {}
@@ -224,8 +235,7 @@ impl Submit {
             (Err(stay), _) => Some(Err(stay)),
             (Ok(Found { fate: Some(fate), .. }), _) => Some(Ok(fate)),
             // The guard tells whether anything else came meanwhile, this very event included.
-            (Ok(_), Fate::InLog(Some(head))) => Some(self.relay_after(entry, *head).await),
-            (Ok(_), Fate::InLog(None)) => None,
+            (Ok(_), Fate::InLog(head)) => Some(self.relay_after(entry, *head).await),
             (Ok(_), Fate::Overruled) => Some(self.relay_late(entry, channel).await),
         }
     }
@@ -233,7 +243,7 @@ impl Submit {
     async fn relay_after(&self, entry: &Entry, head: u64) -> Result<Fate, Stay> {
         let guarded = NewEvent { expected: Some(head), ..entry.new.clone() };
         match self.append_relayed(guarded).await? {
-            Appended { sequence, duplicate: false } => Ok(Fate::InLog(Some(sequence))),
+            Appended { sequence, duplicate: false } => Ok(Fate::InLog(sequence)),
             // It is there: the projection will say where.
             Appended { duplicate: true, .. } => Err(Stay::Moved),
         }
@@ -261,11 +271,7 @@ impl Submit {
             {
                 return Err(Stay::Never("its Idempotency-Key stands for another broadcast in the log"));
             }
-            let fate = log.written_by(id).map(|_| match known {
-                Some(known) if known.late => Fate::Overruled,
-                Some(known) if known.broadcast.id.0 == id => Fate::InLog(Some(known.sequence)),
-                _ => Fate::InLog(None),
-            });
+            let fate = log.written_by(id).map(|written| fate_of(log, id, written));
             let state = log.channel(&channel);
             Ok(Found { fate, head: state.lifecycle_head, clears_active: state.active == Some(about) })
         });
@@ -288,7 +294,7 @@ impl Submit {
             {
                 return Ok(true);
             }
-            Some(Base::Entry(number)) if before == Some(&(number, Fate::InLog(Some(found.head)))) => {
+            Some(Base::Entry(number)) if before == Some(&(number, Fate::InLog(found.head))) => {
                 return Ok(true);
             }
             _ => {}
@@ -308,7 +314,7 @@ impl Submit {
 
     /// When the lifecycle event at a sequence was accepted, and its id, by which the newer of two is told. `None` when
     /// there is none that can be read: then anything is newer.
-    async fn last_event(&self, sequence: u64) -> Result<Option<(Timestamp, uuid::Uuid)>, ReadError> {
+    async fn last_event(&self, sequence: u64) -> Result<Option<(Timestamp, Uuid)>, ReadError> {
         let message = if sequence == 0 { None } else { self.log.get(sequence).await? };
         Ok(message.and_then(|message| match decode(&message) {
             Decoded::Event(recorded) => match recorded.event {

@@ -13,7 +13,7 @@ use tidings::log::memory::MemoryLog;
 use tidings::log::names::Subject;
 use tidings::log::{AppendError, Appended, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError};
 use tidings::submit::mode::Mode;
-use tidings::submit::{Acks, Submit};
+use tidings::submit::{Acks, Done, Submit};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
@@ -233,6 +233,8 @@ async fn what_was_decided_before_the_log_went_on_is_relayed_as_what_it_is() {
     in_mode(&submit, Mode::Cluster).await;
     let last = log.log.get(4).await.unwrap().unwrap();
     assert_eq!(last.subject, Subject::Late(channel()).to_string(), "the second took its place before");
+    let again = submit.lifecycle(clear(), Some("key"), None).await.unwrap();
+    assert_eq!(again, Done { sequence: Some(4), local: false, ..cleared }, "a retry is told where it stands");
     projecting.stop().await;
 }
 
