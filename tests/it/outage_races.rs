@@ -12,6 +12,7 @@ use tidings::domain::{BroadcastId, Event};
 use tidings::log::memory::MemoryLog;
 use tidings::log::names::Subject;
 use tidings::log::{AppendError, Appended, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError};
+use tidings::push::hub::{Attached, Connecting, Outgoing};
 use tidings::submit::mode::Mode;
 use tidings::submit::{Acks, Done, Submit};
 use tokio::sync::{Semaphore, watch};
@@ -235,6 +236,50 @@ async fn what_was_decided_before_the_log_went_on_is_relayed_as_what_it_is() {
     assert_eq!(last.subject, Subject::Late(channel()).to_string(), "the second took its place before");
     let again = submit.lifecycle(clear(), Some("key"), None).await.unwrap();
     assert_eq!(again, Done { sequence: Some(4), local: false, ..cleared }, "a retry is told where it stands");
+    projecting.stop().await;
+}
+
+/// What a connection is told of what is active, up to a mode.
+async fn told_until(connection: &mut Attached, mode: &str) -> Vec<(String, Value)> {
+    let mut told = Vec::new();
+    loop {
+        let next = timeout(PATIENCE, connection.outgoing.recv()).await.unwrap().unwrap();
+        let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = next;
+        let message: Value = serde_json::from_slice(&frame.json).unwrap();
+        match message["type"].as_str().unwrap() {
+            "mode" if message["mode"] == mode => return told,
+            "connected" | "mode" => {}
+            other => told.push((other.to_owned(), message["broadcast"]["message"].clone())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_comes_back_when_the_log_overrules_is_shown_again_and_is_no_news() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let (mut projecting, submit) = alone(&log, &directory).await;
+    let hub = projecting.hub(&submit);
+    let user = "ann".parse().unwrap();
+    let who = Connecting { channel: channel(), user, staff: false, heartbeat_seconds: 30 };
+    let mut connection = hub.attach(who).await.unwrap();
+    log.log.append(created("first")).await.unwrap();
+    projecting.digest_at(1).await;
+    let id = submit.lifecycle(create("second"), Some("key"), None).await.unwrap().id;
+    // Another replica accepted it too, and on its way from there it was overtaken.
+    let mut elsewhere = NewEvent { subject: Subject::Late(channel()), ..created("second") };
+    if let Event::Created(broadcast) = &mut elsewhere.event {
+        (elsewhere.id, broadcast.id) = (id, BroadcastId(id));
+    }
+    log.log.append(elsewhere).await.unwrap();
+    log.come_back();
+    let told = told_until(&mut connection, "cluster").await;
+    let expected = [
+        ("active_broadcast", Value::Null),
+        ("new_broadcast", "first".into()),
+        ("new_broadcast", "second".into()),
+        ("active_broadcast", "first".into()),
+    ];
+    assert_eq!(told, expected.map(|(kind, message)| (kind.to_owned(), message)));
     projecting.stop().await;
 }
 

@@ -1,5 +1,6 @@
 //! A projection in this process, and the write path over it: for what needs no process of its own.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use tidings::domain::{Command, Digest, Kind, Message};
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
 use tidings::projection::{Announcement, Options, Projection, Supervisor};
+use tidings::push::hub::{self, Hub};
 use tidings::submit::outbox::{Bounds, Outbox};
 use tidings::submit::{self, Submit};
 use tokio::sync::{mpsc, watch};
@@ -65,6 +67,19 @@ impl Projecting {
     /// What it has said and nobody has listened to yet.
     pub fn announced(&mut self) -> Vec<Announcement> {
         std::iter::from_fn(|| self.announcements.try_recv().ok()).collect()
+    }
+
+    /// A hub that pushes what it announces from now on.
+    pub fn hub(&mut self, submit: &Submit) -> Hub {
+        let announcements = std::mem::replace(&mut self.announcements, mpsc::channel(1).1);
+        let options = hub::Options {
+            channels: vec![channel()],
+            max_connections: 10,
+            metrics: Metrics::default(),
+            modes: submit.modes().watch(),
+        };
+        let (_, counts) = watch::channel(BTreeMap::new());
+        Hub::start(options, self.projection.clone(), announcements, counts)
     }
 
     /// Stops it, and waits until its store can be opened again.
