@@ -11,6 +11,9 @@ use crate::dice::Dice;
 use crate::replica::Replica;
 use crate::world::World;
 
+/// Whoever does not hang up before waits this long for an answer, and gets one: every wait of a replica is bounded.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What a replica said to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
@@ -57,9 +60,9 @@ impl Tried {
     /// Asks a replica once more, and writes down what it says.
     pub async fn again(&mut self, world: &World, replica: usize, patience: Duration) {
         let (command, key) = (self.command(), self.key.as_deref());
-        let said =
+        let answer =
             world.ask(replica, patience, async |replica| replica.submit.lifecycle(command, key, None).await);
-        let said = match said.await {
+        let said = match answer.await {
             None => Said::Nothing,
             Some(Ok(done)) => Said::Done(done),
             Some(Err(SubmitError::Unknown { .. })) => Said::Unknown,
@@ -89,7 +92,7 @@ pub async fn creator(world: Arc<World>, number: u64, until: Instant) -> Vec<Trie
         sleep(dice.ms(20..1_200)).await;
         let mut command = command(&world, &mut dice, &format!("{number}-{}", tried.len()));
         for tries in 0..4 {
-            let patience = if dice.percent(10) { dice.ms(1..500) } else { Duration::from_secs(8) };
+            let patience = if dice.percent(10) { dice.ms(1..500) } else { PATIENCE };
             let replica = dice.index(world.replicas());
             command.again(&world, replica, patience).await;
             let once_more = command.is_open() || (command.key.is_some() && dice.percent(15));
@@ -126,10 +129,10 @@ pub async fn user(world: Arc<World>, number: u64, until: Instant) -> Vec<Acked> 
         let Some(broadcast) = world.known(&mut dice, &channel) else { continue };
         let user: UserId = name(dice.within(0..6));
         let replica = dice.index(world.replicas());
-        let said = world.ask(replica, Duration::from_secs(8), async |replica| {
+        let answer = world.ask(replica, PATIENCE, async |replica| {
             replica.acks.acknowledge(channel, broadcast, user.clone(), None).await
         });
-        let said = said.await;
+        let said = answer.await;
         world.trace.note(format_args!("{replica} said to {user} about {broadcast}: {said:?}"));
         if let Some(Ok(said)) = said {
             acked.push(Acked { user, broadcast, said });
@@ -143,7 +146,7 @@ pub fn name(number: u64) -> UserId {
 }
 
 impl World {
-    /// Asks a replica, until it answers, dies, or patience ends.
+    /// Asks a replica, until it answers, dies, or patience ends. Nobody's patience outlasts a replica that lives.
     pub async fn ask<T>(
         &self,
         replica: usize,
@@ -154,7 +157,10 @@ impl World {
         tokio::select! {
             biased;
             () = replica.died() => None,
-            answered = timeout(patience, ask(replica.clone())) => answered.ok(),
+            answered = timeout(patience, ask(replica.clone())) => {
+                assert!(answered.is_ok() || patience < PATIENCE, "a replica that lives does not answer");
+                answered.ok()
+            }
         }
     }
 }

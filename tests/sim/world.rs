@@ -16,7 +16,7 @@ use crate::dice::Dice;
 use crate::evidence::Evidence;
 use crate::link::Link;
 use crate::network::Network;
-use crate::people::{Tried, creator, user};
+use crate::people::{PATIENCE, Tried, creator, user};
 use crate::replica::{ModeLog, Replica, Spec, Store};
 use crate::trace::Trace;
 use crate::trouble::{self, Troubles};
@@ -171,7 +171,7 @@ impl World {
                 if !command.is_open() {
                     break;
                 }
-                command.again(self, 0, Duration::from_secs(8)).await;
+                command.again(self, 0, PATIENCE).await;
                 sleep(Duration::from_millis(200)).await;
             }
         }
