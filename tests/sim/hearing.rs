@@ -19,8 +19,11 @@ pub fn judge(evidence: &Evidence, model: &Model) -> Vec<String> {
         } else {
             once_at_most(visit)
         };
+        let always = nothing_old(visit);
         let at_the_end = if visit.end == End::Over { the_end(visit, model) } else { vec![] };
-        wrong.extend(judged.into_iter().chain(at_the_end).map(|finding| format!("{finding}: {visit:?}")));
+        wrong.extend(
+            [judged, always, at_the_end].concat().into_iter().map(|finding| format!("{finding}: {visit:?}")),
+        );
     }
     wrong
 }
@@ -118,6 +121,16 @@ fn notices(visit: &Visit, model: &Model) -> Vec<String> {
         wrong.extend(missed.map(|(id, _)| format!("it did not hear that {id} was acknowledged")));
     }
     wrong
+}
+
+/// A replica that begins tells of single events once it has caught up; until then they are old. (Here it begins anew for
+/// no other reason.)
+fn nothing_old(visit: &Visit) -> Vec<String> {
+    let caught_up = visit.heard.iter().position(|heard| kind(heard) == "resync").unwrap_or(0);
+    let old = visit.heard[..caught_up].iter().filter(|heard| {
+        ["new_broadcast", "broadcast_cleared"].contains(&kind(heard)) && heard["sequence"].is_u64()
+    });
+    old.map(|heard| format!("before it had caught up it told of {heard}")).collect()
 }
 
 /// Over a degraded time nobody is shown a broadcast as new twice.
