@@ -287,10 +287,7 @@ async fn after_the_streams_leader_dies_appends_and_readers_go_on() {
     reading.epoch().await;
     reading.up_to(1).await;
 
-    let raw = jetstream::new(connection.client);
-    let info = raw.get_stream(LOG_STREAM).await.unwrap().cached_info().clone();
-    let leader = info.cluster.unwrap().leader.unwrap();
-    let leader: usize = leader.strip_prefix('n').unwrap().parse().unwrap();
+    let leader = cluster.log_leader(0).await;
     cluster.nodes[leader].kill();
     let event = expecting(1, created("after"));
     eventually("an append is answered", || async {
