@@ -69,8 +69,8 @@ impl Tried {
             Some(Err(error)) => Said::Refused(format!("{error:?}")),
         };
         world.trace.note(format_args!("{replica} said to {}: {said:?}", self.by));
-        if let (Some(_), Said::Done(Done { broadcast: Some(id), .. })) = (&self.message, &said) {
-            world.heard_of(&self.channel, *id);
+        if let (Some(_), Said::Done(Done { broadcast: Some(id), local, .. })) = (&self.message, &said) {
+            world.heard_of(replica, *local, &self.channel, *id);
         }
         self.said.push(said);
     }

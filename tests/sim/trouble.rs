@@ -67,8 +67,10 @@ async fn cut(world: Arc<World>, replica: usize, time: Duration) {
 }
 
 async fn start_after(world: Arc<World>, next: crate::replica::Spec, time: Duration) {
+    let number = next.number;
     sleep(time).await;
     world.start(next);
+    world.remembers(number).await;
 }
 
 async fn fill(world: Arc<World>, time: Duration) {

@@ -38,6 +38,8 @@ pub struct World {
     directory: std::path::PathBuf,
     replicas: Mutex<Vec<Option<Arc<Replica>>>>,
     known: Mutex<Vec<(Channel, BroadcastId)>>,
+    /// What was accepted by which replica alone.
+    kept: Mutex<Vec<(usize, Channel, BroadcastId)>>,
     is_closing: AtomicBool,
     is_over: AtomicBool,
     over: Notify,
@@ -56,6 +58,7 @@ impl World {
             directory: directory.to_owned(),
             replicas: Mutex::new(vec![None; replicas]),
             known: Mutex::default(),
+            kept: Mutex::default(),
             is_closing: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             over: Notify::new(),
@@ -86,9 +89,29 @@ impl World {
         }
     }
 
-    /// Somebody tells of a broadcast.
-    pub fn heard_of(&self, channel: &Channel, id: BroadcastId) {
+    /// Somebody was told of a broadcast, and tells others.
+    pub fn heard_of(&self, replica: usize, local: bool, channel: &Channel, id: BroadcastId) {
         self.known.lock().unwrap().push((channel.clone(), id));
+        if local {
+            self.kept.lock().unwrap().push((replica, channel.clone(), id));
+        }
+    }
+
+    /// A replica that begins knows what its earlier runs accepted alone, once it shows anything.
+    pub async fn remembers(&self, number: usize) {
+        let Some(replica) = self.replica(number) else { return };
+        let mut position = replica.projection.watch();
+        tokio::select! {
+            biased;
+            () = replica.died() => return,
+            _ = position.wait_for(|position| position.serving) => {}
+        }
+        sleep(Duration::from_millis(1)).await;
+        let kept = self.kept.lock().unwrap().clone();
+        for (_, channel, id) in kept.into_iter().filter(|(by, ..)| *by == number) {
+            let known = replica.projection.record(channel, id).await;
+            assert!(!matches!(known, Ok(None)), "replica {number} does not know {id} any more");
+        }
     }
 
     /// One of the last broadcasts that people talk of in a channel.
