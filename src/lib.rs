@@ -35,6 +35,7 @@ pub mod domain;
 pub mod clock;
 pub mod blocking;
 pub mod crash_point;
+pub mod disk;
 pub mod shutdown;
 pub mod metrics;
 pub mod log;

@@ -13,6 +13,7 @@ use super::state::App;
 use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::log::Epoch;
 use crate::metrics::{self, Standing};
+use crate::projection::Halt;
 use crate::submit::mode::Mode;
 
 /// `GET /livez`: the process answers.
@@ -27,10 +28,13 @@ pub async fn readyz(State(app): State<App>) -> Response {
     let reason = match () {
         () if ready => None,
         () if app.shutdown.begun() => Some("stopping"),
-        () if position.refused => {
-            Some("the projection was damaged again and again and is not rebuilt any more")
-        }
-        () => Some("catching up with the event log"),
+        () => Some(match position.halt {
+            None => "catching up with the event log",
+            Some(Halt::Stalled) => {
+                "its disk takes nothing; it serves what it has, and catches up when there is room"
+            }
+            Some(Halt::GaveUp) => "the projection was damaged again and again and is not rebuilt any more",
+        }),
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let answer = json!({
@@ -74,7 +78,8 @@ fn standing(app: &App) -> Standing {
         holes: position.holes,
         epoch_changes: position.epochs,
         caught_up: position.caught_up,
-        gave_up: position.refused,
+        stalled: position.halt == Some(Halt::Stalled),
+        gave_up: position.halt == Some(Halt::GaveUp),
     };
     let queues = metrics::Queues {
         acks: app.acks.waiting(),
@@ -84,7 +89,7 @@ fn standing(app: &App) -> Standing {
     };
     let waiting = app.submit.standing();
     let outage = metrics::Outage {
-        degraded: app.submit.modes().now() != Mode::Cluster,
+        degraded: app.submit.modes().now() != Mode::Cluster || projection.stalled,
         entries: waiting.entries,
         bytes: waiting.bytes,
         rejected: waiting.rejected,

@@ -76,7 +76,9 @@ impl App {
     pub fn is_ready(&self) -> bool {
         let position = self.projection.position();
         let log_is_away = self.projection.seen().away;
-        !self.shutdown.begun() && position.serving && (position.caught_up || log_is_away)
+        let shows_the_truth =
+            position.serving && position.halt.is_none() && (position.caught_up || log_is_away);
+        !self.shutdown.begun() && shows_the_truth
     }
 }
 

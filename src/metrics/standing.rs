@@ -58,6 +58,8 @@ pub struct Projection {
     pub epoch_changes: u64,
     /// Whether the projection has caught up with the log.
     pub caught_up: bool,
+    /// Whether its disk is full or cannot be written to.
+    pub stalled: bool,
     /// Whether it was damaged again and again and is not rebuilt any more.
     pub gave_up: bool,
 }
@@ -78,7 +80,7 @@ pub struct Queues {
 /// How a replica does without the log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outage {
-    /// Whether it works without the log, or brings its outbox to it.
+    /// Whether it works without the log, brings its outbox to it, or cannot follow it.
     pub degraded: bool,
     /// Entries of the outbox.
     pub entries: usize,
@@ -120,6 +122,13 @@ impl Projection {
         now(r, "projection_lag_events", "Events of the log that were not applied yet", lag);
         let caught_up = u64::from(self.caught_up);
         now(r, "projection_caught_up", "1 once the projection has caught up with the log", caught_up);
+        let stalled = u64::from(self.stalled);
+        now(
+            r,
+            "projection_stalled",
+            "1 while the projection's disk is full or cannot be written to",
+            stalled,
+        );
         let gave_up = u64::from(self.gave_up);
         now(r, "projection_gave_up", "1 when the projection is not rebuilt any more", gave_up);
         // Gauges: they describe what lies before the position, and begin anew with another log or another build.
@@ -163,7 +172,8 @@ impl Queues {
 
 impl Outage {
     fn register(&self, r: &mut Registry) {
-        let help = "1 while the replica works without the log, or brings its outbox to it";
+        let help =
+            "1 while the replica works without the log, brings its outbox to it, or cannot write to its disk";
         now(r, "degraded", help, u64::from(self.degraded));
         now(r, "outbox_entries", "Events that were accepted and wait for the log", self.entries);
         bytes(r, "outbox_stored", "Bytes of the outbox's file", self.bytes);

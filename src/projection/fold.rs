@@ -76,8 +76,9 @@ impl Fold {
 
     /// Folds until the reader ends. An error means that the store is damaged.
     pub(super) async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<Outcome> {
-        if self.cursor.epoch.is_some() {
-            // What is on disk is true of its log, and can be shown while the rest is read.
+        // What is on disk is true of its log, and can be shown while the rest is read; but not over something newer,
+        // that a full disk did not take.
+        if self.cursor.epoch.is_some() && !self.shared.position.borrow().serving {
             let shared = self.shared.clone();
             let order = shared.order.lock().await;
             self.announce_snapshot().await;

@@ -159,7 +159,7 @@ impl Mirror {
 
 /// Whether the projection shows all that the log had when reading began.
 const fn may_be_mirrored(position: &Position) -> bool {
-    position.caught_up && !position.refused
+    position.caught_up && position.halt.is_none()
 }
 
 /// Writes the two buckets while the lease is held.

@@ -3,7 +3,7 @@
 //! One reader hands over the log in order; one task folds each batch into the state, writes it to the store together with
 //! the cursor, and announces what changed. The projection never appends and never reads KV. Its disk
 //! state is disposable: when it does not open, does not decode, or belongs to another log, it is moved aside and
-//! rebuilt.
+//! rebuilt. A full disk damages nothing: then it stands still, with what is in memory, until there is room.
 
 pub mod cursor;
 mod fold;
@@ -69,8 +69,17 @@ pub struct Position {
     pub holes: u64,
     /// How often another log was met in this process.
     pub epochs: u64,
+    /// Why it does not go on, if it does not.
+    pub halt: Option<Halt>,
+}
+
+/// Why a projection does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// Its disk takes nothing. What is resident is served, and nothing is folded until there is room.
+    Stalled,
     /// It was damaged again and again, and is not rebuilt any more.
-    pub refused: bool,
+    GaveUp,
 }
 
 /// What is active in a channel, and since which event.

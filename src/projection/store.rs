@@ -162,7 +162,7 @@ impl Store {
             let _ = sender.send(opened);
         })?;
         match receiver.recv_timeout(patience) {
-            Ok(opened) => Ok(Self { db: opened.context("sled does not open")? }),
+            Ok(opened) => Ok(Self { db: opened.map_err(plain).context("sled does not open")? }),
             Err(RecvTimeoutError::Timeout) => bail!("sled did not open within {} s", patience.as_secs()),
             Err(RecvTimeoutError::Disconnected) => bail!("sled panicked while it opened"),
         }
@@ -311,23 +311,40 @@ impl Store {
 
     /// Writes a batch: all of it or, after a crash, none.
     pub fn apply(&self, batch: Batch) -> anyhow::Result<()> {
-        self.db.apply_batch(batch.0).context("writing to the projection")
+        self.db.apply_batch(batch.0).map_err(plain).context("writing to the projection")
     }
 
     /// Waits until everything is on disk.
     pub fn flush(&self) -> anyhow::Result<()> {
-        self.db.flush().map(drop).context("flushing the projection")
+        self.db.flush().map(drop).map_err(plain).context("flushing the projection")
     }
+}
+
+/// An error of the disk as such, so that it is known for what it is.
+fn plain(error: sled::Error) -> anyhow::Error {
+    match error {
+        sled::Error::Io(error) => error.into(),
+        other => other.into(),
+    }
+}
+
+/// The place of a state that was moved aside; 1 is the newest.
+fn aside(directory: &Path, n: usize) -> PathBuf {
+    let mut name = directory.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".aside-{n}"));
+    directory.with_file_name(name)
+}
+
+/// Deletes what was moved aside. Returns how many states that were.
+pub fn delete_aside(directory: &Path) -> usize {
+    let kept = (1..=KEPT_ASIDE).map(|n| aside(directory, n));
+    kept.filter(|kept| fs::remove_dir_all(kept).is_ok()).count()
 }
 
 /// Moves the state in `directory` aside, keeping the three newest, and leaves room for a new one. Returns where it is
 /// now; `None` when there was none.
 pub fn set_aside(directory: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let aside = |n: usize| -> PathBuf {
-        let mut name = directory.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".aside-{n}"));
-        directory.with_file_name(name)
-    };
+    let aside = |n| aside(directory, n);
     if !directory.exists() {
         return Ok(None);
     }

@@ -12,8 +12,9 @@ use super::cursor::CursorRecord;
 use super::fold::{Fold, Outcome};
 use super::shared::Shared;
 use super::store::{self, Store};
-use super::{Options, Position};
+use super::{Halt, Options, Position};
 use crate::blocking::blocking;
+use crate::disk;
 use crate::domain::State;
 use crate::log::EventLog;
 use crate::log::reader::{Reader, Seen};
@@ -24,6 +25,9 @@ const BATCHES_IN_FLIGHT: usize = 4;
 
 /// Rebuilds in a row, without having caught up in between, after which the projection gives up and says so.
 const REBUILDS: u32 = 3;
+
+/// How often a disk that took nothing is tried again.
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
 
 /// Ends the projection.
 pub struct Supervisor {
@@ -70,6 +74,13 @@ impl Supervised {
                     self.shared.position.send_modify(|position| position.epochs += 1);
                     ByReason::OTHER_LOG
                 }
+                // Nothing is wrong with what is on it, and a copy would only fill it more.
+                Err(error) if disk::takes_nothing(&error) || !self.has_room().await => {
+                    tokio::select! {
+                        () = self.stall(&error) => continue,
+                        _ = &mut stopped => return,
+                    }
+                }
                 Err(error) => {
                     error!("the projection is damaged and will be rebuilt: {error:#}");
                     ByReason::DAMAGED
@@ -81,13 +92,44 @@ impl Supervised {
                 error!(
                     "the projection could not be kept {rebuilds} times in a row; it is not rebuilt any more. Look at the disk"
                 );
-                self.shared.position.send_modify(|p| *p = Position { refused: true, serving: false, ..*p });
+                self.shared
+                    .position
+                    .send_modify(|p| *p = Position { halt: Some(Halt::GaveUp), serving: false, ..*p });
                 let _ = stopped.await;
                 return;
             }
             self.options.metrics.rebuilds.get_or_create(&reason).inc();
             self.reset().await;
         }
+    }
+
+    /// Serves what is in memory until the disk takes something again. What was folded and is not on disk then is read
+    /// again.
+    async fn stall(&self, error: &anyhow::Error) {
+        error!(
+            "the disk takes nothing: the projection stands still, and goes on by itself when there is room: {error:#}"
+        );
+        self.shared.position.send_modify(|position| {
+            *position = Position { halt: Some(Halt::Stalled), caught_up: false, ..*position };
+        });
+        let directory = self.options.directory.clone();
+        if let Ok(deleted @ 1..) = spawn_blocking(move || store::delete_aside(&directory)).await {
+            warn!("deleted {deleted} states that had been moved aside for a look, to make room");
+        }
+        // Not at once: a store that was closed a moment ago may still have its files.
+        loop {
+            sleep(LOOK_FOR_ROOM_EVERY).await;
+            if self.has_room().await {
+                return info!("the disk takes something again: the projection goes on");
+            }
+        }
+    }
+
+    /// `false` only when the disk takes nothing; other trouble is for whoever opens the store.
+    async fn has_room(&self) -> bool {
+        let file = self.options.directory.with_extension("room");
+        let looked = spawn_blocking(move || disk::has_room(&file)).await;
+        !matches!(looked, Ok(Err(error)) if disk::takes_nothing(&error))
     }
 
     /// Throws away what is on disk and in memory.
@@ -156,6 +198,11 @@ impl Supervised {
         let (cursor, state, store) = opened.await.context("the store panicked")??;
         self.shared.write().log = state;
         *self.shared.locked_store() = Some(store);
+        // What was shown is shown on until it is caught up with, unless there is nothing to show any more.
+        self.shared.position.send_modify(|position| {
+            position.serving &= cursor.epoch.is_some();
+            position.halt = None;
+        });
         Ok(cursor)
     }
 }

@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use tidings::domain::{BroadcastId, Change, Digest, State};
 use tidings::log::EventLog as _;
 use tidings::log::memory::MemoryLog;
-use tidings::projection::Announcement;
 use tidings::projection::cursor::CursorRecord;
 use tidings::projection::store::{Batch, Store, set_aside};
+use tidings::projection::{Announcement, Halt};
 use tidings::submit::{Acknowledged, Acks};
 
 use crate::support::log::{acknowledged, channel, created};
@@ -303,7 +303,7 @@ async fn a_damaged_record_that_only_a_request_meets_has_the_store_rebuilt_too() 
 async fn a_disk_that_never_works_is_given_up_and_said() {
     let (log, _) = log_of_rounds(1).await;
     let projecting = Projecting::start(log, Path::new("/dev/null/projection"));
-    eventually("it gives up", || async { projecting.projection.position().refused }).await;
+    eventually("it gives up", || async { projecting.projection.position().halt == Some(Halt::GaveUp) }).await;
     assert!(!projecting.projection.position().serving);
     projecting.stop().await;
 }
