@@ -3,12 +3,14 @@
 //! A file of lines, each a checksum and the JSON of one entry. It is not a database: an entry is written once, in order,
 //! synced before anyone is told, and read again only at the next start. When the log has everything the file is emptied.
 
+mod files;
 mod line;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,14 +20,12 @@ use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::crash_point::CrashPoint;
+use crate::disk;
 use crate::domain::Channel;
 use crate::log::names::Subject;
 use crate::log::{Epoch, NewEvent};
+use files::{ENTRIES, REJECTED};
 use line::{Damaged, line, read};
-
-/// The file of what waits, and the one of what the log will never take.
-const FILE: &str = "entries";
-const REJECTED: &str = "rejected";
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +95,11 @@ impl fmt::Display for OutboxError {
 #[derive(Debug)]
 pub struct Outbox {
     directory: PathBuf,
-    file: File,
+    /// `None` when it could not be opened, or holds something that could not be undone: then it is written anew before
+    /// anything is added.
+    file: Option<File>,
+    /// What was found in it and is no entry, until it is kept elsewhere.
+    damaged: Vec<(Vec<u8>, String)>,
     /// Bytes of the file that hold whole entries.
     bytes: u64,
     bounds: Bounds,
@@ -103,35 +107,45 @@ pub struct Outbox {
     last: u64,
     /// The last entry about what is active in each channel, since the outbox was last empty.
     last_lifecycle: HashMap<Channel, u64>,
-    /// What could not be undone: nothing is written any more until the next start.
-    broken: Option<String>,
     standing: watch::Sender<Standing>,
 }
 
 impl Outbox {
     /// Opens the outbox in a directory, with what an earlier run left in it. What cannot be read (the end of a write
-    /// that was cut off, a damaged disk) goes to the rejected file, and is said.
+    /// that was cut off, a damaged disk) goes to the rejected file, and is said. On a full disk it has what waits, and
+    /// takes nothing until there is room.
     pub fn open(directory: &Path, bounds: Bounds) -> anyhow::Result<Self> {
-        fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
-        let path = directory.join(FILE);
+        let path = directory.join(ENTRIES);
         let found = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
         let (waiting, damaged) = read(&found);
-        if !damaged.is_empty() {
-            set_aside(directory, &waiting, &damaged)?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        let file = file.with_context(|| format!("opening {}", path.display()))?;
-        sync_directory(directory)?;
-        let bytes = file.metadata()?.len();
+        damaged.iter().for_each(say_damaged);
+        let bytes = found.len() as u64;
+        let damaged = damaged.into_iter().map(|Damaged { bytes, why, .. }| (bytes.to_vec(), why)).collect();
         let last = waiting.back().map_or(0, |entry| entry.number);
         let last_lifecycle = waiting.iter().filter_map(about_active).collect();
         let directory = directory.to_owned();
         let standing = watch::Sender::new(Standing { entries: waiting.len(), bytes, rejected: 0 });
-        Ok(Self { directory, file, bytes, bounds, waiting, last, last_lifecycle, broken: None, standing })
+        let mut outbox =
+            Self { directory, file: None, damaged, bytes, bounds, waiting, last, last_lifecycle, standing };
+        match outbox.begin() {
+            Err(error) if disk::takes_nothing(&error) => {
+                error!("the outbox takes nothing until its disk does: {error:#}");
+            }
+            begun => begun?,
+        }
+        Ok(outbox)
+    }
+
+    fn begin(&mut self) -> anyhow::Result<()> {
+        if !self.damaged.is_empty() {
+            return self.write_anew();
+        }
+        self.file = Some(files::open(&self.directory)?);
+        Ok(())
     }
 
     /// Follows what waits.
@@ -158,8 +172,8 @@ impl Outbox {
 
     /// Writes entries, all or none, and returns when the disk has them.
     pub fn append(&mut self, drafts: Vec<(Option<Base>, NewEvent)>) -> Result<(), OutboxError> {
-        if let Some(why) = &self.broken {
-            return Err(OutboxError::Disk(anyhow::anyhow!("{why}")));
+        if !self.is_as_written() {
+            self.write_anew().map_err(OutboxError::Disk)?;
         }
         let entries: Vec<_> = (self.last + 1..)
             .zip(drafts)
@@ -174,9 +188,7 @@ impl Outbox {
             return Err(OutboxError::Full);
         }
         CrashPoint::BeforeOutboxWrite.reached();
-        if let Err(error) = self.file.write_all(&lines).and_then(|()| self.file.sync_data()) {
-            return Err(OutboxError::Disk(self.undo(error)));
-        }
+        self.write(&lines).map_err(OutboxError::Disk)?;
         CrashPoint::AfterOutboxWrite.reached();
         self.bytes = grown;
         self.last += entries.len() as u64;
@@ -186,13 +198,36 @@ impl Outbox {
         Ok(())
     }
 
-    /// Takes back a write that failed half-way, so that the next one does not follow its remains.
-    fn undo(&mut self, error: io::Error) -> anyhow::Error {
-        // Synced, or a crash could bring back what was refused.
-        if let Err(worse) = self.file.set_len(self.bytes).and_then(|()| self.file.sync_data()) {
-            self.broken = Some(format!("the outbox cannot be repaired before a restart: {worse}"));
+    /// Whether the file holds what was written to it: somebody may have deleted it or cut it off.
+    fn is_as_written(&self) -> bool {
+        let found = self.file.as_ref().and_then(|file| file.metadata().ok());
+        found.is_some_and(|found| found.len() == self.bytes && found.nlink() > 0)
+    }
+
+    /// Makes a file of what waits, in the place of whatever is there.
+    fn write_anew(&mut self) -> anyhow::Result<()> {
+        self.file = None;
+        if !self.damaged.is_empty() {
+            let damaged = self.damaged.iter();
+            files::reject(&self.directory, damaged.map(|(bytes, why)| (bytes.as_slice(), why.as_str())))?;
+            self.damaged.clear();
         }
-        anyhow::Error::new(error).context("writing the outbox")
+        let lines = self.waiting.iter().map(|entry| line(entry)).collect::<Result<Vec<_>, _>>()?.concat();
+        self.file = Some(files::replace(&self.directory, &lines)?);
+        self.bytes = lines.len() as u64;
+        self.publish();
+        Ok(())
+    }
+
+    fn write(&mut self, lines: &[u8]) -> anyhow::Result<()> {
+        let file = self.file.as_mut().context("the outbox is not open")?;
+        let Err(error) = file.write_all(lines).and_then(|()| file.sync_data()) else { return Ok(()) };
+        // Taken back, so that the next one does not follow its remains; and synced, or a crash could bring back what
+        // was refused.
+        if file.set_len(self.bytes).and_then(|()| file.sync_data()).is_err() {
+            self.file = None;
+        }
+        Err(error).context("writing the outbox")
     }
 
     /// The log has the oldest entry, or has overruled it. Once nothing waits, [`Outbox::empty`] frees the disk.
@@ -205,7 +240,7 @@ impl Outbox {
     pub fn reject(&mut self, why: &str) -> anyhow::Result<()> {
         let Some(entry) = self.waiting.front() else { return Ok(()) };
         let text = line(entry)?;
-        write_rejected(&self.directory, [(text.as_slice(), why)])?;
+        files::reject(&self.directory, [(text.as_slice(), why)])?;
         self.standing.send_modify(|standing| standing.rejected += 1);
         self.done();
         Ok(())
@@ -216,7 +251,9 @@ impl Outbox {
         if !self.waiting.is_empty() || self.bytes == 0 {
             return;
         }
-        match self.file.set_len(0).and_then(|()| self.file.sync_data()) {
+        // One that is not open is written anew before anything is added.
+        let Some(file) = &self.file else { return };
+        match file.set_len(0).and_then(|()| file.sync_data()) {
             Ok(()) => {
                 (self.bytes, self.last) = (0, 0);
                 self.last_lifecycle.clear();
@@ -235,53 +272,15 @@ fn about_active(entry: &Arc<Entry>) -> Option<(Channel, u64)> {
     }
 }
 
-/// Moves what is damaged to the rejected file, and leaves a file of whole entries.
-fn set_aside(
-    directory: &Path,
-    entries: &VecDeque<Arc<Entry>>,
-    damaged: &[Damaged<'_>],
-) -> anyhow::Result<()> {
-    for Damaged { bytes, why, inside } in damaged {
-        let size = bytes.len();
-        if *inside {
-            error!("{size} bytes inside the outbox are damaged ({why}); they are kept in {REJECTED}");
-        } else {
-            warn!(
-                "the end of the outbox was cut off before anyone was told of it ({size} bytes: {why}); it is kept in {REJECTED}"
-            );
-        }
+fn say_damaged(Damaged { bytes, why, inside }: &Damaged<'_>) {
+    let size = bytes.len();
+    if *inside {
+        error!("{size} bytes inside the outbox are damaged ({why}); they are kept in {REJECTED}");
+    } else {
+        warn!(
+            "the end of the outbox was cut off before anyone was told of it ({size} bytes: {why}); it is kept in {REJECTED}"
+        );
     }
-    write_rejected(directory, damaged.iter().map(|Damaged { bytes, why, .. }| (*bytes, why.as_str())))?;
-    let unfinished = directory.join(format!("{FILE}.new"));
-    let mut whole =
-        File::create(&unfinished).with_context(|| format!("creating {}", unfinished.display()))?;
-    for entry in entries {
-        whole.write_all(&line(entry)?)?;
-    }
-    whole.sync_all()?;
-    fs::rename(&unfinished, directory.join(FILE)).context("replacing the outbox")?;
-    sync_directory(directory)
-}
-
-fn write_rejected<'a>(
-    directory: &Path,
-    lines: impl IntoIterator<Item = (&'a [u8], &'a str)>,
-) -> anyhow::Result<()> {
-    let path = directory.join(REJECTED);
-    let file = OpenOptions::new().create(true).append(true).open(&path);
-    let mut file = file.with_context(|| format!("opening {}", path.display()))?;
-    for (line, why) in lines {
-        let shown = String::from_utf8_lossy(line);
-        let rejected = serde_json::json!({"why": why, "entry": shown.trim_end_matches('\n')});
-        file.write_all(format!("{rejected}\n").as_bytes())?;
-    }
-    file.sync_all().with_context(|| format!("writing {}", path.display()))
-}
-
-/// A new name is on disk when its directory is.
-fn sync_directory(directory: &Path) -> anyhow::Result<()> {
-    let synced = File::open(directory).and_then(|opened| opened.sync_all());
-    synced.with_context(|| format!("syncing {}", directory.display()))
 }
 
 #[cfg(test)]
@@ -358,6 +357,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_somebody_deletes_or_cuts_off_is_written_anew_with_all_that_waits() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("outbox");
+        let mut outbox = open(&directory);
+        outbox.append(vec![draft(1), draft(2)]).unwrap();
+        outbox.done();
+        fs::remove_dir_all(&directory).unwrap();
+        outbox.append(vec![draft(3)]).unwrap();
+        assert_eq!(ids(&open(&directory)), [(2, 2), (3, 3)]);
+        let file = File::options().write(true).open(directory.join(ENTRIES)).unwrap();
+        file.set_len(10).unwrap();
+        outbox.append(vec![draft(4)]).unwrap();
+        assert_eq!(ids(&open(&directory)), [(2, 2), (3, 3), (4, 4)]);
+        assert!(!directory.join(REJECTED).exists());
+    }
+
+    #[test]
     fn what_the_log_will_never_take_is_kept_with_the_reason() {
         let directory = tempfile::tempdir().unwrap();
         let mut outbox = open(directory.path());
@@ -373,7 +389,7 @@ mod tests {
         fn any_end_is_cut_off_and_kept(end in prop::collection::vec(any::<u8>(), 1..200)) {
             let directory = tempfile::tempdir().unwrap();
             open(directory.path()).append(vec![draft(1), draft(2)]).unwrap();
-            let path = directory.path().join(FILE);
+            let path = directory.path().join(ENTRIES);
             let whole = fs::read(&path).unwrap();
             fs::write(&path, [whole.as_slice(), &end].concat()).unwrap();
             let mut outbox = open(directory.path());
@@ -391,7 +407,7 @@ mod tests {
             outbox.append(vec![draft(1)]).unwrap();
             let first = outbox.bytes;
             outbox.append(vec![draft(2)]).unwrap();
-            let path = directory.path().join(FILE);
+            let path = directory.path().join(ENTRIES);
             let whole = fs::read(&path).unwrap();
             let kept = whole.len().saturating_sub(cut).max(usize::try_from(first).unwrap());
             fs::write(&path, &whole[..kept]).unwrap();
@@ -402,7 +418,7 @@ mod tests {
         fn a_damaged_byte_costs_at_most_its_own_entry(place in any::<prop::sample::Index>(), flip in 1_u8..) {
             let directory = tempfile::tempdir().unwrap();
             open(directory.path()).append((1..=5).map(draft).collect()).unwrap();
-            let path = directory.path().join(FILE);
+            let path = directory.path().join(ENTRIES);
             let mut bytes = fs::read(&path).unwrap();
             *place.get_mut(&mut bytes) ^= flip;
             fs::write(&path, &bytes).unwrap();
@@ -416,7 +432,7 @@ mod tests {
         #[test]
         fn any_file_opens(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let directory = tempfile::tempdir().unwrap();
-            fs::write(directory.path().join(FILE), bytes).unwrap();
+            fs::write(directory.path().join(ENTRIES), bytes).unwrap();
             prop_assert!(open(directory.path()).waiting().is_empty());
         }
     }
