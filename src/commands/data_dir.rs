@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use tracing::warn;
 
 use crate::clock::Clock;
 
@@ -54,7 +55,12 @@ impl DataDir {
         let path =
             path.canonicalize().with_context(|| format!("finding the data directory {}", path.display()))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
-        let mut lock = lock.with_context(|| format!("opening the lock of {}", path.display()))?;
+        let mut lock = lock.with_context(|| {
+            format!(
+                "the data directory {} cannot be written to; --data-dir names another one",
+                path.display()
+            )
+        })?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -65,8 +71,10 @@ impl DataDir {
                 return Err(error).with_context(|| format!("locking the data directory {}", path.display()));
             }
         }
-        lock.set_len(0)?;
-        writeln!(lock, "{}", std::process::id())?;
+        // For whoever wants to know: on a full disk the replica does without.
+        if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
+            warn!("the process id cannot be written into the lock: {error}");
+        }
         let taken = Self { path, _lock: lock };
         taken.forget();
         Ok(taken)
@@ -83,18 +91,17 @@ impl DataDir {
     }
 
     /// The replica's name: the one given, else the one kept here, else a new one to keep.
-    pub(super) fn replica(&self, given: Option<&str>, clock: &impl Clock) -> anyhow::Result<String> {
-        if let Some(name) = given {
-            return Ok(name.to_owned());
-        }
-        if let Some(kept) = read(&self.path, REPLICA) {
-            return Ok(kept);
+    pub(super) fn replica(&self, given: Option<&str>, clock: &impl Clock) -> String {
+        if let Some(name) = given.map(str::to_owned).or_else(|| read(&self.path, REPLICA)) {
+            return name;
         }
         let id = clock.new_id().simple().to_string();
         // The last digits of a UUIDv7 are random, the first ones are the time.
         let name = format!("replica-{}", &id[20..]);
-        self.write(REPLICA, &name)?;
-        Ok(name)
+        if let Err(error) = self.write(REPLICA, &name) {
+            warn!("the next start chooses another name: {error:#}");
+        }
+        name
     }
 
     /// Writes one of the small files whole.

@@ -39,7 +39,7 @@ pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
     let (begin_shutdown, shutdown) = Shutdown::listen()?;
     let (listener, url) = listen(options.listen)?;
     let data_dir = DataDir::take(&options.nats.data_dir)?;
-    let replica = data_dir.replica(options.replica.as_deref(), &SystemClock)?;
+    let replica = data_dir.replica(options.replica.as_deref(), &SystemClock);
     info!(replica.name = replica, "starting tidings {}", env!("CARGO_PKG_VERSION"));
     let embedded = start_embedded(&options, &data_dir)?;
     let servers =
@@ -62,7 +62,9 @@ pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
 
     let base = Base::new(&options, &data_dir, replica, connection, provision, shutdown);
     let running = Running::start(base, listener, joining)?;
-    data_dir.write(data_dir::HTTP_URL, &url)?;
+    if let Err(error) = data_dir.write(data_dir::HTTP_URL, &url) {
+        warn!("commands do not find this replica by its data directory: {error:#}");
+    }
     match options.log_format {
         LogFormat::Text => print_welcome(&options, &url, embedded.as_ref()),
         LogFormat::Json => info!(http.url = url, "listening"),
