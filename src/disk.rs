@@ -25,3 +25,38 @@ pub fn has_room(file: &Path) -> anyhow::Result<()> {
     let _ = fs::remove_file(file);
     Ok(written?)
 }
+
+/// Notices that a disk which was full has room again, by the free blocks that it counts: cheap enough to ask often.
+#[derive(Debug, Default)]
+pub struct Fullness {
+    full: bool,
+}
+
+impl Fullness {
+    /// Whether there is room now, and was none when this was asked last. Room must be more than what counts as none,
+    /// so that a disk on the brink is not taken for one that comes and goes.
+    pub fn is_over(&mut self, folder: &Path) -> bool {
+        let Ok(found) = rustix::fs::statvfs(folder) else { return false };
+        self.notes(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    const fn notes(&mut self, free_bytes: u64) -> bool {
+        let over = self.full && free_bytes >= 4 * ROOM_BYTES as u64;
+        self.full = !over && (self.full || free_bytes < ROOM_BYTES as u64);
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_over_once_and_with_room_to_spare() {
+        let mut fullness = Fullness::default();
+        let megabytes = [9, 3, 0, 2, 3, 5, 9, 3, 5, 0, 0, 9];
+        let over: Vec<_> = megabytes.map(|free| fullness.notes(free * (1 << 20))).into();
+        assert_eq!(over.iter().filter(|over| **over).count(), 2, "{over:?}");
+        assert!(over[5] && over[11], "{over:?}");
+    }
+}

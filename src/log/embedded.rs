@@ -18,6 +18,8 @@ use rustix::process::{
 };
 use tracing::{error, info, warn};
 
+use crate::disk::Fullness;
+
 /// The hidden subcommand through which the child is started, see [`exec_child`].
 pub const CHILD_COMMAND: &str = "nats-child";
 
@@ -165,7 +167,8 @@ fn run(options: &EmbeddedOptions, port: Option<u16>) -> anyhow::Result<(Child, u
     let _ = fs::remove_dir_all(&ports);
     fs::create_dir_all(&ports)?;
     let configuration = options.directory.join("nats-server.conf");
-    fs::write(&configuration, configuration_text(options, &ports, port))?;
+    fs::write(&configuration, configuration_text(options, &ports, port))
+        .with_context(|| format!("writing {}", configuration.display()))?;
     // Appended to, since what a server said before it died is what one wants to know.
     let log = fs::File::options().create(true).append(true).open(log_file(options))?;
     let mut child = Command::new(this_program()?)
@@ -226,20 +229,25 @@ fn port_in(file: &str) -> Option<u16> {
 /// Keeps one child going until it is told to stop.
 fn supervise(options: &EmbeddedOptions, mut child: Child, port: u16, stopped: &Receiver<()>) {
     let mut unwatched = false;
+    let mut full_disk = Fullness::default();
     while goes_on(stopped, LOOK_EVERY) {
         match child.try_wait() {
-            Ok(Some(status)) => {
-                error!("the embedded nats-server ended ({status}); starting it again");
-                let Some(restarted) = restart(options, port, stopped) else { return };
-                child = restarted;
+            Ok(Some(status)) => error!("the embedded nats-server ended ({status}); starting it again"),
+            // One that met a full disk does not write again, whatever room there is (measured).
+            Ok(None) if full_disk.is_over(&options.directory) => {
+                warn!("the disk has room again: starting the embedded nats-server anew");
+                end(&mut child);
             }
             // It may well run, and a second one on its store would lose messages.
             Err(error) if !unwatched => {
                 unwatched = true;
                 error!("the embedded nats-server cannot be watched, and is taken to be running: {error}");
+                continue;
             }
-            Ok(None) | Err(_) => {}
+            Ok(None) | Err(_) => continue,
         }
+        let Some(restarted) = restart(options, port, stopped) else { return };
+        child = restarted;
     }
     end(&mut child);
 }
