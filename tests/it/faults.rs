@@ -7,6 +7,7 @@
 
 mod cluster;
 mod crowds;
+mod full_disks;
 mod judge;
 mod links;
 mod people;

@@ -72,7 +72,8 @@ impl World {
         Self::of(Vec::new(), Replica::three_with(spec).await).await
     }
 
-    async fn of(links: Vec<Link>, mut replicas: [Replica; 3]) -> Self {
+    /// These replicas, which are ready.
+    pub async fn of(links: Vec<Link>, mut replicas: [Replica; 3]) -> Self {
         let mut listeners = Vec::new();
         for (n, replica) in replicas.iter_mut().enumerate() {
             replica.keep_port();

@@ -4,6 +4,7 @@ pub mod balancer;
 pub mod browser;
 pub mod client;
 pub mod contract;
+pub mod disk;
 pub mod events;
 pub mod link;
 pub mod log;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub use browser::Browser;
 pub use client::Client;
+pub use disk::SmallDisk;
 pub use events::Events;
 pub use link::{Condition, Link};
 pub use nats::{Cluster, Nats};

@@ -23,6 +23,8 @@ use super::{PATIENCE, eventually, nats_server, within};
 pub struct Nats {
     child: Option<Child>,
     directory: TempDir,
+    /// The folder of the streams.
+    store: PathBuf,
     port: u16,
     /// What it calls itself: by this it is told from whatever else listens on a port.
     name: String,
@@ -41,9 +43,19 @@ impl Nats {
 
     /// The same for those who know a password, which is in its URLs.
     pub async fn start_with_password(password: &str) -> Self {
+        Self::prepared().with_password(password).await
+    }
+
+    /// The same with its streams in a folder that others look after.
+    pub async fn start_in(store: PathBuf, password: &str) -> Self {
         let mut nats = Self::prepared();
-        nats.password = Some(password.to_owned());
-        Self::start_with(nats, &format!("authorization {{ user: tidings, password: \"{password}\" }}\n"))
+        nats.store = store;
+        nats.with_password(password).await
+    }
+
+    async fn with_password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        Self::start_with(self, &format!("authorization {{ user: tidings, password: \"{password}\" }}\n"))
             .await
     }
 
@@ -66,7 +78,8 @@ impl Nats {
         let (environment, extra) = (Vec::new(), Vec::new());
         let (port, password) = (free_port(), None);
         let name = directory.path().file_name().unwrap().to_str().unwrap().to_owned();
-        Self { child: None, directory, port, name, configuration, environment, extra, password }
+        let store = directory.path().join("store");
+        Self { child: None, directory, store, port, name, configuration, environment, extra, password }
     }
 
     /// A node of three, as `nats/cluster.conf` has it; the flags are those that it names for one machine.
@@ -143,8 +156,8 @@ impl Nats {
     }
 
     /// The folder of the streams on disk.
-    pub fn store(&self) -> std::path::PathBuf {
-        self.directory.path().join("store")
+    pub fn store(&self) -> PathBuf {
+        self.store.clone()
     }
 
     fn signal(&self, signal: Signal) {

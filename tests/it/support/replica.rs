@@ -22,6 +22,8 @@ pub struct Spec {
     pub environment: Vec<(String, String)>,
     /// Where it listens; 0 lets the system choose.
     pub port: u16,
+    /// Where its data is, unless it is in a folder of its own.
+    pub data_dir: Option<PathBuf>,
     /// Another name of the built binary, where it matters by which it is run.
     pub binary: Option<PathBuf>,
 }
@@ -39,6 +41,12 @@ impl Spec {
 
     pub fn run_as(mut self, binary: PathBuf) -> Self {
         self.binary = Some(binary);
+        self
+    }
+
+    /// With its data in a folder that others look after.
+    pub fn keeping_data_in(mut self, folder: PathBuf) -> Self {
+        self.data_dir = Some(folder);
         self
     }
 
@@ -141,7 +149,7 @@ impl Replica {
     }
 
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.spec.data_dir.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
 
     fn log_path(&self) -> PathBuf {
@@ -153,8 +161,11 @@ impl Replica {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// Where it listens; empty until it does.
+    /// Where it listens; empty until it does, unless that is known before.
     pub fn url(&self) -> String {
+        if self.spec.port != 0 {
+            return format!("http://127.0.0.1:{}", self.spec.port);
+        }
         fs::read_to_string(self.data_dir().join("http.url")).unwrap_or_default().trim().to_owned()
     }
 

@@ -1,0 +1,254 @@
+//! Disks that take nothing: full under a replica while it runs or before it starts, read-only, or full under NATS.
+
+use std::fs;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::judge::Evidence;
+use super::people::{SECRET, Said};
+use super::world::World;
+use crate::support::{Condition, Link, Nats, Replica, SmallDisk, Spec, eventually, within};
+
+/// How long a disk stays full once that is noticed.
+const FULL_FOR: Duration = Duration::from_secs(5);
+
+/// A world in which the second replica has a small disk of its own.
+async fn world(disk: &SmallDisk) -> (Nats, World) {
+    let nats = Nats::start_with_password(SECRET).await;
+    let (mut links, mut replicas) = (Vec::new(), Vec::new());
+    for n in 0..3 {
+        let link = Link::to(nats.port()).await;
+        let mut spec = Spec::joining(nats.url_through(link.address()));
+        if n == 1 {
+            spec = spec.keeping_data_in(disk.path().join("data"));
+        }
+        replicas.push(Replica::start_with(spec).await);
+        links.push(link);
+    }
+    let world = World::of(links, replicas.try_into().unwrap_or_else(|_| panic!("three"))).await;
+    (nats, world)
+}
+
+/// What a world was told of a kind.
+fn said(evidence: &Evidence) -> Vec<&Said> {
+    evidence.diaries.iter().flat_map(|diary| &diary.tried).flat_map(|tried| &tried.said).collect()
+}
+
+/// It goes on by itself, with what it has on disk.
+async fn nothing_was_rebuilt(replica: &Replica) {
+    assert_eq!(replica.count("tidings_projection_gave_up").await, 0);
+    assert!(!replica.data_dir().join("projection.aside-1").exists(), "nothing is wrong with what is on it");
+}
+
+async fn is_stalled(replica: &Replica) -> bool {
+    replica.count("tidings_projection_stalled").await == 1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes root: make faults"]
+async fn full_under_a_replica_that_works_with_the_log() {
+    let disk = SmallDisk::of_megabytes(8);
+    let (nats, world) = world(&disk).await;
+    let replica = &world.replicas[1];
+    disk.fill();
+    eventually("it stands still", || async { is_stalled(replica).await }).await;
+    let ready = replica.readyz().await;
+    assert_eq!(ready["status"], "unavailable");
+    assert!(ready["reason"].as_str().unwrap().contains("its disk takes nothing"), "{ready}");
+    assert_eq!(replica.count("tidings_degraded").await, 1);
+    let (status, active) = replica.ask(replica.request(Method::GET, "/active")).await;
+    assert_eq!(status, 200, "what is resident is served: {active}");
+    let (status, history) = replica.ask(replica.request(Method::GET, "/history")).await;
+    assert_eq!(status, 503, "what is not is refused: {history}");
+    let before = world.position().await;
+    sleep(FULL_FOR).await;
+    assert!(world.position().await > before + 20, "the others go on");
+    assert!(is_stalled(replica).await);
+    disk.make_room();
+    eventually("it is ready by itself", || async { replica.is_ready().await }).await;
+    nothing_was_rebuilt(replica).await;
+    world.end(&nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes root: make faults"]
+async fn full_again_and_again() {
+    let disk = SmallDisk::of_megabytes(8);
+    let (nats, world) = world(&disk).await;
+    let replica = &world.replicas[1];
+    for _ in 0..5 {
+        disk.fill();
+        eventually("it stands still", || async { is_stalled(replica).await }).await;
+        disk.make_room();
+        eventually("it is ready by itself", || async { replica.is_ready().await }).await;
+    }
+    nothing_was_rebuilt(replica).await;
+    world.end(&nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes root: make faults"]
+async fn full_of_what_was_moved_aside() {
+    let disk = SmallDisk::of_megabytes(8);
+    let (nats, world) = world(&disk).await;
+    let replica = &world.replicas[1];
+    let aside = replica.data_dir().join("projection.aside-2");
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join("db"), vec![0; 4 << 20]).unwrap();
+    disk.fill();
+    eventually("it makes room by itself", || async { !aside.exists() }).await;
+    eventually("it is ready by itself", || async { replica.is_ready().await }).await;
+    nothing_was_rebuilt(replica).await;
+    world.end(&nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes root: make faults"]
+async fn full_under_a_replica_that_is_alone() {
+    let disk = SmallDisk::of_megabytes(8);
+    let (nats, world) = world(&disk).await;
+    world.links[1].become_(Condition::Cut);
+    world.in_mode("local", &[1]).await;
+    let replica = &world.replicas[1];
+    let code = async || {
+        let post = replica.request(Method::POST, "").json(&json!({"message": "is there room?"}));
+        let (status, answer) = replica.ask(post).await;
+        (status, answer["code"].clone())
+    };
+    assert_eq!(code().await, (202, Value::Null));
+    disk.fill();
+    eventually("the outbox refuses", || async { code().await == (503, json!("outbox_failed")) }).await;
+    assert!(replica.is_ready().await, "it shows what it has");
+    sleep(FULL_FOR).await;
+    disk.make_room();
+    eventually("the outbox accepts again", || async { code().await.0 == 202 }).await;
+    world.links[1].become_(Condition::Whole);
+    world.in_mode("cluster", &[1]).await;
+    nothing_was_rebuilt(replica).await;
+    let evidence = world.end(&nats).await;
+    assert!(said(&evidence).contains(&&Said::Refused { code: "outbox_failed".to_owned() }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes root: make faults"]
+async fn full_before_a_replica_starts() {
+    let disk = SmallDisk::of_megabytes(8);
+    let (nats, mut world) = world(&disk).await;
+    world.replicas[1].kill();
+    disk.fill();
+    world.replicas[1].spawn();
+    let replica = &world.replicas[1];
+    eventually("it is there", || async { replica.readyz().await.is_object() }).await;
+    eventually("it stands still", || async { is_stalled(replica).await }).await;
+    sleep(FULL_FOR).await;
+    assert!(!replica.is_ready().await);
+    disk.make_room();
+    eventually("it is ready by itself", || async { replica.is_ready().await }).await;
+    nothing_was_rebuilt(replica).await;
+    world.end(&nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes root: make faults"]
+async fn full_before_a_replica_starts_on_half_an_entry_and_without_nats() {
+    let disk = SmallDisk::of_megabytes(8);
+    let mut nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).keeping_data_in(disk.path().join("data"));
+    let mut replica = Replica::start_with(spec).await;
+    replica.keep_port();
+    replica.post_broadcast("before").await;
+    replica.digest_at(1).await;
+    replica.kill();
+    nats.kill();
+    fs::write(replica.data_dir().join("outbox/entries"), "half an entry").unwrap();
+    disk.fill();
+    replica.spawn();
+    let post = async || {
+        let request = replica.request(Method::POST, "").json(&json!({"message": "alone"}));
+        request.send().await.map_or(0, |answer| answer.status().as_u16())
+    };
+    eventually("it refuses", || async { post().await == 503 }).await;
+    disk.make_room();
+    eventually("it accepts", || async { post().await == 202 }).await;
+    let kept = fs::read_to_string(replica.data_dir().join("outbox/rejected")).unwrap();
+    assert!(kept.contains("half an entry"), "{kept}");
+    nats.start_again().await;
+    replica.in_mode("cluster").await;
+    assert_eq!(replica.active("nobody").await["message"], "alone");
+    nothing_was_rebuilt(&replica).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes root: make faults"]
+async fn read_only_before_a_replica_starts() {
+    let disk = SmallDisk::of_megabytes(8);
+    let nats = Nats::start().await;
+    let mut replica =
+        Replica::start_with(Spec::joining(nats.url()).keeping_data_in(disk.path().join("data"))).await;
+    replica.keep_port();
+    replica.post_broadcast("before").await;
+    let digest = replica.digest_at(1).await;
+    assert!(replica.terminate().await.success());
+    disk.become_read_only(true);
+    replica.spawn();
+    assert_eq!(replica.ended().await.code(), Some(1));
+    let said = replica.log();
+    let last = said.lines().last().unwrap();
+    assert!(last.contains("cannot be written to") && last.contains("--data-dir"), "{said}");
+    disk.become_read_only(false);
+    replica.start_again().await;
+    assert_eq!(replica.digest_at(1).await, digest);
+    nothing_was_rebuilt(&replica).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes root: make faults"]
+async fn full_under_nats() {
+    let disk = SmallDisk::of_megabytes(16);
+    let mut nats = Nats::start_in(disk.path().join("store"), SECRET).await;
+    let world = World::behind_links(&nats).await;
+    disk.fill();
+    world.in_mode("local", &[0, 1, 2]).await;
+    sleep(FULL_FOR).await;
+    disk.make_room();
+    nats.restart().await;
+    world.end(&nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes root: make faults"]
+async fn full_under_a_replica_with_a_nats_of_its_own() {
+    let disk = SmallDisk::of_megabytes(16);
+    let replica = Replica::start_with(Spec::embedded().keeping_data_in(disk.path().join("data"))).await;
+    let id = replica.post_broadcast("before").await["id"].clone();
+    disk.fill();
+    let (users, confirmed) = (AtomicU32::new(0), Mutex::new(Vec::new()));
+    let acknowledged = async || {
+        let user = users.fetch_add(1, Ordering::Relaxed).to_string();
+        let request = replica.request(Method::POST, "/acknowledge").header("X-User-Id", &user);
+        let (status, _) = replica.ask(request.json(&json!({"broadcast_id": id}))).await;
+        if status < 300 {
+            confirmed.lock().unwrap().push(user);
+        }
+        status
+    };
+    within(Duration::from_secs(90), "the log takes nothing", async || acknowledged().await == 503).await;
+    sleep(FULL_FOR).await;
+    assert_eq!(replica.active("nobody").await["id"], id, "what is resident is served");
+    disk.make_room();
+    eventually("the log takes something again", async || acknowledged().await == 200).await;
+    replica.post_until_taken("there is room again").await;
+    eventually("it is ready by itself", || async { replica.is_ready().await }).await;
+    let path = format!("/{}/acks?limit=200", id.as_str().unwrap());
+    let (_, acks) = replica.ask(replica.request(Method::GET, &path)).await;
+    let kept: Vec<_> = acks["acknowledgements"].as_array().unwrap().iter().map(|ack| &ack["user"]).collect();
+    for user in &*confirmed.lock().unwrap() {
+        assert!(kept.contains(&&json!(user)), "{user} is lost: {kept:?}");
+    }
+    nothing_was_rebuilt(&replica).await;
+}
