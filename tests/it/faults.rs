@@ -13,4 +13,5 @@ mod links;
 mod people;
 mod replicas;
 mod servers;
+mod storage;
 mod world;

@@ -5,10 +5,20 @@ pub struct Random(u64);
 impl Random {
     /// From the variable `SEED`, else a new one each run; says which.
     pub fn of_this_run() -> Self {
-        let seed = std::env::var("SEED").ok().map(|seed| seed.parse().expect("SEED is a number"));
-        let seed = seed.unwrap_or_else(|| std::process::id().into());
+        Self::of(asked_for().unwrap_or_else(|| std::process::id().into()))
+    }
+
+    /// From a seed; says which.
+    pub fn of(seed: u64) -> Self {
         println!("SEED={seed}");
         Self(seed)
+    }
+
+    /// One of these seeds after the other, or the variable `SEED` alone.
+    pub fn of_each(seeds: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = Self> {
+        let asked_for = asked_for();
+        let seeds = asked_for.map_or(seeds, |seed| seed..=seed);
+        seeds.map(Self::of)
     }
 
     /// A number below a bound.
@@ -21,4 +31,8 @@ impl Random {
     pub fn fork(&mut self) -> Self {
         Self(self.below(u64::MAX))
     }
+}
+
+fn asked_for() -> Option<u64> {
+    std::env::var("SEED").ok().map(|seed| seed.parse().expect("SEED is a number"))
 }
