@@ -113,7 +113,7 @@ impl Supervised {
             *position = Position { halt: Some(Halt::Stalled), caught_up: false, ..*position };
         });
         let directory = self.options.directory.clone();
-        if let Ok(deleted @ 1..) = spawn_blocking(move || store::delete_aside(&directory)).await {
+        if let Ok(deleted @ 1..) = blocking(move || store::delete_aside(&directory)).await {
             warn!("deleted {deleted} states that had been moved aside for a look, to make room");
         }
         // Not at once: a store that was closed a moment ago may still have its files.
@@ -128,7 +128,7 @@ impl Supervised {
     /// `false` only when the disk takes nothing; other trouble is for whoever opens the store.
     async fn has_room(&self) -> bool {
         let file = self.options.directory.with_extension("room");
-        let looked = spawn_blocking(move || disk::has_room(&file)).await;
+        let looked = blocking(move || disk::has_room(&file)).await;
         !matches!(looked, Ok(Err(error)) if disk::takes_nothing(&error))
     }
 
