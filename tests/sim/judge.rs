@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidings::domain::Timestamp;
 use tidings::submit::{Acknowledged, Done};
 
 use crate::evidence::Evidence;
 use crate::hearing;
 use crate::model::{Logged, Model};
 use crate::people::{Said, Tried};
+use crate::world::MOST_SKEW_MS;
 
 /// Everything that does not hold.
 pub fn judge(evidence: &Evidence) -> Vec<String> {
@@ -16,6 +18,7 @@ pub fn judge(evidence: &Evidence) -> Vec<String> {
         commands(evidence, &model),
         guards(&model),
         overtaken(&model),
+        overtaking(evidence, &model),
         acknowledgements(evidence, &model),
         replicas(evidence, &model),
         hearing::judge(evidence, &model),
@@ -98,6 +101,31 @@ fn overtaken(model: &Model) -> Vec<String> {
             .any(|event| event.accepted_at() >= late.accepted_at() || late.is_cleared() || event.late);
         if !why {
             wrong.push(format!("nothing overtook {late:?}"));
+        }
+    }
+    wrong
+}
+
+/// What a replica had accepted alone does not take the place of what was sent only after that. (Each was tried once: with
+/// two replicas that accept the same, one may have decided on the earlier of the two.)
+fn overtaking(evidence: &Evidence, model: &Model) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let once: Vec<_> = evidence.tried.iter().filter(|tried| tried.said.len() == 1).collect();
+    for tried in &once {
+        let [Said::Done(Done { local: true, .. })] = tried.said.as_slice() else { continue };
+        let Some(event) = model.by(tried.by.as_str()).find(|event| event.is_created() && !event.late) else {
+            continue;
+        };
+        let answered = tried.answered.map_or(0, Timestamp::as_unix_ms);
+        let surely_after =
+            Timestamp::from_unix_ms(answered + i64::try_from(MOST_SKEW_MS).unwrap()).to_string();
+        let before = model.log.iter().rev().filter(|before| before.sequence < event.sequence);
+        let mut before = before.filter(|before| before.channel == event.channel && !before.late);
+        if let Some(newer) = before.find(|before| !before.accepted_at().is_empty())
+            && newer.accepted_at() > surely_after.as_str()
+            && once.iter().any(|other| model.by(other.by.as_str()).any(|event| event.id == newer.id))
+        {
+            wrong.push(format!("{newer:?} was sent after {tried:?} was accepted, and lost to it"));
         }
     }
     wrong

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings::domain::{BroadcastId, Channel, Command, Kind, Message, UserId};
+use tidings::domain::{BroadcastId, Channel, Command, Kind, Message, Timestamp, UserId};
 use tidings::submit::{Acknowledged, Done, SubmitError};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -38,6 +38,8 @@ pub struct Tried {
     /// Only while this one is active.
     pub if_active: Option<BroadcastId>,
     pub said: Vec<Said>,
+    /// When it was answered last.
+    pub answered: Option<Timestamp>,
 }
 
 impl Tried {
@@ -73,6 +75,7 @@ impl Tried {
             world.heard_of(replica, *local, &self.channel, *id);
         }
         self.said.push(said);
+        self.answered = Some(world.now());
     }
 }
 
@@ -116,6 +119,7 @@ fn command(world: &World, dice: &mut Dice, name: &str) -> Tried {
         if_active,
         channel,
         said: vec![],
+        answered: None,
     }
 }
 

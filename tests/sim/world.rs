@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidings::domain::{BroadcastId, Channel};
+use tidings::clock::Clock as _;
+use tidings::domain::{BroadcastId, Channel, Timestamp};
 use tidings::log::EventLog as _;
 use tidings::submit::mode::Mode;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::client::client;
+use crate::clock::VirtualClock;
 use crate::dice::Dice;
 use crate::evidence::Evidence;
 use crate::link::Link;
@@ -26,6 +28,9 @@ const SETTLED_WITHIN: Duration = Duration::from_mins(3);
 
 /// Clients are told of a change of mode at most every 5 s, and then it is the last one.
 const TOLD_WITHIN: Duration = Duration::from_secs(6);
+
+/// How far a clock is off at most.
+pub const MOST_SKEW_MS: u64 = 100;
 
 pub struct World {
     pub seed: u64,
@@ -63,6 +68,11 @@ impl World {
             is_over: AtomicBool::new(false),
             over: Notify::new(),
         })
+    }
+
+    /// What a clock says that is not off.
+    pub fn now(&self) -> Timestamp {
+        VirtualClock::new(self.began, 0, 0).now()
     }
 
     pub fn replicas(&self) -> usize {
@@ -124,12 +134,12 @@ impl World {
     pub fn spec(&self, number: usize, run: u16) -> Spec {
         let (seed, replica) = (self.seed, number as u64);
         let mut dice = Dice::of(&[seed, 2, replica, run.into()]);
-        let skew = Dice::of(&[seed, 7, replica]).within(0..200);
+        let skew = Dice::of(&[seed, 7, replica]).within(0..2 * MOST_SKEW_MS);
         Spec {
             number,
             run,
             began: self.began,
-            skew_ms: i64::try_from(skew).unwrap() - 100,
+            skew_ms: i64::try_from(skew).unwrap() - i64::try_from(MOST_SKEW_MS).unwrap(),
             channels: self.channels.clone(),
             directory: self.directory.clone(),
             mode_log: ModeLog::default(),
