@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::dice::Dice;
 use crate::network::Weather;
+use crate::replica::Spec;
 use crate::world::World;
 
 /// What a memory log takes when nobody limits it.
@@ -34,9 +35,9 @@ pub async fn make(world: Arc<World>, until: Instant) -> Troubles {
                 passing.push(tokio::spawn(cut(world.clone(), replica, dice.ms(50..9_000))));
             }
             6..10 => {
-                if let Some(next) = world.kill(replica, &mut dice).await {
+                if let Some((next, stale)) = world.kill(replica, &mut dice).await {
                     troubles.deaths += 1;
-                    passing.push(tokio::spawn(start_after(world.clone(), next, dice.ms(0..4_000))));
+                    passing.push(tokio::spawn(start_after(world.clone(), next, stale, dice.ms(0..4_000))));
                 }
             }
             10..13 => {
@@ -66,11 +67,11 @@ async fn cut(world: Arc<World>, replica: usize, time: Duration) {
     world.network.heal(replica);
 }
 
-async fn start_after(world: Arc<World>, next: crate::replica::Spec, time: Duration) {
+async fn start_after(world: Arc<World>, next: Spec, stale: bool, time: Duration) {
     let number = next.number;
     sleep(time).await;
     world.start(next);
-    world.remembers(number).await;
+    world.remembers(number, stale).await;
 }
 
 async fn fill(world: Arc<World>, time: Duration) {

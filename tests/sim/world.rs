@@ -107,14 +107,15 @@ impl World {
         }
     }
 
-    /// A replica that begins knows what its earlier runs accepted alone, once it shows anything.
-    pub async fn remembers(&self, number: usize) {
+    /// A replica that begins knows what its earlier runs accepted alone, once it shows anything. One whose store is stale
+    /// has to catch up with what left its outbox since.
+    pub async fn remembers(&self, number: usize, stale: bool) {
         let Some(replica) = self.replica(number) else { return };
         let mut position = replica.projection.watch();
         tokio::select! {
             biased;
             () = replica.died() => return,
-            _ = position.wait_for(|position| position.serving) => {}
+            _ = position.wait_for(|position| position.serving && (position.caught_up || !stale)) => {}
         }
         sleep(Duration::from_millis(1)).await;
         let kept = self.kept.lock().unwrap().clone();
@@ -156,13 +157,13 @@ impl World {
         self.replicas.lock().unwrap()[number] = Some(replica);
     }
 
-    /// A replica dies; it can be started with what this gives back.
-    pub async fn kill(&self, number: usize, dice: &mut Dice) -> Option<Spec> {
+    /// A replica dies; it can be started with what this gives back. Also whether its store is stale then.
+    pub async fn kill(&self, number: usize, dice: &mut Dice) -> Option<(Spec, bool)> {
         let replica = self.replicas.lock().unwrap()[number].take()?;
         let next = self.spec(number, replica.spec.run + 1);
         self.trace.note(format_args!("{number} dies, its store {:?}", replica.spec.store));
         replica.die(&next, dice).await;
-        Some(next)
+        Some((next, replica.spec.store == Store::Stale))
     }
 
     /// What is not yet as it should be; nothing at the end.
