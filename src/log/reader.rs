@@ -296,10 +296,15 @@ impl Reader {
         message: &RawMessage,
         epoch: Epoch,
     ) -> Result<(), Interrupted> {
-        let at_cursor = message.sequence == self.cursor.sequence;
+        let cursor = self.cursor.sequence;
         let same = match known {
-            Last::Message(fingerprint) => at_cursor && message.fingerprint() == fingerprint,
-            Last::Hole => !at_cursor,
+            Last::Message(fingerprint) if message.sequence == cursor => message.fingerprint() == fingerprint,
+            // Delivered with a gap at its very beginning, perhaps: the leader knows what stands there.
+            Last::Message(fingerprint) => {
+                let there = self.first_from(cursor).await?.filter(|found| found.sequence == cursor);
+                there.is_some_and(|found| found.fingerprint() == fingerprint)
+            }
+            Last::Hole => message.sequence != cursor,
         };
         if same {
             return Ok(());

@@ -318,6 +318,20 @@ async fn a_reader_fetches_what_was_not_delivered_and_asks_three_times_before_it_
 }
 
 #[tokio::test]
+async fn a_log_whose_message_at_the_cursor_is_not_delivered_again_is_still_the_same() {
+    let log = MemoryLog::default();
+    for n in 1..=3 {
+        log.append(created(&n.to_string())).await.unwrap();
+    }
+    let mut first = Reading::from_start(log.clone());
+    first.epoch().await;
+    first.up_to(3).await;
+    log.append(created("4")).await.unwrap();
+    let lossy = Meddled { undelivered: vec![3], ..Meddled::with(&log) };
+    assert_eq!(Reading::from(lossy, first.cursor.clone()).up_to(4).await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_log_that_is_said_to_be_shorter_once_is_still_the_same() {
     let log = MemoryLog::default();
     for n in 1..=3 {
