@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::judge::Evidence;
 use super::people::{SECRET, Said};
@@ -16,6 +16,9 @@ use crate::support::{Condition, Link, Nats, Replica, SmallDisk, Spec, eventually
 
 /// How long a disk stays full once that is noticed.
 const FULL_FOR: Duration = Duration::from_secs(5);
+
+/// How long a store may go on in what it has of a full disk.
+const USED_UP_WITHIN: Duration = Duration::from_mins(1);
 
 /// A world in which the second replica has a small disk of its own.
 async fn world(disk: &SmallDisk) -> (Nats, World) {
@@ -49,6 +52,22 @@ async fn is_stalled(replica: &Replica) -> bool {
     replica.count("tidings_projection_stalled").await == 1
 }
 
+/// The second replica's store goes on in what it has of the disk already, so more is posted until that is used up.
+async fn used_up(world: &World, what: &str, mut seen: impl AsyncFnMut(&Replica) -> bool) {
+    let long = json!({"message": "🦀".repeat(280)});
+    let begun = Instant::now();
+    while !seen(&world.replicas[1]).await {
+        assert!(begun.elapsed() < USED_UP_WITHIN, "not within {USED_UP_WITHIN:?}: {what}");
+        let (status, answer) =
+            world.replicas[0].ask(world.replicas[0].request(Method::POST, "").json(&long)).await;
+        assert!(status < 300, "the others go on: {answer}");
+    }
+}
+
+async fn stands_still(world: &World) {
+    used_up(world, "it stands still", is_stalled).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes root: make faults"]
 async fn full_under_a_replica_that_works_with_the_log() {
@@ -56,7 +75,7 @@ async fn full_under_a_replica_that_works_with_the_log() {
     let (nats, world) = world(&disk).await;
     let replica = &world.replicas[1];
     disk.fill();
-    eventually("it stands still", || async { is_stalled(replica).await }).await;
+    stands_still(&world).await;
     let ready = replica.readyz().await;
     assert_eq!(ready["status"], "unavailable");
     assert!(ready["reason"].as_str().unwrap().contains("its disk takes nothing"), "{ready}");
@@ -83,7 +102,7 @@ async fn full_again_and_again() {
     let replica = &world.replicas[1];
     for _ in 0..5 {
         disk.fill();
-        eventually("it stands still", || async { is_stalled(replica).await }).await;
+        stands_still(&world).await;
         disk.make_room();
         eventually("it is ready by itself", || async { replica.is_ready().await }).await;
     }
@@ -101,7 +120,7 @@ async fn full_of_what_was_moved_aside() {
     fs::create_dir(&aside).unwrap();
     fs::write(aside.join("db"), vec![0; 4 << 20]).unwrap();
     disk.fill();
-    eventually("it makes room by itself", || async { !aside.exists() }).await;
+    used_up(&world, "it makes room by itself", async |_| !aside.exists()).await;
     eventually("it is ready by itself", || async { replica.is_ready().await }).await;
     nothing_was_rebuilt(replica).await;
     world.end(&nats).await;
@@ -144,7 +163,7 @@ async fn full_before_a_replica_starts() {
     world.replicas[1].spawn();
     let replica = &world.replicas[1];
     eventually("it is there", || async { replica.readyz().await.is_object() }).await;
-    eventually("it stands still", || async { is_stalled(replica).await }).await;
+    stands_still(&world).await;
     sleep(FULL_FOR).await;
     assert!(!replica.is_ready().await);
     disk.make_room();
