@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod epoch;
 pub mod jetstream;
 pub mod memory;
+pub mod merkle;
 pub mod names;
 pub mod provision;
 pub mod reader;
