@@ -8,6 +8,7 @@
 mod cluster;
 mod crowds;
 mod full_disks;
+mod hearing;
 mod judge;
 mod links;
 mod people;

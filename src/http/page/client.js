@@ -163,8 +163,10 @@ export class LiveClient extends EventTarget {
         this.#show(message.broadcast);
         break;
       case "broadcast_cleared":
-      case "resync":
         this.#show(null);
+        break;
+      case "resync":
+        // What is shown stays until the state has followed, which it does at once: an acknowledgement may be on its way.
         break;
       case "acknowledged":
         this.#confirmed(message.broadcast_id, "confirmed");

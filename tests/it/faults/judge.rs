@@ -5,9 +5,9 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
-use tidings::domain::Timestamp;
 use tidings::log::RawMessage;
 
+use super::hearing;
 use super::people::{Diary, SECRET, Said, Session, Tried};
 use crate::support::Replica;
 use crate::support::replica::metric_in;
@@ -16,6 +16,9 @@ use crate::support::replica::metric_in;
 const MORE_DESCRIPTORS: [f64; 2] = [40.0, 200.0];
 const MORE_MEMORY_BYTES: [f64; 2] = [64.0 * MIB, 192.0 * MIB];
 const MIB: f64 = 1024.0 * 1024.0;
+
+/// What a client may take of either.
+const CLIENT: Footprint = Footprint { memory_bytes: 0.0625 * MIB, descriptors: 1.0 };
 
 /// What a replica takes of the machine, by its own metrics.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,6 +55,11 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Whether nothing waits anywhere.
+    pub fn is_at_rest(&self) -> bool {
+        self.waiting.iter().all(|(_, waits)| *waits == 0)
+    }
+
     pub async fn of(replica: &Replica) -> Self {
         let mut waiting = Vec::new();
         for name in [
@@ -81,6 +89,8 @@ pub struct Evidence {
     pub digests: Vec<String>,
     pub diaries: Vec<Diary>,
     pub sessions: Vec<Session>,
+    /// How many more than usual were connected to each replica.
+    pub crowds: [u32; 3],
     pub before: Vec<Standing>,
     pub after: Vec<Standing>,
     /// The most that each replica took meanwhile.
@@ -90,8 +100,8 @@ pub struct Evidence {
 }
 
 /// An event as it stands in the log.
-struct Logged {
-    sequence: u64,
+pub struct Logged {
+    pub sequence: u64,
     id: String,
     kind: String,
     late: bool,
@@ -116,12 +126,12 @@ impl Logged {
     }
 
     /// Whether it changed what is active.
-    fn is_effective(&self) -> bool {
+    pub fn is_effective(&self) -> bool {
         !self.late && (self.is("broadcast.created") || self.is("broadcast.cleared"))
     }
 
     /// The broadcast that was active after it, if it is effective.
-    fn active_after(&self) -> Option<&str> {
+    pub fn active_after(&self) -> Option<&str> {
         self.is("broadcast.created").then_some(self.id.as_str())
     }
 }
@@ -134,7 +144,7 @@ pub fn judge(evidence: &Evidence) {
         unconfirmed_at_most_once(evidence, &log),
         equal_to_a_clean_replay(evidence),
         no_gap(evidence, &log),
-        told_everything_once(evidence, &log),
+        hearing::told_everything_once(evidence, &log),
         acknowledged_for_ever(evidence, &log),
         honest_mode(evidence, &log),
         in_bounds(evidence),
@@ -240,113 +250,6 @@ fn no_gap(evidence: &Evidence, log: &[Logged]) -> Vec<String> {
     findings
 }
 
-/// I5: a client got every event after its snapshot, in order, once; or, over a degraded time or another log, each
-/// broadcast once at most, and the final state; or was closed with a code.
-fn told_everything_once(evidence: &Evidence, log: &[Logged]) -> Vec<String> {
-    let alone: Vec<_> = evidence.diagnostics.iter().map(|said| times_alone(said)).collect();
-    let lifecycle: Vec<_> = log.iter().filter(|event| event.is_effective()).collect();
-    let mut findings = Vec::new();
-    for session in &evidence.sessions {
-        let overlaps = |(from, to): &(Timestamp, Option<Timestamp>)| {
-            *from <= session.ended && to.is_none_or(|to| to >= session.begun)
-        };
-        let disturbed = alone[session.replica].iter().any(overlaps)
-            || session.heard.iter().any(|message| message["type"] == "resync");
-        let told = if disturbed { told_the_end(session, &lifecycle) } else { told_all(session, &lifecycle) };
-        if let Err(finding) = told {
-            findings.push(format!("I5: replica {}: {finding}", session.replica));
-        }
-    }
-    findings
-}
-
-/// When a replica was on its own or had yet to relay, by what it said on stderr.
-fn times_alone(said: &str) -> Vec<(Timestamp, Option<Timestamp>)> {
-    let mut times = Vec::new();
-    let mut since = None;
-    for line in said.lines() {
-        let Some(at) = line.split(' ').next().and_then(|first| first.parse::<Timestamp>().ok()) else {
-            continue;
-        };
-        let begins =
-            ["this replica goes on alone", "it gets what waits in the outbox", "an earlier run accepted"];
-        if begins.iter().any(|words| line.contains(words)) {
-            since = since.or(Some(at));
-        } else if ["working with the event log again", "starting tidings"]
-            .iter()
-            .any(|words| line.contains(words))
-        {
-            times.extend(since.take().map(|since| (since, Some(at))));
-        }
-    }
-    times.extend(since.map(|since| (since, None)));
-    times
-}
-
-/// What a client was told of what is active, in order: the sequence, and the broadcast.
-fn news(session: &Session) -> Vec<(Option<u64>, Option<&str>)> {
-    let news = session.heard.iter().filter_map(|message| match message["type"].as_str()? {
-        "new_broadcast" => Some((message["sequence"].as_u64(), message["broadcast"]["id"].as_str())),
-        "broadcast_cleared" => Some((message["sequence"].as_u64(), None)),
-        _ => None,
-    });
-    news.collect()
-}
-
-fn told_all(session: &Session, lifecycle: &[&Logged]) -> Result<(), String> {
-    let [connected, snapshot, ..] = session.heard.as_slice() else {
-        return session.closed.is_some().then_some(()).ok_or_else(|| "it was told nothing".to_owned());
-    };
-    let begun = connected["sequence"].as_u64().ok_or("no sequence on connect")?;
-    let before = lifecycle.iter().take_while(|event| event.sequence <= begun);
-    let active = before.last().and_then(|event| event.active_after());
-    if snapshot["broadcast"]["id"].as_str() != active {
-        return Err(format!("at {begun} {active:?} was active, and it was told {snapshot}"));
-    }
-    let told = news(session);
-    let last = match session.closed {
-        Some(_) => told.last().map_or(Some(begun), |(sequence, _)| *sequence),
-        None => Some(u64::MAX),
-    };
-    let expected = lifecycle.iter().filter(|event| event.sequence > begun && Some(event.sequence) <= last);
-    let expected: Vec<_> = expected.map(|event| (Some(event.sequence), event.active_after())).collect();
-    if told != expected {
-        let differs = told.iter().zip(&expected).position(|(told, expected)| told != expected);
-        let at = differs.unwrap_or_else(|| told.len().min(expected.len()));
-        return Err(format!(
-            "after {begun} it was told {} of {} events; the first that differs: {:?} for {:?}",
-            told.len(),
-            expected.len(),
-            told.get(at),
-            expected.get(at)
-        ));
-    }
-    Ok(())
-}
-
-fn told_the_end(session: &Session, lifecycle: &[&Logged]) -> Result<(), String> {
-    let told = news(session);
-    let mut new = HashSet::new();
-    if let Some((sequence, twice)) = told.iter().find(|(_, id)| id.is_some_and(|id| !new.insert(id))) {
-        let heard: Vec<_> = session.heard.iter().map(Value::to_string).collect();
-        return Err(format!("it was told of {twice:?} as new again at {sequence:?}:\n{}", heard.join("\n")));
-    }
-    if session.closed.is_some() {
-        return Ok(());
-    }
-    let active = lifecycle.last().and_then(|event| event.active_after());
-    let shown = |message: &&Value| {
-        ["new_broadcast", "active_broadcast", "broadcast_cleared"].map(Value::from).contains(&message["type"])
-    };
-    // The last message answers the question; what it was told unasked comes before.
-    let unasked = session.heard.iter().rev().skip(1).find(shown);
-    let unasked = unasked.and_then(|message| message["broadcast"]["id"].as_str());
-    if unasked != active {
-        return Err(format!("{active:?} is active in the end, and it shows {unasked:?}"));
-    }
-    Ok(())
-}
-
 /// I6: a confirmed acknowledgement is in the log. That it counts once is what the digest says: I3.
 fn acknowledged_for_ever(evidence: &Evidence, log: &[Logged]) -> Vec<String> {
     let mut known = HashSet::new();
@@ -382,11 +285,11 @@ fn honest_mode(evidence: &Evidence, log: &[Logged]) -> Vec<String> {
 fn in_bounds(evidence: &Evidence) -> Vec<String> {
     let mut findings = Vec::new();
     for (n, before) in evidence.before.iter().enumerate() {
-        let before = before.footprint;
+        let (before, crowd) = (before.footprint, f64::from(evidence.crowds[n]));
         for (bound, then) in [evidence.after[n].footprint, evidence.most[n]].into_iter().enumerate() {
-            if then.descriptors > before.descriptors + MORE_DESCRIPTORS[bound]
-                || then.memory_bytes > before.memory_bytes + MORE_MEMORY_BYTES[bound]
-            {
+            let descriptors = before.descriptors + MORE_DESCRIPTORS[bound] + crowd * CLIENT.descriptors;
+            let memory_bytes = before.memory_bytes + MORE_MEMORY_BYTES[bound] + crowd * CLIENT.memory_bytes;
+            if then.descriptors > descriptors || then.memory_bytes > memory_bytes {
                 findings.push(format!("I9: replica {n} took {before:?}, then {then:?}"));
             }
         }

@@ -2,27 +2,18 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
+use serde_json::json;
 use tokio::time::sleep;
 
-use super::judge::Evidence;
 use super::people::{SECRET, Said};
 use super::world::World;
 use crate::support::{Condition, Nats};
 
 /// Some links of three are in a condition, for so long after what this does to the replicas was seen.
 async fn for_a_while(links: &[usize], condition: Condition, mode: &str, time: Duration) {
-    with_options(&[], links, condition, mode, time).await;
-}
-
-async fn with_options(
-    options: &[&str],
-    links: &[usize],
-    condition: Condition,
-    mode: &str,
-    time: Duration,
-) -> Evidence {
     let nats = Nats::start_with_password(SECRET).await;
-    let world = World::behind_links_with(&nats, options).await;
+    let world = World::behind_links(&nats).await;
     for n in links {
         world.links[*n].become_(condition);
     }
@@ -33,7 +24,7 @@ async fn with_options(
     for n in links {
         world.links[*n].become_(Condition::Whole);
     }
-    world.end(&nats).await
+    world.end(&nats).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,13 +44,22 @@ async fn answers_are_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_lost_and_nothing_is_accepted_alone() {
-    let reject = ["--on-outage", "reject"];
-    let time = Duration::from_secs(4);
-    let evidence = with_options(&reject, &[1], Condition::AnswersLost, "local", time).await;
-    let said: Vec<_> = evidence.diaries.iter().flat_map(|d| &d.tried).flat_map(|tried| &tried.said).collect();
-    assert!(!said.iter().any(|said| matches!(said, Said::Kept { .. })), "nothing is accepted alone");
-    assert!(said.contains(&&Said::Unknown), "an append without an answer is said to be unknown");
-    assert!(said.contains(&&Said::Refused { code: "log_away".to_owned() }), "the rest is refused");
+    let nats = Nats::start_with_password(SECRET).await;
+    let world = World::behind_links_with(&nats, &["--on-outage", "reject"]).await;
+    world.links[1].become_(Condition::AnswersLost);
+    let post = world.replicas[1].request(Method::POST, "").json(&json!({"message": "lost"}));
+    let (status, answer) = world.replicas[1].ask(post).await;
+    assert_eq!((status, &answer["outcome"]), (503, &json!("unknown")), "{answer}");
+    assert!(answer["id"].is_string(), "the id to ask for: {answer}");
+    world.in_mode("local", &[1]).await;
+    let post = world.replicas[1].request(Method::POST, "").json(&json!({"message": "refused"}));
+    let (status, answer) = world.replicas[1].ask(post).await;
+    assert_eq!((status, &answer["code"]), (503, &json!("log_away")), "{answer}");
+    world.links[1].become_(Condition::Whole);
+    let evidence = world.end(&nats).await;
+    let said = evidence.diaries.iter().flat_map(|diary| &diary.tried).flat_map(|tried| &tried.said);
+    let kept = said.filter(|said| matches!(said, Said::Kept { .. })).count();
+    assert_eq!(kept, 0, "nothing is accepted alone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -111,37 +111,74 @@ pub struct Diary {
     pub acknowledged: Vec<Acknowledged>,
 }
 
-/// A creator of this name who posts and clears, and users who acknowledge what was posted last, through one replica.
-pub fn person(name: String, url: String, mut random: Random, stop: Arc<AtomicBool>) -> JoinHandle<Diary> {
-    tokio::spawn(async move {
-        let http = Http::patient(ANSWER_PATIENCE);
-        let mut diary = Diary::default();
-        let mut last: Option<String> = None;
-        while !stop.load(Ordering::Relaxed) {
-            match (random.below(10), &last) {
-                (0..6, Some(id)) => {
-                    let user = format!("user {}", random.below(50));
-                    let told = acknowledge(&http, &url, id, &user).await;
-                    diary.acknowledged.extend(told.then(|| Acknowledged { user, broadcast: id.clone() }));
-                }
-                (what, _) => {
-                    let key = format!("{name}-{}", diary.tried.len());
-                    let message = (what < 9).then(|| format!("{SECRET} {key}"));
-                    let by = format!("creator {name}");
-                    let mut tried = Tried { key, message, by, said: Vec::new() };
-                    tried.again(&http, &url).await;
-                    if let (Some(_), Some(Said::Done { id, .. } | Said::Kept { id })) =
-                        (&tried.message, tried.said.last())
-                    {
-                        last.clone_from(id);
-                    }
-                    diary.tried.push(tried);
+/// A creator who posts and clears, and users who acknowledge what was posted last, through one replica.
+pub struct Person {
+    diary: Arc<Mutex<Diary>>,
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Person {
+    pub fn start(name: String, url: String, random: Random) -> Self {
+        let (diary, stop) = (Arc::new(Mutex::new(Diary::default())), Arc::new(AtomicBool::new(false)));
+        let task = tokio::spawn(work(name, url, random, diary.clone(), stop.clone()));
+        Self { diary, stop, task }
+    }
+
+    /// Whether there is something to lose.
+    pub fn has_begun(&self) -> bool {
+        let diary = self.diary.lock().unwrap();
+        diary.tried.iter().filter(|tried| tried.was_confirmed()).count() > 2 && !diary.acknowledged.is_empty()
+    }
+
+    /// Says that it is enough.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub async fn leave(self) -> Diary {
+        self.stop();
+        self.task.await.unwrap();
+        std::mem::take(&mut *self.diary.lock().unwrap())
+    }
+}
+
+async fn work(
+    name: String,
+    url: String,
+    mut random: Random,
+    diary: Arc<Mutex<Diary>>,
+    stop: Arc<AtomicBool>,
+) {
+    let http = Http::patient(ANSWER_PATIENCE);
+    let mut last: Option<String> = None;
+    let mut commands = 0;
+    while !stop.load(Ordering::Relaxed) {
+        match (random.below(10), &last) {
+            (0..6, Some(id)) => {
+                let user = format!("user {}", random.below(50));
+                if acknowledge(&http, &url, id, &user).await {
+                    let acknowledged = Acknowledged { user, broadcast: id.clone() };
+                    diary.lock().unwrap().acknowledged.push(acknowledged);
                 }
             }
-            sleep(PAUSE).await;
+            (what, _) => {
+                commands += 1;
+                let key = format!("{name}-{commands}");
+                let message = (what < 9).then(|| format!("{SECRET} {key}"));
+                let by = format!("creator {name}");
+                let mut tried = Tried { key, message, by, said: Vec::new() };
+                tried.again(&http, &url).await;
+                if let (Some(_), Some(Said::Done { id, .. } | Said::Kept { id })) =
+                    (&tried.message, tried.said.last())
+                {
+                    last.clone_from(id);
+                }
+                diary.lock().unwrap().tried.push(tried);
+            }
         }
-        diary
-    })
+        sleep(PAUSE).await;
+    }
 }
 
 /// Whether the acknowledgement was confirmed.

@@ -1,7 +1,6 @@
 //! A world: three replicas under load, and what is found in it when a fault is over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
 use super::judge::{Evidence, Footprint, Standing, judge};
-use super::people::{Diary, Listener, SECRET, person};
+use super::people::{Diary, Listener, Person, SECRET};
 use crate::support::log::everything;
 use crate::support::{Http, Link, Nats, PATIENCE, Random, Replica, Spec, eventually, within};
 
@@ -37,12 +36,13 @@ pub struct World {
     pub links: Vec<Link>,
     pub replicas: [Replica; 3],
     pub random: Random,
-    people: Vec<JoinHandle<Diary>>,
+    people: Vec<Person>,
     /// How often load was begun.
     loads: usize,
     diaries: Vec<Diary>,
-    stop: Arc<AtomicBool>,
     listeners: Vec<Listener>,
+    /// How many more than usual are connected to each replica.
+    pub crowds: [u32; 3],
     before: Vec<Standing>,
     most: Arc<Mutex<Vec<Footprint>>>,
     measuring: JoinHandle<()>,
@@ -84,7 +84,6 @@ impl World {
         for replica in &replicas {
             before.push(Standing::of(replica).await);
         }
-        let (people, diaries, stop) = (Vec::new(), Vec::new(), Arc::new(AtomicBool::new(false)));
         let random = Random::of_this_run();
         let most = Arc::new(Mutex::new(vec![Footprint::default(); 3]));
         let urls = replicas.iter().map(Replica::url).collect();
@@ -93,11 +92,11 @@ impl World {
             links,
             replicas,
             random,
-            people,
+            people: Vec::new(),
             loads: 0,
-            diaries,
-            stop,
+            diaries: Vec::new(),
             listeners,
+            crowds: [0; 3],
             before,
             most,
             measuring,
@@ -106,23 +105,39 @@ impl World {
         world
     }
 
+    /// Has so many more clients listen at a replica.
+    pub fn listen(&mut self, replica: usize, clients: u32) {
+        let url = self.replicas[replica].url();
+        let more = (0..clients).map(|n| Listener::start(replica, url.clone(), format!("of-a-crowd-{n}")));
+        self.listeners.extend(more);
+        self.crowds[replica] += clients;
+    }
+
+    /// How many connections a replica has.
+    pub async fn connections(&self, replica: usize) -> u64 {
+        self.replicas[replica].count("tidings_connections{channel=\"creator\"}").await
+    }
+
+    /// Takes up what somebody else wrote down.
+    pub fn note(&mut self, diary: Diary) {
+        self.diaries.push(diary);
+    }
+
     /// Has people at work at each replica, and waits until there is something to lose.
     pub async fn begin_load(&mut self) {
-        self.stop = Arc::new(AtomicBool::new(false));
         self.loads += 1;
         for (n, replica) in self.replicas.iter().enumerate() {
             let name = format!("{}-{n}", self.loads);
-            self.people.push(person(name, replica.url(), self.random.fork(), self.stop.clone()));
+            self.people.push(Person::start(name, replica.url(), self.random.fork()));
         }
-        let begun = self.position().await;
-        eventually("there is load", || async { self.position().await > begun + 20 }).await;
+        eventually("there is load", || async { self.people.iter().all(Person::has_begun) }).await;
     }
 
     /// Sends the people home, with what they wrote down.
     pub async fn end_load(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.people.iter().for_each(Person::stop);
         for person in self.people.drain(..) {
-            self.diaries.push(person.await.unwrap());
+            self.diaries.push(person.leave().await);
         }
     }
 
@@ -170,6 +185,7 @@ impl World {
         for listener in self.listeners.drain(..) {
             sessions.extend(listener.leave().await);
         }
+        eventually("I7: nothing waits any more", || async { self.nothing_waits().await }).await;
         let folded = state_at(log.clone(), head).await.unwrap();
         let mut after = Vec::new();
         for replica in &self.replicas {
@@ -186,6 +202,7 @@ impl World {
             digests,
             diaries: std::mem::take(&mut self.diaries),
             sessions,
+            crowds: self.crowds,
             before: std::mem::take(&mut self.before),
             after,
             most: self.most.lock().await.clone(),
@@ -239,6 +256,15 @@ impl World {
     async fn hubs_are_done(&self) -> bool {
         for replica in &self.replicas {
             if replica.count("tidings_announcements_waiting").await > 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn nothing_waits(&self) -> bool {
+        for replica in &self.replicas {
+            if !Standing::of(replica).await.is_at_rest() {
                 return false;
             }
         }
