@@ -1,8 +1,6 @@
 //! Disks that take nothing: full under a replica while it runs or before it starts, read-only, or full under NATS.
 
 use std::fs;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -12,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::judge::Evidence;
 use super::people::{SECRET, Said};
 use super::world::World;
-use crate::support::{Condition, Link, Nats, Replica, SmallDisk, Spec, eventually, within};
+use crate::support::{Condition, Link, Nats, Replica, SmallDisk, Spec, eventually};
 
 /// How long a disk stays full once that is noticed.
 const FULL_FOR: Duration = Duration::from_secs(5);
@@ -46,6 +44,13 @@ fn said(evidence: &Evidence) -> Vec<&Said> {
 async fn nothing_was_rebuilt(replica: &Replica) {
     assert_eq!(replica.count("tidings_projection_gave_up").await, 0);
     assert!(!replica.data_dir().join("projection.aside-1").exists(), "nothing is wrong with what is on it");
+}
+
+/// What it says to a post: the status, none if it does not answer, and the code of an error.
+async fn posted(replica: &Replica) -> (u16, Value) {
+    let post = replica.request(Method::POST, "").json(&json!({"message": "is there room?"}));
+    let Ok(answer) = post.send().await else { return (0, Value::Null) };
+    (answer.status().as_u16(), answer.json::<Value>().await.unwrap_or_default()["code"].take())
 }
 
 async fn is_stalled(replica: &Replica) -> bool {
@@ -134,18 +139,14 @@ async fn full_under_a_replica_that_is_alone() {
     world.links[1].become_(Condition::Cut);
     world.in_mode("local", &[1]).await;
     let replica = &world.replicas[1];
-    let code = async || {
-        let post = replica.request(Method::POST, "").json(&json!({"message": "is there room?"}));
-        let (status, answer) = replica.ask(post).await;
-        (status, answer["code"].clone())
-    };
-    assert_eq!(code().await, (202, Value::Null));
+    assert_eq!(posted(replica).await, (202, Value::Null));
     disk.fill();
-    eventually("the outbox refuses", || async { code().await == (503, json!("outbox_failed")) }).await;
+    eventually("the outbox refuses", || async { posted(replica).await == (503, json!("outbox_failed")) })
+        .await;
     assert!(replica.is_ready().await, "it shows what it has");
     sleep(FULL_FOR).await;
     disk.make_room();
-    eventually("the outbox accepts again", || async { code().await.0 == 202 }).await;
+    eventually("the outbox accepts again", || async { posted(replica).await.0 == 202 }).await;
     world.links[1].become_(Condition::Whole);
     world.in_mode("cluster", &[1]).await;
     nothing_was_rebuilt(replica).await;
@@ -176,42 +177,30 @@ async fn full_before_a_replica_starts() {
 #[ignore = "takes root: make faults"]
 async fn full_before_a_replica_starts_on_half_an_entry_and_without_nats() {
     let disk = SmallDisk::of_megabytes(8);
-    let mut nats = Nats::start().await;
-    let spec = Spec::joining(nats.url()).keeping_data_in(disk.path().join("data"));
-    let mut replica = Replica::start_with(spec).await;
-    replica.keep_port();
-    replica.post_broadcast("before").await;
-    replica.digest_at(1).await;
-    replica.kill();
-    nats.kill();
-    fs::write(replica.data_dir().join("outbox/entries"), "half an entry").unwrap();
+    let (nats, mut world) = world(&disk).await;
+    world.replicas[1].kill();
+    world.links[1].become_(Condition::Cut);
+    fs::write(world.replicas[1].data_dir().join("outbox/entries"), "half an entry").unwrap();
     disk.fill();
-    replica.spawn();
-    let post = async || {
-        let request = replica.request(Method::POST, "").json(&json!({"message": "alone"}));
-        request.send().await.map_or(0, |answer| answer.status().as_u16())
-    };
-    eventually("it refuses", || async { post().await == 503 }).await;
+    world.replicas[1].spawn();
+    let replica = &world.replicas[1];
+    eventually("it refuses", || async { posted(replica).await.0 == 503 }).await;
     disk.make_room();
-    eventually("it accepts", || async { post().await == 202 }).await;
+    eventually("it accepts", || async { posted(replica).await.0 == 202 }).await;
     let kept = fs::read_to_string(replica.data_dir().join("outbox/rejected")).unwrap();
     assert!(kept.contains("half an entry"), "{kept}");
-    nats.start_again().await;
-    replica.in_mode("cluster").await;
-    assert_eq!(replica.active("nobody").await["message"], "alone");
-    nothing_was_rebuilt(&replica).await;
+    world.links[1].become_(Condition::Whole);
+    world.in_mode("cluster", &[1]).await;
+    nothing_was_rebuilt(replica).await;
+    world.end(&nats).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes root: make faults"]
 async fn read_only_before_a_replica_starts() {
     let disk = SmallDisk::of_megabytes(8);
-    let nats = Nats::start().await;
-    let mut replica =
-        Replica::start_with(Spec::joining(nats.url()).keeping_data_in(disk.path().join("data"))).await;
-    replica.keep_port();
-    replica.post_broadcast("before").await;
-    let digest = replica.digest_at(1).await;
+    let (nats, mut world) = world(&disk).await;
+    let replica = &mut world.replicas[1];
     assert!(replica.terminate().await.success());
     disk.become_read_only(true);
     replica.spawn();
@@ -221,8 +210,8 @@ async fn read_only_before_a_replica_starts() {
     assert!(last.contains("cannot be written to") && last.contains("--data-dir"), "{said}");
     disk.become_read_only(false);
     replica.start_again().await;
-    assert_eq!(replica.digest_at(1).await, digest);
-    nothing_was_rebuilt(&replica).await;
+    nothing_was_rebuilt(replica).await;
+    world.end(&nats).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -243,31 +232,18 @@ async fn full_under_nats() {
 #[ignore = "takes root: make faults"]
 async fn full_under_a_replica_with_a_nats_of_its_own() {
     let disk = SmallDisk::of_megabytes(16);
-    let replica = Replica::start_with(Spec::embedded().keeping_data_in(disk.path().join("data"))).await;
-    let id = replica.post_broadcast("before").await["id"].clone();
+    let own = Replica::start_with(Spec::embedded().keeping_data_in(disk.path().join("data"))).await;
+    let nats = Nats::of(&own);
+    let joining = async || Replica::start_with(Spec::joining(nats.url())).await;
+    let world = World::of(Vec::new(), [joining().await, own, joining().await]).await;
     disk.fill();
-    let (users, confirmed) = (AtomicU32::new(0), Mutex::new(Vec::new()));
-    let acknowledged = async || {
-        let user = users.fetch_add(1, Ordering::Relaxed).to_string();
-        let request = replica.request(Method::POST, "/acknowledge").header("X-User-Id", &user);
-        let (status, _) = replica.ask(request.json(&json!({"broadcast_id": id}))).await;
-        if status < 300 {
-            confirmed.lock().unwrap().push(user);
-        }
-        status
-    };
-    within(Duration::from_secs(90), "the log takes nothing", async || acknowledged().await == 503).await;
+    world.in_mode("local", &[0, 2]).await;
+    let replica = &world.replicas[1];
     sleep(FULL_FOR).await;
-    assert_eq!(replica.active("nobody").await["id"], id, "what is resident is served");
+    let (status, active) = replica.ask(replica.request(Method::GET, "/active")).await;
+    assert_eq!(status, 200, "what is resident is served: {active}");
     disk.make_room();
-    eventually("the log takes something again", async || acknowledged().await == 200).await;
-    replica.post_until_taken("there is room again").await;
-    eventually("it is ready by itself", || async { replica.is_ready().await }).await;
-    let path = format!("/{}/acks?limit=200", id.as_str().unwrap());
-    let (_, acks) = replica.ask(replica.request(Method::GET, &path)).await;
-    let kept: Vec<_> = acks["acknowledgements"].as_array().unwrap().iter().map(|ack| &ack["user"]).collect();
-    for user in &*confirmed.lock().unwrap() {
-        assert!(kept.contains(&&json!(user)), "{user} is lost: {kept:?}");
-    }
-    nothing_was_rebuilt(&replica).await;
+    world.in_mode("cluster", &[0, 1, 2]).await;
+    nothing_was_rebuilt(replica).await;
+    world.end(&nats).await;
 }

@@ -111,6 +111,19 @@ pub struct Diary {
     pub acknowledged: Vec<Acknowledged>,
 }
 
+impl Diary {
+    /// Takes out what was kept as this entry of an outbox.
+    pub fn release(&mut self, entry: &Value) {
+        let kept_as = |said: &Said| matches!(said, Said::Kept { id: Some(id) } if entry["id"] == **id);
+        self.tried.retain(|tried| !tried.said.iter().any(kept_as));
+        let users = entry["data"]["acknowledgements"].as_array().into_iter().flatten();
+        let users: Vec<_> = users.map(|ack| &ack["user"]).collect();
+        self.acknowledged.retain(|ack| {
+            entry["data"]["broadcast_id"] != *ack.broadcast || !users.contains(&&json!(ack.user))
+        });
+    }
+}
+
 /// A creator who posts and clears, and users who acknowledge what was posted last, through one replica.
 pub struct Person {
     diary: Arc<Mutex<Diary>>,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -17,7 +17,7 @@ use super::people::SECRET;
 use super::world::World;
 use crate::support::log::everything;
 use crate::support::nats::{copy_folder, files_below};
-use crate::support::{Nats, Random, Replica, Spec, eventually, within};
+use crate::support::{Condition, Nats, Random, Replica, eventually, within};
 
 /// A store that does not open counts as damaged after this, and a damaged one is as it was within the other.
 const OPEN_PATIENCE: [&str; 2] = ["--store-open-seconds", "5"];
@@ -128,10 +128,10 @@ async fn known(replica: &Replica) -> Option<Value> {
     Some(json!({"history": history, "acks": acks, "active": replica.active("nobody").await}))
 }
 
-/// A replica whose projection is known as it should be, and as it was earlier.
+/// A world that is at rest, whose second replica's projection is known as it should be, and as it was earlier.
 struct Patient {
-    _nats: Nats,
-    replica: Replica,
+    nats: Nats,
+    world: World,
     whole: TempDir,
     older: TempDir,
     head: u64,
@@ -141,27 +141,18 @@ struct Patient {
 
 impl Patient {
     async fn admitted() -> Self {
-        let nats = Nats::start().await;
-        let mut replica = Replica::start_with(Spec::joining(nats.url()).with(&OPEN_PATIENCE)).await;
-        replica.keep_port();
-        Self::talks(&replica).await;
-        let older = Self::copied(&mut replica).await;
-        replica.start_again().await;
-        Self::talks(&replica).await;
+        let nats = Nats::start_with_password(SECRET).await;
+        let mut world = World::behind_links_with(&nats, &OPEN_PATIENCE).await;
+        world.goes_on().await;
+        let older = Self::copied(&mut world.replicas[1]).await;
+        world.replicas[1].start_again().await;
+        world.goes_on().await;
+        world.end_load().await;
         let head = nats.log().await.info().await.unwrap().last_sequence;
-        let digest = replica.digest_at(head).await;
-        let known = known(&replica).await.expect("all can be read");
-        let whole = Self::copied(&mut replica).await;
-        Self { _nats: nats, replica, whole, older, head, digest, known }
-    }
-
-    async fn talks(replica: &Replica) {
-        for n in 0..30 {
-            let id = replica.post_broadcast(&format!("number {n}")).await["id"].as_str().unwrap().to_owned();
-            for user in ["ann", "bob"] {
-                replica.acknowledge(&id, user).await;
-            }
-        }
+        let digest = world.replicas[1].digest_at(head).await;
+        let known = known(&world.replicas[1]).await.expect("all can be read");
+        let whole = Self::copied(&mut world.replicas[1]).await;
+        Self { nats, world, whole, older, head, digest, known }
     }
 
     /// Stops a replica, and copies its projection.
@@ -172,29 +163,33 @@ impl Patient {
         copy
     }
 
-    fn folder(&self) -> PathBuf {
-        self.replica.data_dir().join("projection")
-    }
-
-    /// Starts with the projection damaged, and must be as it was.
+    /// Starts with the projection damaged, must be as it was, and is stopped.
     async fn recovers_from_damage(&mut self, random: &mut Random) {
+        let replica = &mut self.world.replicas[1];
+        let folder = replica.data_dir().join("projection");
         for n in 1..=3 {
-            let _ = fs::remove_dir_all(self.folder().with_extension(format!("aside-{n}")));
+            let _ = fs::remove_dir_all(folder.with_extension(format!("aside-{n}")));
         }
-        let _ = fs::remove_dir_all(self.folder());
-        copy_folder(self.whole.path(), &self.folder());
-        println!("{}", damage(&self.folder(), self.older.path(), random));
-        self.replica.start_again().await;
-        assert_eq!(self.replica.digest_at(self.head).await, self.digest);
+        let _ = fs::remove_dir_all(&folder);
+        copy_folder(self.whole.path(), &folder);
+        println!("{}", damage(&folder, self.older.path(), random));
+        replica.start_again().await;
+        assert_eq!(replica.digest_at(self.head).await, self.digest);
         within(COMES_BACK_WITHIN, "it knows everything again", || async {
-            known(&self.replica).await.as_ref() == Some(&self.known)
+            known(replica).await.as_ref() == Some(&self.known)
         })
         .await;
-        let rebuilds = self.replica.count("tidings_projection_rebuilds_total{reason=\"damaged\"}").await;
+        let rebuilds = replica.count("tidings_projection_rebuilds_total{reason=\"damaged\"}").await;
         assert!(rebuilds <= REBUILDS, "it was rebuilt {rebuilds} times");
-        assert_eq!(self.replica.digest_at(self.head).await, self.digest);
+        assert_eq!(replica.digest_at(self.head).await, self.digest);
         // The same process: one that had ended would not answer to this.
-        assert!(self.replica.terminate().await.success());
+        assert!(replica.terminate().await.success());
+    }
+
+    async fn discharged(mut self) {
+        self.world.replicas[1].start_again().await;
+        self.world.begin_load().await;
+        self.world.end(&self.nats).await;
     }
 }
 
@@ -203,14 +198,15 @@ async fn recovers_from(seeds: std::ops::RangeInclusive<u64>) {
     for mut random in Random::of_each(seeds) {
         patient.recovers_from_damage(&mut random).await;
     }
+    patient.discharged().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_projection_comes_back_the_same() {
     recovers_from(1..=8).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "slow: make faults"]
 async fn a_projection_damaged_in_a_hundred_ways_comes_back_the_same() {
     recovers_from(1..=100).await;
@@ -226,8 +222,7 @@ async fn world() -> (Nats, World) {
 async fn runs_over(what: impl FnOnce(&Path)) {
     let (nats, mut world) = world().await;
     what(&world.replicas[1].data_dir());
-    let before = world.position().await;
-    eventually("there is load", || async { world.position().await > before + 50 }).await;
+    world.goes_on().await;
     world.replicas[1].kill();
     world.replicas[1].start_again().await;
     world.end(&nats).await;
@@ -259,71 +254,77 @@ async fn the_store_is_overwritten_under_a_running_replica() {
     .await;
 }
 
-/// The ids of the events that an outbox has in these lines.
-fn ids(lines: &BTreeSet<Vec<u8>>) -> BTreeSet<String> {
-    let json =
-        |line: &Vec<u8>| serde_json::from_slice::<Value>(line.splitn(2, |b| *b == b' ').nth(1).unwrap());
-    lines.iter().map(|line| json(line).unwrap()["id"].as_str().unwrap().to_owned()).collect()
+/// The events that an outbox has in these lines.
+fn entries<'a>(lines: impl IntoIterator<Item = &'a Vec<u8>>) -> Vec<Value> {
+    let json = |line: &Vec<u8>| serde_json::from_slice(line.splitn(2, |byte| *byte == b' ').nth(1).unwrap());
+    lines.into_iter().map(|line| json(line).unwrap()).collect()
 }
 
 fn lines(file: &Path) -> BTreeSet<Vec<u8>> {
     fs::read(file).unwrap().split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
 }
 
-/// A replica accepts alone, is killed, and its outbox is damaged: what is whole gets to the log, once.
-async fn relays_what_is_whole(damage: Damage, random: &mut Random) {
-    let mut nats = Nats::start().await;
-    let mut replica = Replica::start(&nats).await;
-    replica.keep_port();
-    nats.kill();
-    replica.in_mode("local").await;
-    for n in 0..10 {
-        let request = replica.request(Method::POST, "").json(&json!({"message": format!("alone {n}")}));
-        assert_eq!(replica.ask(request).await.0, 202);
-    }
-    replica.kill();
-    let file = replica.data_dir().join("outbox/entries");
+/// The second replica accepts alone, is killed, and its outbox is damaged: what is whole gets to the log, once.
+async fn relays_what_is_whole(nats: &Nats, world: &mut World, damage: Damage) {
+    world.links[1].become_(Condition::Cut);
+    world.in_mode("local", &[1]).await;
+    eventually("it accepts alone", || async {
+        world.replicas[1].count("tidings_outbox_entries").await >= 10
+    })
+    .await;
+    world.replicas[1].kill();
+    world.end_load().await;
+    let file = world.replicas[1].data_dir().join("outbox/entries");
     let written = lines(&file);
-    fs::write(&file, damaged(fs::read(&file).unwrap(), damage, random)).unwrap();
-    let whole: BTreeSet<_> = lines(&file).intersection(&written).cloned().collect();
-    replica.spawn();
-    nats.start_again().await;
-    replica.in_mode("cluster").await;
-    eventually("all is relayed", || async { replica.count("tidings_outbox_entries").await == 0 }).await;
-    let log = everything(&nats.log().await).await;
-    let logged: Vec<_> = log.iter().map(|message| message.header("ce-id").unwrap().to_owned()).collect();
-    assert_eq!(logged.len(), whole.len(), "{damage:?}: each once");
-    assert_eq!(logged.into_iter().collect::<BTreeSet<_>>(), ids(&whole), "{damage:?}");
-    if whole.len() < written.len() {
-        let rejected = fs::read_to_string(replica.data_dir().join("outbox/rejected")).unwrap_or_default();
-        let cut_at_an_end = lines(&file).is_subset(&written) && rejected.is_empty();
-        assert!(cut_at_an_end || replica.log().contains("kept in rejected"), "{damage:?}: {rejected}");
+    let bytes = damaged(fs::read(&file).unwrap(), damage, &mut world.random);
+    fs::write(&file, bytes).unwrap();
+    let left = lines(&file);
+    let lost = entries(written.difference(&left));
+    world.release(&lost);
+    world.replicas[1].spawn();
+    world.links[1].become_(Condition::Whole);
+    world.in_mode("cluster", &[1]).await;
+    let logged: Vec<_> = everything(&nats.log().await).await;
+    let logged: Vec<_> = logged.iter().map(|message| message.header("ce-id").unwrap()).collect();
+    let times = |entry: &Value| logged.iter().filter(|id| entry["id"] == **id).count();
+    for whole in entries(written.intersection(&left)) {
+        assert_eq!(times(&whole), 1, "{damage:?}: whole: {whole}");
     }
+    for entry in &lost {
+        assert_eq!(times(entry), 0, "{damage:?}: damaged: {entry}");
+    }
+    if !lost.is_empty() {
+        let only_cut_off = left.is_subset(&written);
+        assert!(only_cut_off || world.replicas[1].log().contains("kept in rejected"), "{damage:?}");
+    }
+    world.begin_load().await;
+}
+
+async fn each_gives_the_log_what_is_whole(damages: impl IntoIterator<Item = Damage>) {
+    let (nats, mut world) = world().await;
+    for damage in damages {
+        relays_what_is_whole(&nats, &mut world, damage).await;
+    }
+    world.end(&nats).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_outbox_gives_the_log_what_is_whole() {
-    let mut random = Random::of_this_run();
-    for damage in [Damage::FlipABit, Damage::Truncate] {
-        relays_what_is_whole(damage, &mut random).await;
-    }
+    each_gives_the_log_what_is_whole([Damage::FlipABit, Damage::Truncate]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "slow: make faults"]
 async fn an_outbox_damaged_in_many_ways_gives_the_log_what_is_whole() {
-    for mut random in Random::of_each(1..=3) {
-        for damage in [
-            Damage::FlipABit,
-            Damage::FlipManyBits,
-            Damage::Truncate,
-            Damage::Empty,
-            Damage::Overwrite,
-            Damage::AppendRubbish,
-            Damage::DropTheFirstBytes,
-            Damage::ZeroTheHead,
-        ] {
-            relays_what_is_whole(damage, &mut random).await;
-        }
-    }
+    let ways = [
+        Damage::FlipABit,
+        Damage::FlipManyBits,
+        Damage::Truncate,
+        Damage::Empty,
+        Damage::Overwrite,
+        Damage::AppendRubbish,
+        Damage::DropTheFirstBytes,
+        Damage::ZeroTheHead,
+    ];
+    each_gives_the_log_what_is_whole(std::iter::repeat_n(ways, 3).flatten()).await;
 }

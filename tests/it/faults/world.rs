@@ -141,6 +141,12 @@ impl World {
         }
     }
 
+    /// What was promised by these entries of an outbox is void: the disk that had them was damaged. There is no load.
+    pub fn release(&mut self, lost: &[Value]) {
+        let diaries = self.diaries.iter_mut();
+        diaries.for_each(|diary| lost.iter().for_each(|entry| diary.release(entry)));
+    }
+
     /// The log is another one: what was promised of the old one is void.
     pub async fn forget_promises(&mut self) {
         self.end_load().await;
@@ -155,6 +161,12 @@ impl World {
     /// How far a replica is.
     pub async fn position_of(&self, replica: usize) -> u64 {
         self.replicas[replica].readyz().await["sequence"].as_u64().unwrap_or_default()
+    }
+
+    /// Waits until the log has grown by some more.
+    pub async fn goes_on(&self) {
+        let before = self.position().await;
+        eventually("there is load", || async { self.position().await > before + 50 }).await;
     }
 
     /// Waits until these replicas work in a mode.
@@ -187,6 +199,7 @@ impl World {
         }
         eventually("I7: nothing waits any more", || async { self.nothing_waits().await }).await;
         let folded = state_at(log.clone(), head).await.unwrap();
+        let log = everything(&*log).await;
         let mut after = Vec::new();
         for replica in &self.replicas {
             after.push(Standing::of(replica).await);
@@ -197,7 +210,7 @@ impl World {
             assert!(ended.success(), "I10: a replica ended with {ended}");
         }
         let evidence = Evidence {
-            log: everything(&*log).await,
+            log,
             replayed: folded.state.digest.to_string(),
             digests,
             diaries: std::mem::take(&mut self.diaries),

@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{PATIENCE, eventually, nats_server, within};
+use super::{PATIENCE, Replica, eventually, nats_server, within};
 
 /// One server; its store lives as long as this value, over restarts.
 pub struct Nats {
@@ -51,6 +51,17 @@ impl Nats {
         let mut nats = Self::prepared();
         nats.store = store;
         nats.with_password(password).await
+    }
+
+    /// The one that a replica runs for itself, and looks after.
+    pub fn of(replica: &Replica) -> Self {
+        let ports = fs::read_dir(replica.data_dir().join("nats/ports")).unwrap();
+        let [file] = ports.map(|entry| entry.unwrap().path()).collect::<Vec<_>>().try_into().unwrap();
+        let ports: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+        let (_, port) = ports["nats"][0].as_str().unwrap().rsplit_once(':').unwrap();
+        let mut nats = Self::prepared();
+        nats.port = port.parse().unwrap();
+        nats
     }
 
     async fn with_password(mut self, password: &str) -> Self {
