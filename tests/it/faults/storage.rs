@@ -243,6 +243,18 @@ async fn the_store_is_cut_off_under_a_running_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_process_wants_the_data_directory_of_a_running_replica() {
+    let (nats, world) = world().await;
+    for _ in 0..3 {
+        let refused = world.replicas[1].tidings(&["serve", "--listen", "127.0.0.1:0"]).await;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(said.contains("another process uses the data directory"), "{said}");
+    }
+    world.end(&nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_store_is_overwritten_under_a_running_replica() {
     runs_over(|directory| {
         let path = directory.join("projection/db");
