@@ -1,6 +1,8 @@
 //! Every option, default and limit. An option is a flag and an environment variable; a flag wins.
 
+mod admin;
 mod audit;
+mod checkpoints;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,10 +17,13 @@ use crate::log::names::MIRROR_LEASE_KEY;
 use crate::log::provision::Provision;
 use crate::push::session::Limits;
 use crate::submit::outbox::Bounds;
+pub use admin::Admin;
 pub use audit::{Audit, Replay, ReplayFormat, State, StateFormat};
+pub use checkpoints::Checkpoints;
 
-/// Room that the embedded server's store has beyond the log's own limit: the KV buckets and the server's books.
-const STORE_HEADROOM_BYTES: u64 = 1 << 30;
+/// Room that the embedded server's store has beyond the log's own limit: the checkpoints, the KV buckets and the server's
+/// books.
+const STORE_HEADROOM_BYTES: u64 = 2 << 30;
 
 /// One announcement to every connected user, on an event log that proves it.
 #[derive(Debug, Parser)]
@@ -179,6 +184,10 @@ pub struct Serve {
     #[command(flatten)]
     pub streams: Streams,
 
+    /// What is signed of the log, and by whom.
+    #[command(flatten)]
+    pub checkpoints: Checkpoints,
+
     /// This replica's name, unique among the replicas. Default: an id kept in the data directory.
     #[arg(long, env = "TIDINGS_REPLICA", value_name = "NAME", value_parser = replica_name)]
     pub replica: Option<String>,
@@ -310,55 +319,6 @@ fn replica_name(name: &str) -> Result<String, String> {
     } else {
         Err("a replica's name has 1 to 64 of A-Z, a-z, 0-9, _ and -".to_owned())
     }
-}
-
-const REBUILD_HELP: &str = "\
-The projection is derived from the log and comes back the same. It is moved aside, not deleted: `projection.aside-1` is
-the newest of at most three. A replica that gave up on its projection begins anew as well.
-
-Exit codes: 0 the next start rebuilds; 1 it could not be moved; 3 a replica runs in this directory, nothing was changed.
-
-Example, where systemd runs the replica:
-  systemctl stop tidings
-  tidings admin rebuild --data-dir /var/lib/tidings
-  systemctl start tidings
-
-While it rebuilds, /readyz fails and other replicas serve.";
-
-/// The operator's commands.
-#[derive(Debug, Subcommand)]
-pub enum Admin {
-    /// Create the streams and buckets that are missing, and report what differs in those that exist.
-    Provision {
-        /// Where NATS is.
-        #[command(flatten)]
-        nats: Nats,
-        /// What to create.
-        #[command(flatten)]
-        streams: Streams,
-    },
-    /// Print the state of the log, the buckets and the live replicas.
-    Status {
-        /// Where NATS is.
-        #[command(flatten)]
-        nats: Nats,
-    },
-    /// Have a stopped replica rebuild its projection from the log at its next start.
-    #[command(after_help = REBUILD_HELP)]
-    Rebuild {
-        /// Where the replica keeps its own.
-        #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR", default_value = "tidings-data")]
-        data_dir: PathBuf,
-    },
-    /// Ask a replica whether it is ready: exit code 0, or 1 with the reason.
-    Health {
-        /// The replica. Default: the one of the data directory.
-        #[arg(long, value_name = "URL")]
-        url: Option<String>,
-        /// Where a local replica keeps its own.
-        #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR", default_value = "tidings-data")]
-        data_dir: PathBuf,
-    },
 }
 
 #[cfg(test)]

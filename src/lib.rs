@@ -42,6 +42,7 @@ pub mod log;
 pub mod projection;
 pub mod submit;
 pub mod push;
+pub mod notary;
 pub mod audit;
 pub mod contract;
 pub mod http;

@@ -116,6 +116,10 @@ pub struct Metrics {
     pub heartbeat: Gauge,
     /// Heartbeats of another replica whose digest at the same sequence was different.
     pub divergence: Counter,
+    /// Leaves of the newest checkpoint that this replica's tree agrees with.
+    pub checkpoint_size: Gauge,
+    /// Checkpoints that this replica signed.
+    pub checkpoints_signed: Counter,
     /// 1 while this replica writes the KV mirror.
     pub mirroring: Gauge,
     /// Events that the mirror has not written yet, on the replica that mirrors.
@@ -147,6 +151,8 @@ impl Default for Metrics {
             replicas: Gauge::default(),
             heartbeat: Gauge::default(),
             divergence: Counter::default(),
+            checkpoint_size: Gauge::default(),
+            checkpoints_signed: Counter::default(),
             mirroring: Gauge::default(),
             mirror_lag: Gauge::default(),
         };
@@ -284,6 +290,9 @@ impl Metrics {
             "Heartbeats of a replica with another digest at the same sequence",
             &self.divergence,
         );
+        let help = "Leaves of the newest checkpoint that this replica's tree agrees with";
+        add(r, "checkpoint_size", help, &self.checkpoint_size);
+        add(r, "checkpoints_signed", "Checkpoints that this replica signed", &self.checkpoints_signed);
         add(r, "mirroring", "1 while this replica writes the KV mirror", &self.mirroring);
         add(r, "mirror_lag_events", "Events that the KV mirror does not reflect yet", &self.mirror_lag);
     }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::READ_AHEAD;
 use super::replay::{Filter, Form, told};
+use super::source::Source;
 use crate::log::EventLog;
 use crate::log::reader::{Cursor, Delivery, Reader, Seen};
 
@@ -27,7 +28,7 @@ pub async fn follow(
     note: &mut impl FnMut(String),
 ) -> anyhow::Result<()> {
     let info = log.info().await.context("asking the log who it is")?;
-    let mut from = filter.start(&*log).await?;
+    let mut from = filter.start(&Source::Log(log.clone())).await?;
     // A cursor behind the end would mean that the log has become shorter.
     let sequence = (from - 1).min(info.last_sequence);
     let (sender, mut deliveries) = mpsc::channel(READ_AHEAD);

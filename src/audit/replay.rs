@@ -1,20 +1,18 @@
 //! Replay: the log as CloudEvents 1.0 in their JSON format, or as a table for people.
 
 use std::io::Write;
-use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::each_entry;
-use super::moment::last_before;
+use super::source::Source;
 use super::terminal::{Column, Table, json_line};
 use crate::domain::{Channel, Event, Kind, Recorded, UserId};
+use crate::log::RawMessage;
 use crate::log::envelope::{Decoded, Skipped, attribute, decode, trace_of};
 use crate::log::epoch::rfc3339;
 use crate::log::names::Subject;
 use crate::log::reader::Entry;
 use crate::log::trace::TRACEPARENT;
-use crate::log::{EventLog, RawMessage, ReadError};
 
 /// Which events to print.
 #[derive(Clone, Debug, Default)]
@@ -33,9 +31,9 @@ pub struct Filter {
 
 impl Filter {
     /// Where the log has to be read from: the later one of the sequence and the moment.
-    pub(super) async fn start(&self, log: &dyn EventLog) -> Result<u64, ReadError> {
+    pub(super) async fn start(&self, source: &Source) -> anyhow::Result<u64> {
         let by_time = match self.since_ns {
-            Some(since) => last_before(log, since).await? + 1,
+            Some(since) => source.last_before(since).await? + 1,
             None => 1,
         };
         Ok(self.from.max(by_time))
@@ -100,22 +98,22 @@ impl Form {
 
 /// Prints the events up to the end that the log has now.
 pub async fn replay(
-    log: Arc<dyn EventLog>,
+    source: &Source,
     filter: &Filter,
     form: Form,
     out: &mut impl Write,
     note: &mut impl FnMut(String),
 ) -> anyhow::Result<()> {
-    let head = log.info().await?.last_sequence;
-    let from = filter.start(&*log).await?;
+    let head = source.head().await?.last_sequence;
+    let from = filter.start(source).await?;
     out.write_all(form.heading().as_bytes())?;
-    each_entry(log, from, head, |entry| {
+    let print = |entry| {
         if let Some(line) = told(&entry, filter, form, note) {
             out.write_all(line.as_bytes())?;
         }
         Ok(())
-    })
-    .await
+    };
+    source.each_entry(from, head, print).await
 }
 
 /// The line for one place of the log, when it is asked for. What is passed over is said in a note.
@@ -217,8 +215,9 @@ mod tests {
             let message = message.to_owned().try_into().unwrap();
             Event::Created(Broadcast { id, message, kind, created_by: user("ann"), created_at: at })
         };
-        let acks =
-            |acknowledgements| Event::Acknowledged(Acknowledged { broadcast_id: id, acknowledgements });
+        let acks = |acknowledgements| {
+            Event::Acknowledged(Acknowledged { broadcast_id: id, acknowledgements, salt: None })
+        };
         let cleared =
             Event::Cleared(Cleared { broadcast_id: id, cleared_by: user("b\u{1b}b"), cleared_at: at });
         let begin = "      42  1970-01-01T00:00:00.005Z  creator     ";

@@ -1,14 +1,12 @@
 //! State at: what was true after an event of the log, folded with the server's own `evolve`.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::each_entry;
+use super::source::Source;
 use super::terminal::{Column, Table};
 use crate::domain::{Acknowledgement, BroadcastId, BroadcastState, Change, Channel, State, evolve};
-use crate::log::EventLog;
 use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
 use crate::log::reader::Entry;
@@ -34,13 +32,13 @@ pub struct StateAt {
 }
 
 /// Folds the log up to and including a sequence.
-pub async fn state_at(log: Arc<dyn EventLog>, at: u64) -> anyhow::Result<StateAt> {
+pub async fn state_at(source: &Source, at: u64) -> anyhow::Result<StateAt> {
     let mut folded = StateAt::default();
-    each_entry(log, 1, at, |entry| {
+    let fold = |entry| {
         folded.fold(&entry);
         Ok(())
-    })
-    .await?;
+    };
+    source.each_entry(1, at, fold).await?;
     Ok(folded)
 }
 

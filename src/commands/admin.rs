@@ -13,11 +13,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::data_dir::{self, DataDir, InUse};
-use super::{connect_to_look, print};
+use super::{connect_to_look, keys, print};
 use crate::config::{Admin, Nats, Streams};
 use crate::log::jetstream::epoch_of;
-use crate::log::names::LOG_STREAM;
+use crate::log::names::{CHECKPOINT_STREAM, LOG_STREAM};
 use crate::log::provision::{Provision, mirrored_streams, replicas_stream};
+use crate::notary::note::KeyName;
 use crate::projection::store::set_aside;
 use crate::push::heartbeat::{self, Heartbeat};
 
@@ -33,6 +34,7 @@ pub(super) async fn run(command: Admin) -> anyhow::Result<ExitCode> {
         Admin::Status { nats } => status(&nats).await,
         Admin::Rebuild { data_dir } => rebuild(&data_dir),
         Admin::Health { url, data_dir } => health(url, &data_dir).await,
+        Admin::Keygen { name, file } => keygen(name, &file),
     }
 }
 
@@ -55,7 +57,7 @@ async fn status(nats: &Nats) -> anyhow::Result<ExitCode> {
     let provision = Provision { replicas: 1, log_max_bytes: 0, acks_max_age: Duration::ZERO };
     let context = provision.context(&connection.client);
     let mut streams = serde_json::Map::new();
-    for name in [LOG_STREAM.to_owned()].into_iter().chain(mirrored_streams()) {
+    for name in [LOG_STREAM, CHECKPOINT_STREAM].map(str::to_owned).into_iter().chain(mirrored_streams()) {
         let found = context.get_stream(&name).await;
         streams.insert(name, found.map_or(Value::Null, |stream| stream_status(&stream)));
     }
@@ -115,6 +117,12 @@ fn rebuild(directory: &Path) -> anyhow::Result<ExitCode> {
         |aside| format!("The projection is now {}", aside.display()),
     );
     print(&format!("{done}. The next start of this replica builds it from the log.\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn keygen(name: KeyName, file: &Path) -> anyhow::Result<ExitCode> {
+    let key = keys::generate(name, file)?;
+    print(&format!("{}\n", key.public()))?;
     Ok(ExitCode::SUCCESS)
 }
 

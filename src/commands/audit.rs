@@ -4,13 +4,13 @@ use std::io::{BufWriter, IsTerminal as _, Write as _, stderr, stdout};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
 use super::stdout::{Writer, abandoned};
 use super::{connect_to_look, print};
 use crate::audit::follow::follow;
-use crate::audit::moment::last_before;
 use crate::audit::replay::{Filter, Form, replay};
+use crate::audit::source::Source;
 use crate::audit::state::state_at;
 use crate::audit::terminal::{json_pages, printable};
 use crate::clock::{Clock as _, SystemClock};
@@ -59,7 +59,7 @@ async fn print_replay(options: Replay) -> anyhow::Result<()> {
         return print_as_it_grows(connection, &filter, form).await;
     }
     let mut out = BufWriter::new(stdout().lock());
-    replay(log_behind(&connection), &filter, form, &mut out, &mut note).await?;
+    replay(&Source::Log(log_behind(&connection)), &filter, form, &mut out, &mut note).await?;
     Ok(out.flush()?)
 }
 
@@ -77,9 +77,9 @@ async fn print_as_it_grows(connection: Connection, filter: &Filter, form: Form) 
 }
 
 async fn print_state(options: State) -> anyhow::Result<()> {
-    let log = log_behind(&connect_to_look(&options.nats).await?);
-    let at = sequence_at(&*log, &options).await?;
-    let state = state_at(log, at).await?;
+    let source = Source::Log(log_behind(&connect_to_look(&options.nats).await?));
+    let at = sequence_at(&source, &options).await?;
+    let state = state_at(&source, at).await?;
     let table = match options.format {
         StateFormat::Auto => stdout().is_terminal(),
         StateFormat::Table => true,
@@ -89,15 +89,15 @@ async fn print_state(options: State) -> anyhow::Result<()> {
 }
 
 /// The last sequence to count in.
-async fn sequence_at(log: &dyn EventLog, options: &State) -> anyhow::Result<u64> {
-    let head = log.info().await.context("asking the log how long it is")?.last_sequence;
+async fn sequence_at(source: &Source, options: &State) -> anyhow::Result<u64> {
+    let head = source.head().await?.last_sequence;
     if let Some(moment) = options.at {
         let now = SystemClock.now();
         let moment = moment.as_unix_ns(now);
         if moment > now.as_unix_ms().saturating_mul(1_000_000) {
             note("this moment is still to come: more may be recorded before it".to_owned());
         }
-        return Ok(last_before(log, moment.saturating_add(1)).await?);
+        return source.last_before(moment.saturating_add(1)).await;
     }
     let at = options.at_seq.unwrap_or(head);
     if at > head {

@@ -16,6 +16,10 @@ pub(super) const HTTP_URL: &str = "http.url";
 /// Where its embedded NATS listens.
 pub(super) const NATS_URL: &str = "nats.url";
 
+/// The key that its checkpoints are signed with, if it made one itself, and the public half for auditors.
+pub(super) const CHECKPOINT_KEY: &str = "checkpoint.key";
+pub(super) const CHECKPOINT_PUBLIC_KEY: &str = "checkpoint.pub";
+
 /// Locked by the process that has the directory, whose id stands in it.
 const LOCK: &str = "lock";
 

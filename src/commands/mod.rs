@@ -4,6 +4,7 @@ mod admin;
 mod audit;
 mod data_dir;
 mod diagnostics;
+mod keys;
 mod serve;
 mod stdout;
 

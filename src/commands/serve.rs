@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::data_dir::{self, DataDir};
+use super::keys;
 use crate::clock::SystemClock;
 use crate::config::{LogFormat, Serve};
 use crate::log::connection::{self, Connection, without_password};
@@ -60,8 +61,9 @@ pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
         () = stopping.wait() => return stop_embedded(embedded).await,
     };
 
+    let keys = keys::of_replica(&options, &data_dir, &replica)?;
     let base = Base::new(&options, &data_dir, replica, connection, provision, shutdown);
-    let running = Running::start(base, listener, joining)?;
+    let running = Running::start(base, listener, joining, keys)?;
     if let Err(error) = data_dir.write(data_dir::HTTP_URL, &url) {
         warn!("commands do not find this replica by its data directory: {error:#}");
     }

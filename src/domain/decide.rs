@@ -169,6 +169,7 @@ pub fn decide(
             Ok(Some(Event::Acknowledged(Acknowledged {
                 broadcast_id: *broadcast,
                 acknowledgements: vec![Acknowledgement { user: user.clone(), at: now }],
+                salt: None,
             })))
         }
     }

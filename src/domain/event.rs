@@ -56,6 +56,9 @@ pub struct Acknowledged {
     pub broadcast_id: BroadcastId,
     /// Who and when, in the order of arrival.
     pub acknowledgements: Vec<Acknowledgement>,
+    /// Random, given when the event is committed: it keeps a proof of one user from telling of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salt: Option<Uuid>,
 }
 
 /// Something that happened in a channel.

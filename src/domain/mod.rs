@@ -10,8 +10,8 @@
 
 pub mod decide;
 pub mod delays;
+pub mod digest;
 pub mod event;
-pub mod facts;
 pub mod state;
 pub mod types;
 pub mod view;
@@ -21,8 +21,8 @@ mod tests;
 
 pub use decide::{Command, Rejection, decide};
 pub use delays::Delays;
+pub use digest::Digest;
 pub use event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event, Recorded};
-pub use facts::Digest;
 pub use state::{BroadcastState, Change, ChannelState, EndReason, Needs, State, Written, evolve};
 pub use types::{BroadcastId, Channel, Kind, Message, Timestamp, UserId};
 pub use view::{Accepted, PENDING, Pending, View, in_log};

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::decide::Command;
 use super::delays::Delays;
+use super::digest::Digest;
 use super::event::{Acknowledgement, Broadcast, Event, Recorded};
-use super::facts::Digest;
 use super::types::{BroadcastId, Channel, Timestamp, UserId};
 
 /// Why a broadcast is no longer active.

@@ -94,7 +94,7 @@ impl UserId {
     ///
     /// Two users collide with probability 2⁻⁶⁴ only once there are some 4 billion of them.
     pub fn fingerprint(&self) -> u128 {
-        super::facts::first_half_of_sha256(&[self.0.as_bytes()])
+        super::digest::first_half_of_sha256(&[self.0.as_bytes()])
     }
 }
 

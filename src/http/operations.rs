@@ -80,6 +80,7 @@ fn standing(app: &App) -> Standing {
         caught_up: position.caught_up,
         stalled: position.halt == Some(Halt::Stalled),
         gave_up: position.halt == Some(Halt::GaveUp),
+        diverged: position.diverged,
     };
     let queues = metrics::Queues {
         acks: app.acks.waiting(),

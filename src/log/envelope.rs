@@ -4,7 +4,9 @@ use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use uuid::Uuid;
 
+use super::facts::root_of;
 use super::names::Subject;
+use super::names::header::FACTS_ROOT;
 use super::trace::TRACEPARENT;
 use super::{NewEvent, RawMessage, TraceParent};
 use crate::domain::{Event, Recorded, Timestamp};
@@ -32,6 +34,9 @@ pub fn encode(new: &NewEvent) -> serde_json::Result<(Vec<(&'static str, String)>
     ];
     // Without the prefix `ce-`: under this name everything that knows W3C Trace Context finds it.
     headers.extend(new.trace.map(|trace| (TRACEPARENT, trace.to_string())));
+    if let Event::Acknowledged(acknowledged) = &new.event {
+        headers.extend(root_of(acknowledged).map(|root| (FACTS_ROOT, root.to_string())));
+    }
     Ok((headers, new.event.to_json()?.into()))
 }
 

@@ -167,7 +167,8 @@ pub fn epoch_of(stream: &stream::Info) -> Epoch {
     Epoch::from_unix_ns(nanoseconds(stream.created))
 }
 
-fn nanoseconds(time: time::OffsetDateTime) -> i64 {
+/// A moment of JetStream's clock, since 1970-01-01.
+pub fn nanoseconds(time: time::OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }
 

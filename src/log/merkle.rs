@@ -10,10 +10,12 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// A hash of the tree: of a leaf, of two that stand side by side, or of all of it. Written in base64.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {
@@ -62,12 +64,42 @@ impl FromStr for Hash {
     }
 }
 
+impl TryFrom<String> for Hash {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Hash> for String {
+    fn from(hash: Hash) -> Self {
+        hash.to_string()
+    }
+}
+
 /// All that must be kept of a tree to go on with it: the roots of its perfect subtrees, the largest first. One for each bit
 /// that is set in the number of leaves.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "FrontierRecord")]
 pub struct Frontier {
     size: u64,
     roots: Vec<Hash>,
+}
+
+/// A frontier as it is stored, which may be damaged.
+#[derive(Deserialize)]
+struct FrontierRecord {
+    size: u64,
+    roots: Vec<Hash>,
+}
+
+impl TryFrom<FrontierRecord> for Frontier {
+    type Error = &'static str;
+
+    fn try_from(record: FrontierRecord) -> Result<Self, Self::Error> {
+        Self::from_parts(record.size, record.roots).ok_or("a frontier has a root for each bit of its size")
+    }
 }
 
 impl Frontier {
@@ -97,6 +129,14 @@ impl Frontier {
         }
         self.roots.push(root);
         self.size += 1;
+    }
+
+    /// The tree of the last leaves alone: those that are over when all are counted off by this power of two.
+    #[must_use]
+    pub fn beyond(&self, power: u64) -> Self {
+        let size = self.size % power;
+        let rest = self.roots.len() - size.count_ones() as usize;
+        Self { size, roots: self.roots[rest..].to_vec() }
     }
 
     /// The hash of the whole tree.

@@ -7,7 +7,9 @@ pub mod connection;
 pub mod embedded;
 pub mod envelope;
 pub mod epoch;
+pub mod facts;
 pub mod jetstream;
+pub mod leaf;
 pub mod memory;
 pub mod merkle;
 pub mod names;
@@ -20,11 +22,12 @@ use std::fmt;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::domain::{Event, Timestamp};
 pub use epoch::Epoch;
+use leaf::Statement;
+use merkle::Hash;
 use names::Subject;
 pub use trace::TraceParent;
 
@@ -105,28 +108,9 @@ impl RawMessage {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// SHA-256 over what the log says here: sequence, time, subject, every header that NATS did not add itself
-    /// (sorted, name then value), and the SHA-256 of the body; each part after its length in 8 bytes big-endian.
-    ///
-    /// The reader compares it to notice that the log under its cursor is another one.
-    pub fn fingerprint(&self) -> [u8; 32] {
-        let mut headers: Vec<_> =
-            self.headers.iter().filter(|(name, _)| !name.starts_with("Nats-")).collect();
-        headers.sort();
-        let mut hasher = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            hasher.update((bytes.len() as u64).to_be_bytes());
-            hasher.update(bytes);
-        };
-        part(&self.sequence.to_be_bytes());
-        part(&self.time_ns.to_be_bytes());
-        part(self.subject.as_bytes());
-        for (name, value) in headers {
-            part(name.as_bytes());
-            part(value.as_bytes());
-        }
-        part(&Sha256::digest(&self.body));
-        hasher.finalize().into()
+    /// Its leaf in the Merkle tree. The reader also knows by it that the log under its cursor is still the same.
+    pub fn leaf(&self) -> Hash {
+        Statement::of(self).leaf()
     }
 }
 

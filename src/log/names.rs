@@ -14,6 +14,12 @@ pub const LOG_STREAM: &str = "BROADCASTS";
 /// Everything in the log.
 pub const LOG_SUBJECTS: &str = "broadcasts.>";
 
+/// The stream of checkpoints, and its one subject.
+pub const CHECKPOINT_STREAM: &str = "BROADCAST_CHECKPOINTS";
+
+/// See [`CHECKPOINT_STREAM`].
+pub const CHECKPOINT_SUBJECT: &str = "broadcast_checkpoints.log";
+
 /// A subject of the log.
 ///
 /// ```text
@@ -138,6 +144,8 @@ pub mod header {
     pub const SEQUENCE: &str = "Tidings-Sequence";
     /// On every KV write: the epoch of the log (when it was created, in RFC 3339) that the sequence counts in.
     pub const EPOCH: &str = "Tidings-Epoch";
+    /// On every acknowledgement event: the root over its facts, in base64.
+    pub const FACTS_ROOT: &str = "tidings-facts-root";
 }
 
 #[cfg(test)]

@@ -15,14 +15,17 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{self, ErrorCode};
 
-use super::names::{ACKS_BUCKET, ACTIVE_BUCKET, LOG_STREAM, REPLICAS_BUCKET, bucket_stream};
+use super::names::{
+    ACKS_BUCKET, ACTIVE_BUCKET, CHECKPOINT_STREAM, LOG_STREAM, REPLICAS_BUCKET, bucket_stream,
+};
 
 /// How long a PubAck may take before the outcome is unknown.
 const PUB_ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The definitions, in the form of the JetStream API (`nats stream add --config` reads them too).
-const DEFINITIONS: [&str; 4] = [
+const DEFINITIONS: [&str; 5] = [
     include_str!("../../nats/streams/BROADCASTS.json"),
+    include_str!("../../nats/streams/BROADCAST_CHECKPOINTS.json"),
     include_str!("../../nats/buckets/broadcast_active.json"),
     include_str!("../../nats/buckets/broadcast_acks.json"),
     include_str!("../../nats/buckets/broadcast_replicas.json"),
@@ -183,7 +186,7 @@ fn differences(wanted: &Config, found: &Config) -> Vec<Drift> {
             drifts.push(Drift { stream, setting, wanted: wanted_value, found: found_value, guarding });
         }
     };
-    let is_log = wanted.name == LOG_STREAM;
+    let is_log = [LOG_STREAM, CHECKPOINT_STREAM].contains(&wanted.name.as_str());
     let retention = |c: &Config| match c.retention {
         RetentionPolicy::Limits => "limits",
         RetentionPolicy::Interest => "interest",
@@ -231,11 +234,11 @@ mod tests {
         let definitions = provision().definitions().unwrap();
         let names: Vec<_> = definitions.iter().map(|d| d.name.as_str()).collect();
         let buckets = [ACTIVE_BUCKET, ACKS_BUCKET, REPLICAS_BUCKET].map(bucket_stream);
-        assert_eq!(names, [LOG_STREAM, &buckets[0], &buckets[1], &buckets[2]]);
+        assert_eq!(names, [LOG_STREAM, CHECKPOINT_STREAM, &buckets[0], &buckets[1], &buckets[2]]);
         let log = &definitions[0];
         assert_eq!((log.max_bytes, log.num_replicas, log.max_age), (1 << 20, 3, Duration::ZERO));
         assert!(log.deny_delete && log.deny_purge && !log.allow_rollup && log.persist_mode.is_none());
-        assert_eq!(definitions[2].max_age, Duration::from_hours(1));
+        assert_eq!(definitions[3].max_age, Duration::from_hours(1));
     }
 
     #[test]

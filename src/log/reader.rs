@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tracing::{error, warn};
 
+use super::leaf::Statement;
+use super::merkle::Hash;
 use super::{Epoch, EventLog, LogInfo, RawMessage, ReadError};
 
 /// Entries handed on together at most: what arrives together is applied together.
@@ -48,8 +50,8 @@ pub struct Cursor {
 /// What stands at a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Last {
-    /// A message with this [`RawMessage::fingerprint`].
-    Message([u8; 32]),
+    /// A message with this [`RawMessage::leaf`].
+    Message(Hash),
     /// Nothing: the log has lost that message.
     Hole,
 }
@@ -72,10 +74,18 @@ impl Entry {
         }
     }
 
+    /// What the Merkle tree says of it.
+    pub fn leaf(&self) -> Hash {
+        match self {
+            Self::Message(message) => message.leaf(),
+            Self::Hole(sequence) => Statement::hole(*sequence).leaf(),
+        }
+    }
+
     /// What a cursor behind it remembers.
     pub fn as_last(&self) -> Last {
         match self {
-            Self::Message(message) => Last::Message(message.fingerprint()),
+            Self::Message(message) => Last::Message(message.leaf()),
             Self::Hole(_) => Last::Hole,
         }
     }
@@ -298,11 +308,11 @@ impl Reader {
     ) -> Result<(), Interrupted> {
         let cursor = self.cursor.sequence;
         let same = match known {
-            Last::Message(fingerprint) if message.sequence == cursor => message.fingerprint() == fingerprint,
+            Last::Message(leaf) if message.sequence == cursor => message.leaf() == leaf,
             // Delivered with a gap at its very beginning, perhaps: the leader knows what stands there.
-            Last::Message(fingerprint) => {
+            Last::Message(leaf) => {
                 let there = self.first_from(cursor).await?.filter(|found| found.sequence == cursor);
-                there.is_some_and(|found| found.fingerprint() == fingerprint)
+                there.is_some_and(|found| found.leaf() == leaf)
             }
             Last::Hole => message.sequence != cursor,
         };

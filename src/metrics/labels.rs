@@ -49,12 +49,14 @@ impl ByReason {
     pub const DAMAGED: Self = Self { reason: "damaged" };
     /// The log is another one than the store is of.
     pub const OTHER_LOG: Self = Self { reason: "other_log" };
+    /// The tree is not the one of a checkpoint.
+    pub const DISAGREES: Self = Self { reason: "disagrees" };
     /// Messages that a newer build may know.
     pub(super) const FUTURE: Self = Self { reason: "future" };
     /// Messages that are no events of Tidings.
     pub(super) const FOREIGN: Self = Self { reason: "foreign" };
 
-    pub(super) const REBUILDS: [Self; 2] = [Self::DAMAGED, Self::OTHER_LOG];
+    pub(super) const REBUILDS: [Self; 3] = [Self::DAMAGED, Self::OTHER_LOG, Self::DISAGREES];
 
     /// By an error's code, as it stands in answers.
     pub const fn error(code: &'static str) -> Self {

@@ -62,6 +62,8 @@ pub struct Projection {
     pub stalled: bool,
     /// Whether it was damaged again and again and is not rebuilt any more.
     pub gave_up: bool,
+    /// Whether its tree is not the one of a checkpoint, although it was begun anew for that.
+    pub diverged: bool,
 }
 
 /// What waits, and for whom.
@@ -131,6 +133,8 @@ impl Projection {
         );
         let gave_up = u64::from(self.gave_up);
         now(r, "projection_gave_up", "1 when the projection is not rebuilt any more", gave_up);
+        let diverged = u64::from(self.diverged);
+        now(r, "projection_diverged", "1 when the tree is not the one of a checkpoint", diverged);
         // Gauges: they describe what lies before the position, and begin anew with another log or another build.
         now(
             r,

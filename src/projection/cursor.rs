@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Digest, Event};
 use crate::log::Epoch;
+use crate::log::merkle::{Frontier, Hash};
 use crate::log::reader::{Cursor, Last};
 
 /// Changes with every change of a key or a record: a store of another format is rebuilt.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Where the projection stands, written in the same batch as what it stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +19,10 @@ pub struct CursorRecord {
     pub epoch: Option<Epoch>,
     /// The last sequence folded.
     pub sequence: u64,
-    /// The fingerprint of what stands there, in hexadecimal; empty for a hole or for nothing yet.
-    last: String,
+    /// The leaf of what stands there; `None` for a hole or for nothing yet.
+    last: Option<Hash>,
+    /// The Merkle tree up to there.
+    pub tree: Frontier,
     /// Every event type and version that the writer of this record could read.
     known: Vec<String>,
     /// Messages skipped because a newer build may know them.
@@ -32,6 +35,8 @@ pub struct CursorRecord {
     pub digest: Digest,
     /// The last sequence that is a multiple of 256, and the digest there: two replicas can always compare that one.
     pub milestone: (u64, Digest),
+    /// The checkpoint, by size and root, because of which this projection was begun anew. It is begun once for each.
+    pub rebuilt_for: Option<(u64, Hash)>,
 }
 
 impl Default for CursorRecord {
@@ -40,13 +45,15 @@ impl Default for CursorRecord {
             format: FORMAT,
             epoch: None,
             sequence: 0,
-            last: String::new(),
+            last: None,
+            tree: Frontier::default(),
             known: known_events(),
             skipped_future: 0,
             skipped_foreign: 0,
             holes: 0,
             digest: Digest::default(),
             milestone: (0, Digest::default()),
+            rebuilt_for: None,
         }
     }
 }
@@ -57,6 +64,9 @@ impl CursorRecord {
         if self.format != FORMAT {
             bail!("it has format {}, and this build writes {FORMAT}", self.format);
         }
+        if self.tree.size() != self.sequence {
+            bail!("its tree has {} leaves at sequence {}", self.tree.size(), self.sequence);
+        }
         let known = known_events();
         if self.skipped_future > 0 && known.iter().any(|event| !self.known.contains(event)) {
             bail!("it skipped events that this build knows");
@@ -65,38 +75,20 @@ impl CursorRecord {
         Ok(self)
     }
 
-    /// Notes what stands at the cursor.
-    pub fn remember(&mut self, last: Last) {
+    /// Moves to a place where this stands.
+    pub fn move_to(&mut self, sequence: u64, last: Last) {
+        self.sequence = sequence;
         self.last = match last {
-            Last::Message(fingerprint) => to_hex(&fingerprint),
-            Last::Hole => String::new(),
+            Last::Message(leaf) => Some(leaf),
+            Last::Hole => None,
         };
     }
 
     /// Where a reader goes on.
-    pub fn cursor(&self) -> anyhow::Result<Cursor> {
-        let last = match (self.sequence, self.last.as_str()) {
-            (0, _) => None,
-            (_, "") => Some(Last::Hole),
-            (_, hex) => Some(Last::Message(from_hex(hex)?)),
-        };
-        Ok(Cursor { epoch: self.epoch, sequence: self.sequence, last })
+    pub fn cursor(&self) -> Cursor {
+        let last = (self.sequence > 0).then(|| self.last.map_or(Last::Hole, Last::Message));
+        Cursor { epoch: self.epoch, sequence: self.sequence, last }
     }
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
-}
-
-fn from_hex(hex: &str) -> anyhow::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
-        bail!("a fingerprint has 64 hexadecimal digits");
-    }
-    for (byte, digits) in bytes.iter_mut().zip(0..32) {
-        *byte = u8::from_str_radix(&hex[digits * 2..digits * 2 + 2], 16)?;
-    }
-    Ok(bytes)
 }
 
 fn known_events() -> Vec<String> {

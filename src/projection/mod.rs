@@ -7,11 +7,14 @@
 
 pub mod cursor;
 mod fold;
+pub mod ledger;
 pub mod mirror;
 mod shared;
 pub mod store;
 mod supervise;
+pub mod tree;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +29,7 @@ use crate::blocking::blocking;
 use crate::domain::{
     Accepted, Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, PENDING, State, View,
 };
+use crate::log::merkle::Hash;
 use crate::log::reader::Seen;
 use crate::log::{Epoch, EventLog, TraceParent};
 use crate::metrics::Metrics;
@@ -71,6 +75,10 @@ pub struct Position {
     pub epochs: u64,
     /// Why it does not go on, if it does not.
     pub halt: Option<Halt>,
+    /// The checkpoint, by size and root, because of which it was begun anew.
+    pub rebuilt_for: Option<(u64, Hash)>,
+    /// Whether it differs from a checkpoint after that, too.
+    pub diverged: bool,
 }
 
 /// Why a projection does not go on.
@@ -293,6 +301,39 @@ impl Projection {
             // It is gone: the replica stops.
             let _ = subscriber.send(announcement).await;
         }
+    }
+
+    /// The log, and the size and the root of its tree as far as it was folded. `None` while there is no log.
+    pub fn tree(&self) -> Option<(Epoch, u64, Hash)> {
+        let before = self.position();
+        let (size, root) = {
+            let views = self.shared.read();
+            (views.tree.now().size(), views.tree.now().root())
+        };
+        // Another log begins with another position, so both are of one log if that is the same before and after.
+        let after = self.position();
+        let epoch = after.epoch.filter(|_| (before.epoch, before.epochs) == (after.epoch, after.epochs))?;
+        Some((epoch, size, root))
+    }
+
+    /// The root of the tree when it had this size, if that was not long ago.
+    pub fn root_at(&self, size: u64) -> Option<Hash> {
+        self.shared.read().tree.root_at(size)
+    }
+
+    /// The roots over these whole blocks of leaves, see [`tree::BLOCK`].
+    pub async fn blocks(&self, numbers: Range<u64>) -> Result<Vec<Hash>, Unavailable> {
+        self.stored(move |store| store.blocks(numbers)).await
+    }
+
+    /// Has the projection begun anew, because its tree disagrees with this checkpoint.
+    pub fn rebuild_for(&self, checkpoint: (u64, Hash)) {
+        self.shared.disagreement.send_replace(Some(checkpoint));
+    }
+
+    /// The tree disagrees with a checkpoint although it was begun anew for that.
+    pub fn note_divergence(&self) {
+        self.shared.position.send_modify(|position| position.diverged = true);
     }
 
     /// Looks into the store beside the fold, which goes on meanwhile.

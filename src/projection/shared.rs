@@ -9,16 +9,20 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tracing::warn;
 
-use super::fold::{changed, has_room};
+use super::fold::changed;
+use super::ledger::has_room;
 use super::store::Store;
+use super::tree::Tree;
 use super::{Active, Announcement, Changed, Position};
 use crate::domain::{Accepted, Change, Channel, Needs, Pending, State, View};
 use crate::log::TraceParent;
+use crate::log::merkle::{Frontier, Hash};
 
-/// The log's state, and what was accepted here and is not in the log yet.
+/// The log's state and its tree, and what was accepted here and is not in the log yet.
 #[derive(Default)]
 pub(super) struct Views {
     pub(super) log: State,
+    pub(super) tree: Tree,
     pub(super) pending: Pending,
 }
 
@@ -43,6 +47,8 @@ pub(super) struct Shared {
     pub(super) order: tokio::sync::Mutex<()>,
     /// Changes when a request met a damaged record.
     pub(super) damage: watch::Sender<()>,
+    /// The checkpoint that the tree disagrees with.
+    pub(super) disagreement: watch::Sender<Option<(u64, Hash)>>,
 }
 
 impl Shared {
@@ -56,6 +62,7 @@ impl Shared {
             subscriber: Mutex::new(Some(subscriber)),
             order: tokio::sync::Mutex::new(()),
             damage: watch::Sender::new(()),
+            disagreement: watch::Sender::new(None),
         }
     }
 
@@ -65,6 +72,13 @@ impl Shared {
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Views> {
         self.views.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on from here.
+    pub(super) fn restart(&self, state: State, tree: Frontier) {
+        let mut views = self.write();
+        views.log = state;
+        views.tree = Tree::from(tree);
     }
 
     pub(super) fn locked_store(&self) -> MutexGuard<'_, Option<Store>> {
@@ -130,7 +144,7 @@ impl Shared {
     pub(super) fn fold_pending(&self, accepted: Vec<(Accepted, Option<TraceParent>)>) -> Vec<Changed> {
         let store = self.locked_store();
         let mut views = self.write();
-        let Views { log, pending } = &mut *views;
+        let Views { log, pending, .. } = &mut *views;
         let mut changes = Vec::new();
         for (accepted, trace) in accepted {
             let needs = Needs { broadcasts: vec![accepted.event.broadcast_id()], written: vec![] };

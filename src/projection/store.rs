@@ -5,6 +5,7 @@
 //! stands for, and losing the tail only means reading it again.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
@@ -15,11 +16,11 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::cursor::CursorRecord;
-
 use crate::domain::{
     Acknowledgement, BroadcastId, BroadcastState, Change, Channel, ChannelState, Needs, State, Timestamp,
     Written,
 };
+use crate::log::merkle::Hash;
 
 /// Memory that sled may use for its pages.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -39,6 +40,7 @@ const KEPT_ASIDE: usize = 3;
 /// a {broadcast} {sequence}  the acknowledgements that one event brought: one value an event, not one a user
 /// w {event}                 a lifecycle event: the broadcast that it is about, and its sequence
 /// t {channel} 0 {sequence}  the broadcast that this event created: the channel's history
+/// m {block}                 the root over a block of leaves of the Merkle tree: 32 bytes
 /// ```
 enum Key<'a> {
     Cursor,
@@ -47,6 +49,7 @@ enum Key<'a> {
     Acks(BroadcastId, u64),
     Written(Uuid),
     Created(&'a Channel, u64),
+    Block(u64),
 }
 
 impl Key<'_> {
@@ -59,6 +62,7 @@ impl Key<'_> {
                 [b"a", id.0.as_bytes().as_slice(), sequence.to_be_bytes().as_slice()].concat()
             }
             Self::Written(event) => [b"w", event.as_bytes().as_slice()].concat(),
+            Self::Block(number) => [b"m", number.to_be_bytes().as_slice()].concat(),
             Self::Created(channel, sequence) => {
                 [b"t", channel.as_str().as_bytes(), b"\0", sequence.to_be_bytes().as_slice()].concat()
             }
@@ -131,6 +135,11 @@ impl Batch {
     /// A channel's state.
     pub fn channel(&mut self, channel: &Channel, state: &ChannelState) -> anyhow::Result<()> {
         self.put(&Key::Channel(channel), state)
+    }
+
+    /// The root over a block of leaves.
+    pub fn block(&mut self, number: u64, root: Hash) {
+        self.0.insert(Key::Block(number).bytes(), root.0.as_slice());
     }
 
     /// Where a lifecycle event stands, and what it is about.
@@ -307,6 +316,20 @@ impl Store {
             })?;
         }
         Ok(())
+    }
+
+    /// The roots over these blocks of leaves.
+    pub fn blocks(&self, numbers: Range<u64>) -> anyhow::Result<Vec<Hash>> {
+        let range = Key::Block(numbers.start).bytes()..Key::Block(numbers.end).bytes();
+        let mut roots = Vec::new();
+        for entry in self.db.range(range) {
+            roots.push(Hash(entry?.1.as_ref().try_into().context("a record does not decode")?));
+        }
+        let wanted = numbers.end.saturating_sub(numbers.start);
+        if roots.len() as u64 != wanted {
+            bail!("{} of {wanted} roots of the tree are not there", wanted - roots.len() as u64);
+        }
+        Ok(roots)
     }
 
     /// Writes a batch: all of it or, after a crash, none.

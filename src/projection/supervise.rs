@@ -17,6 +17,7 @@ use crate::blocking::blocking;
 use crate::disk;
 use crate::domain::State;
 use crate::log::EventLog;
+use crate::log::merkle::{Frontier, Hash};
 use crate::log::reader::{Reader, Seen};
 use crate::metrics::ByReason;
 
@@ -63,16 +64,21 @@ impl Drop for Supervised {
 
 impl Supervised {
     pub(super) async fn run(self, mut stopped: oneshot::Receiver<()>) {
-        let mut rebuilds = 0;
+        let (mut rebuilds, mut rebuilt_for) = (0, None);
         loop {
-            let outcome = self.live_once(&mut stopped).await;
+            let outcome = self.live_once(&mut stopped, rebuilt_for).await;
             let caught_up = self.shared.position.borrow().caught_up;
             *self.shared.locked_store() = None;
             let reason = match outcome {
                 Ok(Outcome::Stopped) => return,
                 Ok(Outcome::OtherLog) => {
                     self.shared.position.send_modify(|position| position.epochs += 1);
+                    rebuilt_for = None;
                     ByReason::OTHER_LOG
+                }
+                Ok(Outcome::Disagrees(checkpoint)) => {
+                    rebuilt_for = Some(checkpoint);
+                    ByReason::DISAGREES
                 }
                 // Nothing is wrong with what is on it, and a copy would only fill it more.
                 Err(error) if disk::takes_nothing(&error) || !self.has_room().await => {
@@ -137,7 +143,7 @@ impl Supervised {
         self.shared.position.send_modify(|position| {
             *position = Position { epochs: position.epochs, ..Position::default() };
         });
-        self.shared.write().log = State::default();
+        self.shared.restart(State::default(), Frontier::default());
         let directory = self.options.directory.clone();
         match blocking(move || store::set_aside(&directory)).await {
             Ok(Ok(None)) => {}
@@ -150,17 +156,23 @@ impl Supervised {
     }
 
     /// From an opened store to the end of it.
-    async fn live_once(&self, stopped: &mut oneshot::Receiver<()>) -> anyhow::Result<Outcome> {
+    async fn live_once(
+        &self,
+        stopped: &mut oneshot::Receiver<()>,
+        rebuilt_for: Option<(u64, Hash)>,
+    ) -> anyhow::Result<Outcome> {
         let mut damage = self.shared.damage.subscribe();
-        let cursor = self.open_store().await?;
+        let mut disagreement = self.shared.disagreement.subscribe();
+        let mut cursor = self.open_store().await?;
+        cursor.rebuilt_for = rebuilt_for.or(cursor.rebuilt_for);
         info!(log.sequence = cursor.sequence, "the projection is open");
         let (sender, deliveries) = mpsc::channel(BATCHES_IN_FLIGHT);
         let (reader, mut seen) =
-            Reader::new(self.log.clone(), cursor.cursor()?, sender, self.reconnected.clone());
+            Reader::new(self.log.clone(), cursor.cursor(), sender, self.reconnected.clone());
         let reader = tokio::spawn(reader.counting(self.options.metrics.reader_passes.clone()).run());
         let fold = Fold::new(self.shared.clone(), cursor, self.options.metrics.clone());
         let mut folded = tokio::spawn(fold.run(deliveries));
-        let (mut stopping, mut damaged) = (false, false);
+        let (mut stopping, mut damaged, mut disagrees) = (false, false, None);
         let outcome = loop {
             tokio::select! {
                 biased;
@@ -178,13 +190,18 @@ impl Supervised {
                     damaged = true;
                     reader.abort();
                 }
+                Ok(()) = disagreement.changed(), if disagrees.is_none() => {
+                    disagrees = *disagreement.borrow_and_update();
+                    reader.abort();
+                }
             }
         };
         reader.abort();
-        match (stopping, damaged) {
-            (true, _) => Ok(Outcome::Stopped),
-            (false, true) => Err(anyhow!("a request met a record that cannot be loaded")),
-            (false, false) => outcome,
+        match (stopping, damaged, disagrees) {
+            (true, ..) => Ok(Outcome::Stopped),
+            (false, true, _) => Err(anyhow!("a request met a record that cannot be loaded")),
+            (false, false, Some(checkpoint)) => Ok(Outcome::Disagrees(checkpoint)),
+            (false, false, None) => outcome,
         }
     }
 
@@ -196,7 +213,7 @@ impl Supervised {
             Ok((store.cursor()?, store.resident()?, store))
         });
         let (cursor, state, store) = opened.await.context("the store panicked")??;
-        self.shared.write().log = state;
+        self.shared.restart(state, cursor.tree.clone());
         *self.shared.locked_store() = Some(store);
         // What was shown is shown on until it is caught up with, unless there is nothing to show any more.
         self.shared.position.send_modify(|position| {

@@ -227,7 +227,11 @@ impl Commit {
         let new = NewEvent {
             subject: Subject::Acks(channel, broadcast),
             id: submit.clock.new_id(),
-            event: Event::Acknowledged(domain::Acknowledged { broadcast_id: broadcast, acknowledgements }),
+            event: Event::Acknowledged(domain::Acknowledged {
+                broadcast_id: broadcast,
+                acknowledgements,
+                salt: Some(submit.clock.new_salt()),
+            }),
             time: submit.clock.now(),
             source: submit.source.clone(),
             expected: None,

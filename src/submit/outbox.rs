@@ -301,7 +301,7 @@ mod tests {
         let new = NewEvent {
             subject: Subject::Acks("creator".parse().unwrap(), broadcast_id),
             id: Uuid::from_u128(id),
-            event: Event::Acknowledged(Acknowledged { broadcast_id, acknowledgements }),
+            event: Event::Acknowledged(Acknowledged { broadcast_id, acknowledgements, salt: None }),
             time: Timestamp::from_unix_ms(7),
             source: "/tidings/a".to_owned(),
             expected: None,

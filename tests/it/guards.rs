@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tidings::audit::source::Source;
 use tidings::audit::state::state_at;
 use tidings::domain::{BroadcastId, Event};
 use tidings::log::envelope::{Decoded, decode};
@@ -111,7 +112,7 @@ async fn two_hundred_acknowledgements_of_one_user_at_once_count_once() {
 
     let log = nats.log().await;
     let head = log.info().await.unwrap().last_sequence;
-    let folded = state_at(Arc::new(log), head).await.unwrap();
+    let folded = state_at(&Source::Log(Arc::new(log)), head).await.unwrap();
     let id: BroadcastId = id.parse().unwrap();
     assert_eq!(folded.state.broadcast(id).unwrap().acknowledged, 1);
     for replica in &replicas {

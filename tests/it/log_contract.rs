@@ -170,7 +170,7 @@ async fn what_was_written_is_read_back(log: impl EventLog, _outside: impl Outsid
     assert_eq!(recorded.channel, channel());
     // Fetched or delivered, it is the same message.
     let delivered = log.follow(1).await.unwrap().next().await.unwrap().unwrap();
-    assert_eq!((delivered.fingerprint(), delivered), (found.fingerprint(), found));
+    assert_eq!((delivered.leaf(), delivered), (found.leaf(), found));
     assert_eq!(log.get(2).await.unwrap(), None);
 }
 
@@ -263,7 +263,7 @@ async fn a_reader_with_the_cursor_of_another_log_begins_anew(
         log.append(created(&n.to_string())).await.unwrap();
     }
     let epoch = log.info().await.unwrap().epoch;
-    let right = Last::Message(log.get(2).await.unwrap().unwrap().fingerprint());
+    let right = Last::Message(log.get(2).await.unwrap().unwrap().leaf());
     for (epoch, sequence, last, what) in [
         (Epoch::from_unix_ns(0), 2, right, "another epoch"),
         (epoch, 3, right, "another message at the cursor"),

@@ -6,8 +6,11 @@ use async_nats::HeaderMap;
 use futures_util::TryStreamExt as _;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
+use tidings::domain::Event;
 use tidings::log::RawMessage;
 use tidings::log::envelope::{Decoded, decode};
+use tidings::log::facts::root_of;
+use tidings::log::names::header::FACTS_ROOT;
 use tidings::log::names::{LOG_STREAM, MIRROR_LEASE_KEY, POSITION_KEY};
 use tidings::push::heartbeat::Heartbeat;
 use tidings::push::wire::ClientMessage;
@@ -58,6 +61,10 @@ fn what_was_written_once_is_read_for_ever() {
             let again: Value = serde_json::from_slice(&recorded.event.to_json().unwrap()).unwrap();
             assert_eq!(again, example["body"], "{name} means what it says");
             assert_eq!(recorded.late, raw(&example).subject.split('.').next_back() == Some("late"), "{name}");
+            if let Event::Acknowledged(acknowledged) = &recorded.event {
+                let root = root_of(acknowledged).map(|root| root.to_string());
+                assert_eq!(root.as_deref(), raw(&example).header(FACTS_ROOT), "{name}: its facts");
+            }
             let kind = recorded.event.event_type();
             types.insert(format!("{}:{}", kind.name, kind.version));
         } else if name.starts_with("examples/messages/client.") {
@@ -66,7 +73,7 @@ fn what_was_written_once_is_read_for_ever() {
             serde_json::from_value::<Heartbeat>(example).unwrap_or_else(|e| panic!("{name}: {e}"));
         }
     }
-    let known = tidings::domain::Event::TYPES.map(|kind| format!("{}:{}", kind.name, kind.version));
+    let known = Event::TYPES.map(|kind| format!("{}:{}", kind.name, kind.version));
     assert_eq!(types, known.into(), "every event that this build knows has an example");
 }
 

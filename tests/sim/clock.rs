@@ -41,4 +41,8 @@ impl Clock for VirtualClock {
         let at = u64::try_from(self.now_ms()).unwrap();
         uuid::Builder::from_unix_timestamp_millis(at, &rest).into_uuid()
     }
+
+    fn new_salt(&self) -> Uuid {
+        self.new_id()
+    }
 }

@@ -25,6 +25,8 @@ use crate::log::connection::Connection;
 use crate::log::jetstream::JetStreamLog;
 use crate::log::provision::Provision;
 use crate::metrics::Metrics;
+use crate::notary::Notary;
+use crate::notary::note::SecretKey;
 use crate::projection::mirror::Mirror;
 use crate::projection::{self, Announcement, Projection};
 use crate::push::heartbeat::{Counts, Heartbeat};
@@ -134,6 +136,18 @@ impl<'a> Base<'a> {
         }
     }
 
+    fn notary(&self, log: Arc<dyn EventLog>, projection: Projection, keys: Vec<SecretKey>) -> Notary {
+        Notary {
+            projection,
+            log,
+            client: self.connection.client.clone(),
+            provision: self.provision.clone(),
+            options: self.options.checkpoints.options(keys),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
     fn submit(&self, log: Arc<dyn EventLog>, projection: Projection) -> anyhow::Result<Arc<Submit>> {
         let outbox = Outbox::open(&self.outbox_directory, self.options.outbox_bounds())?;
         let options = submit::Options {
@@ -189,6 +203,7 @@ pub(super) struct Running<'a> {
     presence: JoinHandle<anyhow::Result<()>>,
     name_taken: oneshot::Receiver<Heartbeat>,
     mirror: JoinHandle<()>,
+    notary: JoinHandle<()>,
     server: JoinHandle<std::io::Result<()>>,
     stop_accepting: watch::Sender<bool>,
 }
@@ -199,6 +214,7 @@ impl<'a> Running<'a> {
         base: Base<'a>,
         listener: TcpListener,
         joining: Option<JoinHandle<anyhow::Result<()>>>,
+        keys: Vec<SecretKey>,
     ) -> anyhow::Result<Self> {
         let (announce, announcements) = mpsc::channel(hub::ANNOUNCEMENTS);
         let (tell_counts, counts) = watch::channel(BTreeMap::new());
@@ -207,6 +223,7 @@ impl<'a> Running<'a> {
 
         let log = base.log();
         let (projection, supervisor) = base.projection(log.clone(), announce);
+        let notary = tokio::spawn(base.notary(log.clone(), projection.clone(), keys).run());
         let submit = base.submit(log, projection.clone())?;
         let modes = submit.modes().clone();
         let hub = base.hub(projection.clone(), &modes, announcements, counts.clone());
@@ -224,6 +241,7 @@ impl<'a> Running<'a> {
             presence,
             name_taken,
             mirror,
+            notary,
             server,
             stop_accepting,
         })
@@ -245,6 +263,7 @@ impl<'a> Running<'a> {
             // Without one of these it would go on answering, and be wrong or of no use.
             ended = &mut self.server => Err(anyhow!("the HTTP server ended: {ended:?}")),
             ended = &mut self.mirror => Err(anyhow!("the mirror to KV ended: {ended:?}")),
+            ended = &mut self.notary => Err(anyhow!("the notary ended: {ended:?}")),
             // It ends with the hub, and the hub with the projection.
             ended = &mut self.presence => Err(anyhow!("the hub or its presence ended: {ended:?}")),
         };
@@ -259,6 +278,7 @@ impl<'a> Running<'a> {
         let Base { connection, provision, identity, .. } = self.base;
         self.presence.abort();
         self.mirror.abort();
+        self.notary.abort();
         self.projection.stop().await;
         let goodbye = async {
             Mirror::release(&connection.client, &provision, identity.instance).await;

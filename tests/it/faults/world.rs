@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tidings::audit::source::Source;
 use tidings::audit::state::state_at;
 use tidings::log::EventLog;
 use tidings::log::names::ACTIVE_BUCKET;
@@ -198,7 +199,7 @@ impl World {
             sessions.extend(listener.leave().await);
         }
         eventually("I7: nothing waits any more", || async { self.nothing_waits().await }).await;
-        let folded = state_at(log.clone(), head).await.unwrap();
+        let folded = state_at(&Source::Log(log.clone()), head).await.unwrap();
         let log = everything(&*log).await;
         let mut after = Vec::new();
         for replica in &self.replicas {

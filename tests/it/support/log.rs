@@ -45,7 +45,11 @@ pub fn created(message: &str) -> NewEvent {
 pub fn acknowledged(broadcast: Uuid, users: &[&str]) -> NewEvent {
     let (id, at) = (SystemClock.new_id(), SystemClock.now());
     let users = users.iter().map(|user| Acknowledgement { user: user.parse().unwrap(), at });
-    let event = Acknowledged { broadcast_id: BroadcastId(broadcast), acknowledgements: users.collect() };
+    let event = Acknowledged {
+        broadcast_id: BroadcastId(broadcast),
+        acknowledgements: users.collect(),
+        salt: Some(SystemClock.new_salt()),
+    };
     new_event(Subject::Acks(channel(), BroadcastId(broadcast)), id, Event::Acknowledged(event))
 }
 

@@ -1,0 +1,106 @@
+//! Sources: where an auditor reads the log.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::{READ_AHEAD, moment};
+use crate::log::reader::{Cursor, Delivery, Entry, Reader};
+use crate::log::{Epoch, EventLog};
+
+/// A log to read from its start to its end. Reading it changes nothing.
+#[derive(Clone)]
+pub enum Source {
+    /// The log itself, on NATS.
+    Log(Arc<dyn EventLog>),
+}
+
+/// Which log a source is, and where it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Which incarnation.
+    pub epoch: Epoch,
+    /// The last sequence; 0 when empty.
+    pub last_sequence: u64,
+}
+
+impl Source {
+    /// Which log it is, and where it ends now.
+    pub async fn head(&self) -> anyhow::Result<Head> {
+        match self {
+            Self::Log(log) => {
+                let info = log.info().await.context("asking the log who it is")?;
+                Ok(Head { epoch: info.epoch, last_sequence: info.last_sequence })
+            }
+        }
+    }
+
+    /// The sequence of the last message that the log recorded before a moment, in nanoseconds since 1970; 0 when there is
+    /// none.
+    pub async fn last_before(&self, moment_ns: i64) -> anyhow::Result<u64> {
+        match self {
+            Self::Log(log) => Ok(moment::last_before(&**log, moment_ns).await?),
+        }
+    }
+
+    /// Visits the log from one sequence to another in order, holes included.
+    pub async fn each_entry(
+        &self,
+        from: u64,
+        to: u64,
+        mut visit: impl FnMut(Entry) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        if from > to {
+            return Ok(());
+        }
+        match self {
+            Self::Log(log) => each_of_log(log.clone(), from, to, &mut visit).await,
+        }
+    }
+}
+
+async fn each_of_log(
+    log: Arc<dyn EventLog>,
+    from: u64,
+    to: u64,
+    visit: &mut impl FnMut(Entry) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let epoch = log.info().await.context("asking the log who it is")?.epoch;
+    let (sender, mut deliveries) = mpsc::channel(READ_AHEAD);
+    let cursor = Cursor { epoch: Some(epoch), sequence: from - 1, last: None };
+    let (_never, reconnected) = watch::channel(0);
+    let (reader, _) = Reader::new(log, cursor, sender, reconnected);
+    let mut reading = JoinSet::new();
+    reading.spawn(reader.run());
+    let visited = visit_up_to(to, &mut deliveries, visit).await;
+    // A reader that outlives its connection would complain of it.
+    reading.shutdown().await;
+    visited
+}
+
+async fn visit_up_to(
+    to: u64,
+    deliveries: &mut mpsc::Receiver<Delivery>,
+    visit: &mut impl FnMut(Entry) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    while let Some(delivery) = deliveries.recv().await {
+        match delivery {
+            Delivery::Head(_) => {}
+            Delivery::Epoch(_) => bail!("the log was replaced by another one while it was read; start again"),
+            Delivery::Batch(entries) => {
+                for entry in entries {
+                    let sequence = entry.sequence();
+                    if sequence <= to {
+                        visit(entry)?;
+                    }
+                    if sequence >= to {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+    bail!("reading the log ended before its end")
+}

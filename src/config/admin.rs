@@ -1,0 +1,76 @@
+//! The options of the operator's commands.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::{Nats, Streams};
+use crate::notary::note::KeyName;
+
+const KEYGEN_HELP: &str = "\
+Example:
+  tidings admin keygen --name example.com/tidings checkpoint.key > checkpoint.pub
+  tidings serve --checkpoint-key checkpoint.key
+  tidings audit verify --key checkpoint.pub
+
+Give auditors the public key by a way that is not this service. To rotate, make another key of the same name, add its
+public half to what auditors have, restart the replicas with `--checkpoint-key new.key,old.key`, and leave the old one out
+when nobody asks for it any more.";
+
+const REBUILD_HELP: &str = "\
+The projection is derived from the log and comes back the same. It is moved aside, not deleted: `projection.aside-1` is
+the newest of at most three. A replica that gave up on its projection begins anew as well.
+
+Exit codes: 0 the next start rebuilds; 1 it could not be moved; 3 a replica runs in this directory, nothing was changed.
+
+Example, where systemd runs the replica:
+  systemctl stop tidings
+  tidings admin rebuild --data-dir /var/lib/tidings
+  systemctl start tidings
+
+While it rebuilds, /readyz fails and other replicas serve.";
+
+/// The operator's commands.
+#[derive(Debug, Subcommand)]
+pub enum Admin {
+    /// Create the streams and buckets that are missing, and report what differs in those that exist.
+    Provision {
+        /// Where NATS is.
+        #[command(flatten)]
+        nats: Nats,
+        /// What to create.
+        #[command(flatten)]
+        streams: Streams,
+    },
+    /// Print the state of the log, the buckets and the live replicas.
+    Status {
+        /// Where NATS is.
+        #[command(flatten)]
+        nats: Nats,
+    },
+    /// Have a stopped replica rebuild its projection from the log at its next start.
+    #[command(after_help = REBUILD_HELP)]
+    Rebuild {
+        /// Where the replica keeps its own.
+        #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR", default_value = "tidings-data")]
+        data_dir: PathBuf,
+    },
+    /// Ask a replica whether it is ready: exit code 0, or 1 with the reason.
+    Health {
+        /// The replica. Default: the one of the data directory.
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+        /// Where a local replica keeps its own.
+        #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR", default_value = "tidings-data")]
+        data_dir: PathBuf,
+    },
+    /// Make a key that signs checkpoints: the secret half into a file, the public one to stdout.
+    #[command(after_help = KEYGEN_HELP)]
+    Keygen {
+        /// The key's name, and so the log's: a URL without its scheme is a good one, since nobody else has it.
+        #[arg(long)]
+        name: KeyName,
+        /// Where the secret key goes. The file must not be there yet; only its owner can read it.
+        file: PathBuf,
+    },
+}

@@ -1,0 +1,43 @@
+//! The options of checkpoints.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::notary::Options;
+use crate::notary::note::{PublicKey, SecretKey};
+
+/// What a deployment chooses about checkpoints.
+#[derive(Clone, Debug, Args)]
+pub struct Checkpoints {
+    /// Sign checkpoints of the log with the key in this file (`tidings admin keygen` makes one); several while keys are
+    /// rotated. A replica that runs a NATS of its own makes itself a key in its data directory. Without a key, it only
+    /// compares what others sign.
+    #[arg(long, env = "TIDINGS_CHECKPOINT_KEY", value_delimiter = ',', value_name = "FILE")]
+    pub checkpoint_key: Vec<PathBuf>,
+
+    /// Public keys of others whose checkpoints count. Without any key, everybody's do.
+    #[arg(long, env = "TIDINGS_CHECKPOINT_PUBLIC_KEY", value_delimiter = ',', value_name = "KEY")]
+    pub checkpoint_public_key: Vec<PublicKey>,
+
+    /// Sign a checkpoint after this many events,
+    #[arg(long, env = "TIDINGS_CHECKPOINT_EVERY_EVENTS", default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub checkpoint_every_events: u64,
+
+    /// and after this long, if anything is new.
+    #[arg(long, env = "TIDINGS_CHECKPOINT_EVERY_SECONDS", default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub checkpoint_every_seconds: u64,
+}
+
+impl Checkpoints {
+    /// What a notary with these keys needs to know.
+    pub fn options(&self, keys: Vec<SecretKey>) -> Options {
+        Options {
+            keys,
+            trusted: self.checkpoint_public_key.clone(),
+            every_events: self.checkpoint_every_events,
+            every: Duration::from_secs(self.checkpoint_every_seconds),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Leaves: what the Merkle tree says of each place of the log.
+//!
+//! A leaf is the hash of a statement: everything that the log says at a place, in bytes that can be read in one way only.
+//! Whoever is shown a statement sees the subject, the times and the headers, and of the body its hash alone.
+
+use sha2::{Digest as _, Sha256};
+
+use super::RawMessage;
+use super::merkle::Hash;
+
+/// NATS adds headers under this prefix, or takes them as orders. They say how a message came, not what it says.
+const OF_NATS: &str = "Nats-";
+
+/// What the log says at one place.
+///
+/// ```text
+/// message: sequence, time, subject, (name, value) of each header, SHA-256 of the body
+/// hole:    sequence
+/// ```
+///
+/// Each part comes after its length in 8 bytes, big-endian; numbers have 8 bytes, big-endian. The time is JetStream's, in
+/// nanoseconds since 1970. Headers are sorted by name and value; those that begin with `Nats-` are left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// The place, from 1.
+    pub sequence: u64,
+    /// What stands there; `None` for a hole.
+    pub message: Option<Stated>,
+}
+
+/// What a statement says of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stated {
+    /// When the log recorded it, in nanoseconds since 1970-01-01.
+    pub time_ns: i64,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers, sorted, without those of NATS.
+    pub headers: Vec<(String, String)>,
+    /// SHA-256 of its body.
+    pub body: [u8; 32],
+}
+
+impl Statement {
+    /// What a message says.
+    pub fn of(message: &RawMessage) -> Self {
+        let headers = message.headers.iter().filter(|(name, _)| !name.starts_with(OF_NATS));
+        let mut headers: Vec<_> = headers.cloned().collect();
+        headers.sort();
+        let stated = Stated {
+            time_ns: message.time_ns,
+            subject: message.subject.clone(),
+            headers,
+            body: Sha256::digest(&message.body).into(),
+        };
+        Self { sequence: message.sequence, message: Some(stated) }
+    }
+
+    /// That the log has lost what stood at a place.
+    pub const fn hole(sequence: u64) -> Self {
+        Self { sequence, message: None }
+    }
+
+    /// The bytes that are hashed.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(512);
+        put(&mut bytes, &self.sequence.to_be_bytes());
+        if let Some(message) = &self.message {
+            put(&mut bytes, &message.time_ns.to_be_bytes());
+            put(&mut bytes, message.subject.as_bytes());
+            for (name, value) in &message.headers {
+                put(&mut bytes, name.as_bytes());
+                put(&mut bytes, value.as_bytes());
+            }
+            put(&mut bytes, &message.body);
+        }
+        bytes
+    }
+
+    /// Reads what [`Statement::to_bytes`] wrote. `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let parts = parts(bytes)?;
+        let number = |part: &[u8]| Some(u64::from_be_bytes(part.try_into().ok()?));
+        let text = |part: &[u8]| String::from_utf8(part.to_vec()).ok();
+        let (sequence, rest) = parts.split_first()?;
+        let sequence = number(sequence)?;
+        let [time, subject, headers @ .., body] = rest else {
+            return rest.is_empty().then_some(Self::hole(sequence));
+        };
+        let (headers, []) = headers.as_chunks::<2>() else { return None };
+        let headers = headers.iter().map(|[name, value]| Some((text(name)?, text(value)?)));
+        let stated = Stated {
+            time_ns: i64::from_be_bytes((*time).try_into().ok()?),
+            subject: text(subject)?,
+            headers: headers.collect::<Option<_>>()?,
+            body: (*body).try_into().ok()?,
+        };
+        Some(Self { sequence, message: Some(stated) })
+    }
+
+    /// Its leaf.
+    pub fn leaf(&self) -> Hash {
+        Hash::leaf(&self.to_bytes())
+    }
+}
+
+impl Stated {
+    /// The first value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Appends a part after its length.
+pub fn put(bytes: &mut Vec<u8>, part: &[u8]) {
+    bytes.extend((part.len() as u64).to_be_bytes());
+    bytes.extend(part);
+}
+
+fn parts(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut parts = Vec::new();
+    while !bytes.is_empty() {
+        let (length, rest) = bytes.split_first_chunk::<8>()?;
+        let length = usize::try_from(u64::from_be_bytes(*length)).ok()?;
+        let (part, rest) = rest.split_at_checked(length)?;
+        parts.push(part);
+        bytes = rest;
+    }
+    Some(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message() -> RawMessage {
+        RawMessage {
+            sequence: 7,
+            time_ns: 5,
+            subject: "broadcasts.creator.lifecycle".to_owned(),
+            headers: vec![
+                ("ce-type".to_owned(), "b".to_owned()),
+                ("Nats-Msg-Id".to_owned(), "1".to_owned()),
+                ("ce-id".to_owned(), "1".to_owned()),
+            ],
+            body: "{}".into(),
+        }
+    }
+
+    #[test]
+    fn each_part_of_a_message_counts_and_nothing_of_nats() {
+        let leaf = message().leaf();
+        let changed: [fn(&mut RawMessage); 6] = [
+            |m| m.sequence = 8,
+            |m| m.time_ns = 6,
+            |m| m.subject.push('x'),
+            |m| m.headers[0].1.push('x'),
+            |m| drop(m.headers.remove(2)),
+            |m| m.body = "{ }".into(),
+        ];
+        for change in changed {
+            let mut other = message();
+            change(&mut other);
+            assert_ne!(other.leaf(), leaf, "{other:?}");
+        }
+        let mut same = message();
+        same.headers.reverse();
+        same.headers.retain(|(name, _)| name != "Nats-Msg-Id");
+        assert_eq!(same.leaf(), leaf, "neither their order, nor what NATS adds");
+        assert_ne!(Statement::hole(7).leaf(), leaf);
+    }
+
+    proptest! {
+        #[test]
+        fn a_statement_is_read_as_it_was_written(
+            sequence in any::<u64>(),
+            time_ns in any::<i64>(),
+            subject in any::<String>(),
+            headers in prop::collection::vec((any::<String>(), any::<String>()), 0..4),
+            body in any::<[u8; 32]>(),
+            hole in any::<bool>(),
+        ) {
+            let stated = Stated { time_ns, subject, headers, body };
+            let statement = Statement { sequence, message: (!hole).then_some(stated) };
+            prop_assert_eq!(Statement::from_bytes(&statement.to_bytes()), Some(statement));
+        }
+
+        #[test]
+        fn other_bytes_are_no_statement_or_have_one_reading(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            if let Some(statement) = Statement::from_bytes(&bytes) {
+                prop_assert_eq!(statement.to_bytes(), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Checkpoints: the root of the log's tree at a size, in the C2SP form (tlog-checkpoint) that a signed note carries.
+//!
+//! ```text
+//! {log}/{epoch}       the origin: the name of the key that signs, and which incarnation of the log
+//! {size}              leaves: the last sequence
+//! {root}              in base64
+//! ```
+//!
+//! The form wants an origin for each log, and a log that was recreated is another one; so the epoch is part of it, while the
+//! key keeps its name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::note::KeyName;
+use crate::log::Epoch;
+use crate::log::merkle::Hash;
+
+/// What is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Which log, by the name of its key.
+    pub log: KeyName,
+    /// Which incarnation of it.
+    pub epoch: Epoch,
+    /// Leaves of the tree.
+    pub size: u64,
+    /// Its root.
+    pub root: Hash,
+}
+
+impl Checkpoint {
+    /// The first line.
+    pub fn origin(&self) -> String {
+        format!("{}/{}", self.log.as_str(), self.epoch)
+    }
+}
+
+impl fmt::Display for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{}\n{}\n", self.origin(), self.size, self.root)
+    }
+}
+
+impl FromStr for Checkpoint {
+    type Err = String;
+
+    /// Lines after the third are extensions, which say nothing about the tree.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut lines = text.strip_suffix('\n').ok_or("its last line has no end")?.split('\n');
+        let mut line = || lines.next().filter(|line| !line.is_empty()).ok_or("a checkpoint has three lines");
+        let (origin, size, root) = (line()?, line()?, line()?);
+        let (log, epoch) = origin.rsplit_once('/').ok_or("its origin does not end in an epoch")?;
+        let number: u64 = size.parse().map_err(|_| "its size is no number")?;
+        // One spelling: neither `+1` nor `01`.
+        if number.to_string() != size {
+            return Err("its size is no number".to_owned());
+        }
+        Ok(Self { log: log.parse()?, epoch: epoch.parse()?, size: number, root: root.parse()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_written_and_read() {
+        let checkpoint = Checkpoint {
+            log: "example.com/tidings".parse().unwrap(),
+            epoch: Epoch::from_unix_ns(1_000_000_007),
+            size: 20_852_163,
+            root: Hash::empty(),
+        };
+        let text = checkpoint.to_string();
+        assert_eq!(
+            text,
+            "example.com/tidings/1970-01-01T00:00:01.000000007Z\n20852163\n\
+             47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
+        );
+        assert_eq!(text.parse(), Ok(checkpoint.clone()));
+        assert_eq!(format!("{text}more\n").parse(), Ok(checkpoint));
+        for bad in [
+            "",
+            "a/1970-01-01T00:00:01Z\n1\n",
+            &text.replace("20852163", "020852163"),
+            &text.replace("20852163", "-1"),
+            &text.replace("Z\n", "\n"),
+            &text.replace("SuFU=", "="),
+            text.trim_end(),
+        ] {
+            assert!(bad.parse::<Checkpoint>().is_err(), "{bad:?}");
+        }
+    }
+}

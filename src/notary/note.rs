@@ -1,0 +1,369 @@
+//! Signed notes: text with Ed25519 signatures below it, in the C2SP form (signed-note v1.0.0) that transparency logs share.
+//!
+//! ```text
+//! text, in whole lines
+//!
+//! — {key name} {base64 of the key's id and the signature}
+//! ```
+//!
+//! Keys are written as Go's `golang.org/x/mod/sumdb/note` writes them, so that other tools take them as they are:
+//! `{name}+{id}+{base64}`, and a secret one with `PRIVATE+KEY+` before that.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::{Signature, Signer as _};
+use sha2::{Digest as _, Sha256};
+
+/// The type of a signature: Ed25519, with the message as it is.
+const ED25519: u8 = 1;
+
+/// What a line of a signature begins with.
+const DASH: &str = "— ";
+
+/// What a secret key begins with.
+const SECRET: &str = "PRIVATE+KEY+";
+
+/// Bytes of a note at most, and signatures below it. A note of ours has some 300 bytes.
+const MAX_BYTES: usize = 64 * 1024;
+const MAX_SIGNATURES: usize = 64;
+
+/// The name of a key: it has no space and no `+`. A URL without its scheme is a good one: nobody else has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyName(String);
+
+impl KeyName {
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KeyName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let bad = |c: char| c.is_whitespace() || c.is_control() || c == '+';
+        if name.is_empty() || name.len() > 200 || name.contains(bad) {
+            return Err("a key's name has 1 to 200 bytes, without spaces and without `+`".to_owned());
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+/// What a note names a key by, besides its name: the start of a hash over both.
+type KeyId = [u8; 4];
+
+fn id_of(name: &KeyName, public: &[u8; 32]) -> KeyId {
+    let hash = Sha256::new().chain_update(name.as_str()).chain_update([b'\n', ED25519]).chain_update(public);
+    let hash: [u8; 32] = hash.finalize().into();
+    [hash[0], hash[1], hash[2], hash[3]]
+}
+
+/// Name, id and the 32 bytes of a key from its written form.
+fn read_key(text: &str) -> Result<(KeyName, KeyId, [u8; 32]), String> {
+    let mut parts = text.trim().splitn(3, '+');
+    let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err("a key is written as name+id+base64".to_owned());
+    };
+    let id = u32::from_str_radix(id, 16).ok().filter(|_| id.len() == 8);
+    let id = id.ok_or("a key's id has 8 hexadecimal digits")?.to_be_bytes();
+    let key = STANDARD.decode(key).map_err(|_| "a key's last part is base64")?;
+    match key.split_first() {
+        Some((&ED25519, key)) => {
+            let key = key.try_into().map_err(|_| "an Ed25519 key has 32 bytes")?;
+            Ok((name.parse()?, id, key))
+        }
+        _ => Err("it is no Ed25519 key of a signed note".to_owned()),
+    }
+}
+
+fn write_key(f: &mut fmt::Formatter<'_>, name: &KeyName, id: KeyId, key: &[u8; 32]) -> fmt::Result {
+    let mut bytes = vec![ED25519];
+    bytes.extend(key);
+    write!(f, "{}+{:08x}+{}", name.as_str(), u32::from_be_bytes(id), STANDARD.encode(bytes))
+}
+
+/// The public half: whoever has it knows what was signed with the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    name: KeyName,
+    id: KeyId,
+    key: ed25519_dalek::VerifyingKey,
+}
+
+impl PublicKey {
+    fn new(name: KeyName, key: ed25519_dalek::VerifyingKey) -> Self {
+        Self { id: id_of(&name, key.as_bytes()), name, key }
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &KeyName {
+        &self.name
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_key(f, &self.name, self.id, self.key.as_bytes())
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim().starts_with(SECRET) {
+            return Err("this is a secret key; the public one belongs here".to_owned());
+        }
+        let (name, id, bytes) = read_key(text)?;
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes).map_err(|e| e.to_string())?;
+        let public = Self::new(name, key);
+        if public.id == id { Ok(public) } else { Err("the key's id is not the one of this key".to_owned()) }
+    }
+}
+
+/// The secret half. It is never shown by mistake: only [`SecretKey::reveal`] writes it.
+#[derive(Clone)]
+pub struct SecretKey {
+    public: PublicKey,
+    key: ed25519_dalek::SigningKey,
+}
+
+impl SecretKey {
+    /// The key of this name that 32 random bytes make.
+    pub fn new(name: KeyName, seed: &[u8; 32]) -> Self {
+        let key = ed25519_dalek::SigningKey::from_bytes(seed);
+        Self { public: PublicKey::new(name, key.verifying_key()), key }
+    }
+
+    /// The public half.
+    pub const fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// As it is written into a file that only its owner reads.
+    pub fn reveal(&self) -> String {
+        struct Revealed<'a>(&'a SecretKey);
+        impl fmt::Display for Revealed<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let SecretKey { public, key } = self.0;
+                write_key(f, &public.name, public.id, key.as_bytes())
+            }
+        }
+        format!("{SECRET}{}", Revealed(self))
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the secret key of {}", self.public)
+    }
+}
+
+impl FromStr for SecretKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let key = text.trim().strip_prefix(SECRET).ok_or("a secret key begins with PRIVATE+KEY+")?;
+        let (name, id, seed) = read_key(key)?;
+        let secret = Self::new(name, &seed);
+        if secret.public.id == id {
+            Ok(secret)
+        } else {
+            Err("the key's id is not the one of this key".to_owned())
+        }
+    }
+}
+
+/// One signature below a note.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Signed {
+    name: KeyName,
+    id: KeyId,
+    /// Of whatever kind: those of unknown keys are passed over.
+    signature: Vec<u8>,
+}
+
+/// Text, and who signed it. Nothing is known of its signatures until [`Note::verified_by`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    text: String,
+    signatures: Vec<Signed>,
+}
+
+/// Why nobody known stands behind a note.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unproven {
+    /// None of its signatures is of a key that was asked for.
+    NobodyKnown,
+    /// A key that was asked for is named, and did not sign this.
+    Forged(KeyName),
+}
+
+impl fmt::Display for Unproven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NobodyKnown => f.write_str("none of the keys given has signed it"),
+            Self::Forged(name) => write!(f, "the signature of {} is not of this text", name.as_str()),
+        }
+    }
+}
+
+impl Note {
+    /// Signs text, which is made of whole lines.
+    pub fn sign(text: String, keys: &[SecretKey]) -> Self {
+        let sign = |key: &SecretKey| Signed {
+            name: key.public.name.clone(),
+            id: key.public.id,
+            signature: key.key.sign(text.as_bytes()).to_bytes().to_vec(),
+        };
+        Self { signatures: keys.iter().map(sign).collect(), text }
+    }
+
+    /// What it says, whoever says it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The first of these keys that has signed it. A signature that names one of them and is not its own spoils the note.
+    pub fn verified_by<'a>(&self, keys: &'a [PublicKey]) -> Result<&'a PublicKey, Unproven> {
+        let mut signer = None;
+        for signed in &self.signatures {
+            let named = |key: &&PublicKey| key.name == signed.name && key.id == signed.id;
+            let Some(key) = keys.iter().find(named) else { continue };
+            let signature = Signature::from_slice(&signed.signature).ok();
+            let verified = signature.is_some_and(|s| key.key.verify_strict(self.text.as_bytes(), &s).is_ok());
+            if !verified {
+                return Err(Unproven::Forged(signed.name.clone()));
+            }
+            signer = signer.or(Some(key));
+        }
+        signer.ok_or(Unproven::NobodyKnown)
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.text)?;
+        for Signed { name, id, signature } in &self.signatures {
+            let bytes = [id.as_slice(), signature].concat();
+            writeln!(f, "{DASH}{} {}", name.as_str(), STANDARD.encode(bytes))?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Note {
+    type Err = &'static str;
+
+    fn from_str(note: &str) -> Result<Self, Self::Err> {
+        if note.len() > MAX_BYTES {
+            return Err("it is too long for a note");
+        }
+        if note.contains(|c: char| c < ' ' && c != '\n') {
+            return Err("a note has no control characters");
+        }
+        let (before, signatures) = note.rsplit_once("\n\n").ok_or("it has no signatures")?;
+        let signatures = signatures.strip_suffix('\n').ok_or("its last line has no end")?;
+        let signatures = signatures.split('\n').map(read_signature).collect::<Option<Vec<_>>>();
+        let signatures = signatures.ok_or("a line below the text is no signature")?;
+        if signatures.len() > MAX_SIGNATURES {
+            return Err("it has too many signatures");
+        }
+        Ok(Self { text: format!("{before}\n"), signatures })
+    }
+}
+
+fn read_signature(line: &str) -> Option<Signed> {
+    let (name, bytes) = line.strip_prefix(DASH)?.split_once(' ')?;
+    let bytes = STANDARD.decode(bytes).ok()?;
+    let (id, signature) = bytes.split_first_chunk::<4>()?;
+    Some(Signed { name: name.parse().ok()?, id: *id, signature: signature.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The example of the specification of Go's package `note`.
+    const PETER: &str = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+    const SIGNED: &str = "If you think cryptography is the answer to your problem,\n\
+        then you don't know what your problem is.\n\n\
+        — PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n";
+
+    fn key(name: &str, seed: u8) -> SecretKey {
+        SecretKey::new(name.parse().unwrap(), &[seed; 32])
+    }
+
+    #[test]
+    fn a_note_of_others_is_read_and_verified() {
+        let peter: PublicKey = PETER.parse().unwrap();
+        assert_eq!(peter.to_string(), PETER);
+        let note: Note = SIGNED.parse().unwrap();
+        assert_eq!(note.to_string(), SIGNED);
+        assert_eq!(note.verified_by(std::slice::from_ref(&peter)), Ok(&peter));
+        let other: Note = SIGNED.replace("answer", "question").parse().unwrap();
+        assert_eq!(other.verified_by(&[peter.clone()]), Err(Unproven::Forged(peter.name)));
+    }
+
+    #[test]
+    fn who_signed_is_told_by_name_and_id() {
+        let (ours, theirs, same_name) =
+            (key("a.example/log", 1), key("b.example/log", 2), key("a.example/log", 3));
+        let note = Note::sign("text\n\nmore\n".to_owned(), &[ours.clone(), theirs.clone()]);
+        let note: Note = note.to_string().parse().unwrap();
+        assert_eq!(note.text(), "text\n\nmore\n");
+        let by = |keys: &[&SecretKey]| {
+            let keys: Vec<_> = keys.iter().map(|key| key.public().clone()).collect();
+            note.verified_by(&keys).map(|key| key.name().as_str().to_owned())
+        };
+        assert_eq!(by(&[&theirs]).as_deref(), Ok("b.example/log"));
+        assert_eq!(by(&[&same_name, &ours]).as_deref(), Ok("a.example/log"));
+        assert_eq!(by(&[&same_name]), Err(Unproven::NobodyKnown));
+        assert_eq!(by(&[]), Err(Unproven::NobodyKnown));
+    }
+
+    #[test]
+    fn keys_are_written_and_read_and_not_mixed_up() {
+        let secret = key("example.com/tidings", 7);
+        let revealed = secret.reveal();
+        assert_eq!(revealed.parse::<SecretKey>().unwrap().public(), secret.public());
+        assert_eq!(secret.public().to_string().parse::<PublicKey>().as_ref(), Ok(secret.public()));
+        assert!(!format!("{secret:?}").contains(revealed.rsplit('+').next().unwrap()));
+        assert!(revealed.parse::<PublicKey>().unwrap_err().contains("secret"));
+        assert!(secret.public().to_string().parse::<SecretKey>().is_err());
+        let public = secret.public().to_string();
+        let other_id = public.replacen(&public[20..28], "00000000", 1);
+        for bad in ["", "a+b", "a+00000000+AQ==", &other_id, &public.replace("example", "exa mple")] {
+            assert!(bad.parse::<PublicKey>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_note_is_refused() {
+        for bad in [
+            "",
+            "text\n",
+            "text\n\n",
+            "text\n\nno dash\n",
+            "text\n\n— name\n",
+            "a\tb\n\n— n AAAAAAA=\n",
+            "text\n\n— n AAAAAAA=",
+        ] {
+            assert!(bad.parse::<Note>().is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in any::<String>()) {
+            if let Ok(note) = text.parse::<Note>() {
+                prop_assert_eq!(note.to_string(), text);
+            }
+        }
+    }
+}

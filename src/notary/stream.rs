@@ -1,0 +1,71 @@
+//! The stream of checkpoints: appended to under a guard, so that two signers never fork, and read in order.
+
+use anyhow::Context as _;
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+
+use super::note::Note;
+use crate::log::jetstream::{is_conflict, nanoseconds};
+use crate::log::names::{CHECKPOINT_STREAM, CHECKPOINT_SUBJECT};
+
+/// What stands at a place of the stream. It may be anything: who writes there is for NATS to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// Its place in the stream of checkpoints, from 1.
+    pub number: u64,
+    /// When the stream recorded it, in nanoseconds since 1970-01-01.
+    pub time_ns: i64,
+    /// What it says: a signed note, if it is one.
+    pub text: String,
+}
+
+/// The stream, as it is reached over a connection.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    context: jetstream::Context,
+    stream: Stream<()>,
+}
+
+impl Checkpoints {
+    /// The stream; nothing is asked of the server yet.
+    pub async fn of(context: jetstream::Context) -> anyhow::Result<Self> {
+        let stream = context.get_stream_no_info(CHECKPOINT_STREAM).await?;
+        Ok(Self { context, stream })
+    }
+
+    /// What stands first after a place; 0 is before the first.
+    pub async fn after(&self, number: u64) -> anyhow::Result<Option<Noted>> {
+        match self.stream.get_first_raw_message_by_subject(CHECKPOINT_SUBJECT, number + 1).await {
+            Ok(found) => Ok(Some(Noted {
+                number: found.sequence,
+                time_ns: nanoseconds(found.time),
+                text: String::from_utf8_lossy(&found.payload).into_owned(),
+            })),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(error).context("reading the checkpoints"),
+        }
+    }
+
+    /// Everything that stands there.
+    pub async fn all(&self) -> anyhow::Result<Vec<Noted>> {
+        let mut all = Vec::new();
+        while let Some(noted) = self.after(all.last().map_or(0, |last: &Noted| last.number)).await? {
+            all.push(noted);
+        }
+        Ok(all)
+    }
+
+    /// Appends a note behind the place `last`. `None` when something else stands there by now.
+    pub async fn append(&self, note: &Note, last: u64) -> anyhow::Result<Option<u64>> {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Subject-Sequence", last.to_string());
+        headers.insert("Content-Type", "text/plain; charset=utf-8");
+        let text = note.to_string().into();
+        match self.context.publish_with_headers(CHECKPOINT_SUBJECT, headers, text).await?.await {
+            Ok(placed) => Ok(Some(placed.sequence)),
+            Err(error) if is_conflict(&error) => Ok(None),
+            Err(error) => Err(error).context("appending a checkpoint"),
+        }
+    }
+}
