@@ -2,12 +2,14 @@
 //!
 //! Nothing here asks a replica, and nothing is written.
 
+pub mod finding;
 pub mod follow;
 pub mod moment;
 pub mod replay;
 pub mod source;
 pub mod state;
 pub mod terminal;
+pub mod verify;
 
 /// Batches read ahead of whoever looks at them.
 const READ_AHEAD: usize = 4;

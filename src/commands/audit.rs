@@ -1,5 +1,7 @@
 //! `audit`: reads the log and nothing else.
 
+mod verify;
+
 use std::io::{BufWriter, IsTerminal as _, Write as _, stderr, stdout};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub(super) async fn run(command: Audit) -> anyhow::Result<ExitCode> {
     match command {
         Audit::Replay(options) => print_replay(options).await?,
         Audit::State(options) => print_state(options).await?,
+        Audit::Verify(options) => return verify::run(options).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,7 @@
 //! The options of the auditor's commands.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Nats;
@@ -21,12 +23,29 @@ Examples:
   tidings audit state --at 2026-11-25T02:43:00Z
   tidings audit state --at 15m | jq .at_sequence";
 
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  tidings audit verify
+  tidings audit verify --key checkpoint.pub --known kept.json
+  tidings audit verify --format ndjson | jq 'select(.finding)'
+
+Looked at: gaps and lost messages; each event's headers and body by their schemas; that headers, subject and body agree; the
+acknowledgements under each event's root; the guard that each event was appended under; the order of each channel's life;
+each checkpoint's signature, and the root that it signs; the root that you kept; the digest of each live replica; the KV
+mirror. Each finding is a line. With --known, a log that is as it should be is kept in mind for the next time: what was
+verified once cannot be changed or cut off unseen.
+
+Exit codes: 0 nothing was found; 1 something was found, or the log cannot be read; 2 wrong arguments.";
+
 /// The auditor's commands.
 #[derive(Debug, Subcommand)]
 pub enum Audit {
     /// Print the events of the log, as they happened or as they happen.
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(Replay),
+    /// Recompute everything from the log and hold it to what was signed, and to what others say of it.
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(Verify),
     /// Print what was true after an event or at a moment: what was active, and who had acknowledged.
     #[command(after_help = STATE_EXAMPLES)]
     State(State),
@@ -111,4 +130,37 @@ pub enum StateFormat {
     Table,
     /// Everything.
     Json,
+}
+
+/// The options of `audit verify`.
+#[derive(Clone, Debug, Args)]
+pub struct Verify {
+    /// Where the log is.
+    #[command(flatten)]
+    pub nats: Nats,
+
+    /// A public key that signs checkpoints, or a file with one or several, a line each. Default: the key of the data
+    /// directory's replica, if it has made one; else signatures are not looked at.
+    #[arg(long, value_name = "KEY|FILE")]
+    pub key: Vec<String>,
+
+    /// Where you keep what you have verified. The log must go on from there; the file is written anew when nothing is
+    /// found, and made when it is not there.
+    #[arg(long, value_name = "FILE")]
+    pub known: Option<PathBuf>,
+
+    /// How to print.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub format: VerifyFormat,
+}
+
+/// How `audit verify` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VerifyFormat {
+    /// Text on a terminal, else NDJSON.
+    Auto,
+    /// A line a finding, and a sentence at the end.
+    Text,
+    /// An object a finding, and one at the end.
+    Ndjson,
 }

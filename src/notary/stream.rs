@@ -2,8 +2,9 @@
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;
-use async_nats::jetstream;
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, ErrorCode};
 
 use super::note::Note;
 use crate::log::jetstream::{is_conflict, nanoseconds};
@@ -32,6 +33,17 @@ impl Checkpoints {
     pub async fn of(context: jetstream::Context) -> anyhow::Result<Self> {
         let stream = context.get_stream_no_info(CHECKPOINT_STREAM).await?;
         Ok(Self { context, stream })
+    }
+
+    /// The stream, if it is there.
+    pub async fn find(context: jetstream::Context) -> anyhow::Result<Option<Self>> {
+        match context.get_stream(CHECKPOINT_STREAM).await {
+            Ok(_) => Self::of(context).await.map(Some),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+                _ => Err(error).context("looking for the checkpoints"),
+            },
+        }
     }
 
     /// What stands first after a place; 0 is before the first.

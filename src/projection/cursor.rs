@@ -59,6 +59,11 @@ impl Default for CursorRecord {
 }
 
 impl CursorRecord {
+    /// The start of a log.
+    pub fn of(epoch: Epoch) -> Self {
+        Self { epoch: Some(epoch), ..Self::default() }
+    }
+
     /// The record, unless another format wrote it, or a build that knew fewer events skipped some.
     pub fn believed(mut self) -> anyhow::Result<Self> {
         if self.format != FORMAT {

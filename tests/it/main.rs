@@ -35,4 +35,5 @@ mod rebuild;
 mod rolling;
 mod schemas;
 mod tidy;
+mod verify;
 mod websocket;

@@ -1,0 +1,124 @@
+//! Verify: everything that can be known of a log without trusting who keeps it.
+//!
+//! One pass recomputes the tree and the state from the log alone and holds them to what was signed, to what the auditor kept,
+//! and to what live replicas and the KV mirror say. Nothing is written but the auditor's own files.
+
+pub mod live;
+pub mod mirror;
+mod places;
+mod schemas;
+mod signed;
+mod walk;
+
+use std::time::Duration;
+
+use super::finding::Finding;
+use super::source::Source;
+use crate::domain::{Digest, State};
+use crate::log::Epoch;
+use crate::log::merkle::Hash;
+use crate::notary::note::PublicKey;
+use crate::notary::stream::Noted;
+use crate::projection::store::Store;
+pub use signed::Known;
+use signed::Roots;
+use walk::Walk;
+
+/// The folder that the log is folded into is new and empty.
+const OPEN_PATIENCE: Duration = Duration::from_mins(1);
+
+/// What a live replica says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Its name.
+    pub name: String,
+    /// The log that it has read.
+    pub epoch: Option<Epoch>,
+    /// The last sequence that it has read, and the last multiple of 256, each with the digest there.
+    pub digests: [(u64, Digest); 2],
+}
+
+/// What a log is held to, besides itself.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// Everything in the stream of checkpoints.
+    pub checkpoints: Vec<Noted>,
+    /// Who may have signed them. Empty: signatures are not looked at.
+    pub keys: Vec<PublicKey>,
+    /// What the auditor kept of an earlier time.
+    pub known: Option<Known>,
+    /// What live replicas say.
+    pub replicas: Vec<Replica>,
+}
+
+/// A log that was walked over to its end.
+pub struct Verified {
+    /// Which log.
+    pub epoch: Epoch,
+    /// How many places it has, lost ones included.
+    pub size: u64,
+    /// The root of its tree.
+    pub root: Hash,
+    /// The digest of its state.
+    pub digest: Digest,
+    /// How many roots that were signed or kept it was held to.
+    pub compared: u64,
+    /// Up to where it is as it should be, by these; what comes after is not signed yet.
+    pub right_up_to: u64,
+    /// The newest checkpoint of this log.
+    pub newest: Option<String>,
+    /// Events that say once more what was said before, which is no fault.
+    pub doubles: u64,
+    walk: Walk,
+}
+
+impl Verified {
+    /// What an auditor keeps of it, if nothing was wrong.
+    pub fn to_keep(&self) -> Known {
+        Known { epoch: self.epoch, size: self.size, root: self.root, checkpoint: self.newest.clone() }
+    }
+
+    /// What was folded: channels and what is active in memory,
+    pub fn state(&self) -> &State {
+        &self.walk.state
+    }
+
+    /// and everything on disk, until this value goes.
+    pub fn store(&self) -> &Store {
+        &self.walk.store
+    }
+}
+
+/// Walks over a log up to the end that it has now, and reports what is wrong. `at` hears how far it is.
+pub async fn verify(
+    source: &Source,
+    evidence: &Evidence,
+    mut at: impl FnMut(u64),
+    report: &mut impl FnMut(Finding),
+) -> anyhow::Result<Verified> {
+    let head = source.head().await?;
+    let Evidence { checkpoints, keys, known, replicas } = evidence;
+    let mut roots = Roots::of(head, checkpoints, keys, known.as_ref(), report);
+    roots.compare(0, Hash::empty(), report);
+    let mut walk = Walk::new(head, roots, replicas)?;
+    let visit = |entry| {
+        walk.visit(&entry, report)?;
+        at(entry.sequence());
+        Ok(())
+    };
+    source.each_entry(1, head.last_sequence, visit).await?;
+    walk.fold(report)?;
+    walk.roots.end(head.last_sequence, report);
+    live::compare_ends(head, replicas, report);
+    Ok(Verified {
+        epoch: head.epoch,
+        size: walk.sequence(),
+        root: walk.root(),
+        digest: walk.state.digest,
+        compared: walk.roots.compared(),
+        right_up_to: walk.roots.right_up_to(),
+        newest: walk.roots.newest().map(ToOwned::to_owned),
+        doubles: walk.doubles,
+        walk,
+    })
+}

@@ -1,0 +1,53 @@
+//! What live replicas say of themselves in their heartbeats, which are asked for over NATS, and only read.
+
+use anyhow::Context as _;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::{self, ErrorCode};
+
+use super::super::finding::{Finding, Kind};
+use super::super::source::Head;
+use super::Replica;
+use crate::log::provision::replicas_stream;
+use crate::push::heartbeat::{self, Heartbeat};
+
+/// What each live replica says of itself. Nobody is alive where there is no bucket of heartbeats.
+pub async fn replicas(context: &jetstream::Context) -> anyhow::Result<Vec<Replica>> {
+    let bucket = match context.get_stream(replicas_stream()).await {
+        Ok(bucket) => bucket,
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                return Ok(vec![]);
+            }
+            _ => return Err(error).context("reading the heartbeats"),
+        },
+    };
+    let heartbeats = heartbeat::heartbeats(&bucket).await?.into_iter();
+    Ok(heartbeats.map(|(heartbeat, _)| Replica::from(heartbeat)).collect())
+}
+
+impl From<Heartbeat> for Replica {
+    fn from(said: Heartbeat) -> Self {
+        Self {
+            name: said.replica,
+            epoch: said.epoch,
+            digests: [(said.sequence, said.digest), said.milestone],
+        }
+    }
+}
+
+/// A replica that has read further than the log goes has read what is no more; one of another log serves that.
+pub(super) fn compare_ends(head: Head, replicas: &[Replica], report: &mut impl FnMut(Finding)) {
+    for replica in replicas {
+        let what = match replica.epoch {
+            Some(epoch) if epoch != head.epoch => format!("it reads another log, of {epoch}"),
+            Some(_) if replica.digests[0].0 > head.last_sequence => {
+                format!(
+                    "it has read up to {}, and the log ends at {}",
+                    replica.digests[0].0, head.last_sequence
+                )
+            }
+            _ => continue,
+        };
+        report(Finding::of_all(Kind::Replica, format!("replica {}: {what}", replica.name)));
+    }
+}

@@ -1,0 +1,269 @@
+//! The KV mirror, held to the log: what it says is active, and who it says has acknowledged.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, ErrorCode};
+use futures_util::StreamExt as _;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::super::finding::{Finding, Kind};
+use super::Verified;
+use crate::domain::{BroadcastId, Channel, Timestamp};
+use crate::log::Epoch;
+use crate::log::names::{
+    ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, UserToken, bucket_stream, bucket_subject, header,
+};
+
+/// The mirror may take this long to write what the log has, and is asked this often.
+const PATIENCE: Duration = Duration::from_secs(10);
+const ASKED_EVERY: Duration = Duration::from_millis(250);
+
+/// Broadcasts whose acknowledgements are kept at hand.
+const AT_HAND: usize = 16;
+
+/// Acknowledgements that are about to be forgotten for their age may be there or not.
+const ABOUT_TO_GO_MS: i64 = 5 * 60 * 1_000;
+
+/// What stands at a key: where in the log it comes from, and a value unless it was deleted.
+struct Held {
+    epoch: Option<Epoch>,
+    sequence: u64,
+    value: Option<Value>,
+}
+
+impl Held {
+    fn read(headers: &HeaderMap, payload: &[u8]) -> Self {
+        let header = |name| headers.get(name).map(|value| value.as_str());
+        let deleted = header("KV-Operation").is_some();
+        Self {
+            epoch: header(header::EPOCH).and_then(|epoch| epoch.parse().ok()),
+            sequence: header(header::SEQUENCE).and_then(|number| number.parse().ok()).unwrap_or(0),
+            value: (!deleted).then(|| serde_json::from_slice(payload).unwrap_or(Value::Null)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Position {
+    epoch: Epoch,
+    sequence: u64,
+}
+
+/// Holds both buckets to the log that was verified. `now` is the time, since the bucket forgets by age.
+pub async fn compare(
+    context: &jetstream::Context,
+    verified: &Verified,
+    now: Timestamp,
+    report: &mut impl FnMut(Finding),
+) -> anyhow::Result<()> {
+    for name in [ACTIVE_BUCKET, ACKS_BUCKET] {
+        let bucket = match context.get_stream(bucket_stream(name)).await {
+            Ok(bucket) => bucket,
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    report(Finding::of_all(Kind::Mirror, format!("there is no bucket {name}")));
+                    continue;
+                }
+                _ => return Err(error).with_context(|| format!("looking for the bucket {name}")),
+            },
+        };
+        if !caught_up(&bucket, name, verified, report).await? {
+            continue;
+        }
+        if name == ACTIVE_BUCKET {
+            compare_active(&bucket, verified, report).await?;
+        } else {
+            compare_acks(&bucket, verified, now, report).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn held(bucket: &Stream, name: &str, key: &str) -> anyhow::Result<Option<Held>> {
+    match bucket.get_last_raw_message_by_subject(&bucket_subject(name, key)).await {
+        Ok(found) => Ok(Some(Held::read(&found.headers, &found.payload))),
+        Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {key} of the bucket {name}")),
+    }
+}
+
+/// Waits until the mirror has written everything up to the end of what was verified.
+async fn caught_up(
+    bucket: &Stream,
+    name: &str,
+    verified: &Verified,
+    report: &mut impl FnMut(Finding),
+) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let position = held(bucket, name, POSITION_KEY).await?.and_then(|held| held.value);
+        let position = position.and_then(|value| serde_json::from_value::<Position>(value).ok());
+        let position = position.filter(|position| position.epoch == verified.epoch);
+        if position.as_ref().is_some_and(|position| position.sequence >= verified.size) {
+            return Ok(true);
+        }
+        if begun.elapsed() > PATIENCE {
+            let at = position.map_or(0, |position| position.sequence);
+            let what =
+                format!("the bucket {name} is at {at}, and the log at {}: nobody mirrors it", verified.size);
+            report(Finding::of_all(Kind::Mirror, what));
+            return Ok(false);
+        }
+        sleep(ASKED_EVERY).await;
+    }
+}
+
+async fn compare_active(
+    bucket: &Stream,
+    verified: &Verified,
+    report: &mut impl FnMut(Finding),
+) -> anyhow::Result<()> {
+    let mut channels: BTreeSet<Channel> = verified.state().channels.keys().cloned().collect();
+    let prefix = bucket_subject(ACTIVE_BUCKET, "");
+    let mut subjects = bucket.info_with_subjects(bucket_subject(ACTIVE_BUCKET, ">")).await?;
+    while let Some(subject) = subjects.next().await {
+        channels.extend(subject?.0.strip_prefix(&prefix).and_then(|key| key.parse().ok()));
+    }
+    for channel in channels {
+        let found = held(bucket, ACTIVE_BUCKET, channel.as_str()).await?;
+        if found
+            .as_ref()
+            .is_some_and(|held| held.epoch == Some(verified.epoch) && held.sequence > verified.size)
+        {
+            // Something happened since.
+            continue;
+        }
+        let active = verified.state().active(&channel).map(|known| {
+            let mut value = serde_json::to_value(&known.broadcast).unwrap_or_default();
+            value["sequence"] = known.sequence.into();
+            value
+        });
+        let found = found.and_then(|held| held.value);
+        if found != active {
+            let shown =
+                |value: Option<Value>| value.map_or_else(|| "nothing".to_owned(), |value| value.to_string());
+            let what = format!(
+                "for {channel} the bucket has {}, and by the log it is {}",
+                shown(found),
+                shown(active)
+            );
+            report(Finding::of_all(Kind::Mirror, what));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct AckValue {
+    at: Timestamp,
+    sequence: u64,
+}
+
+async fn compare_acks(
+    bucket: &Stream,
+    verified: &Verified,
+    now: Timestamp,
+    report: &mut impl FnMut(Finding),
+) -> anyhow::Result<()> {
+    let info = bucket.get_info().await?;
+    let max_age_ms = i64::try_from(info.config.max_age.as_millis()).unwrap_or(i64::MAX);
+    let since = now.as_unix_ms().saturating_sub(max_age_ms).saturating_add(ABOUT_TO_GO_MS);
+    let since = Timestamp::from_unix_ms(since);
+    let mut logged = Logged { verified, at_hand: VecDeque::new() };
+    let mut right = 0_u64;
+    let prefix = bucket_subject(ACKS_BUCKET, "");
+    let mut messages = read(bucket).await?;
+    for _ in 0..info.state.messages {
+        let Some(message) = messages.next().await else { break };
+        let message = message.context("reading the acknowledgements")?;
+        let held = Held::read(message.headers.as_ref().unwrap_or(&HeaderMap::new()), &message.payload);
+        let Some(key) = message.subject.strip_prefix(&prefix).filter(|key| *key != POSITION_KEY) else {
+            continue;
+        };
+        let of_this_log = held.epoch == Some(verified.epoch) && held.sequence <= verified.size;
+        let Some(value) = held.value.filter(|_| of_this_log || held.epoch.is_none()) else { continue };
+        match logged.fault(key, value)? {
+            Some(fault) => report(Finding::of_all(Kind::Mirror, format!("the key {key} {fault}"))),
+            None => right += u64::from(logged.at(key)? >= Some(since)),
+        }
+        // The last one that was there when it was asked how many there are.
+        if message.info().is_ok_and(|info| info.pending == 0) {
+            break;
+        }
+    }
+    let mut expected = 0_u64;
+    verified.store().each_ack_since(since, |_, _, _| {
+        expected += 1;
+        Ok(())
+    })?;
+    if right < expected {
+        let what =
+            format!("the bucket has {right} of the {expected} acknowledgements that are young enough for it");
+        report(Finding::of_all(Kind::Mirror, what));
+    }
+    Ok(())
+}
+
+async fn read(bucket: &Stream) -> anyhow::Result<pull::Stream> {
+    let consumer = pull::Config {
+        ack_policy: AckPolicy::None,
+        memory_storage: true,
+        num_replicas: 1,
+        ..pull::Config::default()
+    };
+    Ok(bucket.create_consumer(consumer).await?.messages().await?)
+}
+
+/// The acknowledgements of the log, by broadcast, those asked for last at hand.
+struct Logged<'a> {
+    verified: &'a Verified,
+    at_hand: VecDeque<(BroadcastId, HashMap<u128, (u64, Timestamp)>)>,
+}
+
+impl Logged<'_> {
+    fn of(&mut self, id: BroadcastId) -> anyhow::Result<&HashMap<u128, (u64, Timestamp)>> {
+        if let Some(at) = self.at_hand.iter().position(|(known, _)| *known == id) {
+            return Ok(&self.at_hand[at].1);
+        }
+        let mut acks = HashMap::new();
+        self.verified.store().each_ack(id, |sequence, ack| {
+            acks.entry(ack.user.fingerprint()).or_insert((sequence, ack.at));
+            Ok(())
+        })?;
+        self.at_hand.truncate(AT_HAND - 1);
+        self.at_hand.push_front((id, acks));
+        Ok(&self.at_hand[0].1)
+    }
+
+    fn logged(&mut self, key: &str) -> anyhow::Result<Option<(u64, Timestamp)>> {
+        let parsed =
+            key.split_once('.').and_then(|(id, user)| Some((id.parse().ok()?, UserToken::parse(user)?)));
+        let Some((id, user)) = parsed else { return Ok(None) };
+        Ok(self.of(id)?.get(&user.fingerprint()).copied())
+    }
+
+    fn at(&mut self, key: &str) -> anyhow::Result<Option<Timestamp>> {
+        Ok(self.logged(key)?.map(|(_, at)| at))
+    }
+
+    /// In what a key is not as the log has it.
+    fn fault(&mut self, key: &str, value: Value) -> anyhow::Result<Option<String>> {
+        let Some((sequence, at)) = self.logged(key)? else {
+            return Ok(Some("is an acknowledgement that the log does not have".to_owned()));
+        };
+        let Ok(value) = serde_json::from_value::<AckValue>(value) else {
+            return Ok(Some("has a value that is none".to_owned()));
+        };
+        let right = value.sequence == sequence && value.at == at;
+        Ok((!right)
+            .then(|| format!("says {} at {}; the log has {at} at {sequence}", value.at, value.sequence)))
+    }
+}

@@ -1,0 +1,132 @@
+//! What can be said of each message by itself and by what came before it: schema, envelope, facts, guard, time.
+
+use std::collections::HashMap;
+
+use super::super::finding::{Finding, Kind};
+use super::schemas::Schemas;
+use crate::domain::{Channel, Event, Recorded, Timestamp};
+use crate::log::envelope::{Skipped, attribute, encode};
+use crate::log::facts::root_of;
+use crate::log::names::Subject;
+use crate::log::names::header::FACTS_ROOT;
+use crate::log::{NewEvent, RawMessage};
+use crate::projection::ledger::What;
+
+/// The clock of a replica may be ahead of NATS's by this much.
+const CLOCKS_APART_MS: i64 = 5 * 60 * 1_000;
+
+/// The guard under which NATS took a message: it keeps the header.
+const GUARD: &str = "Nats-Expected-Last-Subject-Sequence";
+
+/// Looks at one message after the other, in the order of the log.
+pub(super) struct Places {
+    schemas: Schemas,
+    /// The last sequence on each channel's lifecycle subject.
+    heads: HashMap<Channel, u64>,
+}
+
+impl Places {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        Ok(Self { schemas: Schemas::load()?, heads: HashMap::new() })
+    }
+
+    /// Tells of everything that is wrong with a message.
+    pub(super) fn look(&mut self, raw: &RawMessage, what: &What, report: &mut impl FnMut(Finding)) {
+        let mut find = |kind, what: String| report(Finding::at(raw.sequence, kind, what));
+        match what {
+            What::Event(recorded, _) => {
+                if let Some(fault) = self.schemas.fault(raw) {
+                    find(Kind::Schema, fault);
+                }
+                if let Some(fault) = envelope_fault(raw, recorded) {
+                    find(Kind::Envelope, fault);
+                }
+                if let Some(fault) = facts_fault(raw, &recorded.event) {
+                    find(Kind::Facts, fault);
+                }
+                if let Some(fault) = time_fault(raw, recorded) {
+                    find(Kind::Time, fault);
+                }
+            }
+            What::Skipped(Skipped::Future { what }, _) => {
+                find(Kind::Unknown, format!("this build does not know {what}; a newer one may"));
+            }
+            What::Skipped(Skipped::Foreign { why }, _) => {
+                find(Kind::Unknown, format!("it is no event of Tidings: {why}"));
+            }
+            What::Hole => {}
+        }
+        if let Ok(Subject::Lifecycle(channel)) = raw.subject.parse() {
+            let before = self.heads.insert(channel, raw.sequence).unwrap_or(0);
+            if let Some(fault) = guard_fault(raw, before) {
+                find(Kind::Guard, fault);
+            }
+        }
+    }
+}
+
+/// The headers are those that this build would write for the event.
+fn envelope_fault(raw: &RawMessage, recorded: &Recorded) -> Option<String> {
+    let subject: Subject = raw.subject.parse().ok()?;
+    let time: Timestamp = match attribute(raw, "time")?.parse() {
+        Ok(time) => time,
+        Err(_) => return Some("its ce-time is no time".to_owned()),
+    };
+    let again = NewEvent {
+        subject,
+        id: recorded.id,
+        event: recorded.event.clone(),
+        time,
+        source: attribute(raw, "source")?,
+        expected: None,
+        trace: None,
+    };
+    let (headers, _) = encode(&again).ok()?;
+    // The root of the facts is looked at by itself.
+    let mut headers = headers.into_iter().filter(|(name, _)| *name != FACTS_ROOT);
+    let (name, expected) = headers.find(|(name, value)| raw.header(name) != Some(value))?;
+    let found = raw.header(name).map_or_else(|| "absent".to_owned(), |found| format!("{found:?}"));
+    Some(format!("{name} is {found}; by its body and its subject it would be {expected:?}"))
+}
+
+fn facts_fault(raw: &RawMessage, event: &Event) -> Option<String> {
+    let stated = raw.header(FACTS_ROOT);
+    let Event::Acknowledged(acknowledged) = event else {
+        return stated.map(|_| format!("it carries {FACTS_ROOT}, which belongs to acknowledgements alone"));
+    };
+    let root = root_of(acknowledged).map(|root| root.to_string());
+    if stated == root.as_deref() {
+        return None;
+    }
+    Some(match root {
+        Some(root) => format!(
+            "who acknowledged, or when, was changed: the root over them is {root}, not the one stated"
+        ),
+        None => "it has no salt for the root that it states".to_owned(),
+    })
+}
+
+fn guard_fault(raw: &RawMessage, before: u64) -> Option<String> {
+    let Some(guard) = raw.header(GUARD) else {
+        return Some("it was appended without the guard of its subject".to_owned());
+    };
+    (guard != before.to_string())
+        .then(|| format!("it was appended behind {guard}, and the last before it on its subject is {before}"))
+}
+
+/// What was accepted later than it was recorded was not accepted then; and the body says the time once more.
+fn time_fault(raw: &RawMessage, recorded: &Recorded) -> Option<String> {
+    let accepted: Timestamp = attribute(raw, "time")?.parse().ok()?;
+    let stated = match &recorded.event {
+        Event::Created(broadcast) => Some(broadcast.created_at),
+        Event::Cleared(cleared) => Some(cleared.cleared_at),
+        Event::Acknowledged(_) => None,
+    };
+    if let Some(stated) = stated.filter(|stated| *stated != accepted) {
+        return Some(format!("its body says {stated}, and its envelope {accepted}"));
+    }
+    let early = accepted.as_unix_ms().saturating_sub(recorded.recorded_at.as_unix_ms());
+    (early > CLOCKS_APART_MS).then(|| {
+        format!("it was accepted at {accepted} and recorded before that, at {}", recorded.recorded_at)
+    })
+}

@@ -1,0 +1,140 @@
+//! The walk: one pass over the log that folds it as a replica does, grows its tree, and looks at every place.
+
+use std::collections::BTreeMap;
+
+use tempfile::TempDir;
+
+use super::super::finding::{Finding, Kind};
+use super::super::source::Head;
+use super::places::Places;
+use super::signed::Roots;
+use super::{OPEN_PATIENCE, Replica};
+use crate::domain::{Change, Digest, Event, Recorded, State};
+use crate::log::merkle::Hash;
+use crate::log::reader::{Entry, MAX_BATCH};
+use crate::projection::cursor::CursorRecord;
+use crate::projection::ledger::{Folded, Ledger, Step};
+use crate::projection::store::Store;
+use crate::projection::tree::Tree;
+
+/// Everything that one pass carries along. Memory stays flat: what was folded is on disk, in a folder of its own.
+pub(super) struct Walk {
+    places: Places,
+    pub(super) roots: Roots,
+    /// What replicas say of certain places.
+    said: BTreeMap<u64, Vec<(String, Digest)>>,
+    ledger: Ledger,
+    pub(super) state: State,
+    tree: Tree,
+    steps: Vec<Step>,
+    pub(super) store: Store,
+    /// Events without an effect that is not a fault: a user who had acknowledged.
+    pub(super) doubles: u64,
+    /// Goes last, when the store is closed.
+    _folder: TempDir,
+}
+
+impl Walk {
+    pub(super) fn new(head: Head, roots: Roots, replicas: &[Replica]) -> anyhow::Result<Self> {
+        let folder = TempDir::with_prefix("tidings-verify-")?;
+        let cursor = CursorRecord::of(head.epoch);
+        let mut said = BTreeMap::<u64, Vec<_>>::new();
+        for replica in replicas.iter().filter(|replica| replica.epoch == Some(head.epoch)) {
+            for (sequence, digest) in replica.digests {
+                said.entry(sequence).or_default().push((replica.name.clone(), digest));
+            }
+        }
+        Ok(Self {
+            places: Places::new()?,
+            roots,
+            said,
+            ledger: Ledger::from(cursor),
+            state: State::default(),
+            tree: Tree::default(),
+            steps: Vec::new(),
+            store: Store::open(folder.path(), OPEN_PATIENCE)?,
+            doubles: 0,
+            _folder: folder,
+        })
+    }
+
+    /// Looks at the next place.
+    pub(super) fn visit(&mut self, entry: &Entry, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
+        let step = Step::of(entry);
+        match entry {
+            Entry::Message(raw) => self.places.look(raw, &step.what, report),
+            Entry::Hole(sequence) => {
+                report(Finding::at(*sequence, Kind::Hole, "the log has lost its message"));
+            }
+        }
+        let sequence = step.sequence;
+        self.steps.push(step);
+        // What is compared at a place is compared when everything up to it, and nothing after it, is folded.
+        if self.steps.len() >= MAX_BATCH || self.said.contains_key(&sequence) {
+            self.fold(report)?;
+        }
+        Ok(())
+    }
+
+    /// Folds what has been looked at.
+    pub(super) fn fold(&mut self, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
+        let steps = std::mem::take(&mut self.steps);
+        let Self { ledger, store, state, tree, doubles, .. } = self;
+        ledger.fold(store, state, tree, steps, |state, folded| match without_effect(state, &folded) {
+            Effect::Missing(why) => report(Finding::at(folded.recorded.sequence, Kind::Order, why)),
+            Effect::Double => *doubles += 1,
+            Effect::There => {}
+        })?;
+        let sequence = self.sequence();
+        while let Some(size) = self.roots.next().filter(|size| *size <= sequence) {
+            let Some(root) = self.tree.root_at(size) else { break };
+            self.roots.compare(size, root, report);
+        }
+        for (name, digest) in self.said.remove(&sequence).into_iter().flatten() {
+            if digest != self.state.digest {
+                let what = format!(
+                    "replica {name} has the digest {digest}, and the log gives {}",
+                    self.state.digest
+                );
+                report(Finding::at(sequence, Kind::Replica, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// How far it has come.
+    pub(super) const fn sequence(&self) -> u64 {
+        self.tree.now().size()
+    }
+
+    /// The root of what was walked over.
+    pub(super) fn root(&self) -> Hash {
+        self.tree.now().root()
+    }
+}
+
+/// What an event did.
+enum Effect {
+    There,
+    /// Nothing, and that can be: several replicas took the same thing in.
+    Double,
+    /// Nothing, and that cannot be where every guard was held.
+    Missing(String),
+}
+
+fn without_effect(state: &State, Folded { recorded, change, .. }: &Folded) -> Effect {
+    let Recorded { late, event, .. } = recorded;
+    let id = event.broadcast_id();
+    match (change, event) {
+        (Change::Nothing, Event::Acknowledged(_)) if state.broadcast(id).is_none() => {
+            Effect::Missing(format!("it acknowledges {id}, which was not created before it"))
+        }
+        (Change::Nothing, Event::Acknowledged(_)) => Effect::Double,
+        (Change::Nothing, _) if *late => Effect::Double,
+        (Change::Nothing, Event::Created(_)) => Effect::Missing(format!("it creates {id} once more")),
+        (Change::Nothing, Event::Cleared(_)) => {
+            Effect::Missing(format!("it clears {id}, which was not active"))
+        }
+        _ => Effect::There,
+    }
+}

@@ -1,0 +1,144 @@
+//! `audit verify`: gathers what a log is held to, and prints what is found.
+
+use std::fs;
+use std::io::{IsTerminal as _, stdout};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow};
+use serde_json::json;
+
+use super::super::data_dir::{CHECKPOINT_PUBLIC_KEY, read};
+use super::super::{connect_to_look, print};
+use super::{log_behind, note};
+use crate::audit::finding::Finding;
+use crate::audit::source::Source;
+use crate::audit::terminal::json_line;
+use crate::audit::verify::{self, Evidence, Known, Verified, live, mirror};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::{Verify, VerifyFormat};
+use crate::log::provision;
+use crate::notary::note::PublicKey;
+use crate::notary::stream::Checkpoints;
+
+/// Verifies, and says what was found; exit code 1 when anything was.
+pub(super) async fn run(options: Verify) -> anyhow::Result<ExitCode> {
+    let keys = keys(&options)?;
+    let known = options.known.as_deref().map(Known::read).transpose()?.flatten();
+    let connection = connect_to_look(&options.nats).await?;
+    let context = provision::context(&connection.client);
+    let source = Source::Log(log_behind(&connection));
+    // Replicas are asked before the log is: they are never ahead of it, then.
+    let replicas = live::replicas(&context).await?;
+    let checkpoints = Checkpoints::find(context.clone()).await?;
+    let checkpoints = match &checkpoints {
+        Some(checkpoints) => checkpoints.all().await?,
+        None => Vec::new(),
+    };
+    let evidence = Evidence { checkpoints, keys, known, replicas };
+
+    let mut output = Output::new(options.format);
+    let mut report = |finding: Finding| output.report(&finding);
+    let verified = verify::verify(&source, &evidence, |_| {}, &mut report).await?;
+    mirror::compare(&context, &verified, SystemClock.now(), &mut report).await?;
+    output.finish(&verified, &evidence)?;
+    if output.findings > 0 {
+        return Ok(ExitCode::FAILURE);
+    }
+    if let Some(file) = &options.known {
+        verified.to_keep().write(file)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The keys that were named, else the one that a replica has made for itself.
+fn keys(options: &Verify) -> anyhow::Result<Vec<PublicKey>> {
+    if options.key.is_empty() {
+        let own =
+            read(&options.nats.data_dir, CHECKPOINT_PUBLIC_KEY).filter(|_| options.nats.nats.is_empty());
+        return own.map(|key| parse(&key)).into_iter().collect();
+    }
+    let mut keys = Vec::new();
+    for named in &options.key {
+        if let Ok(key) = named.parse() {
+            keys.push(key);
+            continue;
+        }
+        let text = fs::read_to_string(Path::new(named))
+            .with_context(|| format!("{named} is neither a public key nor a file with one"))?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            keys.push(parse(line)?);
+        }
+    }
+    Ok(keys)
+}
+
+fn parse(key: &str) -> anyhow::Result<PublicKey> {
+    key.parse().map_err(|why: String| anyhow!("{key} is no public key: {why}"))
+}
+
+/// What is printed, and how much was found.
+struct Output {
+    text: bool,
+    findings: u64,
+    /// What went wrong with printing.
+    broken: anyhow::Result<()>,
+}
+
+impl Output {
+    fn new(format: VerifyFormat) -> Self {
+        let text = match format {
+            VerifyFormat::Auto => stdout().is_terminal(),
+            VerifyFormat::Text => true,
+            VerifyFormat::Ndjson => false,
+        };
+        Self { text, findings: 0, broken: Ok(()) }
+    }
+
+    fn report(&mut self, finding: &Finding) {
+        self.findings += 1;
+        if self.broken.is_ok() {
+            self.broken =
+                print(&if self.text { format!("{finding}\n") } else { json_line(&finding.to_json()) });
+        }
+    }
+
+    fn finish(&mut self, verified: &Verified, evidence: &Evidence) -> anyhow::Result<()> {
+        std::mem::replace(&mut self.broken, Ok(()))?;
+        if evidence.keys.is_empty() {
+            note("no --key was given: who signed the checkpoints was not looked at".to_owned());
+        }
+        let unsigned = verified.size - verified.right_up_to;
+        if !self.text {
+            return print(&json_line(&json!({
+                "verified": self.findings == 0,
+                "findings": self.findings,
+                "epoch": verified.epoch,
+                "size": verified.size,
+                "root": verified.root,
+                "digest": verified.digest,
+                "compared": verified.compared,
+                "signed_up_to": verified.right_up_to,
+                "replicas": evidence.replicas.len(),
+            })));
+        }
+        let found = match self.findings {
+            0 => "Nothing is wrong".to_owned(),
+            1 => "1 finding".to_owned(),
+            many => format!("{many} findings"),
+        };
+        let end = match unsigned {
+            0 => "all of it signed".to_owned(),
+            _ => format!("the last {unsigned} not signed yet"),
+        };
+        print(&format!(
+            "{found} in the {} places of the log of {}, held to {} roots that were signed or kept and to {} replicas; \
+             {end}.\nroot {}\n",
+            verified.size,
+            verified.epoch,
+            verified.compared,
+            evidence.replicas.len(),
+            verified.root
+        ))
+    }
+}
