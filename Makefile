@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test faults sim check lint doc contracts nats
+.PHONY: help run test faults sim bench check lint doc contracts nats
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ faults: ## Run every fault, the slow ones too (root, to mount small disks; ARGS=
 # A run follows from its seed: SEEDS=10000 for more of them, SEED=17 for one and what happened in it.
 sim: ## Simulate replicas in virtual time under seeded trouble (SEEDS=, SEED=)
 	cargo test --locked --test sim -- --nocapture $(ARGS)
+
+bench: ## Measure how long a long log takes to verify (EVENTS=)
+	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
+	cargo bench --locked --bench audit $(ARGS)
 
 check: lint doc ## What must be clean before a commit: lint and doc
 

@@ -1,7 +1,7 @@
 //! Tidings: one announcement to every connected user, on an event log that proves it.
 //!
 //! ```text
-//!  creators ──REST──►┐                                                  ┌──► tidings audit (replay, state at)
+//!  creators ──REST──►┐                                                  ┌──► tidings audit (replay, state, verify)
 //!  users ────acks───►│ http ► submit: decide(state, command) ► append ─►│
 //!                    └─────────────────────────────────────────────┐    │
 //!                                                                  ▼    │
@@ -11,6 +11,7 @@
 //!                       projection: evolve(state, event) ► sled ─────────► mirror (one replica holds the lease)
 //!                                                                  │             ▼
 //!                       push: hub ► WebSocket / event-stream clients       NATS KV broadcast_active, broadcast_acks
+//!                       notary: Merkle tree ► signed checkpoints ► JetStream stream BROADCAST_CHECKPOINTS
 //! ```
 //!
 //! # What always holds

@@ -1,0 +1,188 @@
+//! How long `tidings audit verify` takes over a long log, and how much memory: `make bench`, `EVENTS=1000000` by default.
+//!
+//! It fills a nats-server of its own with events as replicas write them, a twentieth of them broadcasts and the others
+//! acknowledgements of one to three users, then verifies it by the release binary, as an auditor does.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on fails")]
+
+use std::env;
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use async_nats::jetstream::message::PublishMessage;
+use futures_util::{StreamExt as _, stream};
+use tidings::clock::{Clock as _, SystemClock};
+use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind};
+use tidings::log::NewEvent;
+use tidings::log::envelope::encode;
+use tidings::log::names::Subject;
+use tidings::log::provision::{Provision, context};
+
+/// Publishes that wait for their acknowledgement at once.
+const IN_FLIGHT: usize = 4_096;
+
+/// One broadcast and this many acknowledgement events after it.
+const ROUND: u64 = 20;
+
+fn main() {
+    // `cargo test --benches` runs this too, and is no benchmark.
+    if !env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(bench());
+}
+
+async fn bench() {
+    let events: u64 = env::var("EVENTS").map_or(1_000_000, |n| n.parse().expect("EVENTS is a number"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, url) = start_nats(folder.path());
+    let mut server = Ended(server);
+    let client = connect(&url).await;
+    let provision = Provision { replicas: 1, log_max_bytes: 16 << 30, acks_max_age: Duration::from_hours(1) };
+    let context = context(&client);
+    for name in ["BROADCASTS", "BROADCAST_CHECKPOINTS"] {
+        provision.stream(&context, name).await.expect("the stream");
+    }
+    let begun = Instant::now();
+    fill(&context, events).await;
+    println!("{events} events written in {:.1} s", begun.elapsed().as_secs_f64());
+    for round in 1..=3 {
+        verify(&url, round);
+    }
+    let _ = server.0.kill();
+}
+
+/// A process that does not outlive the benchmark.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start_nats(folder: &std::path::Path) -> (Child, String) {
+    let binary = env::var_os("NATS_SERVER").expect("NATS_SERVER names a nats-server; `make bench` sets it");
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let child = Command::new(binary)
+        .args(["-a", "127.0.0.1", "-js", "-p", &port.to_string(), "-sd"])
+        .arg(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nats-server starts");
+    (child, format!("nats://127.0.0.1:{port}"))
+}
+
+async fn connect(url: &str) -> async_nats::Client {
+    for _ in 0..200 {
+        if let Ok(client) = async_nats::connect(url).await {
+            return client;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nats-server does not answer");
+}
+
+/// Events as replicas write them; the lifecycle ones say under which guard they were appended.
+fn event(number: u64, active: &mut BroadcastId, guard: &mut u64) -> (NewEvent, Option<u64>) {
+    let (id, now) = (SystemClock.new_id(), SystemClock.now());
+    let channel = "creator".parse().expect("a channel");
+    let (subject, event, guarded) = if number % ROUND == 1 {
+        *active = BroadcastId(id);
+        let message = format!("number {number}").try_into().expect("a message");
+        let broadcast = Broadcast {
+            id: *active,
+            message,
+            kind: Kind::Info,
+            created_by: "ann".parse().expect("a user"),
+            created_at: now,
+        };
+        let before = std::mem::replace(guard, number);
+        (Subject::Lifecycle(channel), Event::Created(broadcast), Some(before))
+    } else {
+        let users = (0..=number % 3).map(|n| Acknowledgement {
+            user: format!("user-{number}-{n}").parse().expect("a user"),
+            at: now,
+        });
+        let acknowledged = Acknowledged {
+            broadcast_id: *active,
+            acknowledgements: users.collect(),
+            salt: Some(SystemClock.new_salt()),
+        };
+        (Subject::Acks(channel, *active), Event::Acknowledged(acknowledged), None)
+    };
+    let new = NewEvent {
+        subject,
+        id,
+        event,
+        time: now,
+        source: "/tidings/bench".to_owned(),
+        expected: None,
+        trace: None,
+    };
+    (new, guarded)
+}
+
+async fn fill(context: &jetstream::Context, events: u64) {
+    let (mut active, mut guard) = (BroadcastId(SystemClock.new_id()), 0);
+    let published = (1..=events).map(|number| {
+        let (new, guarded) = event(number, &mut active, &mut guard);
+        let (headers, body) = encode(&new).expect("an event");
+        let mut message = PublishMessage::build().payload(body);
+        for (name, value) in headers {
+            message = message.header(name, value.as_str());
+        }
+        if let Some(guarded) = guarded {
+            message = message.expected_last_subject_sequence(guarded);
+        }
+        (new.subject.to_string(), message)
+    });
+    // Sent in order, and acknowledged whenever that comes.
+    let sent = stream::iter(published).then(|(subject, message)| async move {
+        context.send_publish(subject, message).await.expect("it is sent")
+    });
+    let acknowledged = sent.map(|sent| async move { sent.await.expect("it is taken") });
+    acknowledged.buffered(IN_FLIGHT).for_each(|_| async {}).await;
+}
+
+/// Runs the command, and prints how long it took, by the clock and of the processor, and the most memory it had.
+fn verify(url: &str, round: u32) {
+    let begun = Instant::now();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args(["audit", "verify", "--nats", url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let (mut peak_kib, mut ticks) = (0, 0);
+    while child.try_wait().expect("it is ours").is_none() {
+        let read =
+            |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap_or_default();
+        let memory = read("status").lines().find_map(|line| line.strip_prefix("VmHWM:").map(str::to_owned));
+        let memory = memory.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        peak_kib = peak_kib.max(memory.unwrap_or(0));
+        let stat = read("stat");
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split(' ').collect();
+        let used = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+        ticks = ticks.max(used(12) + used(13));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let took = begun.elapsed().as_secs_f64();
+    let mut said = String::new();
+    if let Some(mut out) = child.stdout.take() {
+        let _ = std::io::Read::read_to_string(&mut out, &mut said);
+    }
+    let last = said.lines().last().unwrap_or_default();
+    // A hundred ticks a second, on every Linux that there is.
+    let processor = std::time::Duration::from_millis(ticks * 10).as_secs_f64();
+    println!(
+        "round {round}: {took:.1} s, {processor:.1} s of the processor, {} MiB at most: {last}",
+        peak_kib / 1024
+    );
+}
