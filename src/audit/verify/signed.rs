@@ -94,10 +94,20 @@ impl Roots {
         report: &mut impl FnMut(Finding),
     ) -> Self {
         let mut roots = Self::default();
+        let mut of_others = BTreeMap::<Epoch, (u64, u64)>::new();
         for noted in checkpoints {
-            if let Err(why) = roots.take(head, noted, keys) {
+            if let Err(why) = roots.take(head, noted, keys, &mut of_others) {
                 report(Finding::of_all(Kind::Checkpoint, format!("checkpoint {}: {why}", noted.number)));
             }
+        }
+        for (epoch, (first, last)) in of_others {
+            let which = if first == last {
+                format!("checkpoint {first} is")
+            } else {
+                format!("checkpoints {first} to {last} are")
+            };
+            let what = format!("{which} of another log, of {epoch}; this one is of {}", head.epoch);
+            report(Finding::of_all(Kind::Checkpoint, what));
         }
         if let Some(known) = known {
             if known.epoch == head.epoch {
@@ -111,7 +121,13 @@ impl Roots {
         roots
     }
 
-    fn take(&mut self, head: Head, noted: &Noted, keys: &[PublicKey]) -> Result<(), String> {
+    fn take(
+        &mut self,
+        head: Head,
+        noted: &Noted,
+        keys: &[PublicKey],
+        of_others: &mut BTreeMap<Epoch, (u64, u64)>,
+    ) -> Result<(), String> {
         let note: Note = noted.text.parse()?;
         let checkpoint: Checkpoint = note.text().parse()?;
         if !keys.is_empty() {
@@ -122,10 +138,9 @@ impl Roots {
             }
         }
         if checkpoint.epoch != head.epoch {
-            return Err(format!(
-                "it is of another log, of {}; this one is of {}",
-                checkpoint.epoch, head.epoch
-            ));
+            // A log that was begun anew is said once, not once for each time that the old one was signed.
+            of_others.entry(checkpoint.epoch).or_insert((noted.number, noted.number)).1 = noted.number;
+            return Ok(());
         }
         let Checkpoint { size, root, .. } = checkpoint;
         self.want(size, Wanted { root, signed: Some(noted.number) });

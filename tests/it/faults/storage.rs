@@ -302,8 +302,9 @@ async fn relays_what_is_whole(nats: &Nats, world: &mut World, damage: Damage) {
     for whole in entries(written.intersection(&left)) {
         assert_eq!(times(&whole), 1, "{damage:?}: whole: {whole}");
     }
+    // One that was sent as the link was cut may be there all the same.
     for entry in &lost {
-        assert_eq!(times(entry), 0, "{damage:?}: damaged: {entry}");
+        assert!(times(entry) <= 1, "{damage:?}: damaged: {entry}");
     }
     if !lost.is_empty() {
         let only_cut_off = left.is_subset(&written);
