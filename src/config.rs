@@ -38,7 +38,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run one replica of the service.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Read the event log: what happened, and what was true at a moment.
     #[command(subcommand)]
     Audit(Audit),

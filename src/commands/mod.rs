@@ -39,7 +39,7 @@ pub fn run() -> ExitCode {
                 print(&serve::effective_options(serve))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Serve(options) => serve::serve(options).await.map(|()| ExitCode::SUCCESS),
+            Command::Serve(options) => serve::serve(*options).await.map(|()| ExitCode::SUCCESS),
             Command::Audit(command) => audit::run(command).await,
             Command::Admin(command) => admin::run(command).await,
             Command::Contract { document } => {

@@ -44,6 +44,7 @@ pub struct Log {
 }
 
 /// How the projection stands.
+#[expect(clippy::struct_excessive_bools, reason = "each is a gauge of its own")]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Projection {
     /// The last sequence that was applied.

@@ -85,6 +85,27 @@ struct Desk {
     said: Option<Checkpoint>,
 }
 
+impl Desk {
+    /// Takes a checkpoint up if it is of this log and of somebody who counts.
+    fn take(&mut self, noted: &Noted, trusted: &[PublicKey]) {
+        let read = || -> Result<Checkpoint, String> {
+            let note: Note = noted.text.parse()?;
+            if !trusted.is_empty() {
+                note.verified_by(trusted).map_err(|e| e.to_string())?;
+            }
+            note.text().parse()
+        };
+        match read() {
+            Ok(checkpoint) => {
+                let known =
+                    self.newest.as_ref().is_some_and(|seen| seen.checkpoint == checkpoint && seen.compared);
+                self.newest = Some(Seen { checkpoint, time_ns: noted.time_ns, compared: known });
+            }
+            Err(why) => warn!(checkpoint.number = noted.number, "passed over a checkpoint: {why}"),
+        }
+    }
+}
+
 impl Notary {
     /// Runs until it is aborted. Whatever fails is tried again.
     pub async fn run(self) {
@@ -111,32 +132,13 @@ impl Notary {
         loop {
             while let Some(noted) = checkpoints.after(desk.read).await? {
                 desk.read = noted.number;
-                self.take(desk, &noted, trusted);
+                desk.take(&noted, trusted);
             }
             self.compare(desk).await?;
             self.sign_when_due(&checkpoints, desk).await?;
             let signed = desk.newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
             self.projection.reached(signed + self.options.every_events, LOOK_EVERY).await;
             sleep(BREATH).await;
-        }
-    }
-
-    /// Takes a checkpoint up if it is of this log and of somebody who counts.
-    fn take(&self, desk: &mut Desk, noted: &Noted, trusted: &[PublicKey]) {
-        let read = || -> Result<Checkpoint, String> {
-            let note: Note = noted.text.parse()?;
-            if !trusted.is_empty() {
-                note.verified_by(trusted).map_err(|e| e.to_string())?;
-            }
-            note.text().parse()
-        };
-        match read() {
-            Ok(checkpoint) => {
-                let known =
-                    desk.newest.as_ref().is_some_and(|seen| seen.checkpoint == checkpoint && seen.compared);
-                desk.newest = Some(Seen { checkpoint, time_ns: noted.time_ns, compared: known });
-            }
-            Err(why) => warn!(checkpoint.number = noted.number, "passed over a checkpoint: {why}"),
         }
     }
 

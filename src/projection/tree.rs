@@ -8,7 +8,7 @@ use crate::log::merkle::{Frontier, Hash};
 pub const BLOCK: u64 = 256;
 
 /// Leaves that are remembered one by one: a signer may be so far behind, or ahead of what this replica hears of it.
-const RECENT: usize = 16 * BLOCK as usize;
+const RECENT: usize = 4_096;
 
 /// A tree that knows its root now, and at each size that it had a while ago.
 #[derive(Clone, Debug, Default)]

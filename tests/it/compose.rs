@@ -46,7 +46,7 @@ fn options(environment: &BTreeMap<String, String>) -> Serve {
     });
     let words = ["tidings".to_owned(), "serve".to_owned()].into_iter().chain(flags);
     match Cli::try_parse_from(words).unwrap().command {
-        tidings::config::Command::Serve(serve) => serve,
+        tidings::config::Command::Serve(serve) => *serve,
         other => panic!("{other:?}"),
     }
 }

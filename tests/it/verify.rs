@@ -82,14 +82,15 @@ impl Case {
         let key = fs::read_to_string(&file).unwrap().parse().unwrap();
         let signing = ["--checkpoint-key", file.to_str().unwrap(), "--checkpoint-every-events", "5"];
         let replica = Replica::start_with(Spec::joining(nats.url()).with(&signing)).await;
-        let mut active = String::new();
+        let mut ids = Vec::new();
         for n in 0..3 {
-            active = replica.post_broadcast(&format!("number {n}")).await["id"].as_str().unwrap().to_owned();
+            let id = replica.post_broadcast(&format!("number {n}")).await["id"].as_str().unwrap().to_owned();
             for user in ["ann", "bob", "a.b c"] {
-                replica.acknowledge(&active, user).await;
+                replica.acknowledge(&id, user).await;
             }
+            ids.push(id);
         }
-        let case = Self { nats, replica, folder, key, active };
+        let case = Self { nats, replica, folder, key, active: ids.pop().unwrap() };
         case.signed().await;
         case
     }
@@ -139,8 +140,9 @@ impl Case {
         for (name, value) in headers {
             map.insert(*name, *value);
         }
-        let sent = self.context().await.publish_with_headers(subject.to_owned(), map, body.into()).await;
-        sent.unwrap().await.unwrap().sequence
+        let context = self.context().await;
+        let sent = context.publish_with_headers(subject.to_owned(), map, body.into()).await.unwrap();
+        sent.await.unwrap().sequence
     }
 
     /// Publishes a changed copy of a message, under another id.
@@ -179,7 +181,7 @@ async fn an_untouched_log_passes_again_and_again() {
         assert_eq!((&said.end["size"], &said.end["replicas"]), (&json!(head), &json!(1)));
         let ready = case.replica.readyz().await;
         assert_eq!(said.end["digest"], ready["digest"], "the replica's own");
-        assert!(said.end["compared"].as_u64().unwrap() >= 2 + u64::from(round > 1), "{said:?}");
+        assert!(said.end["compared"].as_u64().unwrap() > u64::from(round > 1), "{said:?}");
         let kept: Value = serde_json::from_slice(&fs::read(&known).unwrap()).unwrap();
         assert_eq!((&kept["size"], &kept["root"]), (&json!(head), &said.end["root"]));
         case.replica.clear().await;
@@ -233,7 +235,7 @@ async fn what_was_put_into_the_log_past_the_service_is_found() {
 #[tokio::test]
 async fn a_message_that_the_disk_has_lost_is_found_and_where_the_tree_differs() {
     let mut case = Case::new().await;
-    case.nats.kill();
+    case.nats.stop();
     case.nats.damage("number 1");
     case.nats.start_again().await;
     eventually("NATS answers", || async { case.replica.is_ready().await }).await;
@@ -288,7 +290,12 @@ async fn a_mirror_and_a_replica_that_say_something_else_are_found() {
     let ours = replicas.keys().await.unwrap();
     let name = futures_util::TryStreamExt::try_collect::<Vec<String>>(ours).await.unwrap();
     let name = name.into_iter().find(|key| key != "mirror").unwrap();
-    let mut ghost: Value = serde_json::from_slice(&replicas.get(name).await.unwrap().unwrap()).unwrap();
+    let heartbeat = async || {
+        let said = replicas.get(&name).await.unwrap().unwrap_or_default();
+        serde_json::from_slice::<Value>(&said).unwrap_or_default()
+    };
+    eventually("its heartbeat says how far it is", || async { heartbeat().await["sequence"] == 12 }).await;
+    let mut ghost = heartbeat().await;
     ghost["replica"] = json!("ghost");
     ghost["digest"] = json!(Digest::default());
     replicas.put("ghost", ghost.to_string().into()).await.unwrap();

@@ -4,9 +4,9 @@ use anyhow::Context as _;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{self, ErrorCode};
 
-use super::super::finding::{Finding, Kind};
-use super::super::source::Head;
 use super::Replica;
+use crate::audit::finding::{Finding, Kind};
+use crate::audit::source::Head;
 use crate::log::provision::replicas_stream;
 use crate::push::heartbeat::{self, Heartbeat};
 

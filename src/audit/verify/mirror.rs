@@ -4,18 +4,18 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode};
+use async_nats::{HeaderMap, HeaderValue};
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::super::finding::{Finding, Kind};
 use super::Verified;
+use crate::audit::finding::{Finding, Kind};
 use crate::domain::{BroadcastId, Channel, Timestamp};
 use crate::log::Epoch;
 use crate::log::names::{
@@ -41,7 +41,7 @@ struct Held {
 
 impl Held {
     fn read(headers: &HeaderMap, payload: &[u8]) -> Self {
-        let header = |name| headers.get(name).map(|value| value.as_str());
+        let header = |name| headers.get(name).map(HeaderValue::as_str);
         let deleted = header("KV-Operation").is_some();
         Self {
             epoch: header(header::EPOCH).and_then(|epoch| epoch.parse().ok()),
@@ -222,18 +222,21 @@ async fn read(bucket: &Stream) -> anyhow::Result<pull::Stream> {
     Ok(bucket.create_consumer(consumer).await?.messages().await?)
 }
 
+/// Where and when each user acknowledged a broadcast, by their fingerprints.
+type Acks = HashMap<u128, (u64, Timestamp)>;
+
 /// The acknowledgements of the log, by broadcast, those asked for last at hand.
 struct Logged<'a> {
     verified: &'a Verified,
-    at_hand: VecDeque<(BroadcastId, HashMap<u128, (u64, Timestamp)>)>,
+    at_hand: VecDeque<(BroadcastId, Acks)>,
 }
 
 impl Logged<'_> {
-    fn of(&mut self, id: BroadcastId) -> anyhow::Result<&HashMap<u128, (u64, Timestamp)>> {
+    fn of(&mut self, id: BroadcastId) -> anyhow::Result<&Acks> {
         if let Some(at) = self.at_hand.iter().position(|(known, _)| *known == id) {
             return Ok(&self.at_hand[at].1);
         }
-        let mut acks = HashMap::new();
+        let mut acks = Acks::new();
         self.verified.store().each_ack(id, |sequence, ack| {
             acks.entry(ack.user.fingerprint()).or_insert((sequence, ack.at));
             Ok(())

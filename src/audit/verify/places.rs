@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::super::finding::{Finding, Kind};
 use super::schemas::Schemas;
+use crate::audit::finding::{Finding, Kind};
 use crate::domain::{Channel, Event, Recorded, Timestamp};
 use crate::log::envelope::{Skipped, attribute, encode};
 use crate::log::facts::root_of;
@@ -38,7 +38,7 @@ impl Places {
                 if let Some(fault) = self.schemas.fault(raw) {
                     find(Kind::Schema, fault);
                 }
-                if let Some(fault) = envelope_fault(raw, recorded) {
+                for fault in envelope_faults(raw, recorded).unwrap_or_default() {
                     find(Kind::Envelope, fault);
                 }
                 if let Some(fault) = facts_fault(raw, &recorded.event) {
@@ -65,28 +65,26 @@ impl Places {
     }
 }
 
-/// The headers are those that this build would write for the event.
-fn envelope_fault(raw: &RawMessage, recorded: &Recorded) -> Option<String> {
-    let subject: Subject = raw.subject.parse().ok()?;
-    let time: Timestamp = match attribute(raw, "time")?.parse() {
-        Ok(time) => time,
-        Err(_) => return Some("its ce-time is no time".to_owned()),
-    };
+/// Headers that are not those that this build would write for the event; `None` when an attribute cannot be read.
+fn envelope_faults(raw: &RawMessage, recorded: &Recorded) -> Option<Vec<String>> {
     let again = NewEvent {
-        subject,
+        subject: raw.subject.parse().ok()?,
         id: recorded.id,
         event: recorded.event.clone(),
-        time,
+        time: attribute(raw, "time")?.parse().ok()?,
         source: attribute(raw, "source")?,
         expected: None,
         trace: None,
     };
     let (headers, _) = encode(&again).ok()?;
     // The root of the facts is looked at by itself.
-    let mut headers = headers.into_iter().filter(|(name, _)| *name != FACTS_ROOT);
-    let (name, expected) = headers.find(|(name, value)| raw.header(name) != Some(value))?;
-    let found = raw.header(name).map_or_else(|| "absent".to_owned(), |found| format!("{found:?}"));
-    Some(format!("{name} is {found}; by its body and its subject it would be {expected:?}"))
+    let differ =
+        headers.into_iter().filter(|(name, value)| *name != FACTS_ROOT && raw.header(name) != Some(value));
+    let differ = differ.map(|(name, expected)| {
+        let found = raw.header(name).map_or_else(|| "absent".to_owned(), |found| format!("{found:?}"));
+        format!("{name} is {found}; by its body and its subject it would be {expected:?}")
+    });
+    Some(differ.collect())
 }
 
 fn facts_fault(raw: &RawMessage, event: &Event) -> Option<String> {

@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::super::finding::{Finding, Kind};
-use super::super::source::Head;
+use crate::audit::finding::{Finding, Kind};
+use crate::audit::source::Head;
 use crate::log::Epoch;
 use crate::log::merkle::Hash;
 use crate::notary::checkpoint::Checkpoint;
@@ -169,37 +169,39 @@ impl Roots {
 
     /// Holds the log to what is wanted at a size.
     pub(super) fn compare(&mut self, size: u64, root: Hash, report: &mut impl FnMut(Finding)) {
-        for wanted in self.wanted.remove(&size).into_iter().flatten() {
-            self.compared += 1;
-            if wanted.root != root {
-                self.differs.push((size, root, wanted));
-                continue;
-            }
-            self.right_up_to = size;
-            for (size, root, wanted) in self.differs.drain(..) {
-                let what = format!(
-                    "{} is false: it says {} for size {size}, the log has {root}, and is right again later",
-                    wanted.who(),
-                    wanted.root
-                );
-                report(Finding { kind: wanted.kind(), sequence: Some(size), what });
-            }
+        let wanted = self.wanted.remove(&size).unwrap_or_default();
+        self.compared += wanted.len() as u64;
+        let (right, wrong): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|wanted| wanted.root == root);
+        self.differs.extend(wrong.into_iter().map(|wanted| (size, root, wanted)));
+        if right.is_empty() {
+            return;
+        }
+        self.right_up_to = size;
+        for (size, root, wanted) in self.differs.drain(..) {
+            let what = format!(
+                "{} is false: it says {} for size {size}, and the log has {root}, which is right as something else shows",
+                wanted.who(),
+                wanted.root
+            );
+            report(Finding { kind: wanted.kind(), sequence: Some(size), what });
         }
     }
 
     /// The log has ended: whatever it still differs from was changed, and whatever is still wanted was cut off.
     pub(super) fn end(&mut self, last_sequence: u64, report: &mut impl FnMut(Finding)) {
-        let more = self.differs.len().saturating_sub(1);
+        let later = self.differs.len().saturating_sub(1);
         if let Some((size, root, wanted)) = self.differs.drain(..).next() {
-            let mut what = format!(
-                "something from {} to {size} was changed: {} says {} for size {size}, and the log has {root}",
+            let more = if later == 0 {
+                String::new()
+            } else {
+                format!(" ({later} later ones differ too, as they must)")
+            };
+            let what = format!(
+                "something from {} to {size} was changed: {} says {} for size {size}, and the log has {root}{more}",
                 self.right_up_to + 1,
                 wanted.who(),
                 wanted.root
             );
-            if more > 0 {
-                what += &format!(" (and {more} more that come later, as they must)");
-            }
             report(Finding { kind: wanted.kind(), sequence: Some(size), what });
         }
         for (size, wanted) in std::mem::take(&mut self.wanted) {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use tempfile::TempDir;
 
-use super::super::finding::{Finding, Kind};
-use super::super::source::Head;
 use super::places::Places;
 use super::signed::Roots;
 use super::{OPEN_PATIENCE, Replica};
+use crate::audit::finding::{Finding, Kind};
+use crate::audit::source::Head;
 use crate::domain::{Change, Digest, Event, Recorded, State};
 use crate::log::merkle::Hash;
 use crate::log::reader::{Entry, MAX_BATCH};
@@ -123,11 +123,12 @@ enum Effect {
 }
 
 fn without_effect(state: &State, Folded { recorded, change, .. }: &Folded) -> Effect {
-    let Recorded { late, event, .. } = recorded;
+    let Recorded { late, event, channel, .. } = recorded;
     let id = event.broadcast_id();
+    let is_known = state.broadcast(id).is_some_and(|known| known.channel == *channel);
     match (change, event) {
-        (Change::Nothing, Event::Acknowledged(_)) if state.broadcast(id).is_none() => {
-            Effect::Missing(format!("it acknowledges {id}, which was not created before it"))
+        (Change::Nothing, Event::Acknowledged(_)) if !is_known => {
+            Effect::Missing(format!("it acknowledges {id}, which was not created before it in {channel}"))
         }
         (Change::Nothing, Event::Acknowledged(_)) => Effect::Double,
         (Change::Nothing, _) if *late => Effect::Double,

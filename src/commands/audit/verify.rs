@@ -8,14 +8,14 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
 
-use super::super::data_dir::{CHECKPOINT_PUBLIC_KEY, read};
-use super::super::{connect_to_look, print};
 use super::{log_behind, note};
 use crate::audit::finding::Finding;
 use crate::audit::source::Source;
 use crate::audit::terminal::json_line;
 use crate::audit::verify::{self, Evidence, Known, Verified, live, mirror};
 use crate::clock::{Clock as _, SystemClock};
+use crate::commands::data_dir::{CHECKPOINT_PUBLIC_KEY, read};
+use crate::commands::{connect_to_look, print};
 use crate::config::{Verify, VerifyFormat};
 use crate::log::provision;
 use crate::notary::note::PublicKey;
