@@ -1,4 +1,5 @@
-//! How long `tidings audit verify` takes over a long log, and how much memory: `make bench`, `EVENTS=1000000` by default.
+//! How long `tidings audit verify` takes over a long log, and how much memory; and what the Merkle tree costs a replica that
+//! reads that log: `make bench`, `EVENTS=1000000` by default.
 //!
 //! It fills a nats-server of its own with events as replicas write them, a twentieth of them broadcasts and the others
 //! acknowledgements of one to three users, then verifies it by the release binary, as an auditor does.
@@ -9,20 +10,31 @@ use std::env;
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use async_nats::jetstream::message::PublishMessage;
 use futures_util::{StreamExt as _, stream};
+use tidings::audit::source::Source;
 use tidings::clock::{Clock as _, SystemClock};
-use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind};
+use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, State};
 use tidings::log::NewEvent;
 use tidings::log::envelope::encode;
+use tidings::log::jetstream::JetStreamLog;
 use tidings::log::names::Subject;
 use tidings::log::provision::{Provision, context};
+use tidings::log::reader::MAX_BATCH;
+use tidings::projection::cursor::CursorRecord;
+use tidings::projection::ledger::{Ledger, Step};
+use tidings::projection::store::Store;
+use tidings::projection::tree::Tree;
 
 /// Publishes that wait for their acknowledgement at once.
 const IN_FLIGHT: usize = 4_096;
+
+/// Events that are folded to see what the tree costs: they are all in memory.
+const FOLDED: u64 = 200_000;
 
 /// One broadcast and this many acknowledgement events after it.
 const ROUND: u64 = 20;
@@ -53,6 +65,7 @@ async fn bench() {
     for round in 1..=3 {
         verify(&url, round);
     }
+    tree_cost(client).await;
     let _ = server.0.kill();
 }
 
@@ -149,6 +162,43 @@ async fn fill(context: &jetstream::Context, events: u64) {
     });
     let acknowledged = sent.map(|sent| async move { sent.await.expect("it is taken") });
     acknowledged.buffered(IN_FLIGHT).for_each(|_| async {}).await;
+}
+
+/// Folds the start of the log as a replica does, three times, and prints how much of that is the tree.
+async fn tree_cost(client: async_nats::Client) {
+    let source = Source::Log(Arc::new(JetStreamLog::to_look(client)));
+    let head = source.head().await.expect("the log");
+    let mut entries = Vec::new();
+    let read = |entry| {
+        entries.push(entry);
+        Ok(())
+    };
+    source.each_entry(1, head.last_sequence.min(FOLDED), read).await.expect("the log is read");
+    for round in 1..=3 {
+        let begun = Instant::now();
+        let mut tree = Tree::default();
+        for entry in &entries {
+            tree.push(entry.leaf());
+        }
+        let tree_alone = begun.elapsed();
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path(), Duration::from_mins(1)).expect("a store");
+        let (mut ledger, mut state, mut tree) =
+            (Ledger::from(CursorRecord::of(head.epoch)), State::default(), Tree::default());
+        let begun = Instant::now();
+        for batch in entries.chunks(MAX_BATCH) {
+            let steps = batch.iter().map(Step::of).collect();
+            ledger.fold(&store, &mut state, &mut tree, steps, |_, _| {}).expect("it is folded");
+        }
+        let whole = begun.elapsed();
+        let each = |took: Duration| took.as_secs_f64() * 1e6 / entries.len() as f64;
+        println!(
+            "round {round}: folding an event takes {:.2} µs, of which the tree takes {:.2} ({:.0} %)",
+            each(whole),
+            each(tree_alone),
+            100.0 * tree_alone.as_secs_f64() / whole.as_secs_f64()
+        );
+    }
 }
 
 /// Runs the command, and prints how long it took, by the clock and of the processor, and the most memory it had.

@@ -35,5 +35,6 @@ mod rebuild;
 mod rolling;
 mod schemas;
 mod tidy;
+mod time_travel;
 mod verify;
 mod websocket;

@@ -123,22 +123,24 @@ impl Output {
             })));
         }
         let found = match self.findings {
-            0 => "Nothing is wrong".to_owned(),
-            1 => "1 finding".to_owned(),
-            many => format!("{many} findings"),
+            0 => "Nothing is wrong.".to_owned(),
+            many => format!("{} in all.", counted(many, "finding")),
         };
-        let end = match unsigned {
-            0 => "all of it signed".to_owned(),
-            _ => format!("the last {unsigned} not signed yet"),
+        let signed = match unsigned {
+            0 => "all of it".to_owned(),
+            _ => format!("up to {}; the last {} not yet", verified.right_up_to, counted(unsigned, "place")),
         };
         print(&format!(
-            "{found} in the {} places of the log of {}, held to {} roots that were signed or kept and to {} replicas; \
-             {end}.\nroot {}\n",
-            verified.size,
+            "{found}\n  log      of {}, {}\n  root     {}\n  held to  {} signed or kept, {}\n  signed   {signed}\n",
             verified.epoch,
-            verified.compared,
-            evidence.replicas.len(),
-            verified.root
+            counted(verified.size, "place"),
+            verified.root,
+            counted(verified.compared, "root"),
+            counted(evidence.replicas.len() as u64, "live replica"),
         ))
     }
+}
+
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
