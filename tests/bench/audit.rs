@@ -174,6 +174,7 @@ async fn tree_cost(client: async_nats::Client) {
         Ok(())
     };
     source.each_entry(1, head.last_sequence.min(FOLDED), read).await.expect("the log is read");
+    let events = u32::try_from(entries.len()).expect("they are in memory");
     for round in 1..=3 {
         let begun = Instant::now();
         let mut tree = Tree::default();
@@ -191,7 +192,7 @@ async fn tree_cost(client: async_nats::Client) {
             ledger.fold(&store, &mut state, &mut tree, steps, |_, _| {}).expect("it is folded");
         }
         let whole = begun.elapsed();
-        let each = |took: Duration| took.as_secs_f64() * 1e6 / entries.len() as f64;
+        let each = |took: Duration| took.as_secs_f64() * 1e6 / f64::from(events);
         println!(
             "round {round}: folding an event takes {:.2} µs, of which the tree takes {:.2} ({:.0} %)",
             each(whole),

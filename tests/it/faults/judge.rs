@@ -84,6 +84,8 @@ impl Standing {
 /// Everything that is known at the end.
 pub struct Evidence {
     pub log: Vec<RawMessage>,
+    /// What an auditor finds in it.
+    pub irregular: Vec<String>,
     /// The digest of a clean replay, and that of each replica.
     pub replayed: String,
     pub digests: Vec<String>,
@@ -149,6 +151,7 @@ pub fn judge(evidence: &Evidence) {
         honest_mode(evidence, &log),
         in_bounds(evidence),
         clean_diagnostics(evidence),
+        nothing_for_an_auditor(evidence),
     ]
     .concat();
     let tried: usize = evidence.diaries.iter().map(|diary| diary.tried.len()).sum();
@@ -306,4 +309,9 @@ fn clean_diagnostics(evidence: &Evidence) -> Vec<String> {
         }
     }
     findings
+}
+
+/// I11: an auditor who recomputes everything finds nothing: each guard was held, each event is as it should be.
+fn nothing_for_an_auditor(evidence: &Evidence) -> Vec<String> {
+    evidence.irregular.iter().map(|finding| format!("I11: {finding}")).collect()
 }

@@ -1,5 +1,6 @@
 //! A world: three replicas under load, and what is found in it when a fault is over.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tidings::audit::source::Source;
 use tidings::audit::state::state_at;
+use tidings::audit::verify;
 use tidings::log::EventLog;
 use tidings::log::names::ACTIVE_BUCKET;
 use tokio::sync::Mutex;
@@ -41,6 +43,8 @@ pub struct World {
     /// How often load was begun.
     loads: usize,
     diaries: Vec<Diary>,
+    /// Events that a disk has lost before the log had them.
+    released: HashSet<String>,
     listeners: Vec<Listener>,
     /// How many more than usual are connected to each replica.
     pub crowds: [u32; 3],
@@ -96,6 +100,7 @@ impl World {
             people: Vec::new(),
             loads: 0,
             diaries: Vec::new(),
+            released: HashSet::new(),
             listeners,
             crowds: [0; 3],
             before,
@@ -144,6 +149,7 @@ impl World {
 
     /// What was promised by these entries of an outbox is void: the disk that had them was damaged. There is no load.
     pub fn release(&mut self, lost: &[Value]) {
+        self.released.extend(lost.iter().filter_map(|entry| Some(entry["id"].as_str()?.to_owned())));
         let diaries = self.diaries.iter_mut();
         diaries.for_each(|diary| lost.iter().for_each(|entry| diary.release(entry)));
     }
@@ -199,6 +205,7 @@ impl World {
             sessions.extend(listener.leave().await);
         }
         eventually("I7: nothing waits any more", || async { self.nothing_waits().await }).await;
+        let irregular = self.irregularities(&Source::Log(log.clone())).await;
         let folded = state_at(&Source::Log(log.clone()), head).await.unwrap();
         let log = everything(&*log).await;
         let mut after = Vec::new();
@@ -212,6 +219,7 @@ impl World {
         }
         let evidence = Evidence {
             log,
+            irregular,
             replayed: folded.state.digest.to_string(),
             digests,
             diaries: std::mem::take(&mut self.diaries),
@@ -224,6 +232,16 @@ impl World {
         };
         judge(&evidence);
         evidence
+    }
+
+    /// What an auditor finds in the log, except for acknowledgements of what was released.
+    async fn irregularities(&self, source: &Source) -> Vec<String> {
+        let mut findings = Vec::new();
+        let evidence = verify::Evidence::default();
+        verify::verify(source, &evidence, |_| {}, &mut |finding| findings.push(finding)).await.unwrap();
+        let explained = |what: &str| self.released.iter().any(|id| what.contains(id));
+        let findings = findings.into_iter().filter(|finding| !explained(&finding.what));
+        findings.map(|finding| finding.to_string()).collect()
     }
 
     /// What is posted through any replica is in the log, and heard at every other one, in time.
