@@ -46,6 +46,7 @@ pub async fn readyz(State(app): State<App>) -> Response {
         "sequence": position.sequence,
         "head": app.projection.seen().head,
         "digest": position.digest,
+        "diverged": position.diverged,
     });
     (status, Json(answer)).into_response()
 }
