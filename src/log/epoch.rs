@@ -22,6 +22,11 @@ impl Epoch {
         Self(ns)
     }
 
+    /// In nanoseconds since 1970-01-01T00:00:00Z.
+    pub const fn as_unix_ns(self) -> i64 {
+        self.0
+    }
+
     /// Seconds since 1970-01-01T00:00:00Z, to a microsecond or so: for graphs, not to compare epochs by.
     pub fn as_unix_seconds(self) -> f64 {
         let nanos = std::time::Duration::from_nanos(self.0.unsigned_abs());

@@ -1,10 +1,26 @@
 //! The notary: holds this replica's Merkle tree to every checkpoint, and signs new ones if it has a key.
 //!
 //! A checkpoint says what the log was up to a place. Once it is signed and somebody has kept it, nobody can change what came
-//! before without that being seen. Any number of replicas may have a key: each appends only behind the checkpoint that it
-//! has compared last, so none ever signs what does not go on from there.
+//! before without that being seen. Any number of replicas may have a key. What holds of what they sign, and why:
+//!
+//! - **One line.** A checkpoint is appended only if the stream still ends where it was read to, and only behind one that this
+//!   tree agrees with. So sizes rise, no two are of one size, and each goes on from the one before it. An append whose answer
+//!   was lost may still land: then it stands where it was meant to, or is refused because another one does.
+//! - **Its own tree, from the log.** A tree that goes on from disk is held to the roots that the store keeps beside it, and to
+//!   the log for the rest, before anything is signed: a damaged one is rebuilt, not signed.
+//! - **The log as it is.** Right before, the leader is asked whether this is still the log, and as long. Whoever restores an
+//!   older log with its checkpoints does not get one of the lost part behind them.
+//! - **In one life of the projection.** A rebuild, or another log, begins another life, and everything is compared again. What
+//!   was computed while a life ended counts for nothing.
+//! - **Nothing over a difference.** A tree that disagrees is rebuilt once for that checkpoint, then it is for people to say
+//!   which of the two is false: it is said once, nothing is signed, and the replica serves on. The same when the log ends
+//!   before what was signed of it.
+//!
+//! Only the newest checkpoint of a log is compared: its root is over everything that earlier ones are over. `audit verify`
+//! looks at all of them.
 
 pub mod checkpoint;
+mod desk;
 pub mod note;
 pub mod ranges;
 pub mod stream;
@@ -19,20 +35,27 @@ use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
-use crate::log::EventLog;
 use crate::log::merkle::Hash;
 use crate::log::names::CHECKPOINT_STREAM;
 use crate::log::provision::Provision;
+use crate::log::{Epoch, EventLog};
 use crate::metrics::Metrics;
 use crate::projection::Projection;
 use checkpoint::Checkpoint;
+use desk::{Desk, Seen};
 use note::{Note, PublicKey, SecretKey};
 use ranges::hash_of;
-use stream::{Checkpoints, Noted};
+use stream::Checkpoints;
 
 /// How often it looks for new checkpoints, at least and at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const BREATH: Duration = Duration::from_millis(50);
+
+/// How often the leader must say that the log is too short before it is believed: one that was deposed can say so once.
+const ASKED: u32 = 3;
+
+/// How far the clocks of two NATS nodes may be apart: a checkpoint noted so long before the log was created is not of it.
+const SKEW_NS: i64 = 600_000_000_000;
 
 /// What a notary needs to know.
 #[derive(Clone, Debug)]
@@ -65,47 +88,6 @@ pub struct Notary {
     pub metrics: Metrics,
 }
 
-/// A checkpoint of this log, and where it stands among the others.
-#[derive(Clone, Debug)]
-struct Seen {
-    checkpoint: Checkpoint,
-    time_ns: i64,
-    /// Whether this replica's tree was held to it.
-    compared: bool,
-}
-
-/// What the notary has read so far.
-#[derive(Debug, Default)]
-struct Desk {
-    /// The last place of the stream of checkpoints.
-    read: u64,
-    /// The newest checkpoint of the log that the projection is of.
-    newest: Option<Seen>,
-    /// What has been said of the log being shorter than that, or different.
-    said: Option<Checkpoint>,
-}
-
-impl Desk {
-    /// Takes a checkpoint up if it is of this log and of somebody who counts.
-    fn take(&mut self, noted: &Noted, trusted: &[PublicKey]) {
-        let read = || -> Result<Checkpoint, String> {
-            let note: Note = noted.text.parse()?;
-            if !trusted.is_empty() {
-                note.verified_by(trusted).map_err(|e| e.to_string())?;
-            }
-            note.text().parse()
-        };
-        match read() {
-            Ok(checkpoint) => {
-                let known =
-                    self.newest.as_ref().is_some_and(|seen| seen.checkpoint == checkpoint && seen.compared);
-                self.newest = Some(Seen { checkpoint, time_ns: noted.time_ns, compared: known });
-            }
-            Err(why) => warn!(checkpoint.number = noted.number, "passed over a checkpoint: {why}"),
-        }
-    }
-}
-
 impl Notary {
     /// Runs until it is aborted. Whatever fails is tried again.
     pub async fn run(self) {
@@ -127,61 +109,116 @@ impl Notary {
 
     async fn work(&self, desk: &mut Desk, trusted: &[PublicKey]) -> anyhow::Result<Infallible> {
         let checkpoints = self.open().await?;
-        // It may be another stream by now.
-        desk.read = 0;
         loop {
-            while let Some(noted) = checkpoints.after(desk.read).await? {
-                desk.read = noted.number;
-                desk.take(&noted, trusted);
+            if let Some(epoch) = self.projection.position().epoch {
+                desk.turn_to(epoch);
+                self.read(&checkpoints, desk, epoch, trusted).await?;
+                self.compare(desk).await?;
+                self.sign_when_due(&checkpoints, desk).await?;
             }
-            self.compare(desk).await?;
-            self.sign_when_due(&checkpoints, desk).await?;
-            let signed = desk.newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
-            self.projection.reached(signed + self.options.every_events, LOOK_EVERY).await;
+            self.projection.reached(self.wanted_at(desk), LOOK_EVERY).await;
             sleep(BREATH).await;
         }
+    }
+
+    /// From which size on there is something to sign.
+    fn wanted_at(&self, desk: &Desk) -> u64 {
+        let position = self.projection.position();
+        let agrees = desk.newest.as_ref().is_none_or(|seen| seen.agreed_in == Some(position.life));
+        if self.options.keys.is_empty() || !agrees || !position.caught_up || position.diverged {
+            return u64::MAX;
+        }
+        desk.due_at(self.options.every_events)
+    }
+
+    /// Finds the newest checkpoint of the log, from the end of the stream back. What does not count is passed over.
+    async fn read(
+        &self,
+        checkpoints: &Checkpoints,
+        desk: &mut Desk,
+        epoch: Epoch,
+        trusted: &[PublicKey],
+    ) -> anyhow::Result<()> {
+        let reach = checkpoints.reach().await?;
+        // What is new in a stream that is known is all looked at, so that nothing foreign in it goes unsaid.
+        let goes_on = desk.knows(&reach, 0);
+        let mut found = None;
+        for number in (reach.first.max(1)..=reach.last).rev() {
+            if desk.knows(&reach, number) || (found.is_some() && !goes_on) {
+                break;
+            }
+            let Some(noted) = checkpoints.at(number).await? else { continue };
+            if noted.time_ns < epoch.as_unix_ns().saturating_sub(SKEW_NS) {
+                break;
+            }
+            match desk::read(&noted, trusted) {
+                Ok(checkpoint) if checkpoint.epoch == epoch && found.is_none() => {
+                    found = Some(Seen { checkpoint, time_ns: noted.time_ns, agreed_in: None });
+                }
+                Ok(_) => {}
+                Err(why) => warn!(checkpoint.number = number, "passed over a checkpoint: {why}"),
+            }
+        }
+        desk.have_read(reach, found);
+        Ok(())
     }
 
     /// Holds the tree to the newest checkpoint, once it is large enough.
     async fn compare(&self, desk: &mut Desk) -> anyhow::Result<()> {
         let position = self.projection.position();
-        let Some(seen) = desk.newest.as_mut().filter(|seen| position.epoch == Some(seen.checkpoint.epoch))
-        else {
-            // Of a log that is no more, or not the one that this replica has yet.
-            return Ok(());
-        };
-        let Checkpoint { size, root, .. } = seen.checkpoint;
-        if seen.compared {
+        let Some(seen) = &mut desk.newest else { return Ok(()) };
+        let Checkpoint { epoch, size, root, .. } = seen.checkpoint;
+        // It may be of a log that is no more, or be people's turn.
+        if position.epoch != Some(epoch) || seen.agreed_in == Some(position.life) || position.diverged {
             return Ok(());
         }
         if size > position.sequence {
-            let head = self.projection.seen().head;
-            if position.caught_up && head < size && desk.said.as_ref() != Some(&seen.checkpoint) {
-                error!(
-                    log.sequence = head,
-                    checkpoint.size = size,
-                    "the log ends before what was signed of it: it has lost events"
-                );
-                desk.said = Some(seen.checkpoint.clone());
-            }
-            return Ok(());
+            return if position.caught_up { self.say_if_too_short(desk).await } else { Ok(()) };
         }
         let ours = match self.projection.root_at(size) {
             Some(root) => root,
-            None => {
-                hash_of(&*self.log, &self.projection, 0..size).await.context("finding an earlier root")?
-            }
+            None => self.kept_root(size).await?,
         };
-        // The log may have become another one while that was found out.
-        if self.projection.position().epoch != position.epoch {
+        if self.projection.position().life != position.life {
             return Ok(());
         }
         if ours == root {
-            seen.compared = true;
+            seen.agreed_in = Some(position.life);
             self.metrics.checkpoint_size.set(i64::try_from(size).unwrap_or(i64::MAX));
+        } else {
+            self.disagree(desk, ours);
+        }
+        Ok(())
+    }
+
+    /// The root at a size, by what the store keeps of the tree, and by the log for the rest.
+    async fn kept_root(&self, size: u64) -> anyhow::Result<Hash> {
+        hash_of(&*self.log, &self.projection, 0..size).await.context("finding a root")
+    }
+
+    /// The log may end before what was signed of it; or this replica only has not heard of its last events.
+    async fn say_if_too_short(&self, desk: &mut Desk) -> anyhow::Result<()> {
+        let Some(Seen { checkpoint, .. }) = &desk.newest else { return Ok(()) };
+        if desk.said_short.as_ref() == Some(checkpoint) {
             return Ok(());
         }
-        self.disagree(desk, ours);
+        for asked in 1.. {
+            let info = self.log.info().await.context("asking the log how long it is")?;
+            if info.epoch != checkpoint.epoch || info.last_sequence >= checkpoint.size {
+                return Ok(());
+            }
+            if asked >= ASKED {
+                error!(
+                    log.sequence = info.last_sequence,
+                    checkpoint.size = checkpoint.size,
+                    "the log ends before what was signed of it: it has lost events, or an older one was restored without \
+                     its checkpoints. Nothing is signed any more"
+                );
+                break;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        desk.said_short = Some(checkpoint.clone());
         Ok(())
     }
 
@@ -190,58 +227,77 @@ impl Notary {
     fn disagree(&self, desk: &mut Desk, ours: Hash) {
         let Some(Seen { checkpoint, .. }) = &desk.newest else { return };
         let Checkpoint { size, root, .. } = *checkpoint;
-        if desk.said.as_ref() == Some(checkpoint) {
-            return;
-        }
-        if self.projection.position().rebuilt_for == Some((size, root)) {
-            error!(
-                checkpoint.size = size,
-                "DIVERGED: what this replica has read up to there has the root {ours}, and {root} was signed. The log was \
-                 changed, or the checkpoint is false: run `tidings audit verify`"
-            );
-            self.projection.note_divergence();
-            desk.said = Some(checkpoint.clone());
-        } else {
+        if self.projection.position().rebuilt_for != Some((size, root)) {
             warn!(
                 checkpoint.size = size,
                 "this replica's tree disagrees with a checkpoint: reading the log anew"
             );
             self.projection.rebuild_for((size, root));
+            return;
+        }
+        self.projection.note_divergence();
+        if desk.said_diverged.as_ref() != Some(checkpoint) {
+            error!(
+                checkpoint.size = size,
+                "DIVERGED: what this replica has read up to there has the root {ours}, and {root} was signed. The log was \
+                 changed, or the checkpoint is false: run `tidings audit verify`"
+            );
+            desk.said_diverged = Some(checkpoint.clone());
         }
     }
 
     /// Signs how the log is now, if there is a key and enough is new.
     async fn sign_when_due(&self, checkpoints: &Checkpoints, desk: &mut Desk) -> anyhow::Result<()> {
-        let Some(key) = self.options.keys.first() else { return Ok(()) };
+        let (Some(key), Some(read)) = (self.options.keys.first(), desk.read) else { return Ok(()) };
         let position = self.projection.position();
         let Some((epoch, size, root)) = self.projection.tree() else { return Ok(()) };
-        if !position.caught_up || position.diverged {
+        let life = self.projection.position().life;
+        let same = life == position.life && desk.epoch == Some(epoch);
+        let due = desk.is_due(life, size, self.options.every_events, |time_ns| self.is_past(time_ns));
+        if !same || !position.caught_up || position.diverged || !due {
             return Ok(());
         }
-        let of_this_log = desk.newest.as_ref().filter(|seen| seen.checkpoint.epoch == epoch);
-        let due = match of_this_log {
-            Some(seen) if !seen.compared => false,
-            Some(seen) => {
-                let new = size.saturating_sub(seen.checkpoint.size);
-                new >= self.options.every_events || (new > 0 && self.is_old(seen.time_ns))
-            }
-            None => size > 0,
-        };
-        if !due {
+        if !self.is_sound(desk, life, size, root).await? || !self.is_still(epoch, size).await? {
             return Ok(());
         }
         let checkpoint = Checkpoint { log: key.public().name().clone(), epoch, size, root };
         let note = Note::sign(checkpoint.to_string(), &self.options.keys);
         // Another replica was faster: what it signed is read and compared next.
-        if let Some(number) = checkpoints.append(&note, desk.read).await? {
+        if let Some(number) = checkpoints.append(&note, read.last).await? {
             info!(checkpoint.number = number, checkpoint.size = size, "signed a checkpoint");
             self.metrics.checkpoints_signed.inc();
         }
         Ok(())
     }
 
-    fn is_old(&self, time_ns: i64) -> bool {
-        let age_ms = self.clock.now().as_unix_ms().saturating_sub(time_ns / 1_000_000);
-        u64::try_from(age_ms).is_ok_and(|age| u128::from(age) >= self.options.every.as_millis())
+    /// Whether the tree is the one of the projection's own records: asked once in a life, since it may have come from disk.
+    async fn is_sound(&self, desk: &mut Desk, life: u64, size: u64, root: Hash) -> anyhow::Result<bool> {
+        if desk.sound_in == Some(life) {
+            return Ok(true);
+        }
+        let kept = self.kept_root(size).await?;
+        if self.projection.position().life != life {
+            return Ok(false);
+        }
+        if kept == root {
+            desk.sound_in = Some(life);
+        } else {
+            error!(
+                log.sequence = size,
+                "this replica's tree is not the one of its own records: nothing is signed"
+            );
+            self.projection.distrust();
+        }
+        Ok(kept == root)
+    }
+
+    /// Whether the log is still this one, and as long, by its leader.
+    async fn is_still(&self, epoch: Epoch, size: u64) -> anyhow::Result<bool> {
+        let info = self.log.info().await.context("asking the log how long it is")?;
+        Ok(info.epoch == epoch && info.last_sequence >= size)
+    }
+
+    fn is_past(&self, time_ns: i64) -> bool {
+        desk::is_past(time_ns, self.clock.now().as_unix_ms(), self.options.every)
     }
 }

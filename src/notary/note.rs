@@ -307,8 +307,10 @@ mod tests {
         assert_eq!(note.to_string(), SIGNED);
         assert_eq!(note.verified_by(std::slice::from_ref(&peter)), Ok(&peter));
         let other: Note = SIGNED.replace("answer", "question").parse().unwrap();
-        let known = std::slice::from_ref(&peter);
-        assert_eq!(other.verified_by(known), Err(Unproven::Forged(peter.name.clone())));
+        assert_eq!(
+            other.verified_by(std::slice::from_ref(&peter)),
+            Err(Unproven::Forged(peter.name.clone()))
+        );
     }
 
     #[test]

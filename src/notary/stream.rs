@@ -3,11 +3,13 @@
 use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 
 use super::note::Note;
-use crate::log::jetstream::{is_conflict, nanoseconds};
+use crate::log::Epoch;
+use crate::log::jetstream::{epoch_of, is_conflict, nanoseconds};
 use crate::log::names::{CHECKPOINT_STREAM, CHECKPOINT_SUBJECT};
 
 /// What stands at a place of the stream. It may be anything: who writes there is for NATS to say.
@@ -19,6 +21,17 @@ pub struct Noted {
     pub time_ns: i64,
     /// What it says: a signed note, if it is one.
     pub text: String,
+}
+
+/// Which stream of checkpoints it is, and which places it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// When it was created: one that was deleted and made again counts from 1 anew.
+    pub created: Epoch,
+    /// The first place.
+    pub first: u64,
+    /// The last place; 0 when nothing ever stood there.
+    pub last: u64,
 }
 
 /// The stream, as it is reached over a connection.
@@ -46,17 +59,22 @@ impl Checkpoints {
         }
     }
 
+    /// Which stream it is now, and how far it goes, as its leader says.
+    pub async fn reach(&self) -> anyhow::Result<Reach> {
+        let found = self.context.get_stream(CHECKPOINT_STREAM).await.context("asking for the checkpoints")?;
+        let info = found.cached_info();
+        let (first, last) = (info.state.first_sequence, info.state.last_sequence);
+        Ok(Reach { created: epoch_of(info), first, last })
+    }
+
+    /// What stands at a place, if it was not lost.
+    pub async fn at(&self, number: u64) -> anyhow::Result<Option<Noted>> {
+        noted(self.stream.get_raw_message(number).await)
+    }
+
     /// What stands first after a place; 0 is before the first.
     pub async fn after(&self, number: u64) -> anyhow::Result<Option<Noted>> {
-        match self.stream.get_first_raw_message_by_subject(CHECKPOINT_SUBJECT, number + 1).await {
-            Ok(found) => Ok(Some(Noted {
-                number: found.sequence,
-                time_ns: nanoseconds(found.time),
-                text: String::from_utf8_lossy(&found.payload).into_owned(),
-            })),
-            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-            Err(error) => Err(error).context("reading the checkpoints"),
-        }
+        noted(self.stream.get_first_raw_message_by_subject(CHECKPOINT_SUBJECT, number + 1).await)
     }
 
     /// Everything that stands there.
@@ -68,10 +86,10 @@ impl Checkpoints {
         Ok(all)
     }
 
-    /// Appends a note behind the place `last`. `None` when something else stands there by now.
+    /// Appends a note behind the place `last`. `None` when the stream does not end there any more.
     pub async fn append(&self, note: &Note, last: u64) -> anyhow::Result<Option<u64>> {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", last.to_string());
+        headers.insert("Nats-Expected-Last-Sequence", last.to_string());
         headers.insert("Content-Type", "text/plain; charset=utf-8");
         let text = note.to_string().into();
         match self.context.publish_with_headers(CHECKPOINT_SUBJECT, headers, text).await?.await {
@@ -79,5 +97,18 @@ impl Checkpoints {
             Err(error) if is_conflict(&error) => Ok(None),
             Err(error) => Err(error).context("appending a checkpoint"),
         }
+    }
+}
+
+/// What the leader answered about one place.
+fn noted(answer: Result<StreamMessage, RawMessageError>) -> anyhow::Result<Option<Noted>> {
+    match answer {
+        Ok(found) => Ok(Some(Noted {
+            number: found.sequence,
+            time_ns: nanoseconds(found.time),
+            text: String::from_utf8_lossy(&found.payload).into_owned(),
+        })),
+        Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+        Err(error) => Err(error).context("reading the checkpoints"),
     }
 }

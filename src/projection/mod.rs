@@ -73,6 +73,8 @@ pub struct Position {
     pub holes: u64,
     /// How often another log was met in this process.
     pub epochs: u64,
+    /// How often it was begun anew in this process, for whatever reason: what was seen of it in another life counts no more.
+    pub life: u64,
     /// Why it does not go on, if it does not.
     pub halt: Option<Halt>,
     /// The checkpoint, by size and root, because of which it was begun anew.
@@ -310,9 +312,9 @@ impl Projection {
             let views = self.shared.read();
             (views.tree.now().size(), views.tree.now().root())
         };
-        // Another log begins with another position, so both are of one log if that is the same before and after.
+        // Another life begins with another position, so both are of one log if that is the same before and after.
         let after = self.position();
-        let epoch = after.epoch.filter(|_| (before.epoch, before.epochs) == (after.epoch, after.epochs))?;
+        let epoch = after.epoch.filter(|_| (before.epoch, before.life) == (after.epoch, after.life))?;
         Some((epoch, size, root))
     }
 
@@ -326,9 +328,14 @@ impl Projection {
         self.stored(move |store| store.blocks(numbers)).await
     }
 
-    /// Has the projection begun anew, because its tree disagrees with this checkpoint.
+    /// Has the projection begun anew, because its tree disagrees with this checkpoint. It is, once for each.
     pub fn rebuild_for(&self, checkpoint: (u64, Hash)) {
         self.shared.disagreement.send_replace(Some(checkpoint));
+    }
+
+    /// Has the projection begun anew, because its tree is not the one of its own records.
+    pub fn distrust(&self) {
+        self.shared.report_damage();
     }
 
     /// The tree disagrees with a checkpoint although it was begun anew for that.

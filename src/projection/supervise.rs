@@ -141,7 +141,8 @@ impl Supervised {
     /// Throws away what is on disk and in memory.
     async fn reset(&self) {
         self.shared.position.send_modify(|position| {
-            *position = Position { epochs: position.epochs, ..Position::default() };
+            let (epochs, life) = (position.epochs, position.life + 1);
+            *position = Position { epochs, life, ..Position::default() };
         });
         self.shared.restart(State::default(), Frontier::default());
         let directory = self.options.directory.clone();
@@ -164,7 +165,8 @@ impl Supervised {
         let mut damage = self.shared.damage.subscribe();
         let mut disagreement = self.shared.disagreement.subscribe();
         let mut cursor = self.open_store().await?;
-        cursor.rebuilt_for = rebuilt_for.or(cursor.rebuilt_for);
+        let rebuilt_for = rebuilt_for.or(cursor.rebuilt_for);
+        cursor.rebuilt_for = rebuilt_for;
         info!(log.sequence = cursor.sequence, "the projection is open");
         let (sender, deliveries) = mpsc::channel(BATCHES_IN_FLIGHT);
         let (reader, mut seen) =
@@ -191,15 +193,19 @@ impl Supervised {
                     reader.abort();
                 }
                 Ok(()) = disagreement.changed(), if disagrees.is_none() => {
-                    disagrees = *disagreement.borrow_and_update();
-                    reader.abort();
+                    // Whoever compared while it was begun anew may ask for that twice.
+                    let asked = *disagreement.borrow_and_update();
+                    disagrees = asked.filter(|_| asked != rebuilt_for);
+                    if disagrees.is_some() {
+                        reader.abort();
+                    }
                 }
             }
         };
         reader.abort();
         match (stopping, damaged, disagrees) {
             (true, ..) => Ok(Outcome::Stopped),
-            (false, true, _) => Err(anyhow!("a request met a record that cannot be loaded")),
+            (false, true, _) => Err(anyhow!("a record cannot be loaded, or is not what it was")),
             (false, false, Some(checkpoint)) => Ok(Outcome::Disagrees(checkpoint)),
             (false, false, None) => outcome,
         }

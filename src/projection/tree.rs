@@ -8,7 +8,7 @@ use crate::log::merkle::{Frontier, Hash};
 pub const BLOCK: u64 = 256;
 
 /// Leaves that are remembered one by one: a signer may be so far behind, or ahead of what this replica hears of it.
-const RECENT: usize = 4_096;
+const RECENT: u64 = 16 * BLOCK;
 
 /// A tree that knows its root now, and at each size that it had a while ago.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,7 @@ impl Tree {
         });
         self.now.push(leaf);
         self.recent.push_back(leaf);
-        if self.recent.len() > RECENT {
+        if self.recent.len() as u64 > RECENT {
             self.before.extend(self.recent.pop_front());
         }
         filled
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn it_knows_its_blocks_and_its_roots_of_a_while_ago() {
-        let size = 3 * BLOCK + RECENT as u64;
+        let size = 3 * BLOCK + RECENT;
         let (mut tree, mut roots, mut plain) = (Tree::default(), vec![Hash::empty()], Frontier::default());
         for n in 0..size {
             plain.push(leaf(n));
@@ -77,7 +77,7 @@ mod tests {
         }
         assert_eq!(tree.now(), &plain);
         for (at, root) in (0..).zip(&roots) {
-            let known = at >= size - RECENT as u64;
+            let known = at >= size - RECENT;
             assert_eq!(tree.root_at(at), known.then_some(*root), "{at}");
         }
         assert_eq!(tree.root_at(size + 1), None);

@@ -1,0 +1,182 @@
+//! The desk: what a notary has read of the checkpoints, and what follows from it. It asks nobody.
+
+use std::time::Duration;
+
+use super::checkpoint::Checkpoint;
+use super::note::{Note, PublicKey};
+use super::stream::{Noted, Reach};
+use crate::log::Epoch;
+
+/// The newest checkpoint of a log. It stands for all before it: its root is over everything that theirs are over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) time_ns: i64,
+    /// In which life of the projection its tree agreed. In another life the log may be an older one under the same epoch.
+    pub(super) agreed_in: Option<u64>,
+}
+
+/// What a notary has read and said, of one log.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    /// Which log.
+    pub(super) epoch: Option<Epoch>,
+    /// How far the stream of checkpoints was read. `None`: not yet for this log.
+    pub(super) read: Option<Reach>,
+    pub(super) newest: Option<Seen>,
+    /// In which life of the projection its tree was held to the store's own records.
+    pub(super) sound_in: Option<u64>,
+    /// The checkpoint of which it was said that the log ends before it.
+    pub(super) said_short: Option<Checkpoint>,
+    /// The one of which it was said that it differs for good.
+    pub(super) said_diverged: Option<Checkpoint>,
+}
+
+impl Desk {
+    /// Turns to a log. What was read for another one does not count.
+    pub(super) fn turn_to(&mut self, epoch: Epoch) {
+        if self.epoch != Some(epoch) {
+            *self = Self { epoch: Some(epoch), ..Self::default() };
+        }
+    }
+
+    /// Whether a place of the stream need not be read: it was, when the stream was the same one.
+    pub(super) fn knows(&self, now: &Reach, number: u64) -> bool {
+        self.read.as_ref().is_some_and(|read| read.created == now.created && number <= read.last)
+    }
+
+    /// The stream was read up to here, and this is the newest checkpoint in what was not known before.
+    pub(super) fn have_read(&mut self, now: Reach, found: Option<Seen>) {
+        let same_stream = self.knows(&now, 0);
+        self.read = Some(now);
+        match (found, &mut self.newest) {
+            // It was placed once more, or in a stream that was made anew.
+            (Some(found), Some(seen)) if seen.checkpoint == found.checkpoint => seen.time_ns = found.time_ns,
+            (found @ Some(_), newest) => *newest = found,
+            (None, newest) if !same_stream => *newest = None,
+            (None, _) => {}
+        }
+    }
+
+    /// Whether a tree of this size is worth a checkpoint: it goes on from the newest one, which this life agrees with, by
+    /// enough events, or by some and after long enough.
+    pub(super) fn is_due(&self, life: u64, size: u64, every: u64, is_old: impl FnOnce(i64) -> bool) -> bool {
+        match &self.newest {
+            None => size > 0,
+            Some(seen) if seen.agreed_in != Some(life) => false,
+            Some(seen) => {
+                let new = size.saturating_sub(seen.checkpoint.size);
+                new >= every || (new > 0 && is_old(seen.time_ns))
+            }
+        }
+    }
+
+    /// From which size on the next checkpoint is due at once.
+    pub(super) fn due_at(&self, every: u64) -> u64 {
+        self.newest.as_ref().map_or(1, |seen| seen.checkpoint.size.saturating_add(every))
+    }
+}
+
+/// The checkpoint in what stands in the stream, if somebody who counts stands behind it; everybody does when nobody is
+/// known. An error says why not.
+pub(super) fn read(noted: &Noted, trusted: &[PublicKey]) -> Result<Checkpoint, String> {
+    let note: Note = noted.text.parse()?;
+    if !trusted.is_empty() {
+        note.verified_by(trusted).map_err(|e| e.to_string())?;
+    }
+    note.text().parse()
+}
+
+/// Whether a checkpoint is so long past that another is due as soon as there is news.
+pub(super) fn is_past(time_ns: i64, now_ms: i64, every: Duration) -> bool {
+    u64::try_from(now_ms.saturating_sub(time_ns / 1_000_000))
+        .is_ok_and(|age| u128::from(age) >= every.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::merkle::Hash;
+    use crate::notary::note::SecretKey;
+
+    fn epoch(n: i64) -> Epoch {
+        Epoch::from_unix_ns(n)
+    }
+
+    fn checkpoint(size: u64) -> Checkpoint {
+        let root = Hash::leaf(&size.to_be_bytes());
+        Checkpoint { log: "example.com/log".parse().unwrap(), epoch: epoch(1), size, root }
+    }
+
+    fn seen(size: u64, agreed_in: Option<u64>) -> Seen {
+        Seen { checkpoint: checkpoint(size), time_ns: 0, agreed_in }
+    }
+
+    fn reach(created: i64, last: u64) -> Reach {
+        Reach { created: epoch(created), first: 1, last }
+    }
+
+    fn desk() -> Desk {
+        let mut desk = Desk::default();
+        desk.turn_to(epoch(1));
+        desk
+    }
+
+    #[test]
+    fn the_first_checkpoint_is_due_with_the_first_event_and_the_next_behind_one_that_was_agreed_with() {
+        let mut desk = desk();
+        let (never, always) = (|_: i64| false, |_: i64| true);
+        assert!(!desk.is_due(0, 0, 5, always));
+        assert!(desk.is_due(0, 1, 5, never));
+        desk.have_read(reach(9, 1), Some(seen(10, None)));
+        assert!(!desk.is_due(0, 100, 5, always), "it was not compared");
+        desk.newest.as_mut().unwrap().agreed_in = Some(0);
+        assert!(!desk.is_due(1, 100, 5, always), "this life has not compared it");
+        let due = |size, old: fn(i64) -> bool| desk.is_due(0, size, 5, old);
+        assert_eq!([due(10, always), due(9, always), due(11, never), due(14, never)], [false; 4]);
+        assert_eq!([due(11, always), due(15, never)], [true; 2]);
+        assert_eq!(desk.due_at(5), 15);
+    }
+
+    #[test]
+    fn what_was_read_is_not_read_again_unless_the_stream_or_the_log_is_another_one() {
+        let mut desk = desk();
+        desk.have_read(reach(9, 3), Some(seen(10, Some(0))));
+        assert!(desk.knows(&reach(9, 5), 3) && !desk.knows(&reach(9, 5), 4));
+        assert!(!desk.knows(&reach(10, 5), 3), "another stream");
+        desk.have_read(reach(9, 5), None);
+        assert_eq!(desk.newest, Some(seen(10, Some(0))), "what came was not of this log");
+        desk.have_read(reach(10, 1), Some(seen(10, None)));
+        assert_eq!(desk.newest, Some(seen(10, Some(0))), "the same one, in a new stream");
+        desk.have_read(reach(11, 0), None);
+        assert_eq!(desk.newest, None, "a new stream, and nothing in it");
+        desk.have_read(reach(11, 1), Some(seen(7, None)));
+        desk.turn_to(epoch(1));
+        assert!(desk.newest.is_some());
+        desk.turn_to(epoch(2));
+        assert!(desk.newest.is_none() && !desk.knows(&reach(11, 1), 1));
+    }
+
+    #[test]
+    fn only_those_who_are_known_count_and_everybody_when_nobody_is() {
+        let [ours, stranger] = [1, 2].map(|seed| SecretKey::new("a.example".parse().unwrap(), &[seed; 32]));
+        let noted = |text: String| Noted { number: 1, time_ns: 0, text };
+        let signed = |key: &SecretKey| Note::sign(checkpoint(3).to_string(), std::slice::from_ref(key));
+        let trusted = [ours.public().clone()];
+        assert_eq!(read(&noted(signed(&ours).to_string()), &trusted), Ok(checkpoint(3)));
+        let theirs = noted(signed(&stranger).to_string());
+        assert!(read(&theirs, &trusted).is_err_and(|why| why.contains("none of the keys")));
+        assert_eq!(read(&theirs, &[]), Ok(checkpoint(3)));
+        let forged = noted(signed(&ours).to_string().replace("\n3\n", "\n4\n"));
+        assert!(read(&forged, &trusted).is_err_and(|why| why.contains("not of this text")));
+        assert!(read(&noted("garbage".to_owned()), &[]).is_err());
+        let other = Note::sign("hello\n".to_owned(), std::slice::from_ref(&ours)).to_string();
+        assert!(read(&noted(other), &trusted).is_err_and(|why| why.contains("three lines")));
+    }
+
+    #[test]
+    fn a_checkpoint_grows_old() {
+        let past = |now_ms| is_past(5_000_000_000, now_ms, Duration::from_secs(2));
+        assert_eq!([past(0), past(6_999), past(7_000)], [false, false, true]);
+    }
+}
