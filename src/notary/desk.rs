@@ -6,6 +6,7 @@ use super::checkpoint::Checkpoint;
 use super::note::{Note, PublicKey};
 use super::stream::{Noted, Reach};
 use crate::log::Epoch;
+use crate::projection::Position;
 
 /// The newest checkpoint of a log. It stands for all before it: its root is over everything that theirs are over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,9 +72,20 @@ impl Desk {
         }
     }
 
-    /// From which size on the next checkpoint is due at once.
-    pub(super) fn due_at(&self, every: u64) -> u64 {
-        self.newest.as_ref().map_or(1, |seen| seen.checkpoint.size.saturating_add(every))
+    /// Whether there is something to compare, or to sign for whoever signs after so many events.
+    pub(super) fn has_work(&self, position: &Position, signs_every: Option<u64>) -> bool {
+        match &self.newest {
+            _ if position.diverged => false,
+            Some(Seen { checkpoint, agreed_in, .. }) if *agreed_in != Some(position.life) => {
+                position.epoch == Some(checkpoint.epoch) && position.sequence >= checkpoint.size
+            }
+            newest => {
+                let signed = newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
+                let worth = signs_every.map(|every| if newest.is_some() { every } else { 1 });
+                let due = worth.is_some_and(|events| position.sequence >= signed.saturating_add(events));
+                due && position.caught_up
+            }
+        }
     }
 }
 
@@ -135,7 +147,24 @@ mod tests {
         let due = |size, old: fn(i64) -> bool| desk.is_due(0, size, 5, old);
         assert_eq!([due(10, always), due(9, always), due(11, never), due(14, never)], [false; 4]);
         assert_eq!([due(11, always), due(15, never)], [true; 2]);
-        assert_eq!(desk.due_at(5), 15);
+    }
+
+    #[test]
+    fn there_is_work_when_something_can_be_compared_or_signed() {
+        let at =
+            |sequence| Position { epoch: Some(epoch(1)), sequence, caught_up: true, ..Position::default() };
+        let mut desk = desk();
+        let work = |desk: &Desk, position: Position| desk.has_work(&position, Some(5));
+        assert_eq!([0, 1].map(|sequence| work(&desk, at(sequence))), [false, true]);
+        assert!(!desk.has_work(&at(1), None), "it has no key");
+        desk.have_read(reach(9, 1), Some(seen(10, None)));
+        assert_eq!([9, 10].map(|sequence| work(&desk, at(sequence))), [false, true]);
+        assert!(desk.has_work(&at(10), None));
+        desk.newest.as_mut().unwrap().agreed_in = Some(0);
+        assert_eq!([14, 15].map(|sequence| work(&desk, at(sequence))), [false, true]);
+        assert!(!work(&desk, Position { caught_up: false, ..at(15) }));
+        assert!(!work(&desk, Position { diverged: true, ..at(15) }));
+        assert!(work(&desk, Position { life: 1, ..at(10) }), "another life compares again");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::Client;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
@@ -116,19 +116,17 @@ impl Notary {
                 self.compare(desk).await?;
                 self.sign_when_due(&checkpoints, desk).await?;
             }
-            self.projection.reached(self.wanted_at(desk), LOOK_EVERY).await;
+            let mut position = self.projection.watch();
+            let work = position.wait_for(|position| desk.has_work(position, self.signs_every()));
+            // Or whatever others have signed, or time alone has made due.
+            let _ = timeout(LOOK_EVERY, work).await;
             sleep(BREATH).await;
         }
     }
 
-    /// From which size on there is something to sign.
-    fn wanted_at(&self, desk: &Desk) -> u64 {
-        let position = self.projection.position();
-        let agrees = desk.newest.as_ref().is_none_or(|seen| seen.agreed_in == Some(position.life));
-        if self.options.keys.is_empty() || !agrees || !position.caught_up || position.diverged {
-            return u64::MAX;
-        }
-        desk.due_at(self.options.every_events)
+    /// After how many events it signs, if it does.
+    fn signs_every(&self) -> Option<u64> {
+        (!self.options.keys.is_empty()).then_some(self.options.every_events)
     }
 
     /// Finds the newest checkpoint of the log, from the end of the stream back. What does not count is passed over.

@@ -9,6 +9,7 @@ mod api;
 mod audit;
 mod audit_follow;
 mod checklist;
+mod checkpoints;
 mod compose;
 mod contracts;
 mod convergence;

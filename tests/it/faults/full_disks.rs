@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::judge::Evidence;
 use super::people::{SECRET, Said};
-use super::world::World;
+use super::world::{World, signing};
 use crate::support::{Condition, Link, Nats, Replica, SmallDisk, Spec, eventually};
 
 /// How long a disk stays full once that is noticed.
@@ -24,7 +24,7 @@ async fn world(disk: &SmallDisk) -> (Nats, World) {
     let (mut links, mut replicas) = (Vec::new(), Vec::new());
     for n in 0..3 {
         let link = Link::to(nats.port()).await;
-        let mut spec = Spec::joining(nats.url_through(link.address()));
+        let mut spec = signing(Spec::joining(nats.url_through(link.address())));
         if n == 1 {
             spec = spec.keeping_data_in(disk.path().join("data"));
         }
@@ -232,9 +232,9 @@ async fn full_under_nats() {
 #[ignore = "takes root: make faults"]
 async fn full_under_a_replica_with_a_nats_of_its_own() {
     let disk = SmallDisk::of_megabytes(16);
-    let own = Replica::start_with(Spec::embedded().keeping_data_in(disk.path().join("data"))).await;
+    let own = Replica::start_with(signing(Spec::embedded().keeping_data_in(disk.path().join("data")))).await;
     let nats = Nats::of(&own);
-    let joining = async || Replica::start_with(Spec::joining(nats.url())).await;
+    let joining = async || Replica::start_with(signing(Spec::joining(nats.url()))).await;
     let world = World::of(Vec::new(), [joining().await, own, joining().await]).await;
     disk.fill();
     world.in_mode("local", &[0, 2]).await;

@@ -5,11 +5,12 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
-use tidings::log::RawMessage;
+use tidings::log::{Epoch, RawMessage};
 
 use super::hearing;
 use super::people::{Diary, SECRET, Said, Session, Tried};
 use crate::support::Replica;
+use crate::support::checkpoints::{self, Signed};
 use crate::support::replica::metric_in;
 
 /// Descriptors and memory that a replica may have more of than at the start: in the end, and at any moment.
@@ -83,9 +84,13 @@ impl Standing {
 
 /// Everything that is known at the end.
 pub struct Evidence {
+    /// Which log it is in the end.
+    pub epoch: Epoch,
     pub log: Vec<RawMessage>,
     /// What an auditor finds in it.
     pub irregular: Vec<String>,
+    /// Every checkpoint that can be read, of whatever log.
+    pub signed: Vec<Signed>,
     /// The digest of a clean replay, and that of each replica.
     pub replayed: String,
     pub digests: Vec<String>,
@@ -151,6 +156,7 @@ pub fn judge(evidence: &Evidence) {
         honest_mode(evidence, &log),
         in_bounds(evidence),
         clean_diagnostics(evidence),
+        signed_truly(evidence),
         nothing_for_an_auditor(evidence),
     ]
     .concat();
@@ -311,7 +317,13 @@ fn clean_diagnostics(evidence: &Evidence) -> Vec<String> {
     findings
 }
 
-/// I11: an auditor who recomputes everything finds nothing: each guard was held, each event is as it should be.
+/// I11: every checkpoint is true, and none forks. Those of a log that was lost are not of this one.
+fn signed_truly(evidence: &Evidence) -> Vec<String> {
+    let found = checkpoints::faults(&evidence.signed, evidence.epoch, &evidence.log);
+    found.into_iter().map(|fault| format!("I11: {fault}")).collect()
+}
+
+/// I12: an auditor who recomputes everything finds nothing: each guard was held, each event is as it should be.
 fn nothing_for_an_auditor(evidence: &Evidence) -> Vec<String> {
-    evidence.irregular.iter().map(|finding| format!("I11: {finding}")).collect()
+    evidence.irregular.iter().map(|finding| format!("I12: {finding}")).collect()
 }

@@ -1,7 +1,7 @@
 //! A world: three replicas under load, and what is found in it when a fault is over.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -18,6 +18,7 @@ use tokio::time::{interval, timeout};
 
 use super::judge::{Evidence, Footprint, Standing, judge};
 use super::people::{Diary, Listener, Person, SECRET};
+use crate::support::checkpoints::{KeyFile, signed};
 use crate::support::log::everything;
 use crate::support::{Http, Link, Nats, PATIENCE, Random, Replica, Spec, eventually, within};
 
@@ -30,8 +31,18 @@ const HEARD_WITHIN: Duration = Duration::from_secs(3);
 /// When nobody mirrors any more, another replica does within this time.
 const TAKEOVER: Duration = Duration::from_secs(30);
 
+/// A checkpoint is signed after so many events.
+const SIGNED_EVERY: u64 = 50;
+
 /// Listeners at each replica.
 const LISTENERS: usize = 2;
+
+/// Has a replica sign checkpoints, with the key that all have.
+pub fn signing(spec: Spec) -> Spec {
+    static KEY: LazyLock<KeyFile> = LazyLock::new(|| KeyFile::of("example.com/tidings", 1));
+    let (file, every) = (KEY.path(), SIGNED_EVERY.to_string());
+    spec.with(&["--checkpoint-every-events", &every, "--checkpoint-key", file.to_str().unwrap()])
+}
 
 /// Three replicas, and who uses them.
 pub struct World {
@@ -65,7 +76,7 @@ impl World {
         let mut replicas = Vec::new();
         for _ in 0..3 {
             let link = Link::to(nats.port()).await;
-            let spec = Spec::joining(nats.url_through(link.address())).with(options);
+            let spec = signing(Spec::joining(nats.url_through(link.address())).with(options));
             replicas.push(Replica::start_with(spec).await);
             links.push(link);
         }
@@ -74,7 +85,7 @@ impl World {
 
     /// Three replicas that know NATS themselves.
     pub async fn joining(spec: &Spec) -> Self {
-        Self::of(Vec::new(), Replica::three_with(spec).await).await
+        Self::of(Vec::new(), Replica::three_with(&signing(spec.clone())).await).await
     }
 
     /// These replicas, which are ready.
@@ -189,7 +200,8 @@ impl World {
         self.end_load().await;
         self.settle().await;
         let log = Arc::new(nats.log().await);
-        let head = log.info().await.unwrap().last_sequence;
+        let info = log.info().await.unwrap();
+        let head = info.last_sequence;
         let mut digests = Vec::new();
         for replica in &self.replicas {
             digests.push(replica.digest_at(head).await);
@@ -205,6 +217,12 @@ impl World {
             sessions.extend(listener.leave().await);
         }
         eventually("I7: nothing waits any more", || async { self.nothing_waits().await }).await;
+        eventually("I11: the log is signed nearly to its end", || async {
+            let last = signed(nats).await.pop().filter(|last| last.checkpoint.epoch == info.epoch);
+            last.is_some_and(|last| last.checkpoint.size + SIGNED_EVERY > head)
+        })
+        .await;
+        let signed = signed(nats).await;
         let irregular = self.irregularities(&Source::Log(log.clone())).await;
         let folded = state_at(&Source::Log(log.clone()), head).await.unwrap();
         let log = everything(&*log).await;
@@ -218,6 +236,8 @@ impl World {
             assert!(ended.success(), "I10: a replica ended with {ended}");
         }
         let evidence = Evidence {
+            epoch: info.epoch,
+            signed,
             log,
             irregular,
             replayed: folded.state.digest.to_string(),

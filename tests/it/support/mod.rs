@@ -2,6 +2,7 @@
 
 pub mod balancer;
 pub mod browser;
+pub mod checkpoints;
 pub mod client;
 pub mod contract;
 pub mod disk;

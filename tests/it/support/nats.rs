@@ -240,6 +240,14 @@ impl Nats {
         copy_folder(backup.path(), &self.store());
     }
 
+    /// Has one stream as a backup has it, and all else as it is. It must not be running.
+    pub fn restore_stream(&self, backup: &TempDir, name: &str) {
+        assert!(self.child.is_none(), "stop it first");
+        let folder = Path::new("jetstream/$G/streams").join(name);
+        fs::remove_dir_all(self.store().join(&folder)).unwrap();
+        copy_folder(&backup.path().join(&folder), &self.store().join(&folder));
+    }
+
     /// Deletes everything it stored. It must not be running.
     pub fn wipe(&self) {
         assert!(self.child.is_none(), "stop it first");
