@@ -16,6 +16,7 @@ use tidings::notary::checkpoint::Checkpoint;
 use tidings::notary::note::{Note, SecretKey};
 use tidings::notary::stream::Checkpoints;
 
+use crate::support::checkpoints::KeyFile;
 use crate::support::log::everything;
 use crate::support::{Nats, Replica, Spec, eventually};
 
@@ -24,7 +25,7 @@ struct Case {
     nats: Nats,
     replica: Replica,
     folder: TempDir,
-    key: SecretKey,
+    key: KeyFile,
     /// The broadcast that is active.
     active: String,
 }
@@ -71,15 +72,9 @@ impl Case {
     async fn new() -> Self {
         let nats = Nats::start().await;
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("checkpoint.key");
-        let made = std::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
-            .args(["admin", "keygen", "--name", "example.com/tidings"])
-            .arg(&file)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
-        fs::write(folder.path().join("checkpoint.pub"), &made.stdout).unwrap();
-        let key = fs::read_to_string(&file).unwrap().parse().unwrap();
+        let key = KeyFile::of("example.com/tidings", 3);
+        fs::write(folder.path().join("checkpoint.pub"), format!("{}\n", key.public())).unwrap();
+        let file = key.path();
         let signing = ["--checkpoint-key", file.to_str().unwrap(), "--checkpoint-every-events", "5"];
         let replica = Replica::start_with(Spec::joining(nats.url()).with(&signing)).await;
         let mut ids = Vec::new();
@@ -251,7 +246,7 @@ async fn false_checkpoints_are_found() {
     let wrong = Hash::leaf(b"wrong");
     case.publish(CHECKPOINT_SUBJECT, &[], b"hello".to_vec()).await;
     case.sign(&[stranger], 3, wrong).await;
-    let mine = case.key.clone();
+    let mine = case.key.key.clone();
     case.sign(std::slice::from_ref(&mine), before + 100, wrong).await;
     let said = case.verify(&[]).await;
     let found: Vec<_> = said.of("checkpoint").into_iter().map(|(_, what)| what).collect();
@@ -261,7 +256,7 @@ async fn false_checkpoints_are_found() {
     said.only(&["checkpoint"]);
 
     let forked = Case::new().await;
-    let key = forked.key.clone();
+    let key = forked.key.key.clone();
     let checkpoints = Checkpoints::of(forked.context().await).await.unwrap().all().await.unwrap();
     let size = checkpoints[0].text.lines().nth(1).unwrap().parse().unwrap();
     forked.sign(&[key], size, wrong).await;
