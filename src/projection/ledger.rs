@@ -141,6 +141,7 @@ impl Ledger {
                 self.cursor.milestone = (sequence, state.digest);
             }
         }
+        batch.touched(state)?;
         for channel in &channels {
             batch.channel(channel, state.channel(channel))?;
         }

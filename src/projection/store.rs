@@ -4,6 +4,7 @@
 //! damaged, but to a state in which whole batches are there or not; so the cursor is written in the batch of what it
 //! stands for, and losing the tail only means reading it again.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -94,11 +95,14 @@ pub struct AckAt {
 
 /// What one batch writes.
 #[derive(Default)]
-pub struct Batch(sled::Batch);
+pub struct Batch {
+    batch: sled::Batch,
+    touched: BTreeSet<BroadcastId>,
+}
 
 impl Batch {
     fn put(&mut self, key: &Key<'_>, record: &impl Serialize) -> anyhow::Result<()> {
-        self.0.insert(key.bytes(), serde_json::to_vec(record)?);
+        self.batch.insert(key.bytes(), serde_json::to_vec(record)?);
         Ok(())
     }
 
@@ -107,27 +111,34 @@ impl Batch {
         self.put(&Key::Cursor, cursor)
     }
 
-    /// What an event changed, read from the state behind it.
+    /// What an event changed, read from the state behind it. The broadcasts that it touched are written by
+    /// [`Batch::touched`], once for all events of the batch.
     pub fn change(&mut self, state: &State, sequence: u64, change: &Change) -> anyhow::Result<()> {
-        let touched = match change {
-            Change::Activated { id, superseded } => [Some(*id), *superseded],
-            Change::RecordedLate { id } | Change::Ended { id, .. } | Change::Acknowledged { id, .. } => {
-                [Some(*id), None]
-            }
-            Change::Nothing => [None, None],
-        };
-        for known in touched.into_iter().flatten().filter_map(|id| state.broadcast(id)) {
-            self.put(&Key::Broadcast(known.broadcast.id), known)?;
-        }
         match change {
-            Change::Acknowledged { id, new } => self.put(&Key::Acks(*id, sequence), new)?,
+            Change::Acknowledged { id, new } => {
+                self.touched.insert(*id);
+                self.put(&Key::Acks(*id, sequence), new)?;
+            }
             Change::Activated { id, .. } | Change::RecordedLate { id } => {
+                self.touched.insert(*id);
+                if let Change::Activated { superseded, .. } = change {
+                    self.touched.extend(superseded);
+                }
                 if let Some(known) = state.broadcast(*id) {
                     let key = Key::Created(&known.channel, sequence).bytes();
-                    self.0.insert(key, id.0.as_bytes().as_slice());
+                    self.batch.insert(key, id.0.as_bytes().as_slice());
                 }
             }
-            Change::Ended { .. } | Change::Nothing => {}
+            Change::Ended { id, .. } => drop(self.touched.insert(*id)),
+            Change::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Every broadcast that was touched, as it is after the last event.
+    pub fn touched(&mut self, state: &State) -> anyhow::Result<()> {
+        for known in std::mem::take(&mut self.touched).into_iter().filter_map(|id| state.broadcast(id)) {
+            self.put(&Key::Broadcast(known.broadcast.id), known)?;
         }
         Ok(())
     }
@@ -139,14 +150,14 @@ impl Batch {
 
     /// The root over a block of leaves.
     pub fn block(&mut self, number: u64, root: Hash) {
-        self.0.insert(Key::Block(number).bytes(), root.0.as_slice());
+        self.batch.insert(Key::Block(number).bytes(), root.0.as_slice());
     }
 
     /// Where a lifecycle event stands, and what it is about.
     pub fn written(&mut self, event: Uuid, written: Written) {
         let mut record = written.about.0.as_bytes().to_vec();
         record.extend(written.sequence.to_be_bytes());
-        self.0.insert(Key::Written(event).bytes(), record);
+        self.batch.insert(Key::Written(event).bytes(), record);
     }
 }
 
@@ -334,7 +345,7 @@ impl Store {
 
     /// Writes a batch: all of it or, after a crash, none.
     pub fn apply(&self, batch: Batch) -> anyhow::Result<()> {
-        self.db.apply_batch(batch.0).map_err(plain).context("writing to the projection")
+        self.db.apply_batch(batch.batch).map_err(plain).context("writing to the projection")
     }
 
     /// Waits until everything is on disk.
