@@ -17,6 +17,7 @@ use super::names::{LOG_STREAM, Subject};
 use super::provision::{Provision, context};
 use super::{
     AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, envelope,
+    looking,
 };
 
 /// How often a silent consumer is asked for a sign of life; after about twice that it counts as gone.
@@ -62,7 +63,7 @@ impl JetStreamLog {
         Self { context: context(&client), client, provision: Some(provision) }
     }
 
-    /// A log for those who only look: a stream that is not there is not created.
+    /// A log for those who only look: a stream that is not there is not created, and no consumer is.
     pub fn to_look(client: Client) -> Self {
         Self { context: context(&client), client, provision: None }
     }
@@ -152,7 +153,7 @@ fn stored(answer: Result<StreamMessage, RawMessageError>) -> Result<Option<RawMe
     }
 }
 
-fn flatten(headers: &HeaderMap) -> Vec<(String, String)> {
+pub(super) fn flatten(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut flat: Vec<_> = headers
         .iter()
         .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
@@ -236,6 +237,10 @@ impl EventLog for JetStreamLog {
 
     fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>> {
         async move {
+            if self.provision.is_none() {
+                self.connected().map_err(ReadError::Away)?;
+                return Ok(looking::follow(self.client.clone(), from));
+            }
             let consumer = self
                 .stream()
                 .await?

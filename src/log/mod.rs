@@ -10,6 +10,7 @@ pub mod epoch;
 pub mod facts;
 pub mod jetstream;
 pub mod leaf;
+pub mod looking;
 pub mod memory;
 pub mod merkle;
 pub mod names;

@@ -41,21 +41,22 @@ impl Desk {
         }
     }
 
-    /// Whether a place of the stream need not be read: it was, when the stream was the same one.
-    pub(super) fn knows(&self, now: &Reach, number: u64) -> bool {
-        self.read.as_ref().is_some_and(|read| read.created == now.created && number <= read.last)
+    /// The place up to which the stream was read, if what stands there shows that it goes on from there: where to look, and
+    /// the time that must have been recorded there.
+    pub(super) fn known(&self, now: &Reach) -> Option<(u64, i64)> {
+        let read = self.read.filter(|read| read.created == now.created && read.last <= now.last);
+        read.map(|read| (read.last, read.last_time_ns))
     }
 
-    /// The stream was read up to here, and this is the newest checkpoint in what was not known before.
-    pub(super) fn have_read(&mut self, now: Reach, found: Option<Seen>) {
-        let same_stream = self.knows(&now, 0);
+    /// The stream was read up to here, and this is the newest checkpoint in what was not known before. `goes_on` says that it is
+    /// the stream of before; else all of it was read.
+    pub(super) fn have_read(&mut self, now: Reach, goes_on: bool, found: Option<Seen>) {
         self.read = Some(now);
         match (found, &mut self.newest) {
             // It was placed once more, or in a stream that was made anew.
             (Some(found), Some(seen)) if seen.checkpoint == found.checkpoint => seen.time_ns = found.time_ns,
-            (found @ Some(_), newest) => *newest = found,
-            (None, newest) if !same_stream => *newest = None,
-            (None, _) => {}
+            (None, _) if goes_on => {}
+            (found, newest) => *newest = found,
         }
     }
 
@@ -125,7 +126,7 @@ mod tests {
     }
 
     fn reach(created: i64, last: u64) -> Reach {
-        Reach { created: epoch(created), first: 1, last }
+        Reach { created: epoch(created), first: 1, last, last_time_ns: 1 }
     }
 
     fn desk() -> Desk {
@@ -140,7 +141,7 @@ mod tests {
         let (never, always) = (|_: i64| false, |_: i64| true);
         assert!(!desk.is_due(0, 0, 5, always));
         assert!(desk.is_due(0, 1, 5, never));
-        desk.have_read(reach(9, 1), Some(seen(10, None)));
+        desk.have_read(reach(9, 1), false, Some(seen(10, None)));
         assert!(!desk.is_due(0, 100, 5, always), "it was not compared");
         desk.newest.as_mut().unwrap().agreed_in = Some(0);
         assert!(!desk.is_due(1, 100, 5, always), "this life has not compared it");
@@ -157,7 +158,7 @@ mod tests {
         let work = |desk: &Desk, position: Position| desk.has_work(&position, Some(5));
         assert_eq!([0, 1].map(|sequence| work(&desk, at(sequence))), [false, true]);
         assert!(!desk.has_work(&at(1), None), "it has no key");
-        desk.have_read(reach(9, 1), Some(seen(10, None)));
+        desk.have_read(reach(9, 1), false, Some(seen(10, None)));
         assert_eq!([9, 10].map(|sequence| work(&desk, at(sequence))), [false, true]);
         assert!(desk.has_work(&at(10), None));
         desk.newest.as_mut().unwrap().agreed_in = Some(0);
@@ -170,20 +171,21 @@ mod tests {
     #[test]
     fn what_was_read_is_not_read_again_unless_the_stream_or_the_log_is_another_one() {
         let mut desk = desk();
-        desk.have_read(reach(9, 3), Some(seen(10, Some(0))));
-        assert!(desk.knows(&reach(9, 5), 3) && !desk.knows(&reach(9, 5), 4));
-        assert!(!desk.knows(&reach(10, 5), 3), "another stream");
-        desk.have_read(reach(9, 5), None);
+        desk.have_read(reach(9, 3), false, Some(seen(10, Some(0))));
+        assert_eq!(desk.known(&reach(9, 5)), Some((3, 1)));
+        assert_eq!(desk.known(&reach(10, 5)), None, "another stream");
+        assert_eq!(desk.known(&reach(9, 2)), None, "an older one of the same creation");
+        desk.have_read(reach(9, 5), true, None);
         assert_eq!(desk.newest, Some(seen(10, Some(0))), "what came was not of this log");
-        desk.have_read(reach(10, 1), Some(seen(10, None)));
+        desk.have_read(reach(10, 1), false, Some(seen(10, None)));
         assert_eq!(desk.newest, Some(seen(10, Some(0))), "the same one, in a new stream");
-        desk.have_read(reach(11, 0), None);
+        desk.have_read(reach(11, 0), false, None);
         assert_eq!(desk.newest, None, "a new stream, and nothing in it");
-        desk.have_read(reach(11, 1), Some(seen(7, None)));
+        desk.have_read(reach(11, 1), true, Some(seen(7, None)));
         desk.turn_to(epoch(1));
-        assert!(desk.newest.is_some());
+        assert_eq!(desk.newest, Some(seen(7, None)));
         desk.turn_to(epoch(2));
-        assert!(desk.newest.is_none() && !desk.knows(&reach(11, 1), 1));
+        assert!(desk.newest.is_none() && desk.known(&reach(11, 1)).is_none());
     }
 
     #[test]

@@ -138,17 +138,19 @@ impl Notary {
         trusted: &[PublicKey],
     ) -> anyhow::Result<()> {
         let reach = checkpoints.reach().await?;
-        // What is new in a stream that is known is all looked at, so that nothing foreign in it goes unsaid.
-        let goes_on = desk.knows(&reach, 0);
+        if desk.read == Some(reach) {
+            return Ok(());
+        }
+        let known = match desk.known(&reach) {
+            Some((0, _)) => Some(0),
+            Some((last, time_ns)) => {
+                checkpoints.at(last).await?.filter(|there| there.time_ns == time_ns).map(|_| last)
+            }
+            None => None,
+        };
         let mut found = None;
-        for number in (reach.first.max(1)..=reach.last).rev() {
-            if desk.knows(&reach, number) || (found.is_some() && !goes_on) {
-                break;
-            }
+        for number in (reach.first.max(known.unwrap_or(0) + 1)..=reach.last).rev() {
             let Some(noted) = checkpoints.at(number).await? else { continue };
-            if noted.time_ns < epoch.as_unix_ns().saturating_sub(SKEW_NS) {
-                break;
-            }
             match desk::read(&noted, trusted) {
                 Ok(checkpoint) if checkpoint.epoch == epoch && found.is_none() => {
                     found = Some(Seen { checkpoint, time_ns: noted.time_ns, agreed_in: None });
@@ -156,8 +158,13 @@ impl Notary {
                 Ok(_) => {}
                 Err(why) => warn!(checkpoint.number = number, "passed over a checkpoint: {why}"),
             }
+            // In a stream that goes on all that is new is looked at, so that nothing foreign in it goes unsaid.
+            let before_the_log = noted.time_ns < epoch.as_unix_ns().saturating_sub(SKEW_NS);
+            if before_the_log || (found.is_some() && known.is_none()) {
+                break;
+            }
         }
-        desk.have_read(reach, found);
+        desk.have_read(reach, known.is_some(), found);
         Ok(())
     }
 

@@ -32,6 +32,8 @@ pub struct Reach {
     pub first: u64,
     /// The last place; 0 when nothing ever stood there.
     pub last: u64,
+    /// When that was recorded, in nanoseconds since 1970-01-01: a stream that was restored from a backup is told by it.
+    pub last_time_ns: i64,
 }
 
 /// The stream, as it is reached over a connection.
@@ -64,7 +66,8 @@ impl Checkpoints {
         let found = self.context.get_stream(CHECKPOINT_STREAM).await.context("asking for the checkpoints")?;
         let info = found.cached_info();
         let (first, last) = (info.state.first_sequence, info.state.last_sequence);
-        Ok(Reach { created: epoch_of(info), first, last })
+        let last_time_ns = nanoseconds(info.state.last_timestamp);
+        Ok(Reach { created: epoch_of(info), first, last, last_time_ns })
     }
 
     /// What stands at a place, if it was not lost.

@@ -8,6 +8,7 @@ mod acknowledgements;
 mod api;
 mod audit;
 mod audit_follow;
+mod auditor;
 mod checklist;
 mod checkpoints;
 mod compose;

@@ -4,11 +4,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{HeaderMap, HeaderValue};
+use async_nats::{Client, HeaderValue};
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,10 +16,10 @@ use tokio::time::{Instant, sleep};
 use super::Verified;
 use crate::audit::finding::{Finding, Kind};
 use crate::domain::{BroadcastId, Channel, Timestamp};
-use crate::log::Epoch;
 use crate::log::names::{
     ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, UserToken, bucket_stream, bucket_subject, header,
 };
+use crate::log::{Epoch, RawMessage, looking};
 
 /// The mirror may take this long to write what the log has, and is asked this often.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,8 +39,7 @@ struct Held {
 }
 
 impl Held {
-    fn read(headers: &HeaderMap, payload: &[u8]) -> Self {
-        let header = |name| headers.get(name).map(HeaderValue::as_str);
+    fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, payload: &[u8]) -> Self {
         let deleted = header("KV-Operation").is_some();
         Self {
             epoch: header(header::EPOCH).and_then(|epoch| epoch.parse().ok()),
@@ -81,7 +79,7 @@ pub async fn compare(
         if name == ACTIVE_BUCKET {
             compare_active(&bucket, verified, report).await?;
         } else {
-            compare_acks(&bucket, verified, now, report).await?;
+            compare_acks(&context.client(), &bucket, verified, now, report).await?;
         }
     }
     Ok(())
@@ -89,7 +87,10 @@ pub async fn compare(
 
 async fn held(bucket: &Stream, name: &str, key: &str) -> anyhow::Result<Option<Held>> {
     match bucket.get_last_raw_message_by_subject(&bucket_subject(name, key)).await {
-        Ok(found) => Ok(Some(Held::read(&found.headers, &found.payload))),
+        Ok(found) => {
+            let header = |name: &str| found.headers.get(name).map(HeaderValue::as_str);
+            Ok(Some(Held::read(header, &found.payload)))
+        }
         Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {key} of the bucket {name}")),
     }
@@ -168,6 +169,7 @@ struct AckValue {
 }
 
 async fn compare_acks(
+    client: &Client,
     bucket: &Stream,
     verified: &Verified,
     now: Timestamp,
@@ -179,24 +181,15 @@ async fn compare_acks(
     let since = Timestamp::from_unix_ms(since);
     let mut logged = Logged { verified, at_hand: VecDeque::new() };
     let mut right = 0_u64;
-    let prefix = bucket_subject(ACKS_BUCKET, "");
-    let mut messages = read(bucket).await?;
-    for _ in 0..info.state.messages {
-        let Some(message) = messages.next().await else { break };
-        let message = message.context("reading the acknowledgements")?;
-        let held = Held::read(message.headers.as_ref().unwrap_or(&HeaderMap::new()), &message.payload);
-        let Some(key) = message.subject.strip_prefix(&prefix).filter(|key| *key != POSITION_KEY) else {
-            continue;
-        };
-        let of_this_log = held.epoch == Some(verified.epoch) && held.sequence <= verified.size;
-        let Some(value) = held.value.filter(|_| of_this_log || held.epoch.is_none()) else { continue };
-        match logged.fault(key, value)? {
-            Some(fault) => report(Finding::of_all(Kind::Mirror, format!("the key {key} {fault}"))),
-            None => right += u64::from(logged.at(key)? >= Some(since)),
-        }
-        // The last one that was there when it was asked how many there are.
-        if message.info().is_ok_and(|info| info.pending == 0) {
-            break;
+    let mut next = 1;
+    // Up to the last one that was there when it was asked how many there are.
+    while next <= info.state.last_sequence {
+        let batch = looking::batch(client, &info.config.name, next).await;
+        let batch = batch.context("reading the acknowledgements")?;
+        let Some(last) = batch.last() else { break };
+        next = last.sequence + 1;
+        for message in &batch {
+            right += u64::from(agrees(message, &mut logged, since, report)?);
         }
     }
     let mut expected = 0_u64;
@@ -212,14 +205,26 @@ async fn compare_acks(
     Ok(())
 }
 
-async fn read(bucket: &Stream) -> anyhow::Result<pull::Stream> {
-    let consumer = pull::Config {
-        ack_policy: AckPolicy::None,
-        memory_storage: true,
-        num_replicas: 1,
-        ..pull::Config::default()
-    };
-    Ok(bucket.create_consumer(consumer).await?.messages().await?)
+/// Whether it is an acknowledgement that the log has, and young enough to count. Another one is told of.
+fn agrees(
+    message: &RawMessage,
+    logged: &mut Logged<'_>,
+    since: Timestamp,
+    report: &mut impl FnMut(Finding),
+) -> anyhow::Result<bool> {
+    let held = Held::read(|name| message.header(name), &message.body);
+    let key = message.subject.strip_prefix(&bucket_subject(ACKS_BUCKET, ""));
+    let Some(key) = key.filter(|key| *key != POSITION_KEY) else { return Ok(false) };
+    let verified = logged.verified;
+    let of_this_log = held.epoch == Some(verified.epoch) && held.sequence <= verified.size;
+    let Some(value) = held.value.filter(|_| of_this_log || held.epoch.is_none()) else { return Ok(false) };
+    match logged.fault(key, value)? {
+        Some(fault) => {
+            report(Finding::of_all(Kind::Mirror, format!("the key {key} {fault}")));
+            Ok(false)
+        }
+        None => Ok(logged.at(key)? >= Some(since)),
+    }
 }
 
 /// Where and when each user acknowledged a broadcast, by their fingerprints.

@@ -15,6 +15,7 @@ pub mod projecting;
 pub mod random;
 pub mod replica;
 pub mod request;
+pub mod wire;
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{PATIENCE, Replica, eventually, nats_server, within};
+use super::{PATIENCE, Replica, eventually, nats_server, shipped, within};
 
 /// One server; its store lives as long as this value, over restarts.
 pub struct Nats {
@@ -44,6 +44,18 @@ impl Nats {
     /// The same for those who know a password, which is in its URLs.
     pub async fn start_with_password(password: &str) -> Self {
         Self::prepared().with_password(password).await
+    }
+
+    /// The same with the users that are shipped, whose passwords are their names backwards.
+    pub async fn start_with_users() -> Self {
+        let mut nats = Self::prepared();
+        fs::write(nats.directory.path().join("users.conf"), shipped("nats/users.conf")).unwrap();
+        nats.environment = vec![
+            ("TIDINGS_PASSWORD", "\"sgnidit\"".to_owned()),
+            ("AUDITOR_PASSWORD", "\"rotidua\"".to_owned()),
+        ];
+        nats.password = Some("sgnidit".to_owned());
+        Self::start_with(nats, "include users.conf\n").await
     }
 
     /// The same with its streams in a folder that others look after.
@@ -160,6 +172,16 @@ impl Nats {
     pub fn url_through(&self, address: SocketAddr) -> String {
         let login = self.password.as_ref().map(|password| format!("tidings:{password}@"));
         format!("nats://{}{address}", login.unwrap_or_default())
+    }
+
+    /// As somebody else reaches it, with their password.
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        format!("nats://{user}:{password}@127.0.0.1:{}", self.port)
+    }
+
+    /// What it wrote of itself.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
     pub const fn port(&self) -> u16 {

@@ -1,0 +1,133 @@
+//! Reading the log without a consumer, for those who only look.
+//!
+//! Who may create a consumer may name a subject that it delivers to, such as one of another stream, and so write what they
+//! must not (measured with nats-server 2.15). An auditor therefore needs no consumer: a batch of messages is asked for by
+//! direct get, again and again. The last message of the batch before is asked for once more each time: it shows that this
+//! is still the same log.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use async_nats::{Client, HeaderMap, HeaderValue, Message};
+use futures_util::{StreamExt as _, stream};
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+
+use super::epoch::parse_rfc3339;
+use super::jetstream::flatten;
+use super::names::LOG_STREAM;
+use super::{Messages, RawMessage, ReadError};
+
+/// Messages asked for at once: with 256 KiB each at the most, they fit into 64 MiB.
+const BATCH: usize = 256;
+
+/// How often a log that ends here is asked for more.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+
+/// A server that has said nothing more of a batch for so long does not answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a direct get adds to a message to say where it stands.
+const ADDED: [&str; 6] = [
+    "Nats-Stream",
+    "Nats-Subject",
+    "Nats-Sequence",
+    "Nats-Time-Stamp",
+    "Nats-Num-Pending",
+    "Nats-Last-Sequence",
+];
+
+/// Where a look stands.
+struct Looking {
+    client: Client,
+    from: u64,
+    /// What was handed on last.
+    last: Option<RawMessage>,
+    ended: bool,
+}
+
+/// Every message from a sequence on, for ever. It ends when another log is met, as a consumer would, and with an error.
+pub(super) fn follow(client: Client, from: u64) -> Messages {
+    let looking = Looking { client, from, last: None, ended: false };
+    let batches = stream::unfold(looking, |mut looking| async {
+        if looking.ended {
+            return None;
+        }
+        let batch = looking.more().await.transpose()?;
+        looking.ended = batch.is_err();
+        let messages: Vec<_> = match batch {
+            Ok(batch) => batch.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(ReadError::Away(error))],
+        };
+        Some((stream::iter(messages), looking))
+    });
+    batches.flatten().boxed()
+}
+
+impl Looking {
+    /// What comes next, once there is something. `None`: it is not the same log any more.
+    async fn more(&mut self) -> anyhow::Result<Option<Vec<RawMessage>>> {
+        loop {
+            let from = self.last.as_ref().map_or(self.from, |last| last.sequence);
+            let mut batch = batch(&self.client, LOG_STREAM, from).await?;
+            if let Some(last) = &self.last {
+                if batch.first() != Some(last) {
+                    return Ok(None);
+                }
+                batch.remove(0);
+            }
+            if let Some(last) = batch.last() {
+                self.last = Some(last.clone());
+                return Ok(Some(batch));
+            }
+            sleep(ASK_EVERY).await;
+        }
+    }
+}
+
+/// The first messages of a stream from a sequence on, as many as the server puts into a batch; none at its end.
+pub async fn batch(client: &Client, stream: &str, from: u64) -> anyhow::Result<Vec<RawMessage>> {
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await?;
+    let request = json!({"seq": from.max(1), "batch": BATCH}).to_string();
+    client
+        .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request.into())
+        .await
+        .context("asking for messages")?;
+    let mut batch = Vec::new();
+    loop {
+        let answer = timeout(ANSWER_PATIENCE, answers.next()).await;
+        let answer = answer.context("asking for messages: NATS does not answer")?;
+        let answer = answer.context("asking for messages: the connection is closed")?;
+        match answer.status.map(|status| status.as_u16()) {
+            None => batch.push(raw(&answer)?),
+            // The end of the batch, and nothing there.
+            Some(204 | 404) => return Ok(batch),
+            Some(status) => {
+                let why = answer.description.unwrap_or_default();
+                bail!("asking for messages: NATS answers {status} {why}")
+            }
+        }
+    }
+}
+
+fn raw(answer: &Message) -> anyhow::Result<RawMessage> {
+    let headers = answer.headers.as_ref().context("a message without its place")?;
+    let place = |name: &str| {
+        headers.get_last(name).map(HeaderValue::as_str).with_context(|| format!("a message without {name}"))
+    };
+    Ok(RawMessage {
+        sequence: place("Nats-Sequence")?.parse().context("a place is a number")?,
+        time_ns: parse_rfc3339(place("Nats-Time-Stamp")?).map_err(|why| anyhow!(why))?,
+        subject: place("Nats-Subject")?.to_owned(),
+        headers: own(headers),
+        body: answer.payload.clone(),
+    })
+}
+
+/// The headers that a message has of itself.
+fn own(headers: &HeaderMap) -> Vec<(String, String)> {
+    let mut own = flatten(headers);
+    own.retain(|(name, _)| !ADDED.contains(&name.as_str()));
+    own
+}

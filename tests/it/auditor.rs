@@ -1,0 +1,266 @@
+//! Auditors with a login of their own: they read everything that they need, by our command or by anybody's, and nothing that
+//! they send changes anything.
+
+mod by_hand;
+
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+use tidings::log::names::{
+    ACKS_BUCKET, ACTIVE_BUCKET, CHECKPOINT_STREAM, LOG_STREAM, REPLICAS_BUCKET, bucket_stream,
+};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::time::timeout;
+
+use crate::support::checkpoints::{KeyFile, count};
+use crate::support::wire::Wire;
+use crate::support::{Nats, PATIENCE, Replica, Spec, eventually};
+
+fn streams() -> [String; 5] {
+    let [active, acks, replicas] = [ACTIVE_BUCKET, ACKS_BUCKET, REPLICAS_BUCKET].map(bucket_stream);
+    [LOG_STREAM.to_owned(), CHECKPOINT_STREAM.to_owned(), active, acks, replicas]
+}
+
+/// A server with the users that are shipped, and a replica that has written a bit of everything.
+struct World {
+    nats: Nats,
+    key: KeyFile,
+    replica: Replica,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (nats, key) = (Nats::start_with_users().await, KeyFile::of("example.com/tidings", 1));
+        let file = key.path();
+        let signing = ["--checkpoint-every-events", "1", "--checkpoint-key", file.to_str().unwrap()];
+        let replica = Replica::start_with(Spec::joining(nats.url()).with(&signing)).await;
+        for n in 0..3 {
+            let id = replica.post_broadcast(&format!("number {n} – „Ä“ 🎉")).await["id"].clone();
+            for user in ["ann", "a.b c"] {
+                replica.acknowledge(id.as_str().unwrap(), user).await;
+            }
+        }
+        let world = Self { nats, key, replica };
+        eventually("it is signed", || async { count(&world.nats).await > 0 }).await;
+        eventually("it is mirrored", || async {
+            world.replica.count("tidings_mirror_lag_events").await == 0
+        })
+        .await;
+        world
+    }
+
+    async fn auditor(&self) -> Wire {
+        Wire::connect(&self.nats, "auditor", "rotidua").await
+    }
+
+    /// A command of the auditor's, whose login is in the URL.
+    fn command(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
+        command.args(arguments).args(["--nats", &self.nats.url_of("auditor", "rotidua")]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Output {
+        let output = self.command(arguments).output().await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        output
+    }
+
+    /// Settings, sizes and ends of all streams; of heartbeats, which come and go, the settings alone.
+    async fn everything(&self) -> Vec<Value> {
+        let context = self.nats.jetstream().await;
+        let mut all = Vec::new();
+        for name in streams() {
+            let stream = context.get_stream(&name).await.unwrap();
+            let info = stream.cached_info();
+            let config = serde_json::to_value(&info.config).unwrap();
+            let state = (info.state.messages, info.state.first_sequence, info.state.last_sequence);
+            let consumers = info.state.consumer_count;
+            let of_heartbeats = name == bucket_stream(REPLICAS_BUCKET);
+            all.push(json!([config, if of_heartbeats { None } else { Some((state, consumers)) }]));
+        }
+        all
+    }
+}
+
+#[tokio::test]
+async fn replicas_have_every_permission_that_they_need() {
+    let mut world = World::new().await;
+    world.replica.clear().await;
+    // Everything is made again.
+    let context = world.nats.jetstream().await;
+    world.replica.terminate().await;
+    for stream in streams() {
+        let deleted = context.delete_stream(&stream).await;
+        assert!(deleted.is_err(), "a replica's login does not delete {stream}");
+    }
+    let said = world.nats.said();
+    for line in said.lines().filter(|line| line.contains("Violation")) {
+        assert!(line.contains("STREAM.DELETE"), "only what this test has tried: {line}");
+    }
+    world.nats.stop();
+    world.nats.wipe();
+    world.nats.start_again().await;
+    world.replica.start_again().await;
+    let id = world.replica.post_broadcast("anew").await["id"].clone();
+    world.replica.acknowledge(id.as_str().unwrap(), "ann").await;
+    eventually("it is signed", || async { count(&world.nats).await > 0 }).await;
+    eventually("it is mirrored", || async { world.replica.count("tidings_mirror_lag_events").await == 0 })
+        .await;
+    assert!(world.replica.terminate().await.success());
+    let said = world.nats.said();
+    let violations =
+        said.lines().filter(|line| line.contains("Violation") && !line.contains("STREAM.DELETE"));
+    assert_eq!(violations.collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+#[tokio::test]
+async fn the_auditors_commands_work_with_the_auditors_login() {
+    let world = World::new().await;
+    let key = world.key.public().to_string();
+    for arguments in [
+        &["audit", "replay"][..],
+        &["audit", "replay", "--since", "1h", "--user", "ann"],
+        &["audit", "replay", "--from-seq", "4", "--format", "table"],
+        &["audit", "state"],
+        &["audit", "state", "--at-seq", "4"],
+        &["audit", "state", "--at", "1s"],
+        &["audit", "verify", "--key", &key],
+    ] {
+        let theirs = world.run(arguments).await;
+        let ours = world.replica.tidings(arguments).await;
+        assert!(!theirs.stdout.is_empty() || arguments.contains(&"1s"));
+        assert_eq!(String::from_utf8(theirs.stdout), String::from_utf8(ours.stdout), "{arguments:?}");
+    }
+    // A login in the environment does not stand in the list of processes.
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args(["audit", "replay"]).env("TIDINGS_NATS", world.nats.url_of("auditor", "rotidua"));
+    let output = command.stdin(Stdio::null()).output().await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 9, "{output:?}");
+    let said = world.nats.said();
+    assert_eq!(
+        said.lines().filter(|line| line.contains("Violation")).collect::<Vec<_>>(),
+        Vec::<&str>::new()
+    );
+}
+
+#[tokio::test]
+async fn an_auditor_follows_the_log_over_a_restart_of_nats() {
+    let mut world = World::new().await;
+    let mut follower = world.command(&["audit", "replay", "--follow"]).spawn().unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut next = async || {
+        let line = timeout(PATIENCE, lines.next_line()).await.expect("a line in time").unwrap().unwrap();
+        let event: Value = serde_json::from_str(&line).unwrap();
+        event["sequence"].as_str().unwrap().parse::<u64>().unwrap()
+    };
+    for sequence in 1..=9 {
+        assert_eq!(next().await, sequence);
+    }
+    for round in 0..3 {
+        world.replica.post_until_taken(&format!("more {round}")).await;
+        assert_eq!(next().await, 10 + round);
+        world.nats.restart().await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said_plainly() {
+    let world = World::new().await;
+    for url in [world.nats.url_of("auditor", "guessed"), format!("nats://127.0.0.1:{}", world.nats.port())] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
+        let output = command.args(["audit", "replay", "--nats", &url]).output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("authorization violation"), "{said}");
+        assert!(!said.contains("guessed"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn an_auditor_changes_nothing() {
+    let mut world = World::new().await;
+    assert!(world.replica.terminate().await.success());
+    let before = world.everything().await;
+    let mut auditor = world.auditor().await;
+    let mut refused = vec![
+        "broadcasts.creator.lifecycle".to_owned(),
+        "broadcasts.creator.acks.019bc0e2-fed4-7675-b65a-96a26fc973f9".to_owned(),
+        "broadcasts.creator.late".to_owned(),
+        "broadcasts.anything".to_owned(),
+        "broadcast_checkpoints.log".to_owned(),
+        "$KV.broadcast_active.creator".to_owned(),
+        "$KV.broadcast_acks.x.ann".to_owned(),
+        "$KV.broadcast_replicas.mirror".to_owned(),
+        "$JS.API.INFO".to_owned(),
+        "$JS.API.STREAM.NAMES".to_owned(),
+        "$JS.API.STREAM.LIST".to_owned(),
+        "$JS.API.STREAM.CREATE.MINE".to_owned(),
+        "$JS.API.STREAM.INFO.MINE".to_owned(),
+        "$SYS.REQ.USER.INFO".to_owned(),
+        "_INBOX.somebody.1".to_owned(),
+        "anything".to_owned(),
+    ];
+    for stream in streams() {
+        for verb in [
+            "STREAM.CREATE",
+            "STREAM.UPDATE",
+            "STREAM.DELETE",
+            "STREAM.PURGE",
+            "STREAM.MSG.DELETE",
+            "STREAM.SNAPSHOT",
+            "STREAM.RESTORE",
+            "STREAM.LEADER.STEPDOWN",
+            "STREAM.PEER.REMOVE",
+            "CONSUMER.CREATE",
+            "CONSUMER.LIST",
+            "CONSUMER.NAMES",
+        ] {
+            refused.push(format!("$JS.API.{verb}.{stream}"));
+        }
+        for verb in ["CREATE", "DURABLE.CREATE", "DELETE", "INFO", "MSG.NEXT", "PAUSE", "LEADER.STEPDOWN"] {
+            refused.push(format!("$JS.API.CONSUMER.{verb}.{stream}.mine"));
+        }
+    }
+    for subject in &refused {
+        auditor.publish(subject, "_INBOX.wire.1", "{}").await;
+        let complaints = auditor.complaints().await;
+        let words = format!("Permissions Violation for Publish to \"{subject}\"");
+        assert!(complaints.len() == 1 && complaints[0].contains(&words), "{subject}: {complaints:?}");
+    }
+    for subject in ["broadcasts.>", "broadcast_checkpoints.log", "$KV.>", "$JS.>", "$SYS.>", ">", "x"] {
+        auditor.send(&format!("SUB {subject} 7\r\n")).await;
+        let complaints = auditor.complaints().await;
+        let words = "Permissions Violation for Subscription to";
+        assert!(complaints.len() == 1 && complaints[0].contains(words), "{subject}: {complaints:?}");
+    }
+    assert_eq!(world.everything().await, before);
+}
+
+/// An answer goes where whoever asks wants it, and the server sends it: to a subject of a stream, if that is in the same
+/// account.
+#[tokio::test]
+async fn an_auditor_cannot_have_answers_written_into_a_stream() {
+    let mut world = World::new().await;
+    assert!(world.replica.terminate().await.success());
+    let before = world.everything().await;
+    let mut auditor = world.auditor().await;
+    for stream in streams() {
+        for into in
+            ["broadcasts.creator.lifecycle", "broadcast_checkpoints.log", "$KV.broadcast_active.creator"]
+        {
+            auditor.publish(&format!("$JS.API.STREAM.INFO.{stream}"), into, "").await;
+            auditor.publish(&format!("$JS.API.STREAM.MSG.GET.{stream}"), into, "{\"seq\":1}").await;
+            auditor.publish(&format!("$JS.API.DIRECT.GET.{stream}"), into, "{\"seq\":1,\"batch\":9}").await;
+        }
+    }
+    assert_eq!(auditor.complaints().await, Vec::<String>::new());
+    // Whatever was asked before this is answered by now.
+    auditor.answer(&format!("$JS.API.STREAM.INFO.{LOG_STREAM}"), json!({})).await;
+    assert_eq!(world.everything().await, before);
+
+    // In one account with the streams it would be written, by the server itself: hence the second account.
+    let mut replica = Wire::connect(&world.nats, "tidings", "sgnidit").await;
+    replica.publish(&format!("$JS.API.STREAM.INFO.{LOG_STREAM}"), "broadcasts.creator.lifecycle", "").await;
+    eventually("the answer is in the log", || async { world.everything().await != before }).await;
+}
