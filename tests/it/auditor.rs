@@ -166,6 +166,22 @@ async fn an_auditor_follows_the_log_over_a_restart_of_nats() {
 }
 
 #[tokio::test]
+async fn a_log_that_was_kept_without_users_is_moved_and_goes_on() {
+    let mut nats = Nats::start().await;
+    let mut replica = Replica::start(&nats).await;
+    let id = replica.post_broadcast("without users").await["id"].clone();
+    let epoch = replica.readyz().await["epoch"].clone();
+    assert!(replica.terminate().await.success());
+    nats.stop();
+    nats.take_users_in();
+    nats.start_again().await;
+    let replica = Replica::start_with(Spec::joining(nats.url())).await;
+    replica.acknowledge(id.as_str().unwrap(), "ann").await;
+    let ready = replica.readyz().await;
+    assert_eq!((&ready["epoch"], &ready["sequence"]), (&epoch, &json!(2)), "the same log goes on");
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_said_plainly() {
     let world = World::new().await;
     for url in [world.nats.url_of("auditor", "guessed"), format!("nats://127.0.0.1:{}", world.nats.port())] {

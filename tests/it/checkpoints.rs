@@ -190,11 +190,11 @@ async fn a_replica_without_a_key_compares_and_does_not_sign() {
     signed_to_the_end(&nats, EVERY).await;
     post(&keyless, 20).await;
     signed_to_the_end(&nats, EVERY).await;
-    let signed = hold(&nats, &key).await;
-    agrees_up_to(&keyless, signed.last().unwrap().checkpoint.size).await;
-    assert_eq!(signed[0].checkpoint.size, 20, "nobody signed while nobody had a key");
+    let all = hold(&nats, &key).await;
+    agrees_up_to(&keyless, all.last().unwrap().checkpoint.size).await;
+    assert_eq!(all[0].checkpoint.size, 20, "nobody signed while nobody had a key");
     assert_eq!(keyless.count("tidings_checkpoints_signed_total").await, 0);
-    assert_eq!(signer.count("tidings_checkpoints_signed_total").await, signed.len() as u64);
+    assert_eq!(signer.count("tidings_checkpoints_signed_total").await, all.len() as u64);
 }
 
 #[tokio::test]
@@ -258,9 +258,9 @@ async fn the_stream_is_made_again_when_it_is_deleted_and_signing_goes_on() {
         nats.jetstream().await.delete_stream(CHECKPOINT_STREAM).await.unwrap();
         post(&signer, 6).await;
         signed_to_the_end(&nats, EVERY).await;
-        let signed = hold(&nats, &key).await;
-        assert_eq!(signed[0].number, 1, "round {round}: in a new stream");
-        agrees_up_to(&keyless, signed.last().unwrap().checkpoint.size).await;
+        let all = hold(&nats, &key).await;
+        assert_eq!(all[0].number, 1, "round {round}: in a new stream");
+        agrees_up_to(&keyless, all.last().unwrap().checkpoint.size).await;
     }
 }
 

@@ -3,7 +3,7 @@
 
 use tidings::log::EventLog as _;
 use tidings::log::merkle::Hash;
-use tidings::log::names::LOG_STREAM;
+use tidings::log::names::{CHECKPOINT_STREAM, LOG_STREAM};
 
 use super::{
     EVERY, agrees_up_to, believing, head, hold, key, post, rebuilt, said, signed_to_the_end, signing,
@@ -91,6 +91,14 @@ async fn a_false_checkpoint_of_the_right_key_costs_one_rebuild_and_is_said_once(
     post(&signer, 10).await;
     assert!(signer.is_ready().await);
     assert_eq!(count(&nats).await, before + 3, "nothing is signed over it");
+
+    // People have looked: it was the checkpoint.
+    nats.jetstream().await.delete_stream(CHECKPOINT_STREAM).await.unwrap();
+    signer.terminate().await;
+    signer.start_again().await;
+    signed_to_the_end(&nats, EVERY).await;
+    hold(&nats, &key).await;
+    assert_eq!(signer.count("tidings_projection_diverged").await, 0);
 }
 
 #[tokio::test]
@@ -143,6 +151,8 @@ async fn a_log_that_was_restored_with_its_checkpoints_goes_on_from_there() {
     for n in 0..20 {
         replicas[n % 3].post_until_taken(&format!("lost {n}")).await;
     }
+    // So the stream of checkpoints ends beyond where it will end again.
+    signed_to_the_end(&nats, 1).await;
     nats.kill();
     nats.restore(&backup);
     nats.start_again().await;

@@ -14,20 +14,20 @@ const CURSOR: &[u8] = b"c";
 const FIRST_BLOCK: &[u8] = b"m\0\0\0\0\0\0\0\0";
 
 /// Changes a record of a replica that does not run.
-fn change(replica: &Replica, key: &[u8], change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+fn change(replica: &Replica, key: &[u8], change: impl FnOnce(&[u8]) -> Vec<u8>) {
     let store = sled::open(replica.data_dir().join("projection")).unwrap();
-    let record = store.get(key).unwrap().expect("there is such a record").to_vec();
-    store.insert(key, change(record)).unwrap();
+    let record = store.get(key).unwrap().expect("there is such a record");
+    store.insert(key, change(&record)).unwrap();
     store.flush().unwrap();
 }
 
-fn wrong(_: Vec<u8>) -> Vec<u8> {
+fn wrong(_: &[u8]) -> Vec<u8> {
     Hash::leaf(b"wrong").0.to_vec()
 }
 
 /// Puts another history into the tree of a cursor, of the same size.
-fn of_another_history(cursor: Vec<u8>) -> Vec<u8> {
-    let mut cursor: Value = serde_json::from_slice(&cursor).unwrap();
+fn of_another_history(cursor: &[u8]) -> Vec<u8> {
+    let mut cursor: Value = serde_json::from_slice(cursor).unwrap();
     cursor["tree"]["roots"][0] = Hash::leaf(b"wrong").to_string().into();
     cursor.to_string().into_bytes()
 }

@@ -49,13 +49,28 @@ impl Nats {
     /// The same with the users that are shipped, whose passwords are their names backwards.
     pub async fn start_with_users() -> Self {
         let mut nats = Self::prepared();
-        fs::write(nats.directory.path().join("users.conf"), shipped("nats/users.conf")).unwrap();
-        nats.environment = vec![
+        nats.know_users();
+        Self::start_with(nats, "include users.conf\n").await
+    }
+
+    fn know_users(&mut self) {
+        fs::write(self.directory.path().join("users.conf"), shipped("nats/users.conf")).unwrap();
+        self.environment = vec![
             ("TIDINGS_PASSWORD", "\"sgnidit\"".to_owned()),
             ("AUDITOR_PASSWORD", "\"rotidua\"".to_owned()),
         ];
-        nats.password = Some("sgnidit".to_owned());
-        Self::start_with(nats, "include users.conf\n").await
+        self.password = Some("sgnidit".to_owned());
+    }
+
+    /// From its next start on it asks who is there, and has what it stored in the account of the replicas. It must not be
+    /// running.
+    pub fn take_users_in(&mut self) {
+        assert!(self.child.is_none(), "stop it first");
+        self.know_users();
+        let configuration = fs::read_to_string(&self.configuration).unwrap();
+        fs::write(&self.configuration, format!("{configuration}include users.conf\n")).unwrap();
+        let accounts = self.store().join("jetstream");
+        fs::rename(accounts.join("$G"), accounts.join("TIDINGS")).unwrap();
     }
 
     /// The same with its streams in a folder that others look after.
