@@ -18,7 +18,9 @@ use crate::log::provision::Provision;
 use crate::push::session::Limits;
 use crate::submit::outbox::Bounds;
 pub use admin::Admin;
-pub use audit::{Audit, Replay, ReplayFormat, State, StateFormat, Verify, VerifyFormat};
+pub use audit::{
+    Audit, Check, CheckFormat, Prove, Replay, ReplayFormat, State, StateFormat, Verify, VerifyFormat,
+};
 pub use checkpoints::Checkpoints;
 
 /// Room that the embedded server's store has beyond the log's own limit: the checkpoints, the KV buckets and the server's

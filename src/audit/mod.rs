@@ -2,9 +2,11 @@
 //!
 //! Nothing here asks a replica, and nothing is written.
 
+pub mod feed;
 pub mod finding;
 pub mod follow;
 pub mod moment;
+pub mod proof;
 pub mod replay;
 pub mod source;
 pub mod state;

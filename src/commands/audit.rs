@@ -1,5 +1,7 @@
 //! `audit`: reads the log and nothing else.
 
+mod keys;
+mod proof;
 mod verify;
 
 use std::io::{BufWriter, IsTerminal as _, Write as _, stderr, stdout};
@@ -30,6 +32,8 @@ pub(super) async fn run(command: Audit) -> anyhow::Result<ExitCode> {
         Audit::Replay(options) => print_replay(options).await?,
         Audit::State(options) => print_state(options).await?,
         Audit::Verify(options) => return verify::run(options).await,
+        Audit::Prove(options) => proof::prove(options).await?,
+        Audit::Check(options) => return proof::check(&options),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::Nats;
 use crate::audit::moment::Moment;
-use crate::domain::{Channel, UserId};
+use crate::domain::{BroadcastId, Channel, UserId};
 
 const REPLAY_EXAMPLES: &str = "\
 Examples:
@@ -37,6 +37,29 @@ verified once cannot be changed or cut off unseen.
 
 Exit codes: 0 nothing was found; 1 something was found, or the log cannot be read; 2 wrong arguments.";
 
+const PROVE_EXAMPLES: &str = "\
+Examples:
+  tidings audit prove --broadcast 0198c5a0-1111-7222-8333-444455556666 --user 42 --out 42.tlog-proof
+  tidings audit prove --broadcast 0198c5a0-1111-7222-8333-444455556666 --out announced.tlog-proof
+  tidings audit check 42.tlog-proof --key checkpoint.pub
+
+The file has everything that it takes to check it, but for the public key: no log, no network, and it stays true when the log
+grows. That of a user shows nothing of any other user. Its form is C2SP's tlog-proof.
+
+An event can be proven once it is in a signed checkpoint: after 1,000 events or a minute, unless replicas were told
+otherwise.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  tidings audit check 42.tlog-proof --key checkpoint.pub
+  tidings audit check - --key 'example.com/tidings+b546dc4d+AV…' < 42.tlog-proof | jq .proven
+
+Believed is only what the signature covers: who acknowledged what and when, or what was announced, where it stands in the log
+and when it was recorded. That it is the first such event, and that the event as a whole is as it should be, only the whole
+log shows: `tidings audit verify`.
+
+Exit codes: 0 it is proven; 1 nothing is proven, with the reason; 2 wrong arguments, or a file that cannot be read.";
+
 /// The auditor's commands.
 #[derive(Debug, Subcommand)]
 pub enum Audit {
@@ -49,6 +72,12 @@ pub enum Audit {
     /// Print what was true after an event or at a moment: what was active, and who had acknowledged.
     #[command(after_help = STATE_EXAMPLES)]
     State(State),
+    /// Prove to anybody that a user has acknowledged a broadcast, or that it was announced.
+    #[command(after_help = PROVE_EXAMPLES)]
+    Prove(Prove),
+    /// Say what a proof proves, by its file and the public key alone.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(Check),
 }
 
 /// The options of `audit replay`.
@@ -163,4 +192,55 @@ pub enum VerifyFormat {
     Text,
     /// An object a finding, and one at the end.
     Ndjson,
+}
+
+/// The options of `audit prove`.
+#[derive(Clone, Debug, Args)]
+pub struct Prove {
+    /// Where the log is.
+    #[command(flatten)]
+    pub nats: Nats,
+
+    /// The broadcast.
+    #[arg(long, value_name = "ID")]
+    pub broadcast: BroadcastId,
+
+    /// Prove that this user has acknowledged it. Without, that it was announced, and what it says.
+    #[arg(long, value_name = "USER")]
+    pub user: Option<UserId>,
+
+    /// Where the proof goes. Default: stdout.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+
+    /// The public key that must have signed, or a file with one or several, a line each. Default: the key of the data
+    /// directory's replica, if it has made one; else whoever signed.
+    #[arg(long, value_name = "KEY|FILE")]
+    pub key: Vec<String>,
+}
+
+/// The options of `audit check`.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// The proof; `-` for stdin.
+    pub proof: PathBuf,
+
+    /// The public key that you trust, or a file with one or several, a line each; got by another way than this service.
+    #[arg(long, value_name = "KEY|FILE", required = true)]
+    pub key: Vec<String>,
+
+    /// How to print.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub format: CheckFormat,
+}
+
+/// How `audit check` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// A sentence.
+    Text,
+    /// An object.
+    Json,
 }

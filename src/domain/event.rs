@@ -98,6 +98,11 @@ impl Event {
         }
     }
 
+    /// Whether this is the name and the version of acknowledgements that this build reads.
+    pub fn is_acknowledged(name: &str, version: u16) -> bool {
+        (name, version) == (Self::TYPES[2].name, Self::TYPES[2].version)
+    }
+
     /// The broadcast that the event is about.
     pub const fn broadcast_id(&self) -> BroadcastId {
         match self {

@@ -145,6 +145,8 @@ impl fmt::Display for NotAnId {
     }
 }
 
+impl std::error::Error for NotAnId {}
+
 impl From<uuid::Error> for NotAnId {
     fn from(_: uuid::Error) -> Self {
         Self

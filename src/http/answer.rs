@@ -1,6 +1,8 @@
 //! Answers: JSON that says which event of the log it reflects.
 
 use axum::Json;
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
@@ -25,6 +27,16 @@ pub fn accepted(mut body: Value) -> Response {
 /// `200`: it was written at this sequence, or is read as of this sequence.
 pub fn ok(sequence: Option<u64>, body: Value) -> Response {
     answer(StatusCode::OK, sequence, body)
+}
+
+/// `200`: text as it is.
+pub fn text(text: String) -> Response {
+    text.into_response()
+}
+
+/// `200`: JSON, a value a line, as it comes.
+pub fn ndjson(lines: Body) -> Response {
+    ([(CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
 }
 
 /// `304`: the caller has it already.

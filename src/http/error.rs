@@ -6,6 +6,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::audit::proof::Unprovable;
+use crate::audit::proof::of_replica::NoProof;
 use crate::domain::types::MAX_MESSAGE_CHARS;
 use crate::domain::{BroadcastId, Kind, Rejection};
 use crate::projection::Unavailable;
@@ -77,6 +79,12 @@ impl ApiError {
         Rejection::UnknownBroadcast { id }.into()
     }
 
+    /// `404`: nobody has signed anything.
+    pub fn no_checkpoint() -> Self {
+        let message = "Nobody whose key counts has signed a checkpoint of this log yet. A replica signs with `--checkpoint-key`.";
+        Self::new(StatusCode::NOT_FOUND, "no_checkpoint", message)
+    }
+
     /// `405`.
     pub fn method_not_allowed() -> Self {
         Self::new(
@@ -125,6 +133,17 @@ impl ApiError {
     /// `503`: as many connections as this replica takes.
     pub fn full() -> Self {
         Self::unavailable("too_many_connections", "This replica has as many connections as it takes.")
+    }
+
+    /// `503`: as many auditors at once as this replica takes.
+    pub fn busy_with_auditors() -> Self {
+        Self::unavailable("too_many_connections", "This replica serves as many auditors at once as it takes.")
+            .retry_after(5)
+    }
+
+    /// `503`: the log, or the stream of checkpoints, cannot be read.
+    pub fn log_away() -> Self {
+        Self::unavailable("log_away", "The event log cannot be read now; it is tried again.").retry_after(5)
     }
 
     /// `503`: the replica stops.
@@ -190,6 +209,44 @@ impl From<Unavailable> for ApiError {
     fn from(_: Unavailable) -> Self {
         SubmitError::CatchingUp.into()
     }
+}
+
+impl From<NoProof> for ApiError {
+    fn from(no_proof: NoProof) -> Self {
+        match no_proof {
+            NoProof::Unprovable(unprovable) => unprovable.into(),
+            NoProof::Behind(wanted, have) => Self::behind(wanted, have),
+            NoProof::Unavailable => Unavailable.into(),
+            NoProof::Away(_) => Self::log_away(),
+        }
+    }
+}
+
+impl From<Unprovable> for ApiError {
+    fn from(unprovable: Unprovable) -> Self {
+        let message = sentence(&unprovable.to_string());
+        match unprovable {
+            Unprovable::UnknownBroadcast(id) => Self::unknown_broadcast(id),
+            Unprovable::NotAcknowledged(..) => Self::new(StatusCode::NOT_FOUND, "not_acknowledged", message),
+            Unprovable::NobodySigns => Self::no_checkpoint(),
+            Unprovable::NoSalt(sequence) => Self::invalid("not_provable", message).with("sequence", sequence),
+            Unprovable::Lost(sequence) => Self::invalid("not_provable", message).with("sequence", sequence),
+            Unprovable::NotInLog => Self::unavailable("not_signed", message).retry_after(5),
+            Unprovable::NotSigned(sequence, _) => {
+                Self::unavailable("not_signed", message).retry_after(10).with("sequence", sequence)
+            }
+            Unprovable::Shorter(..) | Unprovable::Differs(_) => {
+                Self::unavailable("log_differs", message).retry_after(60)
+            }
+        }
+    }
+}
+
+/// A reason as a sentence of its own.
+fn sentence(reason: &str) -> String {
+    let mut letters = reason.chars();
+    let first = letters.next().map(|first| first.to_uppercase().collect::<String>());
+    first.unwrap_or_default() + letters.as_str() + "."
 }
 
 /// How a connection would be closed, said before there is one.

@@ -2,6 +2,7 @@
 
 mod acks;
 mod answer;
+mod audit;
 mod body;
 mod broadcasts;
 pub mod error;
@@ -44,8 +45,13 @@ fn interface() -> Routes {
         .get("/{id}/acks", history::acks)
         .get("/ws", ws::upgrade)
         .get("/events", sse::events);
+    let audit = Routes::default()
+        .get("/events", audit::events)
+        .get("/checkpoint", audit::checkpoint)
+        .get("/proof", audit::proof);
     Routes::default()
         .nest("/api/{channel}/broadcast", broadcast)
+        .nest("/api/audit", audit)
         // The seed's clients post without the slash, and some frameworks add one.
         .post("/api/{channel}/broadcast/", broadcasts::create)
         .map(|router| router.layer(from_fn(identity::same_origin)))

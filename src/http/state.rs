@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::domain::Channel;
+use crate::log::EventLog;
 use crate::log::connection::Connection;
 use crate::metrics::Metrics;
+use crate::notary::note::PublicKey;
 use crate::projection::Projection;
 use crate::push::heartbeat::{Connected, Counts};
 use crate::push::hub::Hub;
@@ -30,6 +32,17 @@ pub struct Limits {
     pub session: session::Limits,
 }
 
+/// What auditors are served with.
+#[derive(Clone)]
+pub struct Auditing {
+    /// The log itself.
+    pub log: Arc<dyn EventLog>,
+    /// Whose checkpoints count. Empty: everybody's.
+    pub trusted: Arc<[PublicKey]>,
+    /// How many more auditors may be served at this moment.
+    pub readers: Arc<Semaphore>,
+}
+
 /// A replica, as its handlers see it.
 #[derive(Clone)]
 pub struct App {
@@ -47,6 +60,8 @@ pub struct App {
     pub counts: watch::Receiver<BTreeMap<Channel, Counts>>,
     /// Its connection to NATS.
     pub nats: Connection,
+    /// What auditors are served with.
+    pub auditing: Auditing,
     /// What it counts.
     pub metrics: Arc<Metrics>,
     /// The limits of the edge.
@@ -81,6 +96,9 @@ impl App {
         !self.shutdown.begun() && shows_the_truth
     }
 }
+
+/// Auditors that a replica serves at once: each reads the log by itself, some megabytes ahead.
+pub const MAX_AUDITORS: usize = 16;
 
 /// How long a read waits for the sequence that it asks for.
 pub const READ_PATIENCE: Duration = Duration::from_secs(2);

@@ -1,5 +1,7 @@
 //! The envelope: CloudEvents 1.0 in the binary mode of its NATS binding. Attributes are headers, the body is the data.
 
+use std::fmt;
+
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use uuid::Uuid;
@@ -70,6 +72,13 @@ pub enum Skipped {
     },
 }
 
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Future { what: why } | Self::Foreign { why }) = self;
+        f.write_str(why)
+    }
+}
+
 /// Reads a message. Never fails: what it cannot read is [`Decoded::Skipped`].
 pub fn decode(raw: &RawMessage) -> Decoded {
     match read(raw) {
@@ -79,22 +88,11 @@ pub fn decode(raw: &RawMessage) -> Decoded {
 }
 
 fn read(raw: &RawMessage) -> Result<Recorded, Skipped> {
-    let foreign = |why: &str| Skipped::Foreign { why: why.to_owned() };
-    if attribute(raw, "specversion").as_deref() != Some("1.0") {
-        return Err(foreign("it is not a CloudEvent 1.0"));
-    }
-    let name = attribute(raw, "type").ok_or_else(|| foreign("it has no ce-type"))?;
-    let version = version_of(raw, &name).ok_or_else(|| foreign("its ce-dataschema is not one of Tidings"))?;
-    if attribute(raw, "source").is_none() {
-        return Err(foreign("it has no ce-source"));
-    }
+    let (name, version) = type_of(raw)?;
     let body = Event::from_json(&name, version, &raw.body)
         .ok_or_else(|| Skipped::Future { what: format!("{name}:{version}") })?;
     let event = body.map_err(|e| Skipped::Foreign { why: format!("its body is not a {name}: {e}") })?;
-    let subject: Subject = raw.subject.parse().map_err(|()| foreign("its subject is not one of Tidings"))?;
-    let id: Uuid = attribute(raw, "id")
-        .and_then(|id| id.parse().ok())
-        .ok_or_else(|| foreign("its ce-id is not a UUID"))?;
+    let (subject, id) = place_of(raw)?;
     check_place(&subject, id, &event).map_err(foreign)?;
     Ok(Recorded {
         sequence: raw.sequence,
@@ -104,6 +102,30 @@ fn read(raw: &RawMessage) -> Result<Recorded, Skipped> {
         late: matches!(subject, Subject::Late(_)),
         event,
     })
+}
+
+fn foreign(why: &str) -> Skipped {
+    Skipped::Foreign { why: why.to_owned() }
+}
+
+/// The type and the version that the headers of a message state, whatever its body is.
+pub fn type_of(raw: &RawMessage) -> Result<(String, u16), Skipped> {
+    if attribute(raw, "specversion").as_deref() != Some("1.0") {
+        return Err(foreign("it is not a CloudEvent 1.0"));
+    }
+    let name = attribute(raw, "type").ok_or_else(|| foreign("it has no ce-type"))?;
+    let version = version_of(raw, &name).ok_or_else(|| foreign("its ce-dataschema is not one of Tidings"))?;
+    if attribute(raw, "source").is_none() {
+        return Err(foreign("it has no ce-source"));
+    }
+    Ok((name, version))
+}
+
+/// The subject and the id that a message has, whatever its body is.
+pub fn place_of(raw: &RawMessage) -> Result<(Subject, Uuid), Skipped> {
+    let subject = raw.subject.parse().map_err(|()| foreign("its subject is not one of Tidings"))?;
+    let id = attribute(raw, "id").and_then(|id| id.parse().ok());
+    Ok((subject, id.ok_or_else(|| foreign("its ce-id is not a UUID"))?))
 }
 
 /// An event on a subject that is not its own would be guarded by the wrong sequence, so it is foreign there.

@@ -12,7 +12,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::note::KeyName;
+use super::note::{KeyName, Note, PublicKey};
 use crate::log::Epoch;
 use crate::log::merkle::Hash;
 
@@ -57,6 +57,26 @@ impl FromStr for Checkpoint {
             return Err("its size is no number".to_owned());
         }
         Ok(Self { log: log.parse()?, epoch: epoch.parse()?, size: number, root: root.parse()? })
+    }
+}
+
+/// A checkpoint, and the note that carries it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// What was signed.
+    pub checkpoint: Checkpoint,
+    /// With its signatures, as it stands in the stream.
+    pub note: Note,
+}
+
+impl Signed {
+    /// Reads a note that one of these keys has signed; without any keys, whoever signed it.
+    pub fn read(text: &str, trusted: &[PublicKey]) -> Result<Self, String> {
+        let note: Note = text.parse()?;
+        if !trusted.is_empty() {
+            note.verified_by(trusted).map_err(|e| e.to_string())?;
+        }
+        Ok(Self { checkpoint: note.text().parse()?, note })
     }
 }
 

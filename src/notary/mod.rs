@@ -70,6 +70,14 @@ pub struct Options {
     pub every: Duration,
 }
 
+impl Options {
+    /// Whose checkpoints count. Empty: everybody's.
+    pub fn trusted(&self) -> Vec<PublicKey> {
+        let own = self.keys.iter().map(|key| key.public().clone());
+        own.chain(self.trusted.iter().cloned()).collect()
+    }
+}
+
 /// The notary of one replica.
 pub struct Notary {
     /// The tree.
@@ -91,8 +99,7 @@ pub struct Notary {
 impl Notary {
     /// Runs until it is aborted. Whatever fails is tried again.
     pub async fn run(self) {
-        let trusted = self.options.keys.iter().map(|key| key.public().clone());
-        let trusted: Vec<_> = trusted.chain(self.options.trusted.iter().cloned()).collect();
+        let trusted = self.options.trusted();
         let mut desk = Desk::default();
         loop {
             let Err(error) = self.work(&mut desk, &trusted).await;

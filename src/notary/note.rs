@@ -24,7 +24,7 @@ const ED25519: u8 = 1;
 const DASH: &str = "— ";
 
 /// What a secret key begins with.
-const SECRET: &str = "PRIVATE+KEY+";
+pub const SECRET: &str = "PRIVATE+KEY+";
 
 /// Bytes of a note at most, and signatures below it. A note of ours has some 300 bytes.
 const MAX_BYTES: usize = 64 * 1024;

@@ -7,10 +7,15 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 
-use super::note::Note;
+use super::checkpoint::Signed;
+use super::note::{Note, PublicKey};
 use crate::log::Epoch;
 use crate::log::jetstream::{epoch_of, is_conflict, nanoseconds};
 use crate::log::names::{CHECKPOINT_STREAM, CHECKPOINT_SUBJECT};
+
+/// Places of the stream that a look for the newest checkpoint passes over at most: what is of no use there was written by
+/// somebody who should not.
+const LOOKED_BACK: usize = 64;
 
 /// What stands at a place of the stream. It may be anything: who writes there is for NATS to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +83,24 @@ impl Checkpoints {
     /// What stands first after a place; 0 is before the first.
     pub async fn after(&self, number: u64) -> anyhow::Result<Option<Noted>> {
         noted(self.stream.get_first_raw_message_by_subject(CHECKPOINT_SUBJECT, number + 1).await)
+    }
+
+    /// The newest checkpoint of a log that one of these keys has signed; without any keys, that anybody has.
+    pub async fn newest_of(&self, epoch: Epoch, trusted: &[PublicKey]) -> anyhow::Result<Option<Signed>> {
+        let mut found = self.stream.get_last_raw_message_by_subject(CHECKPOINT_SUBJECT).await;
+        for _ in 0..LOOKED_BACK {
+            let noted = match found {
+                Ok(found) => found,
+                Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => break,
+                Err(error) => return Err(error).context("reading the checkpoints"),
+            };
+            match Signed::read(&String::from_utf8_lossy(&noted.payload), trusted) {
+                Ok(signed) if signed.checkpoint.epoch == epoch => return Ok(Some(signed)),
+                _ if noted.sequence <= 1 => break,
+                _ => found = self.stream.get_raw_message(noted.sequence - 1).await,
+            }
+        }
+        Ok(None)
     }
 
     /// Everything that stands there.

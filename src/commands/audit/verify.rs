@@ -1,29 +1,25 @@
 //! `audit verify`: gathers what a log is held to, and prints what is found.
 
-use std::fs;
 use std::io::{IsTerminal as _, stdout};
-use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, anyhow};
 use serde_json::json;
 
+use super::keys::{given, own};
 use super::{log_behind, note};
 use crate::audit::finding::Finding;
 use crate::audit::source::Source;
 use crate::audit::terminal::json_line;
 use crate::audit::verify::{self, Evidence, Known, Verified, live, mirror};
 use crate::clock::{Clock as _, SystemClock};
-use crate::commands::data_dir::{CHECKPOINT_PUBLIC_KEY, read};
 use crate::commands::{connect_to_look, print};
 use crate::config::{Verify, VerifyFormat};
 use crate::log::provision;
-use crate::notary::note::PublicKey;
 use crate::notary::stream::Checkpoints;
 
 /// Verifies, and says what was found; exit code 1 when anything was.
 pub(super) async fn run(options: Verify) -> anyhow::Result<ExitCode> {
-    let keys = keys(&options)?;
+    let keys = if options.key.is_empty() { own(&options.nats)? } else { given(&options.key)? };
     let known = options.known.as_deref().map(Known::read).transpose()?.flatten();
     let connection = connect_to_look(&options.nats).await?;
     let context = provision::context(&connection.client);
@@ -49,32 +45,6 @@ pub(super) async fn run(options: Verify) -> anyhow::Result<ExitCode> {
         verified.to_keep().write(file)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The keys that were named, else the one that a replica has made for itself.
-fn keys(options: &Verify) -> anyhow::Result<Vec<PublicKey>> {
-    if options.key.is_empty() {
-        let own =
-            read(&options.nats.data_dir, CHECKPOINT_PUBLIC_KEY).filter(|_| options.nats.nats.is_empty());
-        return own.map(|key| parse(&key)).into_iter().collect();
-    }
-    let mut keys = Vec::new();
-    for named in &options.key {
-        if let Ok(key) = named.parse() {
-            keys.push(key);
-            continue;
-        }
-        let text = fs::read_to_string(Path::new(named))
-            .with_context(|| format!("{named} is neither a public key nor a file with one"))?;
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            keys.push(parse(line)?);
-        }
-    }
-    Ok(keys)
-}
-
-fn parse(key: &str) -> anyhow::Result<PublicKey> {
-    key.parse().map_err(|why: String| anyhow!("{key} is no public key: {why}"))
 }
 
 /// What is printed, and how much was found.

@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use axum::serve::ListenerExt as _;
 use futures_util::future::join;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -166,6 +166,7 @@ impl<'a> Base<'a> {
         projection: Projection,
         hub: Hub,
         counts: watch::Receiver<BTreeMap<Channel, Counts>>,
+        auditing: state::Auditing,
     ) -> state::App {
         let limits = state::Limits {
             max_body_bytes: self.options.max_body_bytes,
@@ -181,6 +182,7 @@ impl<'a> Base<'a> {
             hub,
             counts,
             nats: self.connection.clone(),
+            auditing,
             metrics: Arc::new(self.metrics.clone()),
             limits,
             serves_page: match self.options.auth {
@@ -223,14 +225,20 @@ impl<'a> Running<'a> {
 
         let log = base.log();
         let (projection, supervisor) = base.projection(log.clone(), announce);
-        let notary = tokio::spawn(base.notary(log.clone(), projection.clone(), keys).run());
+        let notary = base.notary(log.clone(), projection.clone(), keys);
+        let auditing = state::Auditing {
+            log: log.clone(),
+            trusted: notary.options.trusted().into(),
+            readers: Arc::new(Semaphore::new(state::MAX_AUDITORS)),
+        };
+        let notary = tokio::spawn(notary.run());
         let submit = base.submit(log, projection.clone())?;
         let modes = submit.modes().clone();
         let hub = base.hub(projection.clone(), &modes, announcements, counts.clone());
         let presence = base.presence(hub.clone(), projection.clone(), modes);
         let presence = tokio::spawn(presence.run(tell_counts, tell_taken));
         let mirror = tokio::spawn(base.mirror(projection.clone()).run());
-        let app = base.app(submit.clone(), projection, hub.clone(), counts);
+        let app = base.app(submit.clone(), projection, hub.clone(), counts, auditing);
         let server = start_server(listener, app, stopped);
         Ok(Self {
             base,

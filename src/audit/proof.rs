@@ -1,0 +1,198 @@
+//! Proofs: that something is in the log, in a file that whoever has the log's public key can check without the log.
+//!
+//! ```text
+//! c2sp.org/tlog-proof@v1
+//! extra {base64 of JSON}      what is shown of the event, see [`shown`]
+//! index {number}              its leaf: its sequence − 1
+//! {hash in base64}            of each range that `merkle::inclusion` names
+//!
+//! {a signed checkpoint, as it stands in the stream}
+//! ```
+//!
+//! The form is C2SP's tlog-proof (v1), so that others who know the form check index, hashes and checkpoint by themselves. The
+//! extra data is covered by no signature: all that is believed of it is what hashes to the leaf.
+
+pub mod of_replica;
+pub mod of_source;
+pub mod shown;
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::domain::{BroadcastId, UserId};
+use crate::log::merkle::{Hash, includes};
+use crate::notary::checkpoint::{Checkpoint, Signed};
+use crate::notary::note::{Note, PublicKey};
+use shown::{Says, Shown};
+
+/// The first line.
+const FORM: &str = "c2sp.org/tlog-proof@v1";
+
+/// Bytes of a proof at most. The log takes messages of 256 KiB; one of ours makes a proof of some 3 KB.
+pub const MAX_BYTES: usize = 2 << 20;
+
+/// Hashes at most: a tree with more levels has more leaves than a log can have.
+const MAX_PATH: usize = 64;
+
+/// That an event is in the log that a checkpoint was signed of. Nothing of it is known to be true until [`Proof::check`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    shown: Shown,
+    index: u64,
+    path: Vec<Hash>,
+    note: Note,
+}
+
+/// What a proof has proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// What is in the log, and where.
+    pub says: Says,
+    /// Of which log, by what was signed of it.
+    pub checkpoint: Checkpoint,
+    /// Who signed that.
+    pub signed_by: PublicKey,
+}
+
+/// Why there is no proof of something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unprovable {
+    /// There is no such broadcast in the log.
+    UnknownBroadcast(BroadcastId),
+    /// This user has not acknowledged it.
+    NotAcknowledged(BroadcastId, UserId),
+    /// It was accepted, and is not in the log yet.
+    NotInLog,
+    /// The event was written before events had salts.
+    NoSalt(u64),
+    /// What stands there is not what was looked for, or nothing is there any more.
+    Lost(u64),
+    /// There is no checkpoint of this log by anybody who counts.
+    NobodySigns,
+    /// The event at the first place came after the newest checkpoint, which has the second as its size.
+    NotSigned(u64, u64),
+    /// The log ends before what was signed of it: at the first place, and the second was signed.
+    Shorter(u64, u64),
+    /// The log, or what was read of it, is not what was signed at this size.
+    Differs(u64),
+}
+
+impl fmt::Display for Unprovable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownBroadcast(id) => write!(f, "the log has no broadcast {id}"),
+            Self::NotAcknowledged(id, user) => {
+                write!(f, "user {:?} has not acknowledged broadcast {id}", user.as_str())
+            }
+            Self::NotInLog => f.write_str("it was accepted while the log is away, and is not in the log yet"),
+            Self::NoSalt(sequence) => write!(
+                f,
+                "event {sequence} was written without a salt, so nothing can be shown of one user in it without showing \
+                 everybody; `tidings audit replay --from-seq {sequence}` shows the whole event"
+            ),
+            Self::Lost(sequence) => write!(f, "the log has lost the event at sequence {sequence}"),
+            Self::NobodySigns => f.write_str(
+                "nobody whose key counts has signed a checkpoint of this log; a replica signs with `--checkpoint-key`",
+            ),
+            Self::NotSigned(sequence, size) => write!(
+                f,
+                "event {sequence} is not signed yet: the newest checkpoint is of {size} events. Unless replicas were told \
+                 otherwise, the next one comes within a minute"
+            ),
+            Self::Shorter(last, size) => write!(
+                f,
+                "the log ends at sequence {last}, and {size} events of it were signed: run `tidings audit verify`"
+            ),
+            Self::Differs(size) => write!(
+                f,
+                "the log is not the one that was signed at {size} events: run `tidings audit verify`"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Unprovable {}
+
+impl Proof {
+    /// A proof of these parts, if it is one: the hashes lead from the event to the root that was signed.
+    fn of(shown: Shown, sequence: u64, path: Vec<Hash>, signed: Signed) -> Result<Self, Unprovable> {
+        let size = signed.checkpoint.size;
+        let proof = Self { shown, index: sequence - 1, path, note: signed.note };
+        match proof.says(&signed.checkpoint) {
+            Ok(_) => Ok(proof),
+            Err(_) => Err(Unprovable::Differs(size)),
+        }
+    }
+
+    /// What it says, under the root of a checkpoint.
+    fn says(&self, checkpoint: &Checkpoint) -> Result<Says, String> {
+        let (says, leaf) = self.shown.says()?;
+        if Some(self.index) != says.sequence.checked_sub(1) {
+            return Err("its index is not the place of the event that it shows".to_owned());
+        }
+        if !includes(checkpoint.root, checkpoint.size, self.index, leaf, &self.path) {
+            return Err("the event that it shows is not in the log that was signed".to_owned());
+        }
+        Ok(says)
+    }
+
+    /// What is proven, to whoever trusts these keys; else why nothing is.
+    pub fn check(&self, keys: &[PublicKey]) -> Result<Proven, String> {
+        let signed_by =
+            self.note.verified_by(keys).map_err(|unproven| format!("its checkpoint: {unproven}"))?;
+        let checkpoint: Checkpoint =
+            self.note.text().parse().map_err(|why: String| format!("its checkpoint: {why}"))?;
+        Ok(Proven { says: self.says(&checkpoint)?, signed_by: signed_by.clone(), checkpoint })
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let extra = serde_json::to_vec(&self.shown).map_err(|_| fmt::Error)?;
+        writeln!(f, "{FORM}\nextra {}\nindex {}", STANDARD.encode(extra), self.index)?;
+        for hash in &self.path {
+            writeln!(f, "{hash}")?;
+        }
+        write!(f, "\n{}", self.note)
+    }
+}
+
+impl FromStr for Proof {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > MAX_BYTES {
+            return Err("it is too long for a proof".to_owned());
+        }
+        let mut lines = text.split('\n');
+        if lines.next() != Some(FORM) {
+            return Err(format!("its first line is not {FORM}"));
+        }
+        let (head, note) = text.split_once("\n\n").ok_or("it has no checkpoint")?;
+        let mut lines = head.split('\n').skip(1);
+        let extra = lines.next().and_then(|line| line.strip_prefix("extra "));
+        let extra = extra.ok_or("it shows no event: its second line does not begin with `extra`")?;
+        let extra = STANDARD.decode(extra).map_err(|_| "its extra data is no base64")?;
+        let shown = serde_json::from_slice(&extra)
+            .map_err(|why| format!("what it shows is nothing that Tidings knows: {why}"))?;
+        let index = lines.next().and_then(|line| line.strip_prefix("index "));
+        let index = index.and_then(number).ok_or("its third line is not an index")?;
+        let path = lines.map(str::parse).collect::<Result<Vec<_>, _>>()?;
+        if path.len() > MAX_PATH {
+            return Err("it has too many hashes".to_owned());
+        }
+        let note = note.parse().map_err(|why| format!("its checkpoint: {why}"))?;
+        Ok(Self { shown, index, path, note })
+    }
+}
+
+/// One spelling: neither `+1` nor `01`.
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number: &u64| number.to_string() == text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! A proof from a replica: it knows where the event is, and the roots over whole blocks, so that it reads a few hundred
+//! messages of the log however long that is.
+
+use std::time::Duration;
+
+use super::shown::Shown;
+use super::{Proof, Unprovable};
+use crate::domain::{BroadcastId, Needs, UserId, in_log};
+use crate::log::EventLog;
+use crate::log::merkle::inclusion;
+use crate::notary::checkpoint::Signed;
+use crate::notary::ranges::hash_of;
+use crate::projection::{Projection, Unavailable};
+
+/// Why a replica gives no proof.
+#[derive(Debug)]
+pub enum NoProof {
+    /// There is none to give.
+    Unprovable(Unprovable),
+    /// It has not read the log as far as it was signed: the one place, and the other.
+    Behind(u64, u64),
+    /// Its projection cannot answer.
+    Unavailable,
+    /// The log cannot be read now.
+    Away(anyhow::Error),
+}
+
+impl From<Unprovable> for NoProof {
+    fn from(unprovable: Unprovable) -> Self {
+        Self::Unprovable(unprovable)
+    }
+}
+
+impl From<Unavailable> for NoProof {
+    fn from(_: Unavailable) -> Self {
+        Self::Unavailable
+    }
+}
+
+/// Proves that a user has acknowledged a broadcast, or without a user, that it was announced. `signed` is the newest
+/// checkpoint of the log that the projection is of; the projection may take `patience` to get there.
+pub async fn prove(
+    log: &dyn EventLog,
+    projection: &Projection,
+    signed: Option<Signed>,
+    (broadcast, user): (BroadcastId, Option<UserId>),
+    patience: Duration,
+) -> Result<Proof, NoProof> {
+    let sequence = place(projection, broadcast, user.clone()).await?;
+    let signed = signed.ok_or(Unprovable::NobodySigns)?;
+    let size = signed.checkpoint.size;
+    if size < sequence {
+        return Err(Unprovable::NotSigned(sequence, size).into());
+    }
+    let event = log.get(sequence).await.map_err(|error| NoProof::Away(error.into()))?;
+    let shown = Shown::of(&event.ok_or(Unprovable::Lost(sequence))?, user.as_ref())?;
+    if !projection.reached(size, patience).await {
+        return Err(NoProof::Behind(size, projection.position().sequence));
+    }
+    let mut path = Vec::new();
+    for range in inclusion(sequence - 1, size) {
+        path.push(hash_of(log, projection, range).await.map_err(NoProof::Away)?);
+    }
+    Ok(Proof::of(shown, sequence, path, signed)?)
+}
+
+/// Where the log says it.
+async fn place(
+    projection: &Projection,
+    broadcast: BroadcastId,
+    user: Option<UserId>,
+) -> Result<u64, NoProof> {
+    let needs = Needs { broadcasts: vec![broadcast], written: vec![] };
+    let look = move |view: crate::domain::View<'_>| {
+        let known = view.broadcast(broadcast).ok_or(Unprovable::UnknownBroadcast(broadcast))?;
+        let sequence = match user {
+            None => known.sequence,
+            Some(user) => {
+                view.acknowledged_at(broadcast, &user).ok_or(Unprovable::NotAcknowledged(broadcast, user))?
+            }
+        };
+        in_log(sequence).ok_or(Unprovable::NotInLog)
+    };
+    Ok(projection.with(needs, look).await??)
+}

@@ -1,0 +1,39 @@
+//! The public keys by which an auditor knows who signed.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+
+use super::super::data_dir::{CHECKPOINT_PUBLIC_KEY, read};
+use crate::config::Nats;
+use crate::notary::note::{PublicKey, SECRET};
+
+/// The keys that were named, each by itself or by a file with one or several, a line each.
+pub(super) fn given(named: &[String]) -> anyhow::Result<Vec<PublicKey>> {
+    let mut keys = Vec::new();
+    for named in named {
+        let read = match named.parse::<PublicKey>() {
+            Ok(key) => {
+                keys.push(key);
+                continue;
+            }
+            // It is said nowhere again.
+            Err(why) if named.trim().starts_with(SECRET) => return Err(anyhow!(why)),
+            Err(_) => fs::read_to_string(Path::new(named)),
+        };
+        let text = read.with_context(|| format!("{named} is neither a public key nor a file with one"))?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            keys.push(line.parse().map_err(|why: String| anyhow!("in {named}: {why}"))?);
+        }
+    }
+    Ok(keys)
+}
+
+/// The one that a replica with a NATS of its own has made for itself.
+pub(super) fn own(nats: &Nats) -> anyhow::Result<Vec<PublicKey>> {
+    let own = read(&nats.data_dir, CHECKPOINT_PUBLIC_KEY).filter(|_| nats.nats.is_empty());
+    own.map(|key| key.parse().map_err(|why: String| anyhow!("in the data directory: {why}")))
+        .into_iter()
+        .collect()
+}

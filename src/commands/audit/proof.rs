@@ -1,0 +1,148 @@
+//! `audit prove` and `audit check`: make a proof, and say what one proves.
+
+use std::fs;
+use std::io::{IsTerminal as _, Read, stdin, stdout};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::super::{connect_to_look, print};
+use super::keys::{given, own};
+use super::log_behind;
+use crate::audit::proof::shown::{Says, What};
+use crate::audit::proof::{MAX_BYTES, Proof, Proven, of_source};
+use crate::audit::source::Source;
+use crate::audit::terminal::{json_line, printable};
+use crate::config::{Check, CheckFormat, Prove};
+use crate::domain::UserId;
+use crate::log::epoch::rfc3339;
+use crate::log::provision::context;
+use crate::notary::note::PublicKey;
+use crate::notary::stream::Checkpoints;
+
+/// Exit code of arguments that are wrong although they could be parsed.
+const WRONG_ARGUMENTS: u8 = 2;
+
+/// Writes a proof, once it is known to be one.
+pub(super) async fn prove(options: Prove) -> anyhow::Result<()> {
+    let keys = if options.key.is_empty() { own(&options.nats)? } else { given(&options.key)? };
+    let connection = connect_to_look(&options.nats).await?;
+    let source = Source::Log(log_behind(&connection));
+    let epoch = source.head().await?.epoch;
+    let newest = match Checkpoints::find(context(&connection.client)).await? {
+        Some(checkpoints) => checkpoints.newest_of(epoch, &keys).await?,
+        None => None,
+    };
+    let proof = of_source::prove(&source, newest, options.broadcast, options.user.as_ref()).await?;
+    match options.out {
+        Some(file) => {
+            fs::write(&file, proof.to_string()).with_context(|| format!("writing {}", file.display()))
+        }
+        None => print(&proof.to_string()),
+    }
+}
+
+/// Says what a proof proves: exit code 0, or 1 with the reason why it proves nothing. It asks nobody.
+pub(super) fn check(options: &Check) -> anyhow::Result<ExitCode> {
+    let (keys, proof) = match given(&options.key).and_then(|keys| Ok((keys, read(&options.proof)?))) {
+        Ok(read) => read,
+        Err(error) => {
+            eprintln!("tidings: {error:#}");
+            return Ok(ExitCode::from(WRONG_ARGUMENTS));
+        }
+    };
+    let text = match options.format {
+        CheckFormat::Auto => stdout().is_terminal(),
+        CheckFormat::Text => true,
+        CheckFormat::Json => false,
+    };
+    let checked = checked(&proof, &keys);
+    print(&match &checked {
+        Ok(proven) if text => sentence(proven),
+        Ok(proven) => json_line(&to_json(proven)),
+        Err(why) if text => format!("Nothing is proven: {}.\n", printable(why)),
+        Err(why) => json_line(&json!({"proven": false, "reason": why})),
+    })?;
+    Ok(if checked.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn checked(proof: &[u8], keys: &[PublicKey]) -> Result<Proven, String> {
+    let text = std::str::from_utf8(proof).map_err(|_| "it is no text")?;
+    text.parse::<Proof>()?.check(keys)
+}
+
+/// The file, or stdin for `-`; of one that is too long, enough to say so.
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut read = |from: &mut dyn Read| from.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes);
+    let done = match file.to_str() {
+        Some("-") => read(&mut stdin()),
+        _ => fs::File::open(file).and_then(|mut file| read(&mut file)),
+    };
+    done.with_context(|| format!("reading the proof {}", file.display()))?;
+    Ok(bytes)
+}
+
+/// For people, in two lines.
+fn sentence(Proven { says, checkpoint, signed_by }: &Proven) -> String {
+    let Says { sequence, time_ns, channel, what } = says;
+    let (what, effect) = match what {
+        What::Acknowledged { broadcast_id, user, at } => {
+            (format!("User {} acknowledged broadcast {broadcast_id} in {channel} at {at}", named(user)), "")
+        }
+        What::Announced { broadcast, late } => {
+            let message = json!(broadcast.message.as_str());
+            let by = named(&broadcast.created_by);
+            let (id, kind, at) = (broadcast.id, broadcast.kind.as_str(), broadcast.created_at);
+            let effect = if *late {
+                " It was overtaken before it reached the log, and is without effect."
+            } else {
+                ""
+            };
+            (format!("User {by} announced broadcast {id} ({kind}) in {channel} at {at}: {message}"), effect)
+        }
+    };
+    let text = format!(
+        "{what}; recorded as event {sequence} at {}; signed by {}, with {} events of the log of {}.{effect}",
+        rfc3339(*time_ns),
+        signed_by.name().as_str(),
+        checkpoint.size,
+        checkpoint.epoch
+    );
+    printable(&text) + "\n"
+}
+
+/// A user id may be any text at all: one that could be read as part of the sentence stands in quotes.
+fn named(user: &UserId) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
+    if user.as_str().chars().all(plain) { user.to_string() } else { json!(user.as_str()).to_string() }
+}
+
+/// For programs.
+fn to_json(Proven { says, checkpoint, signed_by }: &Proven) -> Value {
+    let mut json = match &says.what {
+        What::Acknowledged { broadcast_id, user, at } => json!({
+            "proven": true,
+            "type": "broadcast.acknowledged",
+            "broadcast_id": broadcast_id,
+            "user": user,
+            "at": at,
+        }),
+        What::Announced { broadcast, late } => json!({
+            "proven": true,
+            "type": "broadcast.created",
+            "broadcast_id": broadcast.id,
+            "broadcast": broadcast,
+            "late": late,
+        }),
+    };
+    json["channel"] = json!(says.channel);
+    json["sequence"] = says.sequence.into();
+    json["recorded_at"] = rfc3339(says.time_ns).into();
+    json["epoch"] = json!(checkpoint.epoch);
+    json["size"] = checkpoint.size.into();
+    json["signed_by"] = signed_by.to_string().into();
+    json
+}

@@ -1,0 +1,189 @@
+//! The log for auditors: its events, the newest signed checkpoint, and proofs.
+
+use std::io;
+use std::str::FromStr;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+use futures_util::stream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tracing::info;
+
+use super::answer;
+use super::error::ApiError;
+use super::identity::{Identity, Role};
+use super::request::{Fresh, Query};
+use super::state::{App, READ_PATIENCE};
+use crate::audit::feed::{Part, feed};
+use crate::audit::proof::of_replica::prove;
+use crate::domain::{BroadcastId, UserId};
+use crate::log::LogInfo;
+use crate::log::provision::context;
+use crate::notary::checkpoint::Signed;
+use crate::notary::stream::Checkpoints;
+
+/// Events of an answer that has an end, when the caller does not say and at most.
+const PAGE: u64 = 1_000;
+const MAX_PAGE: u64 = 5_000;
+
+/// Chunks that wait for a slow reader; then its own reading of the log waits.
+const CHUNKS_WAITING: usize = 4;
+
+/// `GET /events`
+pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<Response, ApiError> {
+    who.require(&[Role::Auditor])?;
+    let part = part(&Query::of(&uri)?)?;
+    if part.follow && app.shutdown.begun() {
+        return Err(ApiError::stopping());
+    }
+    let served = served(&app)?;
+    let info = app.auditing.log.info().await.map_err(|_| ApiError::log_away())?;
+    let (lines, waiting) = mpsc::channel(CHUNKS_WAITING);
+    let (finish, finished) = oneshot::channel();
+    tokio::spawn(async move {
+        let _served = served;
+        match feed_until_stopped(app, info, part, lines).await {
+            Ok(()) => drop(finish.send(())),
+            Err(why) => info!("an auditor's reading of the log was cut off: {why:#}"),
+        }
+    });
+    Ok(answer::ndjson(body(waiting, finished)))
+}
+
+/// What goes on for ever ends when the replica stops; whoever reads comes back to another one.
+async fn feed_until_stopped(
+    app: App,
+    info: LogInfo,
+    part: Part,
+    lines: mpsc::Sender<String>,
+) -> anyhow::Result<()> {
+    let App { auditing, nats, mut shutdown, .. } = app;
+    tokio::select! {
+        fed = feed(auditing.log, nats.generation, info, part, &lines) => fed,
+        () = shutdown.wait(), if part.follow => Ok(()),
+    }
+}
+
+/// A body that ends with an error, which the reader sees as broken off, unless it was finished.
+fn body(waiting: mpsc::Receiver<String>, finished: oneshot::Receiver<()>) -> Body {
+    let lines = stream::unfold((waiting, Some(finished)), |(mut waiting, finished)| async move {
+        if let Some(text) = waiting.recv().await {
+            return Some((Ok(text), (waiting, finished)));
+        }
+        match finished?.await {
+            Ok(()) => None,
+            Err(_) => Some((Err(io::Error::other("the log could not be read to the end")), (waiting, None))),
+        }
+    });
+    Body::from_stream(lines)
+}
+
+/// `GET /checkpoint`: as it stands in the stream.
+pub async fn checkpoint(State(app): State<App>, who: Identity, _: Fresh) -> Result<Response, ApiError> {
+    who.require(&[Role::Auditor])?;
+    let newest = newest(&app).await?.ok_or_else(ApiError::no_checkpoint)?;
+    Ok(answer::text(newest.note.to_string()))
+}
+
+/// `GET /proof`: the file that `tidings audit prove` writes.
+pub async fn proof(State(app): State<App>, who: Identity, uri: Uri, _: Fresh) -> Result<Response, ApiError> {
+    who.require(&[Role::Auditor])?;
+    let wanted = wanted(&Query::of(&uri)?)?;
+    let _served = served(&app)?;
+    let newest = newest(&app).await?;
+    let proof = prove(&*app.auditing.log, &app.projection, newest, wanted, READ_PATIENCE).await?;
+    Ok(answer::text(proof.to_string()))
+}
+
+fn served(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
+    app.auditing.readers.clone().try_acquire_owned().map_err(|_| ApiError::busy_with_auditors())
+}
+
+/// The newest checkpoint of the log that the projection is of, by somebody who counts.
+async fn newest(app: &App) -> Result<Option<Signed>, ApiError> {
+    let Some(epoch) = app.projection.position().epoch else { return Ok(None) };
+    // What is asked while the connection is down waits for it.
+    if !app.nats.is_up() {
+        return Err(ApiError::log_away());
+    }
+    let found = async {
+        match Checkpoints::find(context(&app.nats.client)).await? {
+            Some(checkpoints) => checkpoints.newest_of(epoch, &app.auditing.trusted).await,
+            None => Ok(None),
+        }
+    };
+    found.await.map_err(|_: anyhow::Error| ApiError::log_away())
+}
+
+/// `from_sequence`, `limit` and `follow` of a query.
+fn part(query: &Query) -> Result<Part, ApiError> {
+    let follow = match query.get("follow") {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(ApiError::malformed("invalid_follow", "`follow` must be true or false.")),
+    };
+    let from = query.get("from_sequence").map_or(Some(1), positive).ok_or_else(|| {
+        ApiError::malformed("invalid_sequence", "`from_sequence` must be a sequence of the log, from 1.")
+    })?;
+    let limit = query.get("limit").map(|text| positive(text).filter(|limit| *limit <= MAX_PAGE));
+    let limit = match limit {
+        None => (!follow).then_some(PAGE),
+        Some(Some(limit)) => Some(limit),
+        Some(None) => {
+            let message = format!("`limit` must be a number from 1 to {MAX_PAGE}.");
+            return Err(ApiError::malformed("invalid_limit", message));
+        }
+    };
+    Ok(Part { from, limit, follow })
+}
+
+fn positive(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number| *number > 0)
+}
+
+/// `broadcast` and `user` of a query.
+fn wanted(query: &Query) -> Result<(BroadcastId, Option<UserId>), ApiError> {
+    let broadcast = query.get("broadcast").map(BroadcastId::from_str);
+    let broadcast = broadcast.and_then(Result::ok).ok_or_else(|| {
+        ApiError::malformed("invalid_broadcast_id", "`broadcast` must be the id of a broadcast.")
+    })?;
+    let user = query.get("user").map(UserId::from_str).transpose();
+    let user = user.map_err(|why| ApiError::malformed("invalid_user", format!("Not a user: {why}.")))?;
+    Ok((broadcast, user))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> Query {
+        Query::of(&format!("/x{text}").parse().unwrap()).ok().unwrap()
+    }
+
+    #[test]
+    fn a_part_has_an_end_unless_it_follows() {
+        let part = |text| part(&query(text));
+        assert_eq!(part(""), Ok(Part { from: 1, limit: Some(PAGE), follow: false }));
+        let some = Part { from: 7, limit: Some(MAX_PAGE), follow: false };
+        assert_eq!(part("?from_sequence=7&limit=5000&follow=false"), Ok(some));
+        assert_eq!(part("?follow=true"), Ok(Part { from: 1, limit: None, follow: true }));
+        assert_eq!(part("?follow=true&limit=2").map(|part| part.limit), Ok(Some(2)));
+        for bad in ["from_sequence=0", "from_sequence=-1", "limit=0", "limit=5001", "limit=x", "follow=yes"] {
+            assert!(part(&format!("?{bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_proof_is_of_a_broadcast_and_maybe_of_a_user() {
+        let id = "0198c5a0-1111-7222-8333-444455556666";
+        let of =
+            |text: &str| wanted(&query(text)).map(|(id, user)| (id.to_string(), user.map(|u| u.to_string())));
+        assert_eq!(of(&format!("?broadcast={id}")), Ok((id.to_owned(), None)));
+        assert_eq!(of(&format!("?broadcast={id}&user=a%20b")), Ok((id.to_owned(), Some("a b".to_owned()))));
+        for bad in ["", "?broadcast=x", &format!("?broadcast={id}&user=")] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
+    }
+}
