@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_part_has_an_end_unless_it_follows() {
-        let part = |text| part(&query(text));
+        let part = |text: &str| part(&query(text));
         assert_eq!(part(""), Ok(Part { from: 1, limit: Some(PAGE), follow: false }));
         let some = Part { from: 7, limit: Some(MAX_PAGE), follow: false };
         assert_eq!(part("?from_sequence=7&limit=5000&follow=false"), Ok(some));
