@@ -9,11 +9,17 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use strum::{IntoEnumIterator as _, VariantNames as _};
-use tidings::log::names::LOG_STREAM;
+use tidings::domain::Event;
+use tidings::log::merkle::Frontier;
+use tidings::log::names::{CHECKPOINT_SUBJECT, LOG_STREAM};
+use tidings::log::{EventLog as _, RawMessage};
+use tidings::notary::checkpoint::Checkpoint;
+use tidings::notary::note::{Note, SecretKey};
 use tidings::push::wire::{ClientMessage, Close, ServerMessage};
 
 use crate::support::contract::asyncapi::{ASYNCAPI, close_codes, messages_of};
 use crate::support::contract::openapi::{OPENAPI, answered_by, operations};
+use crate::support::log::{acknowledged, everything};
 use crate::support::{Client, Events, Nats, Replica, Request, Spec, eventually};
 
 #[test]
@@ -158,6 +164,7 @@ async fn every_described_answer_is_given() {
     let spec = Spec::joining(nats.url()).with(&["--append-timeout-ms", "300", "--drain-grace-seconds", "60"]);
     let mut replica = Replica::start_with(spec).await;
     accept_everything(&replica).await;
+    serve_auditors(&nats, &replica).await;
     let accepted = answered_by(&replica.url());
     refuse_everything(&replica).await;
     replica.signal(Signal::TERM);
@@ -208,6 +215,31 @@ async fn accept_everything(replica: &Replica) {
     send(page.map(|path| replica.raw_request(Method::GET, path).header("If-None-Match", "*"))).await;
 }
 
+/// What auditors ask for: before anything is signed, and after.
+async fn serve_auditors(nats: &Nats, replica: &Replica) {
+    let get = |path: &str| {
+        replica.raw_request(Method::GET, &format!("/api/audit/{path}")).header("X-User-Role", "auditor")
+    };
+    send([get("events"), get("events?follow=true&limit=1"), get("checkpoint")]).await;
+    let id = text(&replica.post_broadcast("signed").await["id"]);
+    let log = nats.log().await;
+    let mut unsalted = acknowledged(id.parse().unwrap(), &["ann"]);
+    if let Event::Acknowledged(acknowledged) = &mut unsalted.event {
+        acknowledged.salt = None;
+    }
+    let size = log.append(unsalted).await.unwrap().sequence;
+    let mut tree = Frontier::default();
+    tree.extend(everything(&log).await.iter().map(RawMessage::leaf));
+    let epoch = log.info().await.unwrap().epoch;
+    let key = SecretKey::new("example.com/tidings".parse().unwrap(), &[1; 32]);
+    let checkpoint = Checkpoint { log: key.public().name().clone(), epoch, size, root: tree.root() };
+    let note = Note::sign(checkpoint.to_string(), &[key]).to_string();
+    nats.jetstream().await.publish(CHECKPOINT_SUBJECT, note.into()).await.unwrap().await.unwrap();
+    send([get("checkpoint"), get(&format!("proof?broadcast={id}"))]).await;
+    send([get(&format!("proof?broadcast={id}&user=nobody")), get(&format!("proof?broadcast={id}&user=ann"))])
+        .await;
+}
+
 async fn refuse_everything(replica: &Replica) {
     let id = "0198c5a0-1111-7222-8333-444455556666";
     let mut requests = Vec::new();
@@ -231,12 +263,18 @@ async fn refuse_everything(replica: &Replica) {
                 ask().header("Origin", "https://example.org"),
             ]
         } else {
-            let wanting = |sequence: &str| ask().header("Tidings-Min-Sequence", sequence);
-            vec![wanting("x"), wanting("4000000")]
+            // Of those who have the role. What comes of the log itself waits for no replica.
+            let role = if path.starts_with("/api/audit/") { "auditor" } else { "creator" };
+            let wanting =
+                |sequence: &str| ask().header("X-User-Role", role).header("Tidings-Min-Sequence", sequence);
+            let waits = !path.ends_with("/audit/events");
+            ["x", "4000000"].into_iter().filter(|_| waits).map(wanting).collect()
         };
         requests.extend(of_its_kind);
     }
     requests.push(replica.raw_request(Method::GET, "/page/none"));
+    let unreadable = replica.raw_request(Method::GET, "/api/audit/events?limit=0");
+    requests.push(unreadable.header("X-User-Role", "auditor"));
     send(requests).await;
 
     let post = |path: &str| replica.request(Method::POST, path);
@@ -272,6 +310,7 @@ async fn log_is_away() -> BTreeSet<(String, u16)> {
             post("").json(&json!({"message": "y"})),
             post("/clear"),
             post("/acknowledge").json(&json!({"broadcast_id": id})),
+            replica.raw_request(Method::GET, "/api/audit/events").header("X-User-Role", "auditor"),
         ])
         .await;
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 
-use super::super::data_dir::{CHECKPOINT_PUBLIC_KEY, read};
+use crate::commands::data_dir::{CHECKPOINT_PUBLIC_KEY, read};
 use crate::config::Nats;
 use crate::notary::note::{PublicKey, SECRET};
 

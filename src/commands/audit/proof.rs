@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::super::{connect_to_look, print};
 use super::keys::{given, own};
 use super::log_behind;
 use crate::audit::proof::shown::{Says, What};
 use crate::audit::proof::{MAX_BYTES, Proof, Proven, of_source};
 use crate::audit::source::Source;
 use crate::audit::terminal::{json_line, printable};
+use crate::commands::{connect_to_look, print};
 use crate::config::{Check, CheckFormat, Prove};
 use crate::domain::UserId;
 use crate::log::epoch::rfc3339;

@@ -57,7 +57,10 @@ impl Request {
         };
         let response = client.execute(request).await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        if headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
+        let goes_on = asked.url.query_pairs().any(|(name, value)| name == "follow" && value == "true");
+        let is_stream =
+            |kind: &HeaderValue| kind == "text/event-stream" || (kind == "application/x-ndjson" && goes_on);
+        if headers.get(CONTENT_TYPE).is_some_and(is_stream) {
             openapi::hold(&asked, &Answer { status, headers: &headers, body: None });
             return Ok(response);
         }
