@@ -229,8 +229,9 @@ impl From<Unprovable> for ApiError {
             Unprovable::UnknownBroadcast(id) => Self::unknown_broadcast(id),
             Unprovable::NotAcknowledged(..) => Self::new(StatusCode::NOT_FOUND, "not_acknowledged", message),
             Unprovable::NobodySigns => Self::no_checkpoint(),
-            Unprovable::NoSalt(sequence) => Self::invalid("not_provable", message).with("sequence", sequence),
-            Unprovable::Lost(sequence) => Self::invalid("not_provable", message).with("sequence", sequence),
+            Unprovable::NoSalt(sequence) | Unprovable::Lost(sequence) => {
+                Self::invalid("not_provable", message).with("sequence", sequence)
+            }
             Unprovable::NotInLog => Self::unavailable("not_signed", message).retry_after(5),
             Unprovable::NotSigned(sequence, _) => {
                 Self::unavailable("not_signed", message).retry_after(10).with("sequence", sequence)

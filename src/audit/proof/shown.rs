@@ -14,9 +14,8 @@ use crate::log::merkle::{Hash, includes, inclusion};
 use crate::log::names::Subject;
 use crate::log::names::header::FACTS_ROOT;
 
-/// The extra data of a proof, as JSON.
+/// The extra data of a proof, as JSON: `schemas/proof.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Shown {
     /// The bytes of the event's [`Statement`], in base64.
     statement: String,
@@ -30,12 +29,11 @@ enum Part {
     /// Nothing but one user, by way of the root over the event's facts.
     Acknowledgement(OneFact),
     /// All of it, in base64.
-    Announcement(String),
+    Announcement { body: String },
 }
 
 /// One fact, and how it leads to the root over all of its event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct OneFact {
     fact: Fact,
     /// Which one it is, from 0, and of how many. The root does not say how many there are: nobody may believe this.
@@ -84,7 +82,7 @@ impl Shown {
         let lost = Unprovable::Lost(raw.sequence);
         let Decoded::Event(recorded) = decode(raw) else { return Err(lost) };
         let shown = match (&recorded.event, user) {
-            (Event::Created(_), None) => Part::Announcement(STANDARD.encode(&raw.body)),
+            (Event::Created(_), None) => Part::Announcement { body: STANDARD.encode(&raw.body) },
             (Event::Acknowledged(acknowledged), Some(user)) => {
                 let facts = facts_of(acknowledged).ok_or(Unprovable::NoSalt(raw.sequence))?;
                 Part::Acknowledgement(OneFact::of(&facts, user).ok_or(lost)?)
@@ -104,7 +102,7 @@ impl Shown {
         let time_ns = stated.time_ns;
         let (channel, what) = match &self.shown {
             Part::Acknowledgement(one) => one.says(stated)?,
-            Part::Announcement(body) => announced(sequence, stated, body)?,
+            Part::Announcement { body } => announced(sequence, stated, body)?,
         };
         Ok((Says { sequence, time_ns, channel, what }, leaf))
     }
