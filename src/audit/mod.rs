@@ -1,6 +1,6 @@
 //! Audit: what the log says, told from the log alone, with the server's own decoding and its own `evolve`.
 //!
-//! Nothing here asks a replica, and nothing is written.
+//! Nothing here asks another replica, and nothing is written.
 
 pub mod feed;
 pub mod finding;
