@@ -136,3 +136,117 @@ impl Feeding<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::memory::MemoryLog;
+
+    /// An event that this build reads, of so many bytes or a few more.
+    fn append(log: &MemoryLog, n: u64, bytes: usize) {
+        let id = format!("00000000-0000-0000-0000-{n:012}");
+        let headers = [
+            ("ce-specversion", "1.0"),
+            ("ce-id", &id),
+            ("ce-type", "broadcast.cleared"),
+            ("ce-source", "/tidings/a"),
+            ("ce-dataschema", "urn:tidings:schema:broadcast.cleared:1"),
+        ];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let body = serde_json::json!({
+            "broadcast_id": id, "cleared_by": "ann", "cleared_at": "2026-01-01T00:00:00.000Z", "more": "x".repeat(bytes)
+        });
+        let subject = crate::log::names::Subject::Lifecycle("creator".parse().unwrap()).to_string();
+        log.inject(&subject, headers, body.to_string().into());
+    }
+
+    struct Fed {
+        lines: mpsc::Receiver<String>,
+        task: tokio::task::JoinHandle<anyhow::Result<()>>,
+    }
+
+    async fn fed(log: &MemoryLog, part: Part) -> Fed {
+        let (sender, lines) = mpsc::channel(4);
+        let (log, info) = (Arc::new(log.clone()), log.info().await.unwrap());
+        let (never, reconnected) = watch::channel(0);
+        let task = tokio::spawn(async move {
+            let _never = never;
+            feed(log, reconnected, info, part, &sender).await
+        });
+        Fed { lines, task }
+    }
+
+    impl Fed {
+        /// Everything up to the end.
+        async fn all(mut self) -> (usize, anyhow::Result<()>) {
+            let mut count = 0;
+            while let Some(text) = self.lines.recv().await {
+                count += text.lines().filter(|line| !line.is_empty()).count();
+            }
+            (count, self.task.await.unwrap())
+        }
+    }
+
+    const ALL: Part = Part { from: 1, limit: None, follow: false };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_ends_at_its_limit_or_at_the_end_of_the_log() {
+        let log = MemoryLog::default();
+        for n in 1..=700 {
+            append(&log, n, 0);
+        }
+        log.inject("elsewhere", vec![], "the last is no event".into());
+        for (part, count) in [
+            (ALL, 700),
+            (Part { from: 300, ..ALL }, 401),
+            (Part { limit: Some(300), ..ALL }, 300),
+            (Part { from: 699, limit: Some(300), ..ALL }, 2),
+            (Part { from: 701, ..ALL }, 0),
+            (Part { from: 702, ..ALL }, 0),
+            (Part { limit: Some(3), follow: true, ..ALL }, 3),
+        ] {
+            let (told, fed) = fed(&log, part).await.all().await;
+            assert_eq!((told, fed.is_ok()), (count, true), "{part:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_an_empty_line() {
+        let log = MemoryLog::default();
+        append(&log, 1, 0);
+        let mut fed = fed(&log, Part { follow: true, ..ALL }).await;
+        assert!(fed.lines.recv().await.unwrap().len() > 1);
+        let begun = Instant::now();
+        assert_eq!((fed.lines.recv().await.as_deref(), begun.elapsed() >= SILENCE), (Some("\n"), true));
+        append(&log, 2, 0);
+        assert!(fed.lines.recv().await.unwrap().contains("000000000002"));
+        drop(fed.lines);
+        assert!(fed.task.await.unwrap().is_ok(), "it ends when its reader leaves");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_log_is_not_told_as_if_it_were_this_one() {
+        let log = MemoryLog::default();
+        append(&log, 1, 0);
+        let mut fed = fed(&log, Part { follow: true, ..ALL }).await;
+        fed.lines.recv().await.unwrap();
+        log.recreate();
+        append(&log, 2, 0);
+        let (told, fed) = fed.all().await;
+        assert_eq!(told, 0);
+        assert!(fed.unwrap_err().to_string().contains("the log is another one now"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_cut_off() {
+        let log = MemoryLog::default();
+        for n in 1..=20 {
+            append(&log, n, CHUNK_BYTES);
+        }
+        let fed = fed(&log, ALL).await;
+        let begun = Instant::now();
+        let why = fed.task.await.unwrap().unwrap_err().to_string();
+        assert!(why.contains("its reader took nothing for 30 s"), "{why}");
+        assert!(begun.elapsed() >= READER_PATIENCE);
+    }
+}
