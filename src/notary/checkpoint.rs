@@ -83,6 +83,7 @@ impl Signed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notary::note::SecretKey;
 
     #[test]
     fn a_checkpoint_is_written_and_read() {
@@ -111,5 +112,28 @@ mod tests {
         ] {
             assert!(bad.parse::<Checkpoint>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn only_those_who_are_known_count_and_everybody_when_nobody_is() {
+        let [ours, stranger] = [1, 2].map(|seed| SecretKey::new("a.example".parse().unwrap(), &[seed; 32]));
+        let checkpoint = Checkpoint {
+            log: "a.example".parse().unwrap(),
+            epoch: Epoch::from_unix_ns(1),
+            size: 3,
+            root: Hash::empty(),
+        };
+        let signed =
+            |key: &SecretKey| Note::sign(checkpoint.to_string(), std::slice::from_ref(key)).to_string();
+        let trusted = [ours.public().clone()];
+        let read = |text: &str, keys: &[PublicKey]| Signed::read(text, keys).map(|signed| signed.checkpoint);
+        assert_eq!(read(&signed(&ours), &trusted).as_ref(), Ok(&checkpoint));
+        assert!(read(&signed(&stranger), &trusted).is_err_and(|why| why.contains("none of the keys")));
+        assert_eq!(read(&signed(&stranger), &[]).as_ref(), Ok(&checkpoint));
+        let forged = signed(&ours).replace("\n3\n", "\n4\n");
+        assert!(read(&forged, &trusted).is_err_and(|why| why.contains("not of this text")));
+        assert!(read("garbage", &[]).is_err());
+        let other = Note::sign("hello\n".to_owned(), std::slice::from_ref(&ours)).to_string();
+        assert!(read(&other, &trusted).is_err_and(|why| why.contains("three lines")));
     }
 }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
-use super::note::{Note, PublicKey};
-use super::stream::{Noted, Reach};
+use super::stream::Reach;
 use crate::log::Epoch;
 use crate::projection::Position;
 
@@ -90,16 +89,6 @@ impl Desk {
     }
 }
 
-/// The checkpoint in what stands in the stream, if somebody who counts stands behind it; everybody does when nobody is
-/// known. An error says why not.
-pub(super) fn read(noted: &Noted, trusted: &[PublicKey]) -> Result<Checkpoint, String> {
-    let note: Note = noted.text.parse()?;
-    if !trusted.is_empty() {
-        note.verified_by(trusted).map_err(|e| e.to_string())?;
-    }
-    note.text().parse()
-}
-
 /// Whether a checkpoint is so long past that another is due as soon as there is news.
 pub(super) fn is_past(time_ns: i64, now_ms: i64, every: Duration) -> bool {
     u64::try_from(now_ms.saturating_sub(time_ns / 1_000_000))
@@ -110,7 +99,6 @@ pub(super) fn is_past(time_ns: i64, now_ms: i64, every: Duration) -> bool {
 mod tests {
     use super::*;
     use crate::log::merkle::Hash;
-    use crate::notary::note::SecretKey;
 
     fn epoch(n: i64) -> Epoch {
         Epoch::from_unix_ns(n)
@@ -186,23 +174,6 @@ mod tests {
         assert_eq!(desk.newest, Some(seen(7, None)));
         desk.turn_to(epoch(2));
         assert!(desk.newest.is_none() && desk.known(&reach(11, 1)).is_none());
-    }
-
-    #[test]
-    fn only_those_who_are_known_count_and_everybody_when_nobody_is() {
-        let [ours, stranger] = [1, 2].map(|seed| SecretKey::new("a.example".parse().unwrap(), &[seed; 32]));
-        let noted = |text: String| Noted { number: 1, time_ns: 0, text };
-        let signed = |key: &SecretKey| Note::sign(checkpoint(3).to_string(), std::slice::from_ref(key));
-        let trusted = [ours.public().clone()];
-        assert_eq!(read(&noted(signed(&ours).to_string()), &trusted), Ok(checkpoint(3)));
-        let theirs = noted(signed(&stranger).to_string());
-        assert!(read(&theirs, &trusted).is_err_and(|why| why.contains("none of the keys")));
-        assert_eq!(read(&theirs, &[]), Ok(checkpoint(3)));
-        let forged = noted(signed(&ours).to_string().replace("\n3\n", "\n4\n"));
-        assert!(read(&forged, &trusted).is_err_and(|why| why.contains("not of this text")));
-        assert!(read(&noted("garbage".to_owned()), &[]).is_err());
-        let other = Note::sign("hello\n".to_owned(), std::slice::from_ref(&ours)).to_string();
-        assert!(read(&noted(other), &trusted).is_err_and(|why| why.contains("three lines")));
     }
 
     #[test]

@@ -41,7 +41,7 @@ use crate::log::provision::Provision;
 use crate::log::{Epoch, EventLog};
 use crate::metrics::Metrics;
 use crate::projection::Projection;
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, Signed};
 use desk::{Desk, Seen};
 use note::{Note, PublicKey, SecretKey};
 use ranges::hash_of;
@@ -158,8 +158,8 @@ impl Notary {
         let mut found = None;
         for number in (reach.first.max(known.unwrap_or(0) + 1)..=reach.last).rev() {
             let Some(noted) = checkpoints.at(number).await? else { continue };
-            match desk::read(&noted, trusted) {
-                Ok(checkpoint) if checkpoint.epoch == epoch && found.is_none() => {
+            match Signed::read(&noted.text, trusted) {
+                Ok(Signed { checkpoint, .. }) if checkpoint.epoch == epoch && found.is_none() => {
                     found = Some(Seen { checkpoint, time_ns: noted.time_ns, agreed_in: None });
                 }
                 Ok(_) => {}
