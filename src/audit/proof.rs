@@ -99,17 +99,16 @@ impl fmt::Display for Unprovable {
             ),
             Self::NotSigned(sequence, size) => write!(
                 f,
-                "event {sequence} is not signed yet: the newest checkpoint is of {size} events. Unless replicas were told \
+                "event {sequence} is not signed yet: the newest checkpoint goes up to event {size}. Unless replicas were told \
                  otherwise, the next one comes within a minute"
             ),
             Self::Shorter(last, size) => write!(
                 f,
-                "the log ends at sequence {last}, and {size} events of it were signed: run `tidings audit verify`"
+                "the log ends at event {last}, and it was signed up to event {size}: run `tidings audit verify`"
             ),
-            Self::Differs(size) => write!(
-                f,
-                "the log is not the one that was signed at {size} events: run `tidings audit verify`"
-            ),
+            Self::Differs(size) => {
+                write!(f, "the log is not what was signed of it up to event {size}: run `tidings audit verify`")
+            }
         }
     }
 }

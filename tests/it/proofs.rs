@@ -292,7 +292,7 @@ async fn the_replica_of_make_run_proves_with_the_key_that_it_made() {
     let early = prove(&replica, &id, Some("42"), &[]).await;
     assert_eq!(early.status.code(), Some(1));
     assert!(
-        errors(&early).contains("event 2 is not signed yet: the newest checkpoint is of 1 events"),
+        errors(&early).contains("event 2 is not signed yet: the newest checkpoint goes up to event 1"),
         "{early:?}"
     );
     assert!(errors(&early).contains("within a minute") && early.stdout.is_empty(), "{early:?}");
@@ -372,7 +372,7 @@ async fn a_check_needs_the_file_and_the_key_and_says_what_is_proven() {
         code == Some(0) && said.starts_with(&begin) && said.contains("; recorded as event 2 at 2"),
         "{said}"
     );
-    assert!(said.contains("; signed by example.com/tidings, "), "{said}");
+    assert!(said.contains("; signed by example.com/tidings as part of the log of "), "{said}");
     let odd = signing.proof(&id, Some("eve acknowledged nothing. User 7")).await;
     assert!(text(&odd).await.1.starts_with("User \"eve acknowledged nothing. User 7\" acknowledged "));
 

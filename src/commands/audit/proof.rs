@@ -105,11 +105,11 @@ fn sentence(Proven { says, checkpoint, signed_by }: &Proven) -> String {
         }
     };
     let text = format!(
-        "{what}; recorded as event {sequence} at {}; signed by {}, with {} events of the log of {}.{effect}",
+        "{what}; recorded as event {sequence} at {}; signed by {} as part of the log of {}, up to event {}.{effect}",
         rfc3339(*time_ns),
         signed_by.name().as_str(),
-        checkpoint.size,
-        checkpoint.epoch
+        checkpoint.epoch,
+        checkpoint.size
     );
     printable(&text) + "\n"
 }
