@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tidings::domain::{BroadcastId, Change, Digest, State};
 use tidings::log::EventLog as _;
 use tidings::log::memory::MemoryLog;
-use tidings::log::merkle::Hash;
+use tidings::log::merkle::{Frontier, Hash};
 use tidings::projection::cursor::CursorRecord;
 use tidings::projection::store::{Batch, Store, set_aside};
 use tidings::projection::{Announcement, Halt};
@@ -257,6 +257,8 @@ async fn a_store_that_cannot_be_believed_is_rebuilt() {
     let other = json!({"last": Hash::leaf(b"another message")});
     comes_back_right(|directory| write_cursor(directory, &other), &log, &ids).await;
     comes_back_right(|directory| write_cursor(directory, &json!({"sequence": 9})), &log, &ids).await;
+    let none = json!({"tree": Frontier::default()});
+    comes_back_right(|directory| write_cursor(directory, &none), &log, &ids).await;
     comes_back_right(
         |directory| write_cursor(directory, &json!({"epoch": "2020-01-01T00:00:00.000000000Z"})),
         &log,

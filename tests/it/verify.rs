@@ -228,6 +228,7 @@ async fn what_was_put_into_the_log_past_the_service_is_found() {
 #[tokio::test]
 async fn a_message_that_the_disk_has_lost_is_found_and_where_the_tree_differs() {
     let mut case = Case::new().await;
+    // In order, so that it knows how long its streams are: else what comes behind the damage is gone too.
     case.nats.stop();
     case.nats.damage("number 1");
     case.nats.start_again().await;

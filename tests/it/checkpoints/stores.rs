@@ -2,11 +2,13 @@
 
 use serde_json::Value;
 use tidings::log::EventLog as _;
+use tidings::log::memory::MemoryLog;
 use tidings::log::merkle::Hash;
 
 use super::{EVERY, agrees_up_to, believing, hold, key, post, rebuilt, said, signed_to_the_end, signing};
-use crate::support::checkpoints::{KeyFile, signed};
-use crate::support::log::created;
+use crate::support::checkpoints::{KeyFile, roots, signed};
+use crate::support::log::{created, everything};
+use crate::support::projecting::Projecting;
 use crate::support::{Nats, Replica, eventually};
 
 /// The keys of the store, as its own comment says.
@@ -92,4 +94,52 @@ async fn another_history_is_not_signed_by_the_only_one_who_could() {
     let size = hold(&nats, &key).await.pop().unwrap().checkpoint.size;
     agrees_up_to(&other, size).await;
     assert_eq!((rebuilt(&other, "disagrees").await, said(&signer, "DIVERGED")), (0, 0));
+}
+
+/// Whoever compared while the projection was begun anew asks for that once more, and later; and compares what is no more.
+#[tokio::test]
+async fn a_projection_is_begun_anew_once_for_a_checkpoint_however_often_that_is_asked_for() {
+    let (log, folder) = (MemoryLog::default(), tempfile::tempdir().unwrap());
+    for n in 0..3 {
+        log.append(created(&format!("number {n}"))).await.unwrap();
+    }
+    let projecting = Projecting::start(log.clone(), folder.path());
+    let digest = projecting.digest_at(3).await;
+    let (projection, checkpoint) = (projecting.projection.clone(), (3, Hash::leaf(b"wrong")));
+    let tree = projection.tree();
+    assert_eq!(tree.unwrap().2, roots(&everything(&log).await)[3]);
+    for round in 0..3 {
+        projection.rebuild_for(checkpoint);
+        projection.rebuild_for(checkpoint);
+        eventually("it is begun anew", || async {
+            let position = projection.position();
+            position.rebuilt_for == Some(checkpoint) && position.caught_up
+        })
+        .await;
+        assert_eq!((projection.position().life, projecting.digest_at(3).await), (1, digest), "round {round}");
+        assert_eq!(projection.tree(), tree);
+    }
+    log.append(created("one more")).await.unwrap();
+    projecting.digest_at(4).await;
+    assert_eq!(projection.position().life, 1);
+    // For another one it is.
+    projection.rebuild_for((4, Hash::leaf(b"wrong")));
+    eventually("it is begun anew", || async {
+        projection.position().life == 2 && projection.position().caught_up
+    })
+    .await;
+    projecting.stop().await;
+
+    // The reason outlives the process, and a store that is no more does not.
+    let projecting = Projecting::start(log, folder.path());
+    projecting.digest_at(4).await;
+    assert_eq!(projecting.projection.position().rebuilt_for, Some((4, Hash::leaf(b"wrong"))));
+    projecting.projection.rebuild_for((4, Hash::leaf(b"wrong")));
+    projecting.projection.distrust();
+    eventually("it is begun anew", || async {
+        let position = projecting.projection.position();
+        position.life == 1 && position.caught_up
+    })
+    .await;
+    projecting.stop().await;
 }
