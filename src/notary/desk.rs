@@ -26,6 +26,8 @@ pub(super) struct Desk {
     pub(super) newest: Option<Seen>,
     /// In which life of the projection its tree was held to the store's own records.
     pub(super) sound_in: Option<u64>,
+    /// In which life of the projection it was asked to begin anew.
+    pub(super) asked_in: Option<u64>,
     /// The checkpoint of which it was said that the log ends before it.
     pub(super) said_short: Option<Checkpoint>,
     /// The one of which it was said that it differs for good.
@@ -75,9 +77,10 @@ impl Desk {
     /// Whether there is something to compare, or to sign for whoever signs after so many events.
     pub(super) fn has_work(&self, position: &Position, signs_every: Option<u64>) -> bool {
         match &self.newest {
-            _ if position.diverged => false,
+            _ if position.diverged || position.halt.is_some() => false,
             Some(Seen { checkpoint, agreed_in, .. }) if *agreed_in != Some(position.life) => {
-                position.epoch == Some(checkpoint.epoch) && position.sequence >= checkpoint.size
+                let of_this_log = position.epoch == Some(checkpoint.epoch);
+                of_this_log && position.sequence >= checkpoint.size && self.asked_in != Some(position.life)
             }
             newest => {
                 let signed = newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
@@ -99,6 +102,7 @@ pub(super) fn is_past(time_ns: i64, now_ms: i64, every: Duration) -> bool {
 mod tests {
     use super::*;
     use crate::log::merkle::Hash;
+    use crate::projection::Halt;
 
     fn epoch(n: i64) -> Epoch {
         Epoch::from_unix_ns(n)
@@ -153,7 +157,10 @@ mod tests {
         assert_eq!([14, 15].map(|sequence| work(&desk, at(sequence))), [false, true]);
         assert!(!work(&desk, Position { caught_up: false, ..at(15) }));
         assert!(!work(&desk, Position { diverged: true, ..at(15) }));
+        assert!(!work(&desk, Position { halt: Some(Halt::Stalled), ..at(15) }));
         assert!(work(&desk, Position { life: 1, ..at(10) }), "another life compares again");
+        desk.asked_in = Some(1);
+        assert!(!work(&desk, Position { life: 1, ..at(10) }), "it is being begun anew");
     }
 
     #[test]

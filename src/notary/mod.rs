@@ -180,8 +180,9 @@ impl Notary {
         let position = self.projection.position();
         let Some(seen) = &mut desk.newest else { return Ok(()) };
         let Checkpoint { epoch, size, root, .. } = seen.checkpoint;
-        // It may be of a log that is no more, or be people's turn.
-        if position.epoch != Some(epoch) || seen.agreed_in == Some(position.life) || position.diverged {
+        // It may be of a log that is no more, or be people's turn, or nothing can be rebuilt now.
+        let idle = position.diverged || position.halt.is_some();
+        if position.epoch != Some(epoch) || seen.agreed_in == Some(position.life) || idle {
             return Ok(());
         }
         if size > position.sequence {
@@ -239,11 +240,15 @@ impl Notary {
     fn disagree(&self, desk: &mut Desk, ours: Hash) {
         let Some(Seen { checkpoint, .. }) = &desk.newest else { return };
         let Checkpoint { size, root, .. } = *checkpoint;
-        if self.projection.position().rebuilt_for != Some((size, root)) {
-            warn!(
-                checkpoint.size = size,
-                "this replica's tree disagrees with a checkpoint: reading the log anew"
-            );
+        let position = self.projection.position();
+        if position.rebuilt_for != Some((size, root)) {
+            if desk.asked_in != Some(position.life) {
+                warn!(
+                    checkpoint.size = size,
+                    "this replica's tree disagrees with a checkpoint: reading the log anew"
+                );
+            }
+            desk.asked_in = Some(position.life);
             self.projection.rebuild_for((size, root));
             return;
         }
