@@ -2,6 +2,7 @@
 //!
 //! Nothing here asks another replica, and nothing is written.
 
+pub mod export;
 pub mod feed;
 pub mod finding;
 pub mod follow;

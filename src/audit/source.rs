@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::export::Export;
 use super::{READ_AHEAD, moment};
 use crate::log::reader::{Cursor, Delivery, Entry, Reader};
 use crate::log::{Epoch, EventLog};
@@ -15,6 +16,8 @@ use crate::log::{Epoch, EventLog};
 pub enum Source {
     /// The log itself, on NATS.
     Log(Arc<dyn EventLog>),
+    /// What was exported of it. Reading it waits for the disk on the thread that asks.
+    File(Arc<Export>),
 }
 
 /// Which log a source is, and where it ends.
@@ -34,6 +37,7 @@ impl Source {
                 let info = log.info().await.context("asking the log who it is")?;
                 Ok(Head { epoch: info.epoch, last_sequence: info.last_sequence })
             }
+            Self::File(export) => Ok(export.head()),
         }
     }
 
@@ -42,6 +46,7 @@ impl Source {
     pub async fn last_before(&self, moment_ns: i64) -> anyhow::Result<u64> {
         match self {
             Self::Log(log) => Ok(moment::last_before(&**log, moment_ns).await?),
+            Self::File(export) => export.last_before(moment_ns),
         }
     }
 
@@ -57,6 +62,7 @@ impl Source {
         }
         match self {
             Self::Log(log) => each_of_log(log.clone(), from, to, &mut visit).await,
+            Self::File(export) => export.each(from, to, visit),
         }
     }
 }

@@ -99,6 +99,9 @@ pub fn json_pages(value: &Value) -> String {
 
 /// Outside of its strings, JSON has no such characters; and none of them needs a surrogate.
 fn escaped(json: &str) -> String {
+    if !json.contains(is_forbidden) {
+        return json.to_owned();
+    }
     json.chars()
         .map(|c| if is_forbidden(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() })
         .collect()

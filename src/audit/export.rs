@@ -1,0 +1,122 @@
+//! Export: the whole log and everything that was signed of it in one file, to be read anywhere and for ever.
+//!
+//! ```text
+//! header       which log it is, and where it ended when the export began
+//! checkpoint   each message of the stream of checkpoints
+//! place        each place of the log, in order: the message with all of its headers, or a hole
+//! end          how many places there are, and the root of their Merkle tree
+//! ```
+//!
+//! A line each (`schemas/export.json`). The end is written last, so that a file without one is no whole export.
+
+mod file;
+mod line;
+mod lines;
+mod opening;
+
+use std::io::Write;
+
+use anyhow::{Context as _, bail};
+
+use super::source::{Head, Source};
+use crate::domain::Timestamp;
+use crate::log::merkle::{Frontier, Hash};
+use crate::log::reader::Entry;
+use crate::notary::stream::{Checkpoints, Noted};
+pub use file::{Export, Fault};
+
+/// What was exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Which log, and up to where.
+    pub head: Head,
+    /// The root over all places.
+    pub root: Hash,
+    /// How many places the log has lost.
+    pub holes: u64,
+    /// How many checkpoints there are.
+    pub checkpoints: u64,
+}
+
+/// Writes an export, a line at a time, in the order that the form wants.
+pub struct Writer<W> {
+    out: W,
+    head: Head,
+    tree: Frontier,
+    holes: u64,
+    checkpoints: u64,
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins with the header.
+    pub fn begin(mut out: W, head: Head, exported_at: Timestamp) -> anyhow::Result<Self> {
+        out.write_all(line::header(head, exported_at).as_bytes())?;
+        Ok(Self { out, head, tree: Frontier::default(), holes: 0, checkpoints: 0 })
+    }
+
+    /// The next checkpoint; all of them come before the first place.
+    pub fn checkpoint(&mut self, noted: &Noted) -> anyhow::Result<()> {
+        self.checkpoints += 1;
+        let written = self.write(&line::checkpoint(noted));
+        written.with_context(|| format!("writing checkpoint {}", noted.number))
+    }
+
+    /// The next place.
+    pub fn place(&mut self, entry: &Entry) -> anyhow::Result<()> {
+        self.holes += u64::from(matches!(entry, Entry::Hole(_)));
+        self.tree.push(entry.leaf());
+        self.write(&line::place(entry)).with_context(|| format!("writing sequence {}", entry.sequence()))
+    }
+
+    fn write(&mut self, line: &str) -> anyhow::Result<()> {
+        if line.len() > line::LONGEST {
+            bail!("its line would be longer than the {} MiB of one", line::LONGEST >> 20);
+        }
+        Ok(self.out.write_all(line.as_bytes())?)
+    }
+
+    /// Ends with the root. Fails when the log did not come whole.
+    pub fn end(mut self) -> anyhow::Result<Exported> {
+        let Self { head, holes, checkpoints, .. } = self;
+        if self.tree.size() != head.last_sequence {
+            bail!("the log has {} places, and {} were read", head.last_sequence, self.tree.size());
+        }
+        let root = self.tree.root();
+        self.out.write_all(line::end(head.last_sequence, root).as_bytes())?;
+        self.out.flush()?;
+        Ok(Exported { head, root, holes, checkpoints })
+    }
+}
+
+/// Exports a log up to the end that it has now. `at` hears how far it is, and to where it goes.
+pub async fn export(
+    source: &Source,
+    signed: Option<&Checkpoints>,
+    exported_at: Timestamp,
+    out: impl Write,
+    mut at: impl FnMut(u64, u64),
+) -> anyhow::Result<Exported> {
+    // Before the log is asked where it ends: nothing was signed up to here that the file does not have.
+    let last_signed = match signed {
+        Some(signed) => signed.reach().await?.last,
+        None => 0,
+    };
+    let head = source.head().await?;
+    let mut writer = Writer::begin(out, head, exported_at)?;
+    if let Some(signed) = signed {
+        let mut number = 0;
+        while let Some(noted) = signed.after(number).await?.filter(|noted| noted.number <= last_signed) {
+            writer.checkpoint(&noted)?;
+            number = noted.number;
+        }
+    }
+    let place = |entry: Entry| {
+        at(entry.sequence(), head.last_sequence);
+        writer.place(&entry)
+    };
+    source.each_entry(1, head.last_sequence, place).await?;
+    if source.head().await?.epoch != head.epoch {
+        bail!("the log was replaced by another one while it was exported; start again");
+    }
+    writer.end()
+}

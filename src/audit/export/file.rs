@@ -1,0 +1,251 @@
+//! An exported file as a log to read: looked through once, and then read from wherever it is wanted.
+
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, bail};
+
+use super::line::{self, Line};
+use super::lines::{Begin, Found, Lines};
+use super::opening::Opening;
+use crate::audit::source::Head;
+use crate::audit::terminal::printable;
+use crate::log::merkle::Hash;
+use crate::log::reader::Entry;
+use crate::notary::stream::Noted;
+
+/// Places that a file may lack in all. A sequence or a header that would make it more is not believed: whoever reads the
+/// log is shown a hole for each of them.
+const MOST_MISSING: u64 = 10_000_000;
+
+/// Something that is wrong with a file as a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The line where it was noticed, from 1.
+    pub line: u64,
+    /// The place of the log that it is about, if it is about one.
+    pub sequence: Option<u64>,
+    /// What it is.
+    pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, printable(&self.what))
+    }
+}
+
+/// Which places were taken from a file up to somewhere in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stand {
+    /// The last one.
+    pub(super) last: u64,
+    /// How many before it are not there.
+    pub(super) missing: u64,
+}
+
+/// What a place is that stands next in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judged {
+    /// It counts, after so many that are missing.
+    After(u64),
+    /// It was there before, or should have been.
+    Again,
+    /// More would be missing than is believed.
+    TooFar,
+}
+
+impl Stand {
+    pub(super) const fn judge(self, sequence: u64) -> Judged {
+        match sequence.checked_sub(self.last + 1) {
+            None => Judged::Again,
+            Some(missing) if missing > MOST_MISSING - self.missing => Judged::TooFar,
+            Some(missing) => Judged::After(missing),
+        }
+    }
+
+    pub(super) const fn take(&mut self, sequence: u64) {
+        self.missing += sequence - self.last - 1;
+        self.last = sequence;
+    }
+}
+
+/// Where to begin to read so that not everything before has to be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mark {
+    /// The line of a message.
+    pub(super) begin: Begin,
+    /// What was taken before it.
+    pub(super) stand: Stand,
+    /// When the log recorded that message.
+    pub(super) time_ns: i64,
+}
+
+/// A file that `tidings audit export` wrote, or what has become of it.
+///
+/// Of the places it keeps a mark in a thousand or so; they are read from the file whenever somebody wants them.
+#[derive(Debug)]
+pub struct Export {
+    path: PathBuf,
+    file: File,
+    stamp: Stamp,
+    pub(super) head: Head,
+    pub(super) root: Hash,
+    pub(super) checkpoints: Vec<Noted>,
+    pub(super) marks: Vec<Mark>,
+    pub(super) faults: Vec<Fault>,
+    pub(super) more_faults: u64,
+}
+
+/// By what it is noticed that somebody writes into a file.
+type Stamp = (u64, Option<SystemTime>);
+
+fn stamp(of: &Metadata) -> Stamp {
+    (of.len(), of.modified().ok())
+}
+
+impl Export {
+    /// Reads the file once. One that is damaged has [`Export::faults`]; what is no export at all, of another version, or
+    /// cannot be read, is an error. `at` hears how many bytes of it are read.
+    pub fn open(path: &Path, mut at: impl FnMut(u64)) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let file = File::open(path).with_context(|| format!("opening {shown}"))?;
+        let found = file.metadata().with_context(|| format!("opening {shown}"))?;
+        if !found.is_file() {
+            bail!("{shown} is no regular file: it is read more than once, so a pipe has to be saved first");
+        }
+        let mut opening = Opening::default();
+        let mut lines = Lines::from(&file, Begin::default());
+        while let Some(Found { begin, text }) = lines.next().with_context(|| format!("reading {shown}"))? {
+            opening.take(begin, text).with_context(|| format!("reading {shown}"))?;
+            at(begin.offset);
+        }
+        let lines = lines.next_begin().before;
+        let opened = opening.finish(lines).with_context(|| format!("reading {shown}"))?;
+        let (path, stamp) = (path.to_owned(), stamp(&found));
+        let export = Self {
+            path,
+            file,
+            stamp,
+            head: opened.head,
+            root: opened.root,
+            checkpoints: opened.checkpoints,
+            marks: opened.marks,
+            faults: opened.faults,
+            more_faults: opened.more_faults,
+        };
+        export.require_unchanged()?;
+        Ok(export)
+    }
+
+    /// Which log it is, and its last sequence: the header's, or the last one that is there when that cannot be.
+    pub const fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The root over all places, with holes for those that are not there.
+    pub const fn root(&self) -> Hash {
+        self.root
+    }
+
+    /// Everything that stood in the stream of checkpoints.
+    pub fn checkpoints(&self) -> &[Noted] {
+        &self.checkpoints
+    }
+
+    /// What is wrong with the file, as it was noticed: the first thousand faults.
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// How many more faults there are.
+    pub const fn more_faults(&self) -> u64 {
+        self.more_faults
+    }
+
+    /// The last sequence that was recorded before a moment, as the log itself would say; 0 when there is none. Times are
+    /// taken to rise with the sequence.
+    pub fn last_before(&self, moment_ns: i64) -> anyhow::Result<u64> {
+        self.require_unchanged()?;
+        let mut walk = self.walk_from(self.marks.partition_point(|mark| mark.time_ns < moment_ns));
+        let mut last = 0;
+        while let Some(entry) = self.read(&mut walk)? {
+            match entry {
+                Entry::Message(raw) if raw.time_ns < moment_ns => last = raw.sequence,
+                Entry::Message(_) => break,
+                Entry::Hole(_) => {}
+            }
+        }
+        Ok(last)
+    }
+
+    /// Visits the places from one to another in order. What is missing or cannot be read is a hole, and of a place that
+    /// is there twice it is the first.
+    pub fn each(
+        &self,
+        from: u64,
+        to: u64,
+        mut visit: impl FnMut(Entry) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.require_unchanged()?;
+        let to = to.min(self.head.last_sequence);
+        let mut walk = self.walk_from(self.marks.partition_point(|mark| mark.stand.last < from));
+        let mut next = from.max(1);
+        while next <= to {
+            let found = self.read(&mut walk)?;
+            let there = found.as_ref().map_or(to + 1, Entry::sequence);
+            for hole in next..there.min(to + 1) {
+                visit(Entry::Hole(hole))?;
+            }
+            next = next.max(there);
+            if let Some(entry) = found.filter(|entry| entry.sequence() == next && next <= to) {
+                visit(entry)?;
+                next += 1;
+            }
+        }
+        self.require_unchanged()
+    }
+
+    /// From the last one of so many marks on.
+    fn walk_from(&self, marks: usize) -> Walk<'_> {
+        let mark = marks.checked_sub(1).and_then(|last| self.marks.get(last)).copied().unwrap_or_default();
+        Walk { lines: Lines::from(&self.file, mark.begin), stand: mark.stand }
+    }
+
+    fn read(&self, walk: &mut Walk<'_>) -> anyhow::Result<Option<Entry>> {
+        walk.next().with_context(|| format!("reading {}", self.path.display()))
+    }
+
+    fn require_unchanged(&self) -> anyhow::Result<()> {
+        if self.file.metadata().is_ok_and(|now| stamp(&now) == self.stamp) {
+            return Ok(());
+        }
+        bail!("{} was changed while it was read; start again", self.path.display())
+    }
+}
+
+/// Goes over the places that count, as they were judged when the file was opened.
+struct Walk<'a> {
+    lines: Lines<'a>,
+    stand: Stand,
+}
+
+impl Walk<'_> {
+    fn next(&mut self) -> std::io::Result<Option<Entry>> {
+        while let Some(found) = self.lines.next()? {
+            match found.text.map(line::read) {
+                Some(Ok(Line::Place(entry))) => {
+                    if let Judged::After(_) = self.stand.judge(entry.sequence()) {
+                        self.stand.take(entry.sequence());
+                        return Ok(Some(entry));
+                    }
+                }
+                Some(Ok(Line::End(_))) => return Ok(None),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,231 @@
+//! Opening a file: a look at each of its lines, which notices everything that is wrong with it.
+
+use std::ops::Range;
+
+use anyhow::bail;
+
+use super::file::{Fault, Judged, Mark, Stand};
+use super::line::{self, End, Header, LONGEST, Line, Unreadable, VERSION};
+use super::lines::Begin;
+use crate::audit::source::Head;
+use crate::log::Epoch;
+use crate::log::leaf::Statement;
+use crate::log::merkle::{Frontier, Hash};
+use crate::log::reader::Entry;
+use crate::notary::checkpoint::Checkpoint;
+use crate::notary::note::Note;
+use crate::notary::stream::Noted;
+
+/// Faults that are kept; the rest is counted.
+const MOST_FAULTS: usize = 1_000;
+
+/// Characters of a fault that are kept: what is wrong with a line may quote it.
+const LONGEST_FAULT: usize = 400;
+
+/// Lines from one mark to the next.
+const MARK_EVERY: u64 = 1_024;
+
+/// What is known of a file up to a line.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    header: Option<Header>,
+    end: Option<End>,
+    checkpoints: Vec<Noted>,
+    /// A line is of the form, whatever the rest is.
+    recognised: bool,
+    stand: Stand,
+    tree: Frontier,
+    marks: Vec<Mark>,
+    /// What was missing when something later came. Each is a fault, so there is no use for more than those kept.
+    gaps: Vec<Range<u64>>,
+    faults: Vec<Fault>,
+    more_faults: u64,
+}
+
+/// What is known of a file.
+pub(super) struct Opened {
+    pub(super) head: Head,
+    pub(super) root: Hash,
+    pub(super) checkpoints: Vec<Noted>,
+    pub(super) marks: Vec<Mark>,
+    pub(super) faults: Vec<Fault>,
+    pub(super) more_faults: u64,
+}
+
+impl Opening {
+    /// Takes the next line; `None` stands for one that is too long. Fails when the file is of another version.
+    pub(super) fn take(&mut self, begin: Begin, line: Option<&[u8]>) -> anyhow::Result<()> {
+        if self.end.is_some() {
+            self.fault(begin.number(), None, "it stands after the end line");
+            return Ok(());
+        }
+        let too_long = || Unreadable { sequence: None, what: format!("it has more than {LONGEST} bytes") };
+        let line = line.ok_or_else(too_long).and_then(line::read);
+        self.recognised |= line.is_ok();
+        match line {
+            Ok(Line::Header(header)) => return self.header(begin, header),
+            Ok(Line::Checkpoint(noted)) => self.checkpoint(begin, noted),
+            Ok(Line::Place(entry)) => self.place(begin, &entry),
+            Ok(Line::End(end)) => self.end = Some(end),
+            Err(Unreadable { sequence, what }) => {
+                self.fault(begin.number(), sequence, format!("it cannot be read: {what}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn header(&mut self, begin: Begin, header: Header) -> anyhow::Result<()> {
+        if let Some(version) = header.version.filter(|version| *version != VERSION) {
+            bail!("it is an export of version {version}, and this build reads version {VERSION}");
+        }
+        if begin.before > 0 {
+            self.fault(begin.number(), None, "a header that is not the first line");
+        }
+        if let Some(why) = &header.fault {
+            self.fault(begin.number(), None, format!("the header is not as it was written: {why}"));
+        }
+        self.header.get_or_insert(header);
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, begin: Begin, noted: Noted) {
+        let number = noted.number;
+        if self.stand.last > 0 {
+            self.fault(begin.number(), None, format!("checkpoint {number} stands among the places"));
+        }
+        if number <= self.checkpoints.last().map_or(0, |last| last.number) {
+            self.fault(begin.number(), None, format!("checkpoint {number} is there twice, or out of order"));
+        } else {
+            self.checkpoints.push(noted);
+        }
+    }
+
+    fn place(&mut self, begin: Begin, entry: &Entry) {
+        let (sequence, last) = (entry.sequence(), self.stand.last);
+        let what = match self.stand.judge(sequence) {
+            Judged::After(_) => {
+                self.miss(begin.number(), last + 1..sequence);
+                self.mark(begin, entry);
+                self.stand.take(sequence);
+                self.tree.push(entry.leaf());
+                return;
+            }
+            Judged::Again if self.is_in_a_gap(sequence) => {
+                format!("sequence {sequence} is out of order: it comes after {last}")
+            }
+            Judged::Again => format!("sequence {sequence} is there twice"),
+            Judged::TooFar => format!("sequence {sequence} cannot be: it comes after {last}"),
+        };
+        self.fault(begin.number(), Some(sequence), what);
+    }
+
+    fn is_in_a_gap(&self, sequence: u64) -> bool {
+        let at = self.gaps.partition_point(|gap| gap.end <= sequence);
+        self.gaps.get(at).is_some_and(|gap| gap.contains(&sequence))
+    }
+
+    /// Takes note of places that are not there.
+    fn miss(&mut self, line: u64, gap: Range<u64>) {
+        if gap.is_empty() {
+            return;
+        }
+        let (first, last) = (gap.start, gap.end - 1);
+        let what = if first == last {
+            format!("sequence {first} is missing")
+        } else {
+            format!("sequences {first} to {last} are missing")
+        };
+        self.fault(line, Some(first), what);
+        self.tree.extend(gap.clone().map(|sequence| Statement::hole(sequence).leaf()));
+        if self.gaps.len() < MOST_FAULTS {
+            self.gaps.push(gap);
+        }
+    }
+
+    fn mark(&mut self, begin: Begin, entry: &Entry) {
+        let last = self.marks.last().map(|mark| mark.begin.before);
+        if let Entry::Message(raw) = entry
+            && last.is_none_or(|last| begin.before - last >= MARK_EVERY)
+        {
+            self.marks.push(Mark { begin, stand: self.stand, time_ns: raw.time_ns });
+        }
+    }
+
+    fn fault(&mut self, line: u64, sequence: Option<u64>, what: impl Into<String>) {
+        if self.faults.len() < MOST_FAULTS {
+            let mut what = what.into();
+            if let Some((end, _)) = what.char_indices().nth(LONGEST_FAULT) {
+                what.truncate(end);
+                what.push('…');
+                what.shrink_to_fit();
+            }
+            self.faults.push(Fault { line, sequence, what });
+        } else {
+            self.more_faults += 1;
+        }
+    }
+
+    /// The whole, after so many lines.
+    pub(super) fn finish(mut self, lines: u64) -> anyhow::Result<Opened> {
+        if !self.recognised {
+            bail!("it is no export of a log: no line of it is one of `tidings audit export`");
+        }
+        if self.header.is_none() {
+            self.fault(1, None, "the header is missing");
+        }
+        let last_sequence = self.last_sequence();
+        self.miss(lines, self.stand.last + 1..last_sequence + 1);
+        let said = self.header.as_ref().and_then(|header| header.last_sequence);
+        if let Some(said) = said.filter(|said| *said != last_sequence) {
+            self.fault(
+                1,
+                None,
+                format!("the header says that the last sequence is {said}; it is {last_sequence}"),
+            );
+        }
+        let root = self.tree.root();
+        match self.end.take() {
+            None => self.fault(lines, None, "the end line is missing: the tail of the file is cut off"),
+            Some(said) if said.end != last_sequence => {
+                let what = format!(
+                    "the end line says that the last sequence is {}; it is {last_sequence}",
+                    said.end
+                );
+                self.fault(lines, None, what);
+            }
+            Some(said) if said.root != root => {
+                let what = format!("the end line has the root {}; that of the places is {root}", said.root);
+                self.fault(lines, None, what);
+            }
+            Some(_) => {}
+        }
+        let head = Head { epoch: self.epoch(), last_sequence };
+        let Self { checkpoints, marks, faults, more_faults, .. } = self;
+        Ok(Opened { head, root, checkpoints, marks, faults, more_faults })
+    }
+
+    /// What the header and the end line agree on, or the one of them that is there; else the last place that is there.
+    fn last_sequence(&self) -> u64 {
+        let header = self.header.as_ref().and_then(|header| header.last_sequence);
+        let said = match (header, self.end.as_ref().map(|end| end.end)) {
+            (Some(header), Some(end)) if header != end => None,
+            (header, end) => header.or(end),
+        };
+        let believed =
+            |said: &u64| *said == self.stand.last || matches!(self.stand.judge(*said), Judged::After(_));
+        said.filter(believed).unwrap_or(self.stand.last)
+    }
+
+    /// The header's, or that of the newest checkpoint.
+    fn epoch(&self) -> Epoch {
+        let of_checkpoint = |noted: &Noted| {
+            let note: Note = noted.text.parse().ok()?;
+            let checkpoint: Checkpoint = note.text().parse().ok()?;
+            Some(checkpoint.epoch)
+        };
+        let of_header = self.header.as_ref().and_then(|header| header.epoch);
+        let known = of_header.or_else(|| self.checkpoints.iter().rev().find_map(of_checkpoint));
+        // A log that was made when no log could be: no checkpoint and nothing kept is of it.
+        known.unwrap_or(Epoch::from_unix_ns(0))
+    }
+}
