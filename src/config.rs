@@ -19,7 +19,8 @@ use crate::push::session::Limits;
 use crate::submit::outbox::Bounds;
 pub use admin::Admin;
 pub use audit::{
-    Audit, Check, CheckFormat, Prove, Replay, ReplayFormat, State, StateFormat, Verify, VerifyFormat,
+    Audit, Check, CheckFormat, Export, LogFrom, Prove, Replay, ReplayFormat, State, StateFormat, Verify,
+    VerifyFormat,
 };
 pub use checkpoints::Checkpoints;
 

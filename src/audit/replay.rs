@@ -2,14 +2,16 @@
 
 use std::io::Write;
 
+use fluent_uri::UriRef;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
 use super::source::Source;
 use super::terminal::{Column, Table, json_line};
-use crate::domain::{Channel, Event, Kind, Recorded, UserId};
+use crate::domain::{BroadcastId, Channel, Event, Kind, Recorded, UserId};
 use crate::log::RawMessage;
 use crate::log::envelope::{Decoded, Skipped, attribute, decode, trace_of};
-use crate::log::epoch::rfc3339;
+use crate::log::epoch::{parse_rfc3339, rfc3339};
 use crate::log::names::Subject;
 use crate::log::reader::Entry;
 use crate::log::trace::TRACEPARENT;
@@ -19,12 +21,18 @@ use crate::log::trace::TRACEPARENT;
 pub struct Filter {
     /// From this sequence on.
     pub from: u64,
+    /// Up to this sequence and including it.
+    pub to: Option<u64>,
     /// Recorded at this moment or later, in nanoseconds since 1970-01-01T00:00:00Z.
     pub since_ns: Option<i64>,
+    /// Recorded at this moment or before.
+    pub until_ns: Option<i64>,
     /// Of this channel.
     pub channel: Option<Channel>,
     /// Of this type.
     pub event_type: Option<String>,
+    /// About this broadcast.
+    pub broadcast: Option<BroadcastId>,
     /// That this user caused or is part of.
     pub user: Option<UserId>,
 }
@@ -39,8 +47,18 @@ impl Filter {
         Ok(self.from.max(by_time))
     }
 
+    /// Up to where a log that ends at `head` has to be read: the earlier one of the sequence and the moment.
+    async fn end(&self, source: &Source, head: u64) -> anyhow::Result<u64> {
+        let by_time = match self.until_ns {
+            Some(until) => source.last_before(until.saturating_add(1)).await?,
+            None => head,
+        };
+        Ok(self.to.unwrap_or(head).min(by_time).min(head))
+    }
+
     fn wants_time(&self, raw: &RawMessage) -> bool {
         self.since_ns.is_none_or(|since| raw.time_ns >= since)
+            && self.until_ns.is_none_or(|until| raw.time_ns <= until)
     }
 
     fn wants(&self, raw: &RawMessage, event: &Event) -> bool {
@@ -49,6 +67,7 @@ impl Filter {
         let kind = attribute(raw, "type");
         self.channel.as_ref().is_none_or(|wanted| channel == Some(wanted))
             && self.event_type.as_ref().is_none_or(|wanted| kind.as_ref() == Some(wanted))
+            && self.broadcast.is_none_or(|wanted| event.broadcast_id() == wanted)
             && self.user.as_ref().is_none_or(|wanted| involves(event, wanted))
     }
 }
@@ -96,24 +115,39 @@ impl Form {
     }
 }
 
-/// Prints the events up to the end that the log has now.
+/// Prints the events up to the end that the log has now. `progress` hears how far it is, and to where it goes.
 pub async fn replay(
     source: &Source,
     filter: &Filter,
     form: Form,
     out: &mut impl Write,
     note: &mut impl FnMut(String),
+    mut progress: impl FnMut(u64, u64),
 ) -> anyhow::Result<()> {
     let head = source.head().await?.last_sequence;
-    let from = filter.start(source).await?;
+    let (from, to) = (filter.start(source).await?, filter.end(source, head).await?);
+    let mut printed = false;
     out.write_all(form.heading().as_bytes())?;
-    let print = |entry| {
+    let print = |entry: Entry| {
         if let Some(line) = told(&entry, filter, form, note) {
             out.write_all(line.as_bytes())?;
+            printed = true;
         }
+        progress(entry.sequence(), to);
         Ok(())
     };
-    source.each_entry(from, head, print).await
+    source.each_entry(from, to, print).await?;
+    if !printed {
+        note(match head {
+            0 => "the log is empty".to_owned(),
+            _ if from > head => format!("nothing is there to print: the log ends at sequence {head}"),
+            _ if from > to => {
+                format!("nothing is there to print: it would begin at sequence {from} and end at {to}")
+            }
+            _ => format!("no event from sequence {from} to {to} is what was asked for"),
+        });
+    }
+    Ok(())
 }
 
 /// The line for one place of the log, when it is asked for. What is passed over is said in a note.
@@ -144,8 +178,9 @@ pub(super) fn told(
 /// was overtaken, and the trace of the request.
 fn cloud_event(raw: &RawMessage, late: bool) -> Value {
     let names = ["specversion", "id", "type", "source", "time", "subject", "datacontenttype", "dataschema"];
+    let said = |name: &str| attribute(raw, name).and_then(|value| allowed(name, value));
     let mut event: Map<String, Value> =
-        names.into_iter().filter_map(|name| Some((name.to_owned(), attribute(raw, name)?.into()))).collect();
+        names.into_iter().filter_map(|name| Some((name.to_owned(), said(name)?.into()))).collect();
     // The extension `sequence` of CloudEvents sorts as text.
     event.insert("sequence".to_owned(), format!("{:020}", raw.sequence).into());
     event.insert("recordedtime".to_owned(), rfc3339(raw.time_ns).into());
@@ -157,6 +192,22 @@ fn cloud_event(raw: &RawMessage, late: bool) -> Value {
     }
     event.insert("data".to_owned(), serde_json::from_slice(&raw.body).unwrap_or_else(|_| json!(null)));
     Value::Object(event)
+}
+
+/// An attribute as CloudEvents allow it. Not every event that is understood came from a replica: what others wrote into
+/// its optional attributes is left out where no reader would take it, and a source that is no URI reference becomes one.
+fn allowed(name: &str, value: String) -> Option<String> {
+    match name {
+        "source" if value.is_empty() => Some("/".to_owned()),
+        "source" if UriRef::parse(value.as_str()).is_err() => {
+            Some(utf8_percent_encode(&value, NON_ALPHANUMERIC).to_string())
+        }
+        "time" => {
+            let separated = value.as_bytes().get(10) == Some(&b'T');
+            (separated && parse_rfc3339(&value).is_ok()).then_some(value)
+        }
+        _ => Some(value).filter(|value| !value.is_empty()),
+    }
 }
 
 fn cells(recorded: &Recorded) -> [String; COLUMNS.len()] {
@@ -204,6 +255,25 @@ mod tests {
             event,
         };
         Table { columns: &COLUMNS, width: 0 }.row(&cells(&recorded))
+    }
+
+    #[test]
+    fn attributes_that_no_reader_of_cloudevents_would_take_are_not_passed_on() {
+        for (name, value, passed) in [
+            ("source", "/tidings/r1", Some("/tidings/r1")),
+            ("source", "https://example.org/a?b#c", Some("https://example.org/a?b#c")),
+            ("source", "", Some("/")),
+            ("source", "a b<é>", Some("a%20b%3C%C3%A9%3E")),
+            ("time", "2026-01-15T09:01:00.500Z", Some("2026-01-15T09:01:00.500Z")),
+            ("time", "2026-01-15T09:01:00+02:00", Some("2026-01-15T09:01:00+02:00")),
+            ("time", "2026-01-15x09:01:00Z", None),
+            ("time", "yesterday", None),
+            ("time", "", None),
+            ("subject", "creator/1", Some("creator/1")),
+            ("subject", "", None),
+        ] {
+            assert_eq!(allowed(name, value.to_owned()).as_deref(), passed, "{name}: {value}");
+        }
     }
 
     #[test]

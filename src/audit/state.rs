@@ -33,9 +33,15 @@ pub struct StateAt {
 
 /// Folds the log up to and including a sequence.
 pub async fn state_at(source: &Source, at: u64) -> anyhow::Result<StateAt> {
+    fold_up_to(source, at, |_| {}).await
+}
+
+/// The same; `progress` hears how far it is.
+pub async fn fold_up_to(source: &Source, at: u64, mut progress: impl FnMut(u64)) -> anyhow::Result<StateAt> {
     let mut folded = StateAt::default();
-    let fold = |entry| {
+    let fold = |entry: Entry| {
         folded.fold(&entry);
+        progress(entry.sequence());
         Ok(())
     };
     source.each_entry(1, at, fold).await?;

@@ -1,28 +1,39 @@
 //! `audit`: reads the log and nothing else.
 
+mod export;
 mod keys;
 mod proof;
 mod verify;
 
+use std::fs;
 use std::io::{BufWriter, IsTerminal as _, Write as _, stderr, stdout};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::bail;
 
+use super::progress::Progress;
 use super::stdout::{Writer, abandoned};
 use super::{connect_to_look, print};
+use crate::audit::export::Export;
 use crate::audit::follow::follow;
 use crate::audit::replay::{Filter, Form, replay};
 use crate::audit::source::Source;
-use crate::audit::state::state_at;
+use crate::audit::state::fold_up_to;
 use crate::audit::terminal::{json_pages, printable};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{Audit, Replay, ReplayFormat, State, StateFormat};
+use crate::config::{Audit, LogFrom, Replay, ReplayFormat, State, StateFormat};
 use crate::log::EventLog;
 use crate::log::connection::Connection;
 use crate::log::jetstream::JetStreamLog;
+use crate::log::provision;
+use crate::notary::checkpoint::Signed;
+use crate::notary::note::PublicKey;
+use crate::notary::stream::{Checkpoints, Noted};
 use crate::shutdown::Shutdown;
+
+/// How many faults of a file are worth a note.
+const FAULTS_SAID: usize = 10;
 
 /// The width of a table where no terminal says how wide it is.
 const TABLE_WIDTH: usize = 120;
@@ -32,10 +43,77 @@ pub(super) async fn run(command: Audit) -> anyhow::Result<ExitCode> {
         Audit::Replay(options) => print_replay(options).await?,
         Audit::State(options) => print_state(options).await?,
         Audit::Verify(options) => return verify::run(options).await,
+        Audit::Export(options) => export::run(options).await?,
         Audit::Prove(options) => proof::prove(options).await?,
         Audit::Check(options) => return proof::check(&options),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A log that was found where an auditor said.
+struct Opened {
+    source: Source,
+    /// The exported file, if it is in one.
+    file: Option<Arc<Export>>,
+    /// How NATS is reached, if it is there.
+    connection: Option<Connection>,
+}
+
+impl Opened {
+    /// Opens the file that is named, or connects.
+    async fn of(from: &LogFrom) -> anyhow::Result<Self> {
+        let Some(path) = &from.file else {
+            let connection = connect_to_look(&from.nats).await?;
+            let source = Source::Log(log_behind(&connection));
+            return Ok(Self { source, file: None, connection: Some(connection) });
+        };
+        let progress = Progress::over(fs::metadata(path).map_or(0, |found| found.len()));
+        let file = Arc::new(Export::open(path, |bytes| progress.at(bytes))?);
+        Ok(Self { source: Source::File(file.clone()), file: Some(file), connection: None })
+    }
+
+    /// Everything that was signed of it. Ask before you ask the log where it ends: it is not signed beyond that, then.
+    async fn checkpoints(&self) -> anyhow::Result<Vec<Noted>> {
+        if let Some(file) = &self.file {
+            return Ok(file.checkpoints().to_vec());
+        }
+        let Some(connection) = &self.connection else { return Ok(Vec::new()) };
+        match Checkpoints::find(provision::context(&connection.client)).await? {
+            Some(checkpoints) => checkpoints.all().await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The newest checkpoint of it that one of these keys has signed; without any keys, that anybody has.
+    async fn newest_signed(&self, trusted: &[PublicKey]) -> anyhow::Result<Option<Signed>> {
+        let epoch = self.source.head().await?.epoch;
+        if let Some(file) = &self.file {
+            let read = |noted: &Noted| Signed::read(&noted.text, trusted).ok();
+            let mut signed = file.checkpoints().iter().rev().filter_map(read);
+            return Ok(signed.find(|signed| signed.checkpoint.epoch == epoch));
+        }
+        let Some(connection) = &self.connection else { return Ok(None) };
+        match Checkpoints::find(provision::context(&connection.client)).await? {
+            Some(checkpoints) => checkpoints.newest_of(epoch, trusted).await,
+            None => Ok(None),
+        }
+    }
+}
+
+/// The same, with a note about each thing that is wrong with a file, as far as that is of use to people.
+async fn opened(from: &LogFrom) -> anyhow::Result<Opened> {
+    let opened = Opened::of(from).await?;
+    if let (Some(file), Some(path)) = (&opened.file, &from.file) {
+        let name = path.display();
+        for fault in file.faults().iter().take(FAULTS_SAID) {
+            note(format!("{name}: {fault}"));
+        }
+        let more = file.faults().len().saturating_sub(FAULTS_SAID) as u64 + file.more_faults();
+        if more > 0 {
+            note(format!("{name}: {more} faults more; `tidings audit verify --file` names them"));
+        }
+    }
+    Ok(opened)
 }
 
 fn log_behind(connection: &Connection) -> Arc<dyn EventLog> {
@@ -49,7 +127,7 @@ fn note(line: String) {
 }
 
 async fn print_replay(options: Replay) -> anyhow::Result<()> {
-    let connection = connect_to_look(&options.nats).await?;
+    let opened = opened(&options.from).await?;
     let form = match options.format {
         ReplayFormat::Auto if stdout().is_terminal() => Form::Table(table_width()),
         ReplayFormat::Table => Form::Table(table_width()),
@@ -57,16 +135,23 @@ async fn print_replay(options: Replay) -> anyhow::Result<()> {
     };
     let filter = Filter {
         from: options.from_seq,
+        to: options.to_seq,
         since_ns: options.since.map(|since| since.as_unix_ns(SystemClock.now())),
+        until_ns: options.until.map(|until| until.as_unix_ns(SystemClock.now())),
         channel: options.channel,
         event_type: options.event_type,
         user: options.user,
+        broadcast: options.broadcast,
     };
-    if options.follow {
+    if let Some(connection) = opened.connection.filter(|_| options.follow) {
         return print_as_it_grows(connection, &filter, form).await;
     }
     let mut out = BufWriter::new(stdout().lock());
-    replay(&Source::Log(log_behind(&connection)), &filter, form, &mut out, &mut note).await?;
+    // What is printed on a terminal shows by itself how far it is.
+    let progress = if stdout().is_terminal() { Progress::hidden() } else { Progress::over(0) };
+    let told = |sequence, of| progress.at_of(sequence, of);
+    let mut said = |line: String| progress.note(&line);
+    replay(&opened.source, &filter, form, &mut out, &mut said, told).await?;
     Ok(out.flush()?)
 }
 
@@ -84,9 +169,11 @@ async fn print_as_it_grows(connection: Connection, filter: &Filter, form: Form) 
 }
 
 async fn print_state(options: State) -> anyhow::Result<()> {
-    let source = Source::Log(log_behind(&connect_to_look(&options.nats).await?));
+    let source = opened(&options.from).await?.source;
     let at = sequence_at(&source, &options).await?;
-    let state = state_at(&source, at).await?;
+    let progress = Progress::over(at);
+    let state = fold_up_to(&source, at, |sequence| progress.at(sequence)).await?;
+    drop(progress);
     let table = match options.format {
         StateFormat::Auto => stdout().is_terminal(),
         StateFormat::Table => true,

@@ -5,6 +5,7 @@ mod audit;
 mod data_dir;
 mod diagnostics;
 mod keys;
+mod progress;
 mod serve;
 mod stdout;
 
@@ -15,7 +16,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tracing::error;
 
-use crate::config::{Cli, Command, Contract, LogFormat, Nats};
+use crate::config::{Cli, Command, Contract, LogFormat, LogFrom, Nats};
 use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::log::connection::{Connection, connect};
 use crate::log::embedded;
@@ -23,6 +24,10 @@ use crate::log::embedded;
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
     let matches = Cli::command().get_matches();
+    let audit = matches.subcommand_matches("audit").and_then(|audit| audit.subcommand());
+    if let Some(conflict) = audit.and_then(|(_, options)| LogFrom::conflict(options)) {
+        conflict.exit();
+    }
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Command::NatsChild { binary, arguments } = &cli.command {
         return fail(&embedded::exec_child(binary, arguments));

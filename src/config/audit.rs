@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Error, Subcommand, ValueEnum};
 
 use super::Nats;
 use crate::audit::moment::Moment;
@@ -14,25 +16,48 @@ Examples:
   tidings audit replay --since 2026-11-25T02:43:00Z --channel creator --format table
   tidings audit replay --follow --type broadcast.acknowledged | jq .data
   tidings audit replay --type broadcast.created | jq .data.message
+  tidings audit replay --from-seq 100 --to-seq 200 --user ann
+  tidings audit replay --since 2026-11-25T02:00:00Z --until 2026-11-25T03:00:00Z
+  tidings audit replay --broadcast 019bc0e2-fed4-7675-b65a-96a26fc973f9
+  tidings audit replay --file log.ndjson --type broadcast.cleared
 
-NDJSON is one CloudEvent a line. What is passed over is said on stderr.";
+All of the options together say what is asked for. NDJSON is one CloudEvent a line. What is passed over is said on \
+stderr, and so is it when nothing was there to print.
+
+Exit codes: 0 done, also when there was nothing to print; 1 the log cannot be read; 2 wrong arguments.";
 
 const STATE_EXAMPLES: &str = "\
 Examples:
   tidings audit state --at-seq 42
   tidings audit state --at 2026-11-25T02:43:00Z
-  tidings audit state --at 15m | jq .at_sequence";
+  tidings audit state --at 15m | jq .at_sequence
+  tidings audit state --file log.ndjson --at-seq 42
+
+Exit codes: 0 done; 1 the log cannot be read, or does not go so far; 2 wrong arguments.";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  tidings audit export log.ndjson
+  tidings audit verify --file log.ndjson --key checkpoint.pub
+  tidings audit export - | zstd > log.ndjson.zst
+
+A line of JSON each: a header, every checkpoint, every place of the log with all headers, and an end with the root of \
+the Merkle tree. What is added to the log meanwhile is not part of it. The file is written as FILE.part, synced and then \
+renamed: a file of that name is whole. What went to stdout is whole when it has its end line.
+
+Exit codes: 0 exported; 1 it cannot be done, and no file of that name was written; 2 wrong arguments.";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
   tidings audit verify
   tidings audit verify --key checkpoint.pub --known kept.json
   tidings audit verify --format ndjson | jq 'select(.finding)'
+  tidings audit verify --file log.ndjson --key checkpoint.pub
 
 Looked at: gaps and lost messages; each event's headers and body by their schemas; that headers, subject and body agree; the
 acknowledgements under each event's root; the guard that each event was appended under; the order of each channel's life;
 each checkpoint's signature, and the root that it signs; the root that you kept; the digest of each live replica; the KV
-mirror. Each finding is a line. With --known, a log that is as it should be is kept in mind for the next time: what was
+mirror. An exported file is held to its own form instead of to replicas and the mirror. Each finding is a line. With --known, a log that is as it should be is kept in mind for the next time: what was
 verified once cannot be changed or cut off unseen.
 
 Exit codes: 0 nothing was found; 1 something was found, or the log cannot be read; 2 wrong arguments.";
@@ -41,13 +66,16 @@ const PROVE_EXAMPLES: &str = "\
 Examples:
   tidings audit prove --broadcast 0198c5a0-1111-7222-8333-444455556666 --user 42 --out 42.tlog-proof
   tidings audit prove --broadcast 0198c5a0-1111-7222-8333-444455556666 --out announced.tlog-proof
+  tidings audit prove --broadcast 0198c5a0-1111-7222-8333-444455556666 --user 42 --file log.ndjson
   tidings audit check 42.tlog-proof --key checkpoint.pub
 
 The file has everything that it takes to check it, but for the public key: no log, no network, and it stays true when the log
 grows. That of a user shows nothing of any other user. Its form is C2SP's tlog-proof.
 
 An event can be proven once it is in a signed checkpoint: after 1,000 events or a minute, unless replicas were told
-otherwise.";
+otherwise.
+
+Exit codes: 0 the proof is written; 1 it cannot be made, with the reason; 2 wrong arguments.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -78,23 +106,61 @@ pub enum Audit {
     /// Say what a proof proves, by its file and the public key alone.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(Check),
+    /// Write the whole log and its checkpoints into one file, which the other commands read with --file.
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(Export),
+}
+
+/// Where an auditor reads the log: on NATS, or in a file that was exported.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Where the log is")]
+pub struct LogFrom {
+    /// Read a file that `tidings audit export` wrote, and ask no NATS.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// The log itself.
+    #[command(flatten)]
+    pub nats: Nats,
+}
+
+impl LogFrom {
+    /// Why these arguments do not go together. A variable that is set for all commands is no reason: a flag wins.
+    pub fn conflict(matches: &ArgMatches) -> Option<Error> {
+        let said = |id: &str| {
+            matches.try_contains_id(id).is_ok_and(|there| there)
+                && matches.value_source(id) == Some(ValueSource::CommandLine)
+        };
+        let of_nats = ["nats", "nats_creds", "nats_tls_ca", "nats_tls_cert", "nats_tls_key"];
+        let other = of_nats.into_iter().find(|id| said(id)).filter(|_| said("file"))?;
+        let what = format!(
+            "--file reads a file and no NATS, so --{} cannot be used with it",
+            other.replace('_', "-")
+        );
+        Some(Error::raw(ErrorKind::ArgumentConflict, what + "\n"))
+    }
 }
 
 /// The options of `audit replay`.
 #[derive(Clone, Debug, Args)]
 pub struct Replay {
-    /// Where the log is.
-    #[command(flatten)]
-    pub nats: Nats,
-
     /// The first sequence to print.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub from_seq: u64,
+
+    /// The last sequence to print. Default: the log's last.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub to_seq: Option<u64>,
 
     /// Only events that the log recorded at this moment or later, by JetStream's clock: a time such as
     /// `2026-11-25T02:43:00Z` (RFC 3339), or how long ago, such as `15m` or `2h`. With --from-seq, the later start wins.
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
+
+    /// Only events that the log recorded at this moment or before, said in the same way. With --to-seq, the earlier end
+    /// wins.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<Moment>,
 
     /// Only events of this channel.
     #[arg(long, value_name = "NAME")]
@@ -108,14 +174,22 @@ pub struct Replay {
     #[arg(long, value_name = "USER")]
     pub user: Option<UserId>,
 
+    /// Only what became of this broadcast: created, acknowledged, cleared.
+    #[arg(long, value_name = "ID")]
+    pub broadcast: Option<BroadcastId>,
+
     /// Print what is there, then what is added, until it is interrupted. It waits while NATS is away. (The NATS that a
     /// replica runs for itself comes back elsewhere when that replica is started again.)
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["file", "to_seq", "until"])]
     pub follow: bool,
 
     /// How to print.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub format: ReplayFormat,
+
+    /// Where the log is.
+    #[command(flatten)]
+    pub from: LogFrom,
 }
 
 /// How `audit replay` prints.
@@ -132,10 +206,6 @@ pub enum ReplayFormat {
 /// The options of `audit state`.
 #[derive(Clone, Debug, Args)]
 pub struct State {
-    /// Where the log is.
-    #[command(flatten)]
-    pub nats: Nats,
-
     /// The last sequence to count in. Default: the log's last.
     #[arg(long, value_name = "N")]
     pub at_seq: Option<u64>,
@@ -148,6 +218,10 @@ pub struct State {
     /// How to print.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub format: StateFormat,
+
+    /// Where the log is.
+    #[command(flatten)]
+    pub from: LogFrom,
 }
 
 /// How `audit state` prints.
@@ -164,12 +238,8 @@ pub enum StateFormat {
 /// The options of `audit verify`.
 #[derive(Clone, Debug, Args)]
 pub struct Verify {
-    /// Where the log is.
-    #[command(flatten)]
-    pub nats: Nats,
-
     /// A public key that signs checkpoints, or a file with one or several, a line each. Default: the key of the data
-    /// directory's replica, if it has made one; else signatures are not looked at.
+    /// directory's replica, if it has made one and it is its log; else signatures are not looked at.
     #[arg(long, value_name = "KEY|FILE")]
     pub key: Vec<String>,
 
@@ -181,6 +251,10 @@ pub struct Verify {
     /// How to print.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub format: VerifyFormat,
+
+    /// Where the log is.
+    #[command(flatten)]
+    pub from: LogFrom,
 }
 
 /// How `audit verify` prints.
@@ -197,10 +271,6 @@ pub enum VerifyFormat {
 /// The options of `audit prove`.
 #[derive(Clone, Debug, Args)]
 pub struct Prove {
-    /// Where the log is.
-    #[command(flatten)]
-    pub nats: Nats,
-
     /// The broadcast.
     #[arg(long, value_name = "ID")]
     pub broadcast: BroadcastId,
@@ -214,9 +284,13 @@ pub struct Prove {
     pub out: Option<PathBuf>,
 
     /// The public key that must have signed, or a file with one or several, a line each. Default: the key of the data
-    /// directory's replica, if it has made one; else whoever signed.
+    /// directory's replica, if it has made one and it is its log; else whoever signed.
     #[arg(long, value_name = "KEY|FILE")]
     pub key: Vec<String>,
+
+    /// Where the log is.
+    #[command(flatten)]
+    pub from: LogFrom,
 }
 
 /// The options of `audit check`.
@@ -243,4 +317,20 @@ pub enum CheckFormat {
     Text,
     /// An object.
     Json,
+}
+
+/// The options of `audit export`.
+#[derive(Clone, Debug, Args)]
+pub struct Export {
+    /// The file to write; `-` is stdout.
+    #[arg(value_name = "FILE")]
+    pub out: PathBuf,
+
+    /// Write over a file of that name.
+    #[arg(long)]
+    pub force: bool,
+
+    /// Where the log is.
+    #[command(flatten)]
+    pub nats: Nats,
 }

@@ -50,10 +50,18 @@ async fn replay_prints_what_is_asked_for_in_the_order_of_the_log() {
     post(&replica, "creator", "/clear", "bob", json!({})).await; // 5
     post(&replica, "creator", "", "ann", json!({"message": "three"})).await; // 6
 
-    let all: [(&[&str], &[u64]); 10] = [
+    let (one, two) = (first.as_str().unwrap(), second.as_str().unwrap());
+    let all: [(&[&str], &[u64]); 17] = [
         (&[], &[1, 2, 3, 4, 5, 6]),
         (&["--from-seq", "4"], &[4, 5, 6]),
         (&["--from-seq", "7"], &[]),
+        (&["--to-seq", "3"], &[1, 2, 3]),
+        (&["--to-seq", "9"], &[1, 2, 3, 4, 5, 6]),
+        (&["--from-seq", "2", "--to-seq", "4"], &[2, 3, 4]),
+        (&["--from-seq", "5", "--to-seq", "4"], &[]),
+        (&["--broadcast", one], &[1, 3, 5]),
+        (&["--broadcast", two, "--type", "broadcast.acknowledged"], &[4]),
+        (&["--broadcast", one, "--user", "bob", "--to-seq", "4"], &[]),
         (&["--channel", "forum"], &[2, 4]),
         (&["--channel", "nowhere"], &[]),
         (&["--type", "broadcast.created"], &[1, 2, 6]),
@@ -65,10 +73,43 @@ async fn replay_prints_what_is_asked_for_in_the_order_of_the_log() {
     for (options, sequences) in all {
         assert_eq!(replayed(&replica, options).await, sequences, "{options:?}");
     }
-    for wrong in [["--from-seq", "0"], ["--from-seq", "x"], ["--channel", "No"], ["--user", ""]] {
+    for wrong in [
+        ["--from-seq", "0"],
+        ["--from-seq", "x"],
+        ["--to-seq", "0"],
+        ["--until", "5"],
+        ["--broadcast", "5"],
+        ["--channel", "No"],
+        ["--user", ""],
+    ] {
         let output = replica.tidings(&[&["audit", "replay"], &wrong[..]].concat()).await;
         assert_eq!(output.status.code(), Some(2), "{wrong:?}");
         assert!(errors(&output).contains(wrong[0]), "{}", errors(&output));
+    }
+
+    for endless in [["--to-seq", "3"], ["--until", "1h"]] {
+        let output = replica.tidings(&[&["audit", "replay", "--follow"], &endless[..]].concat()).await;
+        assert_eq!(output.status.code(), Some(2), "{endless:?}");
+        assert!(errors(&output).contains(endless[0]), "{}", errors(&output));
+    }
+    for (options, said) in [
+        (&["--channel", "nosuch"][..], "no event from sequence 1 to 6 is what was asked for\n"),
+        (
+            &["--channel", "nosuch", "--from-seq", "3"],
+            "no event from sequence 3 to 6 is what was asked for\n",
+        ),
+        (&["--from-seq", "7"], "nothing is there to print: the log ends at sequence 6\n"),
+        (
+            &["--from-seq", "5", "--to-seq", "4"],
+            "nothing is there to print: it would begin at sequence 5 and end at 4\n",
+        ),
+        (&["--channel", "forum"], ""),
+    ] {
+        assert_eq!(
+            errors(&replica.tidings(&[&["audit", "replay"], options].concat()).await),
+            said,
+            "{options:?}"
+        );
     }
 
     let events = lines(&replica.tidings(&["audit", "replay"]).await);
@@ -247,6 +288,11 @@ async fn a_moment_of_the_log_is_before_or_after_each_event() {
     let second = rfc3339(times[1]);
     assert_eq!(replayed(&replica, &["--since", &second, "--from-seq", "4"]).await, [4, 5]);
     assert_eq!(replayed(&replica, &["--since", &second, "--from-seq", "1"]).await, [2, 3, 4, 5]);
+    assert_eq!(replayed(&replica, &["--until", &second]).await, [1, 2]);
+    assert_eq!(replayed(&replica, &["--until", &rfc3339(times[1] - 1)]).await, [1]);
+    assert_eq!(replayed(&replica, &["--until", "1h"]).await, [] as [u64; 0]);
+    assert_eq!(replayed(&replica, &["--since", &second, "--until", &rfc3339(times[3])]).await, [2, 3, 4]);
+    assert_eq!(replayed(&replica, &["--since", &second, "--until", "0s", "--to-seq", "3"]).await, [2, 3]);
 
     let to_come = replica.tidings(&["audit", "state", "--at", "2200-01-01T00:00:00Z"]).await;
     assert!(to_come.status.success() && errors(&to_come).contains("still to come"), "{}", errors(&to_come));

@@ -7,6 +7,8 @@ mod support;
 mod acknowledgements;
 mod api;
 mod audit;
+mod audit_export;
+mod audit_file;
 mod audit_follow;
 mod auditor;
 mod audit_http;

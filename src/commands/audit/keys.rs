@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 
 use crate::commands::data_dir::{CHECKPOINT_PUBLIC_KEY, read};
-use crate::config::Nats;
+use crate::config::LogFrom;
 use crate::notary::note::{PublicKey, SECRET};
 
 /// The keys that were named, each by itself or by a file with one or several, a line each.
@@ -30,9 +30,10 @@ pub(super) fn given(named: &[String]) -> anyhow::Result<Vec<PublicKey>> {
     Ok(keys)
 }
 
-/// The one that a replica with a NATS of its own has made for itself.
-pub(super) fn own(nats: &Nats) -> anyhow::Result<Vec<PublicKey>> {
-    let own = read(&nats.data_dir, CHECKPOINT_PUBLIC_KEY).filter(|_| nats.nats.is_empty());
+/// The one that a replica with a NATS of its own has made for itself, where it is that replica's log.
+pub(super) fn own(from: &LogFrom) -> anyhow::Result<Vec<PublicKey>> {
+    let is_its_log = from.file.is_none() && from.nats.nats.is_empty();
+    let own = read(&from.nats.data_dir, CHECKPOINT_PUBLIC_KEY).filter(|_| is_its_log);
     own.map(|key| key.parse().map_err(|why: String| anyhow!("in the data directory: {why}")))
         .into_iter()
         .collect()

@@ -9,33 +9,25 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::keys::{given, own};
-use super::log_behind;
+use super::opened;
 use crate::audit::proof::shown::{Says, What};
 use crate::audit::proof::{MAX_BYTES, Proof, Proven, of_source};
-use crate::audit::source::Source;
 use crate::audit::terminal::{json_line, printable};
-use crate::commands::{connect_to_look, print};
+use crate::commands::print;
 use crate::config::{Check, CheckFormat, Prove};
 use crate::domain::UserId;
 use crate::log::epoch::rfc3339;
-use crate::log::provision::context;
 use crate::notary::note::PublicKey;
-use crate::notary::stream::Checkpoints;
 
 /// Exit code of arguments that are wrong although they could be parsed.
 const WRONG_ARGUMENTS: u8 = 2;
 
 /// Writes a proof, once it is known to be one.
 pub(super) async fn prove(options: Prove) -> anyhow::Result<()> {
-    let keys = if options.key.is_empty() { own(&options.nats)? } else { given(&options.key)? };
-    let connection = connect_to_look(&options.nats).await?;
-    let source = Source::Log(log_behind(&connection));
-    let epoch = source.head().await?.epoch;
-    let newest = match Checkpoints::find(context(&connection.client)).await? {
-        Some(checkpoints) => checkpoints.newest_of(epoch, &keys).await?,
-        None => None,
-    };
-    let proof = of_source::prove(&source, newest, options.broadcast, options.user.as_ref()).await?;
+    let keys = if options.key.is_empty() { own(&options.from)? } else { given(&options.key)? };
+    let opened = opened(&options.from).await?;
+    let newest = opened.newest_signed(&keys).await?;
+    let proof = of_source::prove(&opened.source, newest, options.broadcast, options.user.as_ref()).await?;
     match options.out {
         Some(file) => {
             fs::write(&file, proof.to_string()).with_context(|| format!("writing {}", file.display()))

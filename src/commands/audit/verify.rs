@@ -6,37 +6,41 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::keys::{given, own};
-use super::{log_behind, note};
-use crate::audit::finding::Finding;
-use crate::audit::source::Source;
+use super::{Opened, note};
+use crate::audit::export::Export;
+use crate::audit::finding::{Finding, Kind};
 use crate::audit::terminal::json_line;
 use crate::audit::verify::{self, Evidence, Known, Verified, live, mirror};
 use crate::clock::{Clock as _, SystemClock};
-use crate::commands::{connect_to_look, print};
+use crate::commands::print;
+use crate::commands::progress::Progress;
 use crate::config::{Verify, VerifyFormat};
 use crate::log::provision;
-use crate::notary::stream::Checkpoints;
 
 /// Verifies, and says what was found; exit code 1 when anything was.
 pub(super) async fn run(options: Verify) -> anyhow::Result<ExitCode> {
-    let keys = if options.key.is_empty() { own(&options.nats)? } else { given(&options.key)? };
+    let keys = if options.key.is_empty() { own(&options.from)? } else { given(&options.key)? };
     let known = options.known.as_deref().map(Known::read).transpose()?.flatten();
-    let connection = connect_to_look(&options.nats).await?;
-    let context = provision::context(&connection.client);
-    let source = Source::Log(log_behind(&connection));
+    let opened = Opened::of(&options.from).await?;
+    let context = opened.connection.as_ref().map(|connection| provision::context(&connection.client));
     // Replicas are asked before the log is: they are never ahead of it, then.
-    let replicas = live::replicas(&context).await?;
-    let checkpoints = Checkpoints::find(context.clone()).await?;
-    let checkpoints = match &checkpoints {
-        Some(checkpoints) => checkpoints.all().await?,
+    let replicas = match &context {
+        Some(context) => live::replicas(context).await?,
         None => Vec::new(),
     };
-    let evidence = Evidence { checkpoints, keys, known, replicas };
+    let evidence = Evidence { checkpoints: opened.checkpoints().await?, keys, known, replicas };
 
     let mut output = Output::new(options.format);
-    let mut report = |finding: Finding| output.report(&finding);
-    let verified = verify::verify(&source, &evidence, |_| {}, &mut report).await?;
-    mirror::compare(&context, &verified, SystemClock.now(), &mut report).await?;
+    let progress = Progress::over(opened.source.head().await?.last_sequence);
+    let mut report = |finding: Finding| progress.beside(|| output.report(&finding));
+    if let Some(file) = &opened.file {
+        report_faults(file, &mut report);
+    }
+    let verified = verify::verify(&opened.source, &evidence, |at| progress.at(at), &mut report).await?;
+    if let Some(context) = &context {
+        mirror::compare(context, &verified, SystemClock.now(), &mut report).await?;
+    }
+    drop(progress);
     output.finish(&verified, &evidence)?;
     if output.findings > 0 {
         return Ok(ExitCode::FAILURE);
@@ -45,6 +49,16 @@ pub(super) async fn run(options: Verify) -> anyhow::Result<ExitCode> {
         verified.to_keep().write(file)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that is wrong with a file as a file.
+fn report_faults(file: &Export, report: &mut impl FnMut(Finding)) {
+    for fault in file.faults() {
+        report(Finding { kind: Kind::File, sequence: fault.sequence, what: fault.to_string() });
+    }
+    if file.more_faults() > 0 {
+        report(Finding::of_all(Kind::File, format!("{} faults more", file.more_faults())));
+    }
 }
 
 /// What is printed, and how much was found.

@@ -9,12 +9,14 @@ pub mod disk;
 pub mod events;
 pub mod link;
 pub mod log;
+pub mod memory;
 pub mod nats;
 pub mod raw;
 pub mod projecting;
 pub mod random;
 pub mod replica;
 pub mod request;
+pub mod terminal;
 pub mod wire;
 
 use std::future::Future;
