@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 #
 # Holds the interface descriptions, whole as a replica serves them, to their formats: OpenAPI by openapi-spec-validator,
-# AsyncAPI by AsyncAPI's own parser, both by spectral's rules, and a client generator must take OpenAPI.
+# AsyncAPI by AsyncAPI's own parser, both by spectral's rules, and a client generator must take OpenAPI. And holds what
+# `tidings audit replay` prints to the official schema of CloudEvents, by their JavaScript library, and to their Python one.
 #
 #   schemas/check.sh BINARY
 
@@ -12,13 +13,25 @@ python=$("$here/tools.sh" python)
 node=$("$here/tools.sh" node)
 
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+replica=
+trap 'if [[ $replica ]]; then kill "$replica"; wait "$replica" || true; fi; rm -rf "$folder"' EXIT
 for document in openapi asyncapi; do
     "$1" contract "$document" >"$folder/$document.yaml"
 done
 
 PYTHONPATH=$python python3 -m openapi_spec_validator "$folder/openapi.yaml"
 NODE_PATH=$node/node_modules node "$here/asyncapi.cjs" "$folder/asyncapi.yaml"
+# A replica with a NATS of its own, so that what is replayed is what one writes.
+server=$("$here/../nats/install.sh")
+"$1" serve --listen 127.0.0.1:0 --data-dir "$folder/data" --nats-server "$server" --drain-seconds 0 >"$folder/said" 2>&1 &
+replica=$!
+python3 "$here/announce.py" "$folder/data/http.url" || { cat "$folder/said" >&2; exit 1; }
+"$1" audit replay --data-dir "$folder/data" >"$folder/replica.ndjson"
+"$1" audit replay --file "$here/examples/export.ndjson" >"$folder/file.ndjson" 2>"$folder/said"
+events=("$here"/examples/cloudevent.*.json "$folder"/{replica,file}.ndjson)
+NODE_PATH=$node/node_modules node "$here/cloudevent.cjs" "${events[@]}"
+PYTHONPATH=$python python3 "$here/cloudevent.py" "${events[@]}"
+
 # Its overrides go by the name of the file beside the rules.
 cp "$here/spectral.yaml" "$folder"
 cd "$folder"

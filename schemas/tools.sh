@@ -2,9 +2,10 @@
 #
 # Installs what checks the interface descriptions, and prints the folder where it is:
 #
-#   schemas/tools.sh python    openapi-spec-validator, for PYTHONPATH; takes Python 3.11 or newer with pip
-#   schemas/tools.sh node      spectral, AsyncAPI's own parser and a client generator, in node_modules; takes Node 20 or
-#                              newer with npm
+#   schemas/tools.sh python    openapi-spec-validator and CloudEvents' own library, for PYTHONPATH; takes Python 3.11 or
+#                              newer with pip
+#   schemas/tools.sh node      spectral, AsyncAPI's own parser, a client generator and CloudEvents' own library, in
+#                              node_modules; takes Node 20 or newer with npm
 #
 # All of it is pinned. It goes to .tools/, in a folder named by what was asked for, so that a second time costs nothing
 # and a new version is installed beside the old one. Runs side by side do not disturb each other.
@@ -17,6 +18,7 @@ tools=$here/../.tools
 readonly packages=(
     @asyncapi/parser@3.6.6
     @stoplight/spectral-cli@6.16.3
+    cloudevents@10.0.0
     openapi-typescript@7.13.0
 )
 
