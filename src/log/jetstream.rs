@@ -6,18 +6,19 @@ use anyhow::{Context as _, anyhow};
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
-use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::{self, LastRawMessageErrorKind, RawMessageError, Stream};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{self, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, HeaderMap};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, future};
+use serde_json::json;
 
 use super::names::{LOG_STREAM, Subject};
 use super::provision::{Provision, context};
 use super::{
     AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, envelope,
-    looking,
+    looking, stored,
 };
 
 /// How often a silent consumer is asked for a sign of life; after about twice that it counts as gone.
@@ -138,21 +139,6 @@ fn raw(message: &async_nats::Message, sequence: u64, time: time::OffsetDateTime)
     }
 }
 
-/// What the leader answered about one message.
-fn stored(answer: Result<StreamMessage, RawMessageError>) -> Result<Option<RawMessage>, ReadError> {
-    match answer {
-        Ok(found) => Ok(Some(RawMessage {
-            sequence: found.sequence,
-            time_ns: nanoseconds(found.time),
-            subject: found.subject.to_string(),
-            headers: flatten(&found.headers),
-            body: found.payload,
-        })),
-        Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-        Err(error) => Err(away(error)),
-    }
-}
-
 pub(super) fn flatten(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut flat: Vec<_> = headers
         .iter()
@@ -208,19 +194,12 @@ impl EventLog for JetStreamLog {
     }
 
     fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
-        async move {
-            let stream = self.context.get_stream_no_info(LOG_STREAM).await.map_err(away)?;
-            stored(stream.get_raw_message(sequence).await)
-        }
-        .boxed()
+        async move { stored::get(&self.context, &json!({"seq": sequence})).await }.boxed()
     }
 
     fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
-        async move {
-            let stream = self.context.get_stream_no_info(LOG_STREAM).await.map_err(away)?;
-            stored(stream.get_first_raw_message_by_subject(">", sequence.max(1)).await)
-        }
-        .boxed()
+        async move { stored::get(&self.context, &json!({"seq": sequence.max(1), "next_by_subj": ">"})).await }
+            .boxed()
     }
 
     fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {

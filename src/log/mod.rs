@@ -16,6 +16,7 @@ pub mod merkle;
 pub mod names;
 pub mod provision;
 pub mod reader;
+mod stored;
 pub mod trace;
 
 use std::fmt;

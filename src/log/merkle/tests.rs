@@ -50,7 +50,7 @@ const LAST_TWO: &str = "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5
 const LAST_FOUR: &str = "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4";
 
 fn hex(hash: &Hash) -> String {
-    hash.0.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    hash.0.iter().fold(String::new(), |hex, byte| hex + format!("{byte:02x}").as_str())
 }
 
 #[test]
