@@ -21,6 +21,11 @@ pub const MAX_ACKS_PER_EVENT: usize = 1_000;
 
 /// The headers and the body under which an event is stored.
 pub fn encode(new: &NewEvent) -> serde_json::Result<(Vec<(&'static str, String)>, Bytes)> {
+    Ok((headers(new), new.event.to_json()?.into()))
+}
+
+/// The headers under which an event is stored.
+pub fn headers(new: &NewEvent) -> Vec<(&'static str, String)> {
     let id = new.id.to_string();
     let subject = format!("{}/{}", new.subject.channel(), new.event.broadcast_id());
     let mut headers = vec![
@@ -39,7 +44,7 @@ pub fn encode(new: &NewEvent) -> serde_json::Result<(Vec<(&'static str, String)>
     if let Event::Acknowledged(acknowledged) = &new.event {
         headers.extend(root_of(acknowledged).map(|root| (FACTS_ROOT, root.to_string())));
     }
-    Ok((headers, new.event.to_json()?.into()))
+    headers
 }
 
 /// The name of the JSON Schema of an event's body, as `schemas/` has it in `$id`.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::PublishMessage;
-use futures_util::FutureExt as _;
 use futures_util::future::join_all;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tempfile::TempDir;
 use tidings::log::connection::{Address, connect};
 use tidings::log::jetstream::JetStreamLog;
@@ -322,4 +323,24 @@ async fn an_older_server_is_a_clear_error_that_names_both_versions() {
     let Err(error) = connect(&address, "test").await else { panic!("it was taken") };
     let said = format!("{error:#}");
     assert!(said.contains("2.9.0") && said.contains("2.11"), "{said}");
+}
+
+#[tokio::test]
+async fn of_a_header_that_stands_there_twice_the_clients_own_get_loses_one_and_ours_none() {
+    let nats = Nats::start().await;
+    let (log, context) = (nats.log().await, nats.jetstream().await);
+    let mut headers = HeaderMap::new();
+    headers.append("x-note", "one");
+    headers.append("x-note", "two");
+    let sent = context.publish_with_headers("broadcasts.creator.other", headers, "x".into()).await.unwrap();
+    sent.await.unwrap();
+    let stream = context.get_stream(LOG_STREAM).await.unwrap();
+    let theirs = stream.get_raw_message(1).await.unwrap();
+    assert_eq!(theirs.headers.get_all("x-note").count(), 1, "the client keeps all: `log/stored.rs` can go");
+    let ours = log.get(1).await.unwrap().unwrap();
+    let notes = [("x-note", "one"), ("x-note", "two")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    assert_eq!(ours.headers, notes);
+    assert_eq!(log.first_from(1).await.unwrap().as_ref(), Some(&ours));
+    let delivered = log.follow(1).await.unwrap().next().await.unwrap().unwrap();
+    assert_eq!((delivered.leaf(), &delivered), (ours.leaf(), &ours), "however it comes");
 }

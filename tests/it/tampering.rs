@@ -225,7 +225,7 @@ async fn one_byte_anywhere_is_found() {
     found.names("checkpoint", "was changed");
     for at in 0..corpus.held.messages.len() {
         let found = corpus.resealed(true, |held| {
-            held.messages[at].body = [&held.messages[at].body[..], b" "].concat().into()
+            held.messages[at].body = [&held.messages[at].body[..], b" "].concat().into();
         });
         assert_eq!(found.code, Some(1), "a space more in {at}, by what was kept: {found:#?}");
     }

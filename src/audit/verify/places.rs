@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::schemas::Schemas;
 use crate::audit::finding::{Finding, Kind};
 use crate::domain::{Channel, Event, Recorded, Timestamp};
-use crate::log::envelope::{Skipped, attribute, encode};
+use crate::log::envelope::{Skipped, attribute, headers};
 use crate::log::facts::root_of;
 use crate::log::names::Subject;
 use crate::log::names::header::FACTS_ROOT;
@@ -81,8 +81,7 @@ fn envelope_faults(raw: &RawMessage, recorded: &Recorded) -> Option<Vec<String>>
         expected: None,
         trace: None,
     };
-    let (headers, _) = encode(&again).ok()?;
-    let differ = headers.into_iter().filter(|(name, value)| raw.header(name) != Some(value));
+    let differ = headers(&again).into_iter().filter(|(name, value)| raw.header(name) != Some(value));
     let differ = differ.map(|(name, expected)| {
         let found = raw.header(name).map_or_else(|| "absent".to_owned(), |found| format!("{found:?}"));
         format!("{name} is {found}; by its body and its subject it would be {expected:?}")
