@@ -1,7 +1,7 @@
 //! Tidings: one announcement to every connected user, on an event log that proves it.
 //!
 //! ```text
-//!  creators ──REST──►┐                                                  ┌──► tidings audit (replay, state, verify, export)
+//!  creators ──REST──►┐                                                  ┌──► tidings audit (replay, state, verify, prove, export)
 //!  users ────acks───►│ http ► submit: decide(state, command) ► append ─►│
 //!                    └─────────────────────────────────────────────┐    │
 //!                                                                  ▼    │

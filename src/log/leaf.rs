@@ -63,17 +63,11 @@ impl Statement {
 
     /// The bytes that are hashed.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(512);
-        put(&mut bytes, &self.sequence.to_be_bytes());
-        if let Some(message) = &self.message {
-            put(&mut bytes, &message.time_ns.to_be_bytes());
-            put(&mut bytes, message.subject.as_bytes());
-            for (name, value) in &message.headers {
-                put(&mut bytes, name.as_bytes());
-                put(&mut bytes, value.as_bytes());
-            }
-            put(&mut bytes, &message.body);
+        if let Some(Stated { time_ns, subject, headers, body }) = &self.message {
+            return bytes_of_message(self.sequence, *time_ns, subject, headers, body);
         }
+        let mut bytes = Vec::new();
+        put(&mut bytes, &self.sequence.to_be_bytes());
         bytes
     }
 
@@ -109,6 +103,35 @@ impl Stated {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
+}
+
+/// The leaf of a message: of its [`Statement`], without making one, since every event on every replica has one.
+pub(super) fn of_message(message: &RawMessage) -> Hash {
+    let headers = message.headers.iter().filter(|(name, _)| !name.starts_with(OF_NATS));
+    let mut headers: Vec<_> = headers.collect();
+    headers.sort();
+    let body = Sha256::digest(&message.body);
+    let RawMessage { sequence, time_ns, subject, .. } = message;
+    Hash::leaf(&bytes_of_message(*sequence, *time_ns, subject, headers, &body))
+}
+
+fn bytes_of_message<'a>(
+    sequence: u64,
+    time_ns: i64,
+    subject: &str,
+    headers: impl IntoIterator<Item = &'a (String, String)>,
+    body: &[u8],
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(768);
+    put(&mut bytes, &sequence.to_be_bytes());
+    put(&mut bytes, &time_ns.to_be_bytes());
+    put(&mut bytes, subject.as_bytes());
+    for (name, value) in headers {
+        put(&mut bytes, name.as_bytes());
+        put(&mut bytes, value.as_bytes());
+    }
+    put(&mut bytes, body);
+    bytes
 }
 
 /// Appends a part after its length.
@@ -163,6 +186,7 @@ mod tests {
             let mut other = message();
             change(&mut other);
             assert_ne!(other.leaf(), leaf, "{other:?}");
+            assert_eq!(other.leaf(), Statement::of(&other).leaf());
         }
         let mut same = message();
         same.headers.reverse();

@@ -28,7 +28,6 @@ use uuid::Uuid;
 
 use crate::domain::{Event, Timestamp};
 pub use epoch::Epoch;
-use leaf::Statement;
 use merkle::Hash;
 use names::Subject;
 pub use trace::TraceParent;
@@ -112,7 +111,7 @@ impl RawMessage {
 
     /// Its leaf in the Merkle tree. The reader also knows by it that the log under its cursor is still the same.
     pub fn leaf(&self) -> Hash {
-        Statement::of(self).leaf()
+        leaf::of_message(self)
     }
 }
 

@@ -133,6 +133,18 @@ async fn the_auditors_commands_work_with_the_auditors_login() {
         assert!(!theirs.stdout.is_empty() || arguments.contains(&"1s"));
         assert_eq!(String::from_utf8(theirs.stdout), String::from_utf8(ours.stdout), "{arguments:?}");
     }
+    let signed = async || world.replica.count("tidings_checkpoint_size").await;
+    eventually("all of it is signed", || async { signed().await == 9 }).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let id = world.replica.active("nobody").await["id"].as_str().unwrap().to_owned();
+    world.run(&["audit", "export", &file("log.ndjson")]).await;
+    world.run(&["audit", "prove", "--broadcast", &id, "--key", &key, "--out", &file("proof")]).await;
+    let check = std::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args(["audit", "check", &file("proof"), "--key", &key])
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{check:?}");
     // A login in the environment does not stand in the list of processes.
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
     command.args(["audit", "replay"]).env("TIDINGS_NATS", world.nats.url_of("auditor", "rotidua"));
