@@ -1,6 +1,7 @@
 //! Audit: what the log says, told from the log alone, with the server's own decoding and its own `evolve`.
 //!
-//! Nothing here asks another replica, and nothing is written.
+//! Replicas and the KV mirror are only held to it: what they say is never taken for what happened. Nothing is written but the
+//! auditor's own files.
 
 pub mod export;
 pub mod feed;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 
 use super::line::{self, Line};
 use super::lines::{Begin, Found, Lines};
-use super::opening::Opening;
+use super::opening::{Opened, Opening};
 use crate::audit::source::Head;
 use crate::audit::terminal::printable;
 use crate::log::merkle::Hash;
@@ -91,12 +91,7 @@ pub struct Export {
     path: PathBuf,
     file: File,
     stamp: Stamp,
-    pub(super) head: Head,
-    pub(super) root: Hash,
-    pub(super) checkpoints: Vec<Noted>,
-    pub(super) marks: Vec<Mark>,
-    pub(super) faults: Vec<Fault>,
-    pub(super) more_faults: u64,
+    known: Opened,
 }
 
 /// By what it is noticed that somebody writes into a file.
@@ -123,53 +118,43 @@ impl Export {
             at(begin.offset);
         }
         let lines = lines.next_begin().before;
-        let opened = opening.finish(lines).with_context(|| format!("reading {shown}"))?;
+        let known = opening.finish(lines).with_context(|| format!("reading {shown}"))?;
         let (path, stamp) = (path.to_owned(), stamp(&found));
-        let export = Self {
-            path,
-            file,
-            stamp,
-            head: opened.head,
-            root: opened.root,
-            checkpoints: opened.checkpoints,
-            marks: opened.marks,
-            faults: opened.faults,
-            more_faults: opened.more_faults,
-        };
+        let export = Self { path, file, stamp, known };
         export.require_unchanged()?;
         Ok(export)
     }
 
     /// Which log it is, and its last sequence: the header's, or the last one that is there when that cannot be.
     pub const fn head(&self) -> Head {
-        self.head
+        self.known.head
     }
 
     /// The root over all places, with holes for those that are not there.
     pub const fn root(&self) -> Hash {
-        self.root
+        self.known.root
     }
 
     /// Everything that stood in the stream of checkpoints.
     pub fn checkpoints(&self) -> &[Noted] {
-        &self.checkpoints
+        &self.known.checkpoints
     }
 
     /// What is wrong with the file, as it was noticed: the first thousand faults.
     pub fn faults(&self) -> &[Fault] {
-        &self.faults
+        &self.known.faults
     }
 
     /// How many more faults there are.
     pub const fn more_faults(&self) -> u64 {
-        self.more_faults
+        self.known.more_faults
     }
 
     /// The last sequence that was recorded before a moment, as the log itself would say; 0 when there is none. Times are
     /// taken to rise with the sequence.
     pub fn last_before(&self, moment_ns: i64) -> anyhow::Result<u64> {
         self.require_unchanged()?;
-        let mut walk = self.walk_from(self.marks.partition_point(|mark| mark.time_ns < moment_ns));
+        let mut walk = self.walk_from(self.known.marks.partition_point(|mark| mark.time_ns < moment_ns));
         let mut last = 0;
         while let Some(entry) = self.read(&mut walk)? {
             match entry {
@@ -190,8 +175,8 @@ impl Export {
         mut visit: impl FnMut(Entry) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         self.require_unchanged()?;
-        let to = to.min(self.head.last_sequence);
-        let mut walk = self.walk_from(self.marks.partition_point(|mark| mark.stand.last < from));
+        let to = to.min(self.known.head.last_sequence);
+        let mut walk = self.walk_from(self.known.marks.partition_point(|mark| mark.stand.last < from));
         let mut next = from.max(1);
         while next <= to {
             let found = self.read(&mut walk)?;
@@ -210,7 +195,8 @@ impl Export {
 
     /// From the last one of so many marks on.
     fn walk_from(&self, marks: usize) -> Walk<'_> {
-        let mark = marks.checked_sub(1).and_then(|last| self.marks.get(last)).copied().unwrap_or_default();
+        let mark =
+            marks.checked_sub(1).and_then(|last| self.known.marks.get(last)).copied().unwrap_or_default();
         Walk { lines: Lines::from(&self.file, mark.begin), stand: mark.stand }
     }
 

@@ -43,6 +43,7 @@ pub(super) struct Opening {
 }
 
 /// What is known of a file.
+#[derive(Debug)]
 pub(super) struct Opened {
     pub(super) head: Head,
     pub(super) root: Hash,
