@@ -3,6 +3,7 @@
 mod admin;
 mod audit;
 mod checkpoints;
+mod limits;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use audit::{
     VerifyFormat,
 };
 pub use checkpoints::Checkpoints;
+pub use limits::Limits as EdgeLimits;
 
 /// Room that the embedded server's store has beyond the log's own limit: the checkpoints, the KV buckets and the server's
 /// books.
@@ -150,6 +152,15 @@ pub enum Auth {
     Dev,
 }
 
+impl Auth {
+    /// Whether anybody can be anyone: then a limit for each of them bounds nothing.
+    pub const fn believes_everybody(self) -> bool {
+        match self {
+            Self::Dev => true,
+        }
+    }
+}
+
 /// How diagnostics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -237,6 +248,10 @@ pub struct Serve {
     #[arg(long, env = "TIDINGS_MAX_CONNECTIONS", default_value_t = 20_000, value_name = "N", value_parser = at_least_one())]
     pub max_connections: usize,
 
+    /// How much of this replica anyone may take.
+    #[command(flatten)]
+    pub limits: EdgeLimits,
+
     /// Bytes that a request's body may have.
     #[arg(long, env = "TIDINGS_MAX_BODY_BYTES", default_value_t = 32 * 1024, value_name = "BYTES")]
     pub max_body_bytes: usize,
@@ -287,6 +302,11 @@ impl Serve {
             messages_per_second: f64::from(self.messages_per_second),
             message_burst: f64::from(self.message_burst),
         }
+    }
+
+    /// How long an answer may take, all that it may have to wait for included.
+    pub fn answer_timeout(&self) -> Duration {
+        self.limits.request_timeout() + Duration::from_millis(self.append_timeout_ms)
     }
 
     /// How much the outbox takes.

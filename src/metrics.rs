@@ -74,6 +74,10 @@ pub struct Metrics {
     pub http_durations: DurationsBy<ByRoute>,
     /// Reads that wait for the sequence that they ask for.
     pub reads_waiting: Gauge,
+    /// TCP connections to this replica, whatever they are for.
+    pub sockets: Gauge,
+    /// TCP connections turned away, by the error's code.
+    pub sockets_refused: Family<ByReason, Counter>,
 
     /// How long each try of an append took, by what the log answered.
     pub append_durations: DurationsBy<ByOutcome>,
@@ -132,6 +136,8 @@ impl Default for Metrics {
             http_requests: Family::default(),
             http_durations: durations(),
             reads_waiting: Gauge::default(),
+            sockets: Gauge::default(),
+            sockets_refused: Family::default(),
             append_durations: durations(),
             ack_commit_size: Sizes::default(),
             ack_confirmation: Durations::default(),
@@ -212,6 +218,8 @@ impl Metrics {
             &self.http_durations,
         );
         add(r, "reads_waiting", "Reads that wait for the sequence that they ask for", &self.reads_waiting);
+        add(r, "sockets", "TCP connections to this replica", &self.sockets);
+        add(r, "sockets_refused", "TCP connections turned away, by error code", &self.sockets_refused);
         seconds(
             r,
             "append_duration",

@@ -1,5 +1,6 @@
 //! `serve`: prepares the ground that a replica stands on, has it run there, and tidies up.
 
+mod descriptors;
 mod running;
 
 use std::io::Write as _;
@@ -34,9 +35,10 @@ const BACKLOG: u32 = 4_096;
 const JOIN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Runs one replica until it is told to stop.
-pub(super) async fn serve(options: Serve) -> anyhow::Result<()> {
+pub(super) async fn serve(mut options: Serve) -> anyhow::Result<()> {
     require_safe_address(&options)?;
     require_a_ping_in_time(&options)?;
+    descriptors::fit(&mut options)?;
     let (begin_shutdown, shutdown) = Shutdown::listen()?;
     let (listener, url) = listen(options.listen)?;
     let data_dir = DataDir::take(&options.nats.data_dir)?;

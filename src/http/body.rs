@@ -4,6 +4,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::error::ApiError;
 use super::state::App;
@@ -18,7 +19,8 @@ impl FromRequest<App> for Body {
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let content_type =
             request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let bytes = Bytes::from_request(request, app).await.map_err(|rejection| {
+        let arriving = timeout(app.limits.request_timeout, Bytes::from_request(request, app));
+        let bytes = arriving.await.map_err(|_| ApiError::body_too_slow())?.map_err(|rejection| {
             if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
                 ApiError::body_too_large(app.limits.max_body_bytes)
             } else {

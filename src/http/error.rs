@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::sockets::Refused;
 use crate::audit::proof::Unprovable;
 use crate::audit::proof::of_replica::NoProof;
 use crate::domain::types::MAX_MESSAGE_CHARS;
@@ -40,6 +41,11 @@ impl ApiError {
     fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.more.push((name, value.into()));
         self
+    }
+
+    /// The status code.
+    pub const fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// The code that clients match on, and the sentence for people.
@@ -92,6 +98,18 @@ impl ApiError {
             "method_not_allowed",
             "This address does not take that method.",
         )
+    }
+
+    /// `408`: the head of a request was begun and does not end.
+    pub fn head_too_slow() -> Self {
+        let message = "The head of the request took too long to arrive.";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+    }
+
+    /// `408`: the body of a request does not end. Nothing was done.
+    pub fn body_too_slow() -> Self {
+        let message = "The body of the request took too long to arrive. Nothing was changed.";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
     }
 
     /// `413`.
@@ -151,6 +169,29 @@ impl ApiError {
         Self::unavailable("stopping", "This replica is stopping; another one takes over.")
     }
 
+    /// `503`: no answer was found in time. Of a request that writes, nobody knows what becomes.
+    pub fn too_slow(writes: bool) -> Self {
+        let error =
+            Self::unavailable("answer_timeout", "This replica found no answer in time.").retry_after(5);
+        if writes { error.with("outcome", "unknown") } else { error }
+    }
+
+    /// What hyper says of a head that it does not take: `414`, `431` or `400`.
+    pub fn unreadable_head(status: u16, max_bytes: usize, max_fields: usize) -> Self {
+        match StatusCode::from_u16(status) {
+            Ok(status @ StatusCode::URI_TOO_LONG) => {
+                Self::new(status, "uri_too_long", "The address of the request is too long.")
+            }
+            Ok(status @ StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
+                let message = format!(
+                    "The head of the request is too large. Maximum {max_bytes} bytes and {max_fields} fields allowed."
+                );
+                Self::new(status, "head_too_large", message)
+            }
+            _ => Self::malformed("malformed_request", "That is not a request of HTTP/1.1."),
+        }
+    }
+
     /// `500`. The cause was logged.
     pub fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.")
@@ -202,6 +243,22 @@ impl From<SubmitError> for ApiError {
                 .with("outcome", "unknown")
                 .with("id", id.to_string()),
         }
+    }
+}
+
+/// A socket that is not taken.
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => {
+                Self::unavailable("too_many_sockets", "This replica has as many TCP connections as it takes.")
+            }
+            Refused::AddressFull => Self::unavailable(
+                "too_many_sockets_of_address",
+                "This replica has as many TCP connections from your address as it takes.",
+            ),
+        }
+        .retry_after(5)
     }
 }
 

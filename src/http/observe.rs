@@ -6,10 +6,11 @@ use std::time::Instant;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use tokio::time::timeout;
 use tracing::{Instrument as _, debug};
 
-use super::error::Code;
+use super::error::{ApiError, Code};
 use super::request::trace_of;
 use super::state::App;
 use crate::log::TraceParent;
@@ -25,7 +26,7 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_default();
     let begun = Instant::now();
-    let response = next.run(request).instrument(span.clone()).await;
+    let response = in_time(&app, request, next).instrument(span.clone()).await;
     let took = begun.elapsed();
     let status = response.status();
     span.in_scope(|| {
@@ -44,6 +45,19 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
     }
     count(&app.metrics, method, route, status, took);
     response
+}
+
+/// Whatever a handler waits for, its caller is answered. What a request began to write, it may still write.
+async fn in_time(app: &App, request: Request, next: Next) -> Response {
+    let writes = !request.method().is_safe();
+    let answered = timeout(app.limits.answer_timeout, next.run(request)).await;
+    answered.unwrap_or_else(|_| ApiError::too_slow(writes).into_response())
+}
+
+/// Counts what was refused before there was a request that could have gone anywhere.
+pub(super) fn count_refused(metrics: &Metrics, error: &ApiError) {
+    let nowhere = ByRequest { method: "other", route: String::new(), status: error.status().as_u16().into() };
+    metrics.http_requests.get_or_create(&nowhere).inc();
 }
 
 fn count(

@@ -28,6 +28,10 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Connections that this replica takes.
     pub max_connections: u64,
+    /// How long a request's body may take.
+    pub request_timeout: Duration,
+    /// How long its answer may take after that.
+    pub answer_timeout: Duration,
     /// How one connection is limited.
     pub session: session::Limits,
 }

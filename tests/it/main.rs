@@ -20,6 +20,7 @@ mod contracts;
 mod convergence;
 mod diagnostics;
 mod drain;
+mod edge;
 mod embedded;
 mod faults;
 mod garbage;

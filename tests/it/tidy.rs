@@ -87,7 +87,13 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
     ("\"broadcasts.", &["src/log/names.rs"]),
     (
         "StatusCode::",
-        &["src/http/error.rs", "src/http/answer.rs", "src/http/body.rs", "src/http/operations.rs"],
+        &[
+            "src/http/error.rs",
+            "src/http/answer.rs",
+            "src/http/body.rs",
+            "src/http/connection.rs",
+            "src/http/operations.rs",
+        ],
     ),
     ("now_utc", &["src/clock.rs"]),
     ("now_v7", &["src/clock.rs"]),

@@ -1,13 +1,11 @@
 //! The composition root: starts the parts of a replica from the log up, watches them, and stops them from the edge down.
 
 use std::collections::BTreeMap;
-use std::future::IntoFuture as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use axum::serve::ListenerExt as _;
 use futures_util::future::join;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -19,7 +17,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::commands::data_dir::DataDir;
 use crate::config::{Auth, OnOutage, Serve};
 use crate::domain::Channel;
-use crate::http::{router, state};
+use crate::http::{router, server, state};
 use crate::log::EventLog;
 use crate::log::connection::Connection;
 use crate::log::jetstream::JetStreamLog;
@@ -148,6 +146,17 @@ impl<'a> Base<'a> {
         }
     }
 
+    fn server(&self) -> server::Options {
+        let limits = &self.options.limits;
+        server::Options {
+            max_sockets: limits.sockets(self.options.max_connections),
+            max_sockets_per_address: limits.sockets_per_address(self.options.auth),
+            head: limits.head(),
+            patience: limits.patience(),
+            metrics: Arc::new(self.metrics.clone()),
+        }
+    }
+
     fn submit(&self, log: Arc<dyn EventLog>, projection: Projection) -> anyhow::Result<Arc<Submit>> {
         let outbox = Outbox::open(&self.outbox_directory, self.options.outbox_bounds())?;
         let options = submit::Options {
@@ -172,6 +181,8 @@ impl<'a> Base<'a> {
             max_body_bytes: self.options.max_body_bytes,
             max_message_bytes: self.options.max_message_bytes,
             max_connections: self.options.max_connections as u64,
+            request_timeout: self.options.limits.request_timeout(),
+            answer_timeout: self.options.answer_timeout(),
             session: self.options.session_limits(),
         };
         state::App {
@@ -206,7 +217,7 @@ pub(super) struct Running<'a> {
     name_taken: oneshot::Receiver<Heartbeat>,
     mirror: JoinHandle<()>,
     notary: JoinHandle<()>,
-    server: JoinHandle<std::io::Result<()>>,
+    server: JoinHandle<()>,
     stop_accepting: watch::Sender<bool>,
 }
 
@@ -239,7 +250,7 @@ impl<'a> Running<'a> {
         let presence = tokio::spawn(presence.run(tell_counts, tell_taken));
         let mirror = tokio::spawn(base.mirror(projection.clone()).run());
         let app = base.app(submit.clone(), projection, hub.clone(), counts, auditing);
-        let server = start_server(listener, app, stopped);
+        let server = tokio::spawn(server::serve(listener, router(app), base.server(), stopped));
         Ok(Self {
             base,
             joining,
@@ -329,21 +340,4 @@ async fn unfit(joining: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::
         }
     }
     std::future::pending().await
-}
-
-fn start_server(
-    listener: TcpListener,
-    app: state::App,
-    mut stopped: watch::Receiver<bool>,
-) -> JoinHandle<std::io::Result<()>> {
-    // A broadcast is one small packet; waiting to fill it would only delay it.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            warn!("TCP_NODELAY cannot be set: {error}");
-        }
-    });
-    let stop = async move {
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
-    tokio::spawn(axum::serve(listener, router(app)).with_graceful_shutdown(stop).into_future())
 }

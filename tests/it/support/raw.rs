@@ -1,10 +1,12 @@
 //! A bare TCP connection: for bytes that no client library would send, and for clients that do not behave.
 
+use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::contract::asyncapi;
+use super::contract::{asyncapi, openapi};
 use super::{PATIENCE, Replica};
 
 /// The first byte of a whole frame: FIN and the opcode.
@@ -19,10 +21,17 @@ pub struct Raw {
     unread: Vec<u8>,
 }
 
+/// An answer of HTTP.
+#[derive(Debug)]
+pub struct Answered {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
 impl Raw {
     pub async fn connect(replica: &Replica) -> Self {
-        let stream = TcpStream::connect(address(replica)).await.unwrap();
-        Self { stream, unread: Vec::new() }
+        TcpStream::connect(address(replica)).await.unwrap().into()
     }
 
     /// After a WebSocket handshake made by hand.
@@ -35,7 +44,7 @@ impl Raw {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(2_048).unwrap();
         let stream = socket.connect(address(replica).parse().unwrap()).await.unwrap();
-        Self { stream, unread: Vec::new() }.upgraded(query).await
+        Self::from(stream).upgraded(query).await
     }
 
     async fn upgraded(mut self, query: &str) -> Self {
@@ -75,6 +84,32 @@ impl Raw {
                 return String::from_utf8_lossy(&self.take(rest)).into_owned();
             }
         }
+    }
+
+    /// An answer of HTTP that says how long it is and is JSON.
+    pub async fn answer(&mut self) -> Answered {
+        let head = self.head().await;
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok());
+        let fields = lines.filter_map(|line| line.split_once(": "));
+        let fields =
+            fields.map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()));
+        let headers: HeaderMap = fields.collect();
+        let length = headers.get("content-length").map(|length| length.to_str().unwrap().parse().unwrap());
+        let length = length.unwrap_or_else(|| panic!("no length: {head:?}"));
+        self.need(length).await.expect("a body as long as it says");
+        let body = serde_json::from_slice(&self.take(length)).unwrap();
+        Answered { status: status.unwrap_or_else(|| panic!("no answer: {head:?}")), headers, body }
+    }
+
+    /// An answer to what is no request, or to a client for whom there is no place; the connection ends with it.
+    pub async fn refusal(&mut self) -> (u16, String) {
+        let Answered { status, headers, body } = self.answer().await;
+        openapi::hold_anywhere(status, &headers, &serde_json::to_vec(&body).unwrap());
+        assert_eq!(headers["connection"], "close");
+        assert_eq!(headers.contains_key(RETRY_AFTER), status == 503, "{body}");
+        assert_eq!(self.rest().await, b"", "it ends with its answer");
+        (status, body["code"].as_str().unwrap().to_owned())
     }
 
     /// Everything up to the end.
@@ -150,6 +185,12 @@ impl Raw {
     fn take(&mut self, bytes: usize) -> Vec<u8> {
         let rest = self.unread.split_off(bytes);
         std::mem::replace(&mut self.unread, rest)
+    }
+}
+
+impl From<TcpStream> for Raw {
+    fn from(stream: TcpStream) -> Self {
+        Self { stream, unread: Vec::new() }
     }
 }
 

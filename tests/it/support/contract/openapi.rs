@@ -64,6 +64,29 @@ pub fn hold(asked: &Asked, answer: &Answer<'_>) {
     }
 }
 
+/// Fails unless the description has this answer as one that any address gives: to a client that sends nothing that could
+/// be for one of them.
+pub fn hold_anywhere(status: u16, headers: &HeaderMap, body: &[u8]) {
+    let name = match status {
+        400 => "Unreadable",
+        408 => "RequestTimeout",
+        414 | 431 => "HeadTooLarge",
+        503 => "Unavailable",
+        other => panic!("no address answers {other} to everybody"),
+    };
+    let nothing = Asked {
+        method: Method::GET,
+        url: "http://localhost/".parse().unwrap(),
+        headers: HeaderMap::new(),
+        body: Vec::new(),
+    };
+    let answer = Answer { status: StatusCode::from_u16(status).unwrap(), headers, body: Some(body) };
+    let response = &OPENAPI.json["components"]["responses"][name];
+    let mut faults = header_faults(&OPENAPI, response, headers);
+    faults.extend(body_faults(&OPENAPI, response, &nothing, &answer));
+    judge("openapi.yaml", &format!("{status} at no address"), &faults);
+}
+
 /// Every operation: its method, its path, and itself.
 pub fn operations() -> impl Iterator<Item = (Method, &'static str, &'static Value)> {
     let paths = OPENAPI.json["paths"].as_object().unwrap();

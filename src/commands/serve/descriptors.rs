@@ -1,0 +1,79 @@
+//! Descriptors: each TCP connection is one, so how many this process may have bounds how many connections it takes.
+
+use anyhow::bail;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::warn;
+
+use crate::config::Serve;
+use crate::http::server::TURNING_AWAY;
+
+/// What a replica has open besides connections of clients: its stores, its log, NATS, and whom it turns away.
+const OWN: usize = 192 + TURNING_AWAY;
+
+/// With fewer sockets than this a replica is of no use.
+const LEAST_SOCKETS: usize = 64;
+
+/// Raises the soft limit of descriptors to the hard one, and fits the options into what that gives: a replica that ran
+/// out of them could not even say that it is full, nor open a file of its own.
+pub(super) fn fit(options: &mut Serve) -> anyhow::Result<()> {
+    let (connections, sockets) = (options.max_connections, options.limits.sockets(options.max_connections));
+    if sockets <= connections {
+        bail!(
+            "--max-sockets {sockets} must be more than --max-connections {connections}: each of those is a TCP \
+             connection, and requests need some too"
+        );
+    }
+    let Some(most) = raised() else { return Ok(()) };
+    let Some((sockets, connections)) = fitted(most, sockets, connections)? else { return Ok(()) };
+    warn!(
+        "this process may have {most} files open, which is too few for {} TCP connections: it takes {sockets}, \
+         {connections} of them WebSockets and event streams. A higher `ulimit -n` lifts that",
+        options.limits.sockets(options.max_connections)
+    );
+    options.max_connections = connections;
+    options.limits.max_sockets = Some(sockets);
+    Ok(())
+}
+
+/// How many descriptors there may be, now as many as the system allows; `None` for any number.
+fn raised() -> Option<usize> {
+    let now = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
+    // Some systems have a bound of their own below a hard limit that says there is none.
+    let current = if raised.is_ok() { now.maximum } else { now.current };
+    current.map(|most| usize::try_from(most).unwrap_or(usize::MAX))
+}
+
+/// Sockets, and WebSockets and event streams among them, when there may be so many descriptors; `None` when all fit.
+/// Less room is less for both: requests keep up to a quarter.
+fn fitted(most: usize, sockets: usize, connections: usize) -> anyhow::Result<Option<(usize, usize)>> {
+    let room = most.saturating_sub(OWN);
+    if room >= sockets {
+        return Ok(None);
+    }
+    if room < LEAST_SOCKETS {
+        bail!(
+            "this process may have {most} files open, which is too few: {OWN} are its own, and {LEAST_SOCKETS} TCP \
+             connections are the least. Raise the hard limit (`ulimit -Hn`)"
+        );
+    }
+    let beside = (sockets - connections).min(room / 4);
+    Ok(Some((room, room - beside)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_do_not_fit_are_cut_to_what_does() {
+        assert_eq!(fitted(21_256, 21_000, 20_000).unwrap(), None);
+        assert_eq!(fitted(21_255, 21_000, 20_000).unwrap(), Some((20_999, 19_999)));
+        assert_eq!(fitted(1_024, 21_000, 20_000).unwrap(), Some((768, 576)));
+        assert!(fitted(256, 21_000, 20_000).is_err());
+        for most in 320..30_000 {
+            let (sockets, connections) = fitted(most, 21_000, 20_000).unwrap().unwrap_or((21_000, 20_000));
+            assert!(connections < sockets && sockets + OWN <= most.max(21_256), "{most}");
+        }
+    }
+}

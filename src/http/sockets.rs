@@ -1,0 +1,104 @@
+//! Which TCP connections a replica takes: so many in all, and so many from one address.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::metrics::Counted;
+use crate::push::admission::{Admission, Permit};
+
+/// Of an IPv6 address, the part that names a site: whoever has one address has all that share it.
+const IPV6_SITE: u128 = u128::MAX << 64;
+
+/// The places for sockets.
+#[derive(Clone)]
+pub struct Sockets {
+    places: Arc<Semaphore>,
+    addresses: Admission<IpAddr>,
+    gauge: Gauge,
+}
+
+/// Why a socket is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The replica has as many as it takes.
+    Full,
+    /// Its address has as many as one may.
+    AddressFull,
+}
+
+/// A socket that was taken. Requests have it as an extension; whoever takes a socket over from HTTP keeps it for as long
+/// as the socket, which is counted for so long.
+pub struct SocketPermit {
+    peer: SocketAddr,
+    _place: OwnedSemaphorePermit,
+    _of_address: Permit<IpAddr>,
+    _counted: Counted,
+}
+
+impl SocketPermit {
+    /// Who is at the other end: a client, or the last balancer before this replica.
+    pub const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+}
+
+impl Sockets {
+    /// Places for so many, of which one address may have so many; counted in a gauge.
+    pub fn new(most: usize, most_per_address: Option<usize>, gauge: Gauge) -> Self {
+        let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        Self { places, addresses: Admission::new(most_per_address), gauge }
+    }
+
+    /// Takes a socket, or says why not. It never waits.
+    pub fn enter(&self, peer: SocketAddr) -> Result<Arc<SocketPermit>, Refused> {
+        let of_address = self.addresses.enter(&site(peer.ip())).map_err(|_| Refused::AddressFull)?;
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Refused::Full)?;
+        let counted = Counted::on(&self.gauge);
+        Ok(Arc::new(SocketPermit { peer, _place: place, _of_address: of_address, _counted: counted }))
+    }
+}
+
+/// What counts as one address.
+fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & IPV6_SITE)),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(address: &str) -> SocketAddr {
+        SocketAddr::new(address.parse().unwrap(), 1)
+    }
+
+    #[test]
+    fn sockets_are_bounded_in_all_and_by_address_and_counted_while_they_live() {
+        let gauge = Gauge::default();
+        let sockets = Sockets::new(3, Some(2), gauge.clone());
+        let mut taken =
+            vec![sockets.enter(peer("10.0.0.1")).unwrap(), sockets.enter(peer("10.0.0.1")).unwrap()];
+        assert_eq!(sockets.enter(peer("::ffff:10.0.0.1")).err(), Some(Refused::AddressFull));
+        taken.push(sockets.enter(peer("10.0.0.2")).unwrap());
+        assert_eq!(sockets.enter(peer("10.0.0.3")).err(), Some(Refused::Full));
+        assert_eq!((gauge.get(), taken[2].peer()), (3, peer("10.0.0.2")));
+        let kept_by_a_handler = taken[0].clone();
+        taken.clear();
+        assert_eq!(gauge.get(), 1);
+        drop(kept_by_a_handler);
+        assert_eq!(gauge.get(), 0);
+        assert!(sockets.enter(peer("10.0.0.3")).is_ok(), "who was refused has taken no place");
+    }
+
+    #[test]
+    fn a_site_is_one_address() {
+        assert_eq!(site(peer("2001:db8::1").ip()), site(peer("2001:db8::ffff:1").ip()));
+        assert_ne!(site(peer("2001:db8::1").ip()), site(peer("2001:db8:0:1::1").ip()));
+        assert_ne!(site(peer("10.0.0.1").ip()), site(peer("10.0.0.2").ip()));
+    }
+}
