@@ -13,6 +13,9 @@ const SOCKETS_BESIDE_CONNECTIONS: usize = 1_000;
 /// Sockets from one address, where addresses are those of people.
 const SOCKETS_PER_ADDRESS: usize = 1_000;
 
+/// WebSockets and event streams of one user, where users are who they say.
+const CONNECTIONS_PER_USER: usize = 20;
+
 /// How much of a replica anyone may take.
 #[derive(Clone, Debug, Args)]
 pub struct Limits {
@@ -24,6 +27,11 @@ pub struct Limits {
     /// so let it count them. Default: 1000; with --auth dev any number.
     #[arg(long, env = "TIDINGS_MAX_SOCKETS_PER_ADDRESS", value_name = "N")]
     pub max_sockets_per_address: Option<usize>,
+
+    /// WebSocket and event-stream connections of one user on this replica; 0: any number. Default: 20; with --auth dev
+    /// any number.
+    #[arg(long, env = "TIDINGS_MAX_CONNECTIONS_PER_USER", value_name = "N")]
+    pub max_connections_per_user: Option<usize>,
 
     /// Bytes that the head of a request may have: its first line and its fields.
     #[arg(long, env = "TIDINGS_MAX_HEAD_BYTES", default_value_t = 16 * 1024, value_name = "BYTES", value_parser = at_least_one())]
@@ -55,6 +63,11 @@ impl Limits {
     /// TCP connections from one address; `None` for any number.
     pub fn sockets_per_address(&self, auth: Auth) -> Option<usize> {
         bound(self.max_sockets_per_address, auth, SOCKETS_PER_ADDRESS)
+    }
+
+    /// WebSockets and event streams of one user; `None` for any number.
+    pub fn connections_per_user(&self, auth: Auth) -> Option<usize> {
+        bound(self.max_connections_per_user, auth, CONNECTIONS_PER_USER)
     }
 
     /// How large a head may be.

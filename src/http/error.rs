@@ -12,6 +12,7 @@ use crate::audit::proof::of_replica::NoProof;
 use crate::domain::types::MAX_MESSAGE_CHARS;
 use crate::domain::{BroadcastId, Kind, Rejection};
 use crate::projection::Unavailable;
+use crate::push::admission;
 use crate::push::wire::Close;
 use crate::submit::SubmitError;
 
@@ -259,6 +260,14 @@ impl From<Refused> for ApiError {
             ),
         }
         .retry_after(5)
+    }
+}
+
+/// `429`: this user has as many connections as one may have.
+impl From<admission::Full> for ApiError {
+    fn from(_: admission::Full) -> Self {
+        let message = "You have as many connections to this replica as one user may have.";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections_of_user", message).retry_after(30)
     }
 }
 

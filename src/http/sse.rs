@@ -16,7 +16,8 @@ use super::error::ApiError;
 use super::identity::Identity;
 use super::request::{Fresh, InChannel};
 use super::state::{App, READ_PATIENCE};
-use crate::domain::Channel;
+use crate::domain::{Channel, UserId};
+use crate::push::admission::Permit;
 use crate::push::hub::{Attached, Connecting, Hub, Outgoing};
 use crate::push::wire::Close;
 
@@ -42,8 +43,9 @@ pub async fn events(
         staff: who.is_staff(),
         heartbeat_seconds: heartbeat.as_secs(),
     };
+    let admitted = app.admission.enter(&who.user)?;
     let attached = app.hub.attach(connecting).await?;
-    let listening = Listening::new(app.hub, channel, attached);
+    let listening = Listening::new(app.hub, channel, attached, admitted);
     let events =
         stream::unfold(
             listening,
@@ -63,6 +65,7 @@ struct Listening {
     close: oneshot::Receiver<Close>,
     stage: Stage,
     _detach: Detach,
+    _admitted: Permit<UserId>,
 }
 
 /// How far a stream is.
@@ -85,9 +88,9 @@ impl Drop for Detach {
 }
 
 impl Listening {
-    fn new(hub: Hub, channel: Channel, attached: Attached) -> Self {
+    fn new(hub: Hub, channel: Channel, attached: Attached, admitted: Permit<UserId>) -> Self {
         let Attached { id, outgoing, close } = attached;
-        Self { outgoing, close, stage: Stage::Open, _detach: Detach(hub, channel, id) }
+        Self { outgoing, close, stage: Stage::Open, _detach: Detach(hub, channel, id), _admitted: admitted }
     }
 
     async fn next(&mut self) -> Option<Event> {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
-use crate::domain::Channel;
+use crate::domain::{Channel, UserId};
 use crate::log::EventLog;
 use crate::log::connection::Connection;
 use crate::metrics::Metrics;
 use crate::notary::note::PublicKey;
 use crate::projection::Projection;
+use crate::push::admission::Admission;
 use crate::push::heartbeat::{Connected, Counts};
 use crate::push::hub::Hub;
 use crate::push::session;
@@ -68,6 +69,8 @@ pub struct App {
     pub auditing: Auditing,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// How many connections of one user are let in.
+    pub admission: Admission<UserId>,
     /// The limits of the edge.
     pub limits: Limits,
     /// Whether there is a page at `/`: with dev auth.

@@ -56,6 +56,7 @@ pub async fn upgrade(
     if app.connections_here() >= app.limits.max_connections {
         return Err(ApiError::full());
     }
+    let admitted = app.admission.enter(&who.user)?;
     let response = upgrade
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
@@ -63,7 +64,10 @@ pub async fn upgrade(
         .max_message_size(app.limits.max_message_bytes)
         .max_frame_size(app.limits.max_message_bytes)
         .on_failed_upgrade(|error| debug!("an upgrade failed: {error}"))
-        .on_upgrade(move |socket| serve(app, channel, who, socket));
+        .on_upgrade(async move |socket| {
+            let _admitted = admitted;
+            serve(app, channel, who, socket).await;
+        });
     Ok(response)
 }
 

@@ -172,6 +172,7 @@ async fn every_described_answer_is_given() {
     let mut answered = answered_by(&replica.url());
     replica.kill();
     answered.extend(log_is_away().await);
+    answered.extend(connected_often(&nats).await);
 
     let described: BTreeSet<_> = operations()
         .flat_map(|(_, _, operation)| {
@@ -292,6 +293,17 @@ async fn refuse_everything(replica: &Replica) {
     }
     let url = format!("{}/api/creator/broadcast/ws", replica.url().replace("http", "ws"));
     assert!(Client::try_connect(&url, Some("https://example.org")).await.is_err());
+}
+
+/// What somebody is answered who has as many connections as one user may have.
+async fn connected_often(nats: &Nats) -> BTreeSet<(String, u16)> {
+    let spec = Spec::joining(nats.url()).with(&["--max-connections-per-user", "1"]);
+    let replica = Replica::start_with(spec).await;
+    let _first = replica.connect("u").await;
+    send([replica.request(Method::GET, "/events?user_id=u")]).await;
+    let url = format!("{}/api/creator/broadcast/ws?user_id=u", replica.url().replace("http", "ws"));
+    assert!(Client::try_connect(&url, None).await.is_err());
+    answered_by(&replica.url())
 }
 
 /// What writes answer while the log does not: accepted, or refused where a replica may accept nothing alone.

@@ -27,6 +27,7 @@ use crate::notary::Notary;
 use crate::notary::note::SecretKey;
 use crate::projection::mirror::Mirror;
 use crate::projection::{self, Announcement, Projection};
+use crate::push::admission::Admission;
 use crate::push::heartbeat::{Counts, Heartbeat};
 use crate::push::hub::{self, Hub};
 use crate::push::presence::{self, Identity, Presence};
@@ -195,6 +196,7 @@ impl<'a> Base<'a> {
             nats: self.connection.clone(),
             auditing,
             metrics: Arc::new(self.metrics.clone()),
+            admission: Admission::new(self.options.limits.connections_per_user(self.options.auth)),
             limits,
             serves_page: match self.options.auth {
                 Auth::Dev => true,

@@ -1,15 +1,19 @@
-//! Places: so many sockets for a replica and for an address, and never more descriptors than there are.
+//! Places: so many sockets for a replica and for an address, so many connections for a user, and never more descriptors
+//! than there are.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 
+use reqwest::Method;
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
+use tokio_tungstenite::tungstenite::Error;
 
 use super::Calm;
-use crate::support::{Nats, Raw, Replica, Spec, eventually};
+use crate::support::{Client, Events, Nats, Raw, Replica, Spec, eventually};
 
 const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -45,6 +49,55 @@ async fn an_address_has_so_many_sockets_whatever_they_have_become() {
     .await;
     drop((websockets, elsewhere));
     calm.is_as_before().await;
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_connections_of_both_kinds() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--max-connections-per-user", "2"]);
+    let replica = Replica::start_with(spec).await;
+    let stream = |user: &str| replica.request(Method::GET, &format!("/events?user_id={user}"));
+    let mut first = replica.connect("ann").await;
+    first.greeted().await;
+    let mut events = Events::of(stream("ann").send().await.unwrap());
+    events.expect("connected").await;
+
+    let (status, body) = replica.ask(stream("ann")).await;
+    assert_eq!((status, &body["code"]), (429, &json!("too_many_connections_of_user")));
+    let url = format!("{}/api/creator/broadcast/ws?user_id=ann", replica.url().replace("http", "ws"));
+    match Client::try_connect(&url, None).await {
+        Err(Error::Http(answer)) => assert_eq!(answer.status(), 429),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("a third connection"),
+    }
+    replica.connect("bob").await.greeted().await;
+    assert_eq!(replica.active("ann").await, json!(null), "requests are no connections");
+    first.close().await;
+    eventually("there is a place again", || async { Client::try_connect(&url, None).await.is_ok() }).await;
+    drop(events);
+    eventually("the stream's place is free too", || async {
+        let [one, two] = [Client::try_connect(&url, None).await, Client::try_connect(&url, None).await];
+        one.is_ok() && two.is_ok()
+    })
+    .await;
+    for reason in ["too_many_connections_of_user"] {
+        assert!(
+            replica.count(&format!("tidings_connections_refused_total{{reason=\"{reason}\"}}")).await >= 2
+        );
+    }
+}
+
+#[tokio::test]
+async fn in_dev_auth_nobody_is_counted_unless_asked_for() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        let mut client = replica.connect("ann").await;
+        client.greeted().await;
+        clients.push(client);
+    }
+    assert_eq!(replica.stats().await["connections_local"], 30);
 }
 
 /// A replica that is started as `ulimit -n` in a shell would have it; and where the shell's script is.
