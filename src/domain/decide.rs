@@ -69,6 +69,8 @@ pub enum Rejection {
     MessageForbiddenCharacter {
         /// The first of them.
         character: char,
+        /// Where it stands, counted from 1 as the length is: in the message as it would be kept.
+        place: usize,
     },
     /// The type is none of `info`, `warning`, `alert`.
     UnknownType {
@@ -97,10 +99,10 @@ impl fmt::Display for Rejection {
                 f,
                 "Broadcast message too long. Maximum {MAX_MESSAGE_CHARS} characters allowed. Current: {length}"
             ),
-            Self::MessageForbiddenCharacter { character } => write!(
+            Self::MessageForbiddenCharacter { character, place } => write!(
                 f,
-                "Broadcast message contains the character U+{:04X}, which is not allowed: control characters and \
-                 bidirectional overrides can make a message read differently from what it says.",
+                "Broadcast message contains the character U+{:04X} at position {place}, which is not allowed: control \
+                 characters and bidirectional overrides can make a message read differently from what it says.",
                 u32::from(*character)
             ),
             Self::UnknownType { given } => write!(

@@ -193,8 +193,8 @@ impl Message {
     pub fn parse(raw: &str) -> Result<Self, Rejection> {
         let text = raw.replace("\r\n", "\n");
         let text = text.trim();
-        if let Some(forbidden) = text.chars().find(|c| is_forbidden(*c)) {
-            return Err(Rejection::MessageForbiddenCharacter { character: forbidden });
+        if let Some((before, character)) = text.chars().enumerate().find(|(_, c)| is_forbidden(*c)) {
+            return Err(Rejection::MessageForbiddenCharacter { character, place: before + 1 });
         }
         match text.chars().count() {
             0 => Err(Rejection::MessageEmpty),
@@ -355,6 +355,7 @@ mod tests {
 
     #[test]
     fn messages_are_trimmed_counted_and_cleaned() {
+        let forbidden = |character, place| Err(Rejection::MessageForbiddenCharacter { character, place });
         let cases: [(&str, Result<&str, Rejection>); 9] = [
             ("  hello \r\n", Ok("hello")),
             ("a\r\nb\nc", Ok("a\nb\nc")),
@@ -362,9 +363,9 @@ mod tests {
             ("👩‍👩‍👧", Ok("👩‍👩‍👧")),
             ("", Err(Rejection::MessageEmpty)),
             (" \n\t ", Err(Rejection::MessageEmpty)),
-            ("a\u{7}b", Err(Rejection::MessageForbiddenCharacter { character: '\u{7}' })),
-            ("a\rb", Err(Rejection::MessageForbiddenCharacter { character: '\r' })),
-            ("abc\u{202E}fed", Err(Rejection::MessageForbiddenCharacter { character: '\u{202E}' })),
+            ("a\u{7}b", forbidden('\u{7}', 2)),
+            ("a\rb", forbidden('\r', 2)),
+            (" \r\né\r\n\u{202E}fed", forbidden('\u{202E}', 3)),
         ];
         for (raw, expected) in cases {
             let parsed = Message::parse(raw);
@@ -372,6 +373,20 @@ mod tests {
         }
         assert!(Message::parse(&"é".repeat(280)).is_ok());
         assert_eq!(Message::parse(&"é".repeat(281)), Err(Rejection::MessageTooLong { length: 281 }));
+    }
+
+    #[test]
+    fn what_only_fools_readers_is_forbidden_and_what_writing_needs_is_not() {
+        let fooling = ('\u{202A}'..='\u{202E}').chain('\u{2066}'..='\u{2069}');
+        let controls = ('\0'..'\n').chain('\u{B}'..' ').chain('\u{7F}'..='\u{9F}');
+        for character in fooling.chain(controls) {
+            let refused = Message::parse(&format!("a{character}b"));
+            assert_eq!(refused, Err(Rejection::MessageForbiddenCharacter { character, place: 2 }));
+        }
+        // A newline, marks of direction in Hebrew and Arabic, joiners in Persian and in emoji.
+        for needed in ['\n', '\u{200E}', '\u{200F}', '\u{61C}', '\u{200C}', '\u{200D}'] {
+            assert!(Message::parse(&format!("a{needed}b")).is_ok(), "{needed:?}");
+        }
     }
 
     #[test]

@@ -212,7 +212,11 @@ impl From<Rejection> for ApiError {
             Rejection::MessageTooLong { length } => ruled_out("message_too_long")
                 .with("character_count", length)
                 .with("max_characters", MAX_MESSAGE_CHARS),
-            Rejection::MessageForbiddenCharacter { .. } => ruled_out("message_forbidden_character"),
+            Rejection::MessageForbiddenCharacter { character, place } => {
+                ruled_out("message_forbidden_character")
+                    .with("character", format!("U+{:04X}", u32::from(character)))
+                    .with("position", place)
+            }
             Rejection::UnknownType { .. } => ruled_out("unknown_type").with("allowed", json!(Kind::ALL)),
             Rejection::KeyReused => ruled_out("idempotency_key_reused"),
             Rejection::UnknownBroadcast { .. } => {

@@ -102,6 +102,12 @@ async fn a_broadcast_that_breaks_a_rule_is_refused_with_its_code_and_nothing_is_
         "Broadcast message too long. Maximum 280 characters allowed. Current: 281"
     );
     assert_eq!((&too_long["character_count"], &too_long["max_characters"]), (&json!(281), &json!(280)));
+    let body = r#"{"message":" invoice\u202egpj.exe"}"#;
+    let forbidden =
+        refused(json_body(replica.request(Method::POST, ""), body), body, 422, "message_forbidden_character")
+            .await;
+    assert_eq!((&forbidden["character"], &forbidden["position"]), (&json!("U+202E"), &json!(8)));
+    assert!(forbidden["message"].as_str().unwrap().contains("the character U+202E at position 8"));
     let body = r#"{"message":"x","type":"urgent"}"#;
     let unknown =
         refused(json_body(replica.request(Method::POST, ""), body), body, 422, "unknown_type").await;
