@@ -1,17 +1,21 @@
 //! Diagnostics on stderr: lines for people, or a JSON object a line for whatever collects them.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{IsTerminal as _, stderr};
 
 use serde_json::{Map, Value};
+use tracing::field::Field;
 use tracing::{Event, Subscriber, warn};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::{JsonFields, Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::audit::terminal::json_line;
 use crate::config::{Audit, Command, LogFormat};
+use crate::domain::types::is_forbidden;
 
 const HOW_MUCH: &str = "TIDINGS_LOG";
 
@@ -31,7 +35,10 @@ pub(super) fn start(command: &Command) -> LogFormat {
         .log_internal_errors(false);
     let format = format(command);
     match format {
-        LogFormat::Text => diagnostics.with_ansi(stderr().is_terminal()).init(),
+        LogFormat::Text => {
+            let fields = debug_fn(write_field).delimited(" ");
+            diagnostics.with_ansi(stderr().is_terminal()).fmt_fields(fields).init();
+        }
         LogFormat::Json => diagnostics
             .with_ansi(false)
             .fmt_fields(JsonFields::new())
@@ -60,6 +67,39 @@ const fn format(command: &Command) -> LogFormat {
         Command::Serve(options) => options.log_format,
         _ => LogFormat::Text,
     }
+}
+
+/// One field of a line for people, the message among them. Whatever it is about, which may come from anybody, it stays in
+/// its line, and neither steers a terminal nor reads differently from what it says.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "message" => {}
+        name if writer.has_ansi_escapes() => write!(writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?,
+        name => write!(writer, "{name}=")?,
+    }
+    write!(Escaping(writer), "{value:?}")
+}
+
+struct Escaping<'a, 'w>(&'a mut Writer<'w>);
+
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(is_unprintable) {
+            let (plain, last) = match part.chars().next_back() {
+                Some(last) if is_unprintable(last) => (&part[..part.len() - last.len_utf8()], Some(last)),
+                _ => (part, None),
+            };
+            self.0.write_str(plain)?;
+            if let Some(last) = last {
+                write!(self.0, "{}", last.escape_default())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_unprintable(c: char) -> bool {
+    c == '\n' || is_forbidden(c)
 }
 
 /// One object a line: time, level, target, message, then the fields of the event and of the spans that it was said in,
@@ -98,10 +138,23 @@ where
             }
         }
         line.extend(said);
-        writeln!(writer, "{}", Value::Object(line))
+        writer.write_str(&json_line(&Value::Object(line)))
     }
 }
 
 fn object(json: &str) -> Map<String, Value> {
     serde_json::from_str(json).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_said_stays_in_its_line() {
+        let mut said = String::new();
+        let mut writer = Writer::new(&mut said);
+        write!(Escaping(&mut writer), "a\nb\r\u{1b}[2J\u{9b}31m \u{202E}é").unwrap();
+        assert_eq!(said, "a\\nb\\r\\u{1b}[2J\\u{9b}31m \\u{202e}é");
+    }
 }
