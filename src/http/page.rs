@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
@@ -64,8 +65,9 @@ pub fn routes(channels: &[Channel]) -> Routes {
     let assets = Arc::new(HashMap::from(assets));
     Routes::default().get("/", async move |headers: HeaderMap| index.answer(&headers)).get(
         "/page/{file}",
-        async move |Path(name): Path<String>, headers: HeaderMap| {
-            let file = assets.get(name.as_str()).ok_or_else(ApiError::not_found)?;
+        async move |name: Result<Path<String>, PathRejection>, headers: HeaderMap| {
+            let file = name.ok().and_then(|Path(name)| assets.get(name.as_str()));
+            let file = file.ok_or_else(ApiError::not_found)?;
             Ok::<_, ApiError>(file.answer(&headers))
         },
     )

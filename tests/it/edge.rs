@@ -4,6 +4,7 @@
 mod floods;
 mod places;
 mod requests;
+mod routes;
 
 use std::fs;
 
