@@ -4,7 +4,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tidings::log::EventLog as _;
 
-use crate::support::{Nats, Raw, Replica, Request, Spec, eventually};
+use crate::support::raw::{CLOSE, TEXT};
+use crate::support::{Nats, Raw, Replica, Request, Spec, eventually, percent_encoded};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -97,6 +98,94 @@ async fn why_it_did_not_start_is_json_too() {
     let line: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
     assert_eq!(line["level"], "ERROR");
     assert!(line["message"].as_str().unwrap().contains("in use"), "{line}");
+}
+
+/// What would be seen in diagnostics that say what came as it came.
+const EVIL: &str = "XYZZY\u{1b}[31m\u{9b}31m\u{7}\u{202e}\r\n2026-11-26T00:00:00.000000Z ERROR FORGED";
+
+#[tokio::test]
+async fn whatever_is_sent_is_said_in_no_other_way_than_ours() {
+    let nats = Nats::start().await;
+    let spec =
+        Spec::joining(nats.url()).with_variable("TIDINGS_LOG", "info,tidings=trace,hyper=trace,sled=warn");
+    let mut replica = Replica::start_with(spec).await;
+    let in_header: String = EVIL.chars().filter(|c| !c.is_ascii_control()).collect();
+    for method in [Method::GET, Method::POST] {
+        for path in ["", "/active", "/clear", "/acknowledge", "/events", "/ws", "/history"] {
+            let query = format!("?user_id={0}&cursor={0}&min_sequence={0}", percent_encoded(EVIL));
+            let mut requests = vec![
+                replica.request(method.clone(), &format!("{path}{query}")),
+                replica
+                    .raw_request(method.clone(), &format!("/api/{}/broadcast{path}", percent_encoded(EVIL))),
+                replica.request(method.clone(), path).body(EVIL),
+                replica.request(method.clone(), path).json(&json!({"message": EVIL, "broadcast_id": EVIL})),
+                replica.request(method.clone(), path).json(&json!({"message": "XYZZY", "type": EVIL})),
+            ];
+            for name in ["X-User-Id", "X-User-Role", "Origin", "If-Match", "Idempotency-Key", "traceparent"] {
+                let value = http::HeaderValue::from_bytes(in_header.as_bytes()).unwrap();
+                requests.push(replica.request(method.clone(), path).header(name, value));
+            }
+            for request in requests {
+                let mut raw = Raw::connect(&replica).await;
+                raw.send(&on_the_wire(request)).await;
+                raw.head().await;
+            }
+        }
+    }
+    let mut socket =
+        Raw::websocket(&replica, &format!("?user_id={}", percent_encoded("XYZZY\u{1b}[31m"))).await;
+    for text in [EVIL.to_owned(), json!({"type": EVIL}).to_string()] {
+        socket.send_frame(TEXT, text.as_bytes()).await;
+    }
+    let closing = [&1_000_u16.to_be_bytes()[..], &EVIL.as_bytes()[..100.min(EVIL.len())]].concat();
+    socket.send_frame(CLOSE, &closing).await;
+    socket.rest().await;
+    let mut none = Raw::connect(&replica).await;
+    none.send(EVIL.as_bytes()).await;
+    none.refusal().await;
+    replica.post_broadcast("XYZZY").await;
+    assert_eq!(replica.terminate().await.code(), Some(0));
+    let log = replica.log();
+    assert!(log.contains("answered a request"), "{log}");
+    for evil in ["XYZZY", "FORGED", "\u{1b}", "\u{9b}", "\u{7}", "\u{202e}", "\r"] {
+        assert!(!log.contains(evil), "{evil:?} in {log:?}");
+    }
+}
+
+/// A request as a client sends it, which ends the connection with its answer.
+fn on_the_wire(request: Request) -> Vec<u8> {
+    let request = request.build().unwrap();
+    let url = request.url();
+    let target = format!("{}{}", url.path(), url.query().map(|q| format!("?{q}")).unwrap_or_default());
+    let body = request.body().and_then(|body| body.as_bytes()).unwrap_or_default();
+    let mut bytes =
+        format!("{} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", request.method()).into_bytes();
+    for (name, value) in request.headers() {
+        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    bytes.extend(format!("Content-Length: {}\r\n\r\n", body.len()).into_bytes());
+    [&bytes, body].concat()
+}
+
+#[tokio::test]
+async fn what_others_write_into_the_log_stays_in_its_line() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("ce-specversion", "1.0");
+    let kind = percent_encoded("XYZZY\u{1b}[31m\u{202e}\r\nFORGED");
+    headers.insert("ce-type", kind.as_str());
+    headers.insert("ce-dataschema", format!("urn:tidings:schema:{kind}:9"));
+    headers.insert("ce-source", "/elsewhere");
+    let subject = "broadcasts.creator.lifecycle";
+    nats.jetstream().await.publish_with_headers(subject, headers, "x".into()).await.unwrap().await.unwrap();
+    eventually("it says what it skipped", || async { replica.log().contains("skipped") }).await;
+    let log = replica.log();
+    assert!(
+        log.contains(r"XYZZY\u{1b}[31m\u{202e}\r\nFORGED:9"),
+        "it says what, but not as it came: {log:?}"
+    );
+    assert!(!log.contains(['\u{1b}', '\u{202e}', '\r']), "{log:?}");
 }
 
 #[tokio::test]
