@@ -211,3 +211,74 @@ impl HttpBody for Answer {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::limits::STALLED;
+    use crate::http::sockets::Sockets;
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+    use tokio::time::Instant;
+
+    const ASK: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// A client of one connection, and the serving of it, by a router that answers with so many bytes.
+    async fn connected(answer: usize, stopped: watch::Receiver<bool>) -> (TcpStream, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let permit = Sockets::new(1, None, metrics.sockets.clone()).enter(peer).unwrap();
+        let serving = Serving {
+            router: Router::new().fallback(move || async move { "x".repeat(answer) }),
+            head: HeadLimits { bytes: 4_096, fields: 100 },
+            patience: Patience { head: Duration::from_secs(5), idle: Duration::from_secs(75) },
+            metrics,
+        };
+        (client, tokio::spawn(serving.serve(stream, permit, stopped)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_an_answer_is_cut_off() {
+        let (_go_on, stopped) = watch::channel(false);
+        let (mut client, served) = connected(64 << 20, stopped).await;
+        client.write_all(ASK).await.unwrap();
+        let began = Instant::now();
+        served.await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), STALLED.as_secs());
+        let mut taken = Vec::new();
+        assert!(client.read_to_end(&mut taken).await.is_err() || taken.len() < 64 << 20, "it is not whole");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_borne_for_longer_after_an_answer_than_before() {
+        let (_go_on, stopped) = watch::channel(false);
+        let (mut silent, served) = connected(1, stopped.clone()).await;
+        let began = Instant::now();
+        assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
+        assert_eq!(began.elapsed().as_secs(), 5);
+        drop(silent);
+        served.await.unwrap();
+
+        let (mut client, served) = connected(1, stopped).await;
+        let began = Instant::now();
+        client.write_all(ASK).await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(b"\r\n\r\nx"));
+        assert_eq!(began.elapsed().as_secs(), 75);
+        drop(client);
+        served.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_a_silent_connection_at_once() {
+        let (stop, stopped) = watch::channel(false);
+        let (mut silent, served) = connected(1, stopped).await;
+        stop.send_replace(true);
+        assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
+        drop(silent);
+        served.await.unwrap();
+    }
+}

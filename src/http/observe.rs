@@ -1,7 +1,7 @@
 //! What is counted and said of every request: where it went, what became of it and how long that took. Its query and its
 //! body are never said: there may be secrets in them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode};
@@ -26,7 +26,7 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_default();
     let begun = Instant::now();
-    let response = in_time(&app, request, next).instrument(span.clone()).await;
+    let response = in_time(app.limits.answer_timeout, request, next).instrument(span.clone()).await;
     let took = begun.elapsed();
     let status = response.status();
     span.in_scope(|| {
@@ -48,9 +48,9 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
 }
 
 /// Whatever a handler waits for, its caller is answered. What a request began to write, it may still write.
-async fn in_time(app: &App, request: Request, next: Next) -> Response {
+async fn in_time(patience: Duration, request: Request, next: Next) -> Response {
     let writes = !request.method().is_safe();
-    let answered = timeout(app.limits.answer_timeout, next.run(request)).await;
+    let answered = timeout(patience, next.run(request)).await;
     answered.unwrap_or_else(|_| ApiError::too_slow(writes).into_response())
 }
 
@@ -60,13 +60,7 @@ pub(super) fn count_refused(metrics: &Metrics, error: &ApiError) {
     metrics.http_requests.get_or_create(&nowhere).inc();
 }
 
-fn count(
-    metrics: &Metrics,
-    method: &'static str,
-    route: String,
-    status: StatusCode,
-    took: std::time::Duration,
-) {
+fn count(metrics: &Metrics, method: &'static str, route: String, status: StatusCode, took: Duration) {
     let place = ByRoute { method, route };
     metrics.http_durations.get_or_create(&place).observe(took.as_secs_f64());
     let request = ByRequest { method, route: place.route, status: status.as_u16().into() };
@@ -84,5 +78,33 @@ fn known(method: &Method) -> &'static str {
         Method::DELETE => "DELETE",
         Method::OPTIONS => "OPTIONS",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::middleware::from_fn;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+    use serde_json::Value;
+
+    async fn asked(method: Method) -> (u16, Value) {
+        let patient = from_fn(|request, next| in_time(Duration::from_secs(13), request, next));
+        let router = Router::new().fallback(std::future::pending::<()>).layer(patient);
+        let request = Request::builder().method(method).body(Body::empty()).unwrap();
+        let response = TowerToHyperService::new(router).call(request).await.unwrap();
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&to_bytes(response.into_body(), 4_096).await.unwrap()).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_waits_for_ever_is_answered_for() {
+        let (status, read) = asked(Method::GET).await;
+        assert_eq!((status, &read["code"], &read["outcome"]), (503, &"answer_timeout".into(), &Value::Null));
+        let (status, write) = asked(Method::POST).await;
+        assert_eq!((status, &write["outcome"]), (503, &"unknown".into()));
     }
 }
