@@ -20,6 +20,7 @@ const CONNECTIONS_PER_USER: usize = 20;
 #[derive(Clone, Debug, Args)]
 pub struct Limits {
     /// TCP connections that this replica takes, whatever they are for. Default: 1,000 more than --max-connections.
+    /// Where the system gives fewer descriptors, fewer of both.
     #[arg(long, env = "TIDINGS_MAX_SOCKETS", value_name = "N", value_parser = at_least_one())]
     pub max_sockets: Option<usize>,
 

@@ -30,6 +30,11 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// When the system gives no connection (no descriptors are left, for one), it is asked again after this.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// A peer whose system confirms nothing of what was sent for so long is gone. Left alone, Linux finds that out after a
+/// quarter of an hour, and a phone that changes its network leaves an event stream in its place every time.
+#[cfg(target_os = "linux")]
+const GONE_MS: u32 = 75_000;
+
 /// What goes wrong for many clients at once is said this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -113,9 +118,8 @@ impl Door {
     fn meet(&mut self, open: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
         match self.sockets.enter(peer) {
             Ok(permit) => {
-                // A broadcast is one small packet; waiting to fill it would only delay it.
-                if let Err(error) = stream.set_nodelay(true) {
-                    warn!("TCP_NODELAY cannot be set: {error}");
+                if let Err(error) = prepare(&stream) {
+                    warn!("the options of a TCP connection cannot be set: {error}");
                 }
                 open.spawn(self.serving.clone().serve(stream, permit, self.stopped.clone()));
             }
@@ -157,6 +161,14 @@ impl Door {
     }
 }
 
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // A broadcast is one small packet; waiting to fill it would only delay it.
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_tcp_user_timeout(stream, GONE_MS)?;
+    Ok(())
+}
+
 /// The label of a refusal: the code of the error that says so.
 fn reason(refused: Refused) -> ByReason {
     ByReason::error(ApiError::from(refused).into_parts().0)
@@ -190,5 +202,20 @@ impl Seldom {
         }
         self.last = Some(Instant::now());
         Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_waits_for_no_packet_to_fill_and_for_no_peer_that_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        prepare(&stream).unwrap();
+        assert!(stream.nodelay().unwrap());
+        assert_eq!(rustix::net::sockopt::tcp_user_timeout(&stream).unwrap(), GONE_MS);
     }
 }
