@@ -66,7 +66,7 @@ impl Filter {
         let channel = subject.as_ref().map(Subject::channel);
         let kind = attribute(raw, "type");
         self.channel.as_ref().is_none_or(|wanted| channel == Some(wanted))
-            && self.event_type.as_ref().is_none_or(|wanted| kind.as_ref() == Some(wanted))
+            && self.event_type.as_ref().is_none_or(|wanted| kind.as_deref() == Some(wanted))
             && self.broadcast.is_none_or(|wanted| event.broadcast_id() == wanted)
             && self.user.as_ref().is_none_or(|wanted| involves(event, wanted))
     }
@@ -178,7 +178,7 @@ pub(super) fn told(
 /// was overtaken, and the trace of the request.
 fn cloud_event(raw: &RawMessage, late: bool) -> Value {
     let names = ["specversion", "id", "type", "source", "time", "subject", "datacontenttype", "dataschema"];
-    let said = |name: &str| attribute(raw, name).and_then(|value| allowed(name, value));
+    let said = |name: &str| attribute(raw, name).and_then(|value| allowed(name, value.into_owned()));
     let mut event: Map<String, Value> =
         names.into_iter().filter_map(|name| Some((name.to_owned(), said(name)?.into()))).collect();
     // The extension `sequence` of CloudEvents sorts as text.

@@ -48,6 +48,20 @@ pub enum What {
     Hole,
 }
 
+impl What {
+    /// The channel on whose lifecycle subject it stands: the guard there counts it.
+    pub fn guarded(&self) -> Option<&Channel> {
+        match self {
+            Self::Event(Recorded { event: Event::Acknowledged(_), .. } | Recorded { late: true, .. }, _) => {
+                None
+            }
+            Self::Event(recorded, _) => Some(&recorded.channel),
+            Self::Skipped(_, channel) => channel.as_ref(),
+            Self::Hole => None,
+        }
+    }
+}
+
 impl Step {
     /// Decodes what stands at a place.
     pub fn of(entry: &Entry) -> Self {

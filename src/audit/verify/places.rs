@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
+use super::exact::is_as_written;
 use super::schemas::Schemas;
 use crate::audit::finding::{Finding, Kind};
 use crate::domain::{Channel, Event, Recorded, Timestamp};
 use crate::log::envelope::{Skipped, attribute, headers};
 use crate::log::facts::root_of;
-use crate::log::names::Subject;
 use crate::log::names::header::FACTS_ROOT;
 use crate::log::{NewEvent, RawMessage};
 use crate::projection::ledger::What;
@@ -34,15 +34,9 @@ impl Places {
     pub(super) fn look(&mut self, raw: &RawMessage, what: &What, report: &mut impl FnMut(Finding)) {
         let mut find = |kind, what: String| report(Finding::at(raw.sequence, kind, what));
         match what {
-            What::Event(recorded, _) => {
-                if let Some(fault) = self.schemas.fault(raw) {
-                    find(Kind::Schema, fault);
-                }
-                for fault in envelope_faults(raw, recorded).unwrap_or_default() {
-                    find(Kind::Envelope, fault);
-                }
-                if let Some(fault) = facts_fault(raw, &recorded.event) {
-                    find(Kind::Facts, fault);
+            What::Event(recorded, trace) => {
+                if !is_as_written(raw, recorded, *trace) {
+                    closer_look(&self.schemas, raw, recorded, &mut find);
                 }
                 if let Some(fault) = time_fault(raw, recorded) {
                     find(Kind::Time, fault);
@@ -56,12 +50,30 @@ impl Places {
             }
             What::Hole => {}
         }
-        if let Ok(Subject::Lifecycle(channel)) = raw.subject.parse() {
-            let before = self.heads.insert(channel, raw.sequence).unwrap_or(0);
+        if let Some(channel) = what.guarded() {
+            let before = self.heads.insert(channel.clone(), raw.sequence).unwrap_or(0);
             if let Some(fault) = guard_fault(raw, before) {
                 find(Kind::Guard, fault);
             }
         }
+    }
+}
+
+/// Whether a message is by its schemas, and its headers are those of its event.
+pub(super) fn closer_look(
+    schemas: &Schemas,
+    raw: &RawMessage,
+    recorded: &Recorded,
+    find: &mut impl FnMut(Kind, String),
+) {
+    if let Some(fault) = schemas.fault(raw) {
+        find(Kind::Schema, fault);
+    }
+    for fault in envelope_faults(raw, recorded).unwrap_or_default() {
+        find(Kind::Envelope, fault);
+    }
+    if let Some(fault) = facts_fault(raw, &recorded.event) {
+        find(Kind::Facts, fault);
     }
 }
 
@@ -77,7 +89,7 @@ fn envelope_faults(raw: &RawMessage, recorded: &Recorded) -> Option<Vec<String>>
         id: recorded.id,
         event,
         time: attribute(raw, "time")?.parse().ok()?,
-        source: attribute(raw, "source")?,
+        source: attribute(raw, "source")?.into_owned(),
         expected: None,
         trace: None,
     };
