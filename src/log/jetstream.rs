@@ -134,18 +134,22 @@ fn raw(message: &async_nats::Message, sequence: u64, time: time::OffsetDateTime)
         sequence,
         time_ns: nanoseconds(time),
         subject: message.subject.to_string(),
-        headers: message.headers.as_ref().map(flatten).unwrap_or_default(),
+        headers: message.headers.as_ref().map(|headers| flatten(headers, &[])).unwrap_or_default(),
         body: message.payload.clone(),
     }
 }
 
-pub(super) fn flatten(headers: &HeaderMap) -> Vec<(String, String)> {
-    let mut flat: Vec<_> = headers
-        .iter()
-        .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
-        .collect();
+/// The headers of a message, one entry a value, but for those that are not its own.
+pub(super) fn flatten(headers: &HeaderMap, not_its_own: &[&str]) -> Vec<(String, String)> {
+    let mut flat = Vec::with_capacity(headers.len());
+    for (name, values) in headers.iter() {
+        let name: &str = name.as_ref();
+        if !not_its_own.contains(&name) {
+            flat.extend(values.iter().map(|value| (name.to_owned(), value.as_str().to_owned())));
+        }
+    }
     // The client keeps headers in a hash map; a stable order makes equal messages equal.
-    flat.sort();
+    flat.sort_unstable();
     flat
 }
 

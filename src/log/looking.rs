@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use async_nats::{Client, HeaderMap, HeaderValue, Message};
+use async_nats::{Client, HeaderValue, Message, Subscriber};
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -18,7 +18,7 @@ use super::jetstream::flatten;
 use super::names::LOG_STREAM;
 use super::{Messages, RawMessage, ReadError};
 
-/// Messages asked for at once: with 256 KiB each at the most, they fit into 64 MiB.
+/// Messages asked for at once: with 256 KiB each at the most, they fit into 64 MiB, and those that come next into as much.
 const BATCH: usize = 256;
 
 /// How often a log that ends here is asked for more.
@@ -43,12 +43,14 @@ struct Looking {
     from: u64,
     /// What was handed on last.
     last: Option<RawMessage>,
+    /// What was asked for already: the next batch comes while the one before is looked at.
+    asked: Option<Subscriber>,
     ended: bool,
 }
 
 /// Every message from a sequence on, for ever. It ends when another log is met, as a consumer would, and with an error.
 pub(super) fn follow(client: Client, from: u64) -> Messages {
-    let looking = Looking { client, from, last: None, ended: false };
+    let looking = Looking { client, from, last: None, asked: None, ended: false };
     let batches = stream::unfold(looking, |mut looking| async {
         if looking.ended {
             return None;
@@ -69,7 +71,12 @@ impl Looking {
     async fn more(&mut self) -> anyhow::Result<Option<Vec<RawMessage>>> {
         loop {
             let from = self.last.as_ref().map_or(self.from, |last| last.sequence);
-            let mut batch = batch(&self.client, LOG_STREAM, from).await?;
+            let answers = match self.asked.take() {
+                Some(answers) => answers,
+                None => ask(&self.client, LOG_STREAM, from).await?,
+            };
+            let mut batch = answered(answers).await?;
+            let full = batch.len() >= BATCH;
             if let Some(last) = &self.last {
                 if batch.first() != Some(last) {
                     return Ok(None);
@@ -77,6 +84,9 @@ impl Looking {
                 batch.remove(0);
             }
             if let Some(last) = batch.last() {
+                if full {
+                    self.asked = Some(ask(&self.client, LOG_STREAM, last.sequence).await?);
+                }
                 self.last = Some(last.clone());
                 return Ok(Some(batch));
             }
@@ -87,14 +97,22 @@ impl Looking {
 
 /// The first messages of a stream from a sequence on, as many as the server puts into a batch; none at its end.
 pub async fn batch(client: &Client, stream: &str, from: u64) -> anyhow::Result<Vec<RawMessage>> {
+    answered(ask(client, stream, from).await?).await
+}
+
+async fn ask(client: &Client, stream: &str, from: u64) -> anyhow::Result<Subscriber> {
     let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await?;
+    let answers = client.subscribe(inbox.clone()).await?;
     let request = json!({"seq": from.max(1), "batch": BATCH}).to_string();
     client
         .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request.into())
         .await
         .context("asking for messages")?;
-    let mut batch = Vec::new();
+    Ok(answers)
+}
+
+async fn answered(mut answers: Subscriber) -> anyhow::Result<Vec<RawMessage>> {
+    let mut batch = Vec::with_capacity(BATCH);
     loop {
         let answer = timeout(ANSWER_PATIENCE, answers.next()).await;
         let answer = answer.context("asking for messages: NATS does not answer")?;
@@ -120,14 +138,7 @@ fn raw(answer: &Message) -> anyhow::Result<RawMessage> {
         sequence: place("Nats-Sequence")?.parse().context("a place is a number")?,
         time_ns: parse_rfc3339(place("Nats-Time-Stamp")?).map_err(|why| anyhow!(why))?,
         subject: place("Nats-Subject")?.to_owned(),
-        headers: own(headers),
+        headers: flatten(headers, &ADDED),
         body: answer.payload.clone(),
     })
-}
-
-/// The headers that a message has of itself.
-fn own(headers: &HeaderMap) -> Vec<(String, String)> {
-    let mut own = flatten(headers);
-    own.retain(|(name, _)| !ADDED.contains(&name.as_str()));
-    own
 }
