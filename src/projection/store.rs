@@ -26,6 +26,9 @@ use crate::log::merkle::Hash;
 /// Memory that sled may use for its pages.
 const CACHE_BYTES: u64 = 64 << 20;
 
+/// The same for a store that is thrown away: what a log says next is about what it said last.
+const SCRATCH_CACHE_BYTES: u64 = 8 << 20;
+
 /// How often sled writes to disk what it was given.
 const FLUSH_EVERY_MS: u64 = 500;
 
@@ -170,16 +173,22 @@ pub struct Store {
 impl Store {
     /// Opens or creates the store in a directory, on a thread of its own, because sled can hang or panic on damage.
     pub fn open(directory: &Path, patience: Duration) -> anyhow::Result<Self> {
+        let config = sled::Config::new().cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
+        Self::open_with(config, directory, patience)
+    }
+
+    /// Opens a store in an empty directory for what is folded once and thrown away: with a small cache, so that it takes no
+    /// more memory for a longer log, and written to disk only as far as it has to be.
+    pub fn open_scratch(directory: &Path, patience: Duration) -> anyhow::Result<Self> {
+        let config = sled::Config::new().cache_capacity(SCRATCH_CACHE_BYTES).flush_every_ms(None);
+        Self::open_with(config, directory, patience)
+    }
+
+    fn open_with(config: sled::Config, directory: &Path, patience: Duration) -> anyhow::Result<Self> {
         let (sender, receiver) = sync_channel(1);
-        let path = directory.to_owned();
+        let config = config.path(directory).mode(sled::Mode::HighThroughput);
         std::thread::Builder::new().name("sled-open".into()).spawn(move || {
-            let opened = sled::Config::new()
-                .path(path)
-                .cache_capacity(CACHE_BYTES)
-                .flush_every_ms(Some(FLUSH_EVERY_MS))
-                .mode(sled::Mode::HighThroughput)
-                .open();
-            let _ = sender.send(opened);
+            let _ = sender.send(config.open());
         })?;
         match receiver.recv_timeout(patience) {
             Ok(opened) => Ok(Self { db: opened.map_err(plain).context("sled does not open")? }),

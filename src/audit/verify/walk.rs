@@ -52,7 +52,7 @@ impl Walk {
             state: State::default(),
             tree: Tree::default(),
             steps: Vec::new(),
-            store: Store::open(folder.path(), OPEN_PATIENCE)?,
+            store: Store::open_scratch(folder.path(), OPEN_PATIENCE)?,
             doubles: 0,
             _folder: folder,
         })
