@@ -6,6 +6,7 @@ mod checkpoints;
 mod limits;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::domain::Channel;
 use crate::log::connection::Address;
 use crate::log::names::MIRROR_LEASE_KEY;
 use crate::log::provision::Provision;
-use crate::push::session::Limits;
+use crate::push::{client, session};
 use crate::submit::outbox::Bounds;
 pub use admin::Admin;
 pub use audit::{
@@ -268,6 +269,22 @@ pub struct Serve {
     #[arg(long, env = "TIDINGS_MESSAGE_BURST", default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub message_burst: u32,
 
+    /// A WebSocket client is closed when a message that it began has not ended after this long.
+    #[arg(long, env = "TIDINGS_MESSAGE_SECONDS", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub message_seconds: u64,
+
+    /// Bytes that wait for a WebSocket client that does not read. When it would be more, it is closed.
+    #[arg(long, env = "TIDINGS_MAX_UNSENT_BYTES", default_value_t = 256 * 1024, value_name = "BYTES", value_parser = at_least_one())]
+    pub max_unsent_bytes: usize,
+
+    /// A WebSocket client is closed when something waits for it, and it takes nothing for this long.
+    #[arg(long, env = "TIDINGS_UNSENT_SECONDS", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub unsent_seconds: u64,
+
+    /// Tasks that the connections are spread over. Default: one a processor.
+    #[arg(long, env = "TIDINGS_SHARDS", default_value_t = processors(), value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
+    pub shards: usize,
+
     /// A WebSocket client is pinged after this long without a word from it.
     #[arg(long, env = "TIDINGS_HEARTBEAT_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub heartbeat_seconds: u64,
@@ -294,13 +311,19 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// How a connection is limited.
-    pub fn session_limits(&self) -> Limits {
-        Limits {
-            heartbeat: Duration::from_secs(self.heartbeat_seconds),
-            liveness: Duration::from_secs(self.liveness_seconds),
-            messages_per_second: f64::from(self.messages_per_second),
-            message_burst: f64::from(self.message_burst),
+    /// How a WebSocket is limited.
+    pub fn socket_limits(&self) -> client::Limits {
+        client::Limits {
+            session: session::Limits {
+                heartbeat: Duration::from_secs(self.heartbeat_seconds),
+                liveness: Duration::from_secs(self.liveness_seconds),
+                messages_per_second: f64::from(self.messages_per_second),
+                message_burst: f64::from(self.message_burst),
+            },
+            message_bytes: self.max_message_bytes,
+            message_time: Duration::from_secs(self.message_seconds),
+            unsent_bytes: self.max_unsent_bytes,
+            unsent_time: Duration::from_secs(self.unsent_seconds),
         }
     }
 
@@ -325,6 +348,10 @@ fn odd_copies(text: &str) -> Result<u8, String> {
         Ok(copies @ (1 | 3 | 5)) => Ok(copies),
         _ => Err("a stream has 1, 3 or 5 copies".to_owned()),
     }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(64)
 }
 
 fn at_least_one() -> RangedU64ValueParser<usize> {

@@ -7,6 +7,7 @@ mod body;
 mod broadcasts;
 mod connection;
 pub mod error;
+pub mod handshake;
 mod history;
 pub mod identity;
 pub mod limits;

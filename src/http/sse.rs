@@ -36,7 +36,7 @@ pub async fn events(
     {
         return Err(ApiError::behind(seen, app.projection.position().sequence));
     }
-    let heartbeat = app.limits.session.heartbeat;
+    let heartbeat = app.limits.sockets.session.heartbeat;
     let connecting = Connecting {
         channel: channel.clone(),
         user: who.user.clone(),
@@ -120,6 +120,6 @@ impl Listening {
 
 fn event(outgoing: Outgoing) -> Event {
     let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = outgoing;
-    let event = Event::default().data(String::from_utf8_lossy(&frame.json));
+    let event = Event::default().data(String::from_utf8_lossy(frame.json()));
     frame.sequence.map_or(event.clone(), |sequence| event.id(sequence.to_string()))
 }

@@ -14,9 +14,9 @@ use crate::metrics::Metrics;
 use crate::notary::note::PublicKey;
 use crate::projection::Projection;
 use crate::push::admission::Admission;
+use crate::push::client;
 use crate::push::heartbeat::{Connected, Counts};
 use crate::push::hub::Hub;
-use crate::push::session;
 use crate::shutdown::Shutdown;
 use crate::submit::{Acks, Submit};
 
@@ -25,16 +25,14 @@ use crate::submit::{Acks, Submit};
 pub struct Limits {
     /// Bytes of a request's body.
     pub max_body_bytes: usize,
-    /// Bytes of a client's WebSocket message.
-    pub max_message_bytes: usize,
     /// Connections that this replica takes.
     pub max_connections: u64,
     /// How long a request's body may take.
     pub request_timeout: Duration,
     /// How long its answer may take after that.
     pub answer_timeout: Duration,
-    /// How one connection is limited.
-    pub session: session::Limits,
+    /// How WebSockets are limited.
+    pub sockets: client::Limits,
 }
 
 /// What auditors are served with.

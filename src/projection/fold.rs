@@ -177,12 +177,10 @@ impl Fold {
     }
 
     async fn tell(&self, mirror: Announcement, clients: Option<Announcement>) {
-        // Nobody mirrors at the moment: fine. The subscriber is gone: the replica stops.
+        // Nobody mirrors at the moment: fine.
         let _ = self.shared.changes.send(mirror);
-        if let Some(clients) = clients
-            && let Some(subscriber) = self.shared.subscriber()
-        {
-            let _ = subscriber.send(clients).await;
+        if let Some(clients) = clients {
+            self.shared.tell(&clients).await;
         }
     }
 }

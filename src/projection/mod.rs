@@ -152,14 +152,15 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Starts the projection of a log. `subscriber` gets every announcement; when it is slow, the projection waits.
+    /// Starts the projection of a log. Each of the subscribers gets every announcement; when one
+    /// is slow, the projection waits.
     pub fn start(
         log: Arc<dyn EventLog>,
         options: Options,
         reconnected: watch::Receiver<u64>,
-        subscriber: mpsc::Sender<Announcement>,
+        subscribers: Vec<mpsc::Sender<Announcement>>,
     ) -> (Self, Supervisor) {
-        let shared = Arc::new(Shared::new(subscriber, MIRROR_LAG));
+        let shared = Arc::new(Shared::new(subscribers, MIRROR_LAG));
         let (seen, watched) = watch::channel(Seen::default());
         let (stop, stopped) = oneshot::channel();
         let supervised = supervise::Supervised { log, options, reconnected, shared: shared.clone(), seen };
@@ -182,9 +183,9 @@ impl Projection {
         *self.seen.borrow()
     }
 
-    /// How many announcements its subscriber has not taken yet.
+    /// How many announcements its subscribers have not taken yet.
     pub fn announcements_waiting(&self) -> usize {
-        self.shared.subscriber().map_or(0, |sender| sender.max_capacity() - sender.capacity())
+        self.shared.subscribers().iter().map(|sender| sender.max_capacity() - sender.capacity()).sum()
     }
 
     /// Looks at what is resident: channels, active broadcasts, counts.
@@ -282,7 +283,7 @@ impl Projection {
         match blocking(move || shared.fold_pending(accepted)).await {
             Ok(changes) => {
                 for changed in changes {
-                    self.announce(Announcement::Changed(Arc::new(changed))).await;
+                    self.shared.tell(&Announcement::Changed(Arc::new(changed))).await;
                 }
             }
             Err(panicked) => warn!("what was accepted could not be shown: {panicked}"),
@@ -295,14 +296,7 @@ impl Projection {
         let _order = self.shared.order.lock().await;
         let active = Arc::new(self.shared.forget_pending());
         let sequence = self.position().sequence;
-        self.announce(Announcement::Settled { sequence, active }).await;
-    }
-
-    async fn announce(&self, announcement: Announcement) {
-        if let Some(subscriber) = self.shared.subscriber() {
-            // It is gone: the replica stops.
-            let _ = subscriber.send(announcement).await;
-        }
+        self.shared.tell(&Announcement::Settled { sequence, active }).await;
     }
 
     /// The log, and the size and the root of its tree as far as it was folded. `None` while there is no log.

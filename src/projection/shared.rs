@@ -42,7 +42,7 @@ pub(super) struct Shared {
     /// For the mirror: what the log says, and nothing else.
     pub(super) changes: broadcast::Sender<Announcement>,
     /// For this replica's clients: what it shows.
-    subscriber: Mutex<Option<mpsc::Sender<Announcement>>>,
+    subscribers: Mutex<Vec<mpsc::Sender<Announcement>>>,
     /// Held from a change of the views until it is announced, so that announcements come in the order of the changes.
     pub(super) order: tokio::sync::Mutex<()>,
     /// Changes when a request met a damaged record.
@@ -52,14 +52,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(subscriber: mpsc::Sender<Announcement>, mirror_lag: usize) -> Self {
+    pub(super) fn new(subscribers: Vec<mpsc::Sender<Announcement>>, mirror_lag: usize) -> Self {
         Self {
             views: RwLock::default(),
             store: Mutex::new(None),
             position: watch::Sender::new(Position::default()),
             moved: Notify::new(),
             changes: broadcast::Sender::new(mirror_lag),
-            subscriber: Mutex::new(Some(subscriber)),
+            subscribers: Mutex::new(subscribers),
             order: tokio::sync::Mutex::new(()),
             damage: watch::Sender::new(()),
             disagreement: watch::Sender::new(None),
@@ -86,13 +86,20 @@ impl Shared {
     }
 
     /// Who is told; `None` once the projection has ended.
-    pub(super) fn subscriber(&self) -> Option<mpsc::Sender<Announcement>> {
-        self.subscriber.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn subscribers(&self) -> Vec<mpsc::Sender<Announcement>> {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The projection ends: the subscriber learns it by hearing nothing any more.
-    pub(super) fn dismiss_subscriber(&self) {
-        *self.subscriber.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Tells those who serve this replica's clients, and waits for each who is slow. Who is gone: the replica stops.
+    pub(super) async fn tell(&self, announcement: &Announcement) {
+        for subscriber in self.subscribers() {
+            let _ = subscriber.send(announcement.clone()).await;
+        }
+    }
+
+    /// The projection ends: subscribers learn it by hearing nothing any more.
+    pub(super) fn dismiss_subscribers(&self) {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The supervisor rebuilds what a request could not read.

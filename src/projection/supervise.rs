@@ -58,7 +58,7 @@ pub(super) struct Supervised {
 impl Drop for Supervised {
     /// However it ends, whoever listens must notice.
     fn drop(&mut self) {
-        self.shared.dismiss_subscriber();
+        self.shared.dismiss_subscribers();
     }
 }
 

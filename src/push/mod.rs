@@ -1,15 +1,24 @@
 //! Push: from the projection's announcements to every connection of this replica, in log order.
 //!
-//! The hub is the one task that knows the connections. It learns of events and of attaching connections in one order,
-//! so a connection gets a snapshot and then everything after it: no gap and no double by construction.
+//! The hub spreads connections over shards. A shard is the one task that knows its connections and writes to their sockets;
+//! it learns of events and of attaching connections in one order, so a connection gets a snapshot and then everything after
+//! it: no gap and no double by construction.
 
 pub mod admission;
+pub mod client;
+mod connection;
 mod drain;
+pub mod frame;
 pub mod heartbeat;
 pub mod hub;
 mod mode;
 pub mod presence;
+mod readiness;
 mod report;
 mod room;
 pub mod session;
+mod shard;
+pub mod socket;
+mod tape;
+mod timers;
 pub mod wire;

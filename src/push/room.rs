@@ -2,22 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use tokio::sync::{mpsc, oneshot};
-
-use super::heartbeat::{Connected, Counts};
+use super::client::{Answered, Limits};
+use super::connection::{Connection, Means};
 use super::hub::{ConnectionId, Outgoing};
+use super::tape::Tape;
 use super::wire::{BroadcastView, Close, ConnectedStats, Frame, Place, ServerMessage};
 use crate::domain::{Acknowledgement, Broadcast, BroadcastId, EndReason, UserId, in_log};
-use crate::metrics::Metrics;
 use crate::projection::{Active, Projection};
-
-/// One connection, from the server's side.
-pub(super) struct Connection {
-    pub(super) user: UserId,
-    pub(super) staff: bool,
-    pub(super) outgoing: mpsc::Sender<Outgoing>,
-    pub(super) close: Option<oneshot::Sender<Close>>,
-}
 
 /// A channel's connections and what they were last shown. Both maps are ordered: who came first is told first, always.
 #[derive(Default)]
@@ -30,6 +21,19 @@ pub(super) struct Room {
     replaced_alone: HashSet<BroadcastId>,
     /// What creators and team were told last; `None` when one of them knows nothing yet.
     pub(super) told: Option<ConnectedStats>,
+    /// What everybody is told.
+    tape: Tape,
+    /// Where the telling is, while somebody may lack something of it.
+    sweep: Option<Sweep>,
+    /// Connections that have to be looked after sooner than before.
+    pub(super) troubled: Vec<ConnectionId>,
+}
+
+/// A pass over the connections that tells each what it lacks.
+struct Sweep {
+    next: ConnectionId,
+    /// Whether more was said when the pass had begun.
+    again: bool,
 }
 
 /// A user with at least one connection.
@@ -48,23 +52,6 @@ fn active_for(shown: Option<&Active>, user: &UserId, projection: &Projection, se
     ServerMessage::ActiveBroadcast { broadcast, sequence }.frame()
 }
 
-impl Connection {
-    /// Queues a message. A full queue ends the connection: on reconnect the state on connect makes it whole.
-    pub(super) fn send(&mut self, outgoing: Outgoing, metrics: &Metrics) -> bool {
-        let sent = self.outgoing.try_send(outgoing);
-        if let Err(mpsc::error::TrySendError::Full(_)) = sent
-            && self.end(Close::Slow)
-        {
-            metrics.slow_clients.inc();
-        }
-        sent.is_ok()
-    }
-
-    pub(super) fn end(&mut self, why: Close) -> bool {
-        self.close.take().is_some_and(|close| close.send(why).is_ok())
-    }
-}
-
 impl Room {
     pub(super) fn add(&mut self, id: ConnectionId, connection: Connection) {
         if connection.staff {
@@ -77,66 +64,150 @@ impl Room {
         self.connections.insert(id, connection);
     }
 
-    /// How many are connected, with those of this replica at this moment.
-    pub(super) fn connected(&self, counts: Counts) -> Connected {
-        counts.with_local(self.connections.len() as u64, self.users.len() as u64)
-    }
-
-    /// Messages in the connections' queues, and connections whose queue is half full or more.
-    pub(super) fn waiting(&self) -> (usize, usize) {
-        let queues = self.connections.values().map(|connection| &connection.outgoing);
-        let waiting = queues.map(|queue| (queue.max_capacity() - queue.capacity(), queue.max_capacity()));
-        waiting.fold((0, 0), |(messages, lagging), (waiting, most)| {
-            (messages + waiting, lagging + usize::from(waiting * 2 >= most))
+    /// Messages that wait for connections, and connections for which many do.
+    pub(super) fn waiting(&self, limits: &Limits) -> (usize, usize) {
+        let all = self.connections.values().map(|connection| connection.waiting(limits));
+        all.fold((0, 0), |(messages, lagging), (waiting, lags)| {
+            (messages + waiting, lagging + usize::from(lags))
         })
     }
 
-    /// Whether it was there.
-    pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
-        let Some(connection) = self.connections.remove(&id) else { return false };
+    /// What is on the tape: who comes has it already.
+    pub(super) const fn tape(&self) -> &Tape {
+        &self.tape
+    }
+
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        let connection = self.connections.remove(&id)?;
         if let Some(present) = self.users.get_mut(&connection.user) {
             present.connections.retain(|known| *known != id);
             if present.connections.is_empty() {
                 self.users.remove(&connection.user);
             }
         }
-        true
+        Some(connection)
+    }
+
+    /// Ends up to so many connections that are open, those that came first. Says how many.
+    pub(super) fn end_some(
+        &mut self,
+        most: usize,
+        why: impl Fn(ConnectionId) -> Close,
+        means: &Means,
+    ) -> usize {
+        let open = self.connections.iter_mut().filter(|(_, connection)| connection.is_open());
+        let mut ended = 0;
+        for (id, connection) in open.take(most) {
+            connection.catch_up(&mut self.tape, means);
+            connection.end(why(*id), means);
+            self.troubled.push(*id);
+            ended += 1;
+        }
+        ended
+    }
+
+    /// Ends one.
+    pub(super) fn end(&mut self, id: ConnectionId, why: Close, means: &Means) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.end(why, means);
+            self.troubled.push(id);
+        }
+    }
+
+    /// An acknowledgement of this connection was answered.
+    pub(super) fn answer(
+        &mut self,
+        id: ConnectionId,
+        broadcast: BroadcastId,
+        answered: &Answered,
+        means: &Means,
+    ) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.answer(broadcast, answered, &mut self.tape, means);
+            if connection.is_troubled() {
+                self.troubled.push(id);
+            }
+        }
+    }
+
+    /// Tells one connection something, after what everybody was told before. Whether it is told.
+    pub(super) fn tell(&mut self, id: ConnectionId, outgoing: &Outgoing, means: &Means) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        let told = connection.tell(outgoing, &mut self.tape, means);
+        if connection.is_troubled() {
+            self.troubled.push(id);
+        }
+        told
+    }
+
+    /// Tells everybody something, from now on and in turn. Says how many that are.
+    pub(super) fn tell_all(&mut self, frame: Frame) -> u64 {
+        let open = self.connections.values().filter(|connection| connection.is_open()).count();
+        if open > 0 {
+            self.tape.push(frame);
+            self.sweep.get_or_insert(Sweep { next: 0, again: false }).again = true;
+        }
+        open as u64
+    }
+
+    /// Whether somebody may lack something that everybody is told.
+    pub(super) const fn is_telling(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    /// Whether nothing more should be said until everybody has what was.
+    pub(super) const fn has_much_to_tell(&self) -> bool {
+        self.tape.is_full()
+    }
+
+    /// Tells up to so many connections what they lack.
+    pub(super) fn tell_some(&mut self, most: usize, means: &Means) {
+        let Some(sweep) = &mut self.sweep else { return };
+        if sweep.next == 0 {
+            sweep.again = false;
+        }
+        let mut told = 0;
+        for (id, connection) in self.connections.range_mut(sweep.next..) {
+            if told == most {
+                sweep.next = *id;
+                return;
+            }
+            if connection.lags(&self.tape) {
+                connection.catch_up(&mut self.tape, means);
+                told += 1;
+                if connection.is_troubled() {
+                    self.troubled.push(*id);
+                }
+            }
+        }
+        sweep.next = 0;
+        if !sweep.again {
+            self.sweep = None;
+            self.tape.clear();
+        }
     }
 
     /// Sends one connection what is active for its user.
-    pub(super) fn send_active(
-        &mut self,
-        id: ConnectionId,
-        projection: &Projection,
-        metrics: &Metrics,
-        sequence: u64,
-    ) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+    pub(super) fn send_active(&mut self, id: ConnectionId, means: &Means, sequence: u64) {
+        let Some(connection) = self.connections.get(&id) else { return };
         // While the projection is rebuilt it does not know who acknowledged; `resync` follows when it does.
-        let frame = if projection.position().serving {
-            active_for(self.shown.as_ref(), &connection.user, projection, sequence)
+        let frame = if means.projection.position().serving {
+            active_for(self.shown.as_ref(), &connection.user, &means.projection, sequence)
         } else {
             let message = "This replica is still reading the event log.".to_owned();
             ServerMessage::Error { code: "catching_up", message, broadcast_id: None }.frame()
         };
-        connection.send(Outgoing::Frame(frame), metrics);
+        self.tell(id, &Outgoing::Frame(frame), means);
     }
 
-    pub(super) fn send_all(&mut self, outgoing: &Outgoing, metrics: &Metrics) -> u64 {
-        let sent =
-            self.connections.values_mut().filter_map(|c| c.send(outgoing.clone(), metrics).then_some(()));
-        sent.count() as u64
-    }
-
-    pub(super) fn send_staff(&mut self, message: &ServerMessage<'_>, metrics: &Metrics) -> u64 {
-        let staff = self.connections.values_mut().filter(|connection| connection.staff);
-        let mut frame = None;
-        let mut sent = 0;
-        for connection in staff {
-            let frame = frame.get_or_insert_with(|| message.frame());
-            sent += u64::from(connection.send(Outgoing::Frame(frame.clone()), metrics));
+    pub(super) fn send_staff(&mut self, message: &ServerMessage<'_>, means: &Means) -> u64 {
+        let staff = self.connections.iter().filter(|(_, connection)| connection.staff);
+        let staff: Vec<_> = staff.map(|(id, _)| *id).collect();
+        if staff.is_empty() {
+            return 0;
         }
-        sent
+        let frame = Outgoing::Frame(message.frame());
+        staff.into_iter().map(|id| u64::from(self.tell(id, &frame, means))).sum()
     }
 
     fn show(&mut self, active: Option<Active>, sequence: u64) {
@@ -146,41 +217,29 @@ impl Room {
         }
     }
 
-    pub(super) fn activate(&mut self, broadcast: &Broadcast, sequence: u64, metrics: &Metrics) -> u64 {
+    pub(super) fn activate(&mut self, broadcast: &Broadcast, sequence: u64) -> u64 {
         let frame =
             ServerMessage::NewBroadcast { broadcast: broadcast.into(), place: Place::of(sequence) }.frame();
         self.show(Some(Active { broadcast: broadcast.clone(), sequence }), sequence);
-        self.send_all(&Outgoing::Frame(frame), metrics)
+        self.tell_all(frame)
     }
 
     /// Takes down what is shown.
-    pub(super) fn take_down(
-        &mut self,
-        id: BroadcastId,
-        reason: EndReason,
-        sequence: u64,
-        metrics: &Metrics,
-    ) -> u64 {
+    pub(super) fn take_down(&mut self, id: BroadcastId, reason: EndReason, sequence: u64) -> u64 {
         self.show(None, sequence);
         let frame = ServerMessage::cleared(Some(id), reason, sequence).frame();
-        self.send_all(&Outgoing::Frame(frame), metrics)
+        self.tell_all(frame)
     }
 
     /// Shows what is active now, if that is something else than what is shown. Says how many messages went out.
-    pub(super) fn settle(
-        &mut self,
-        active: Option<Active>,
-        projection: &Projection,
-        sequence: u64,
-        metrics: &Metrics,
-    ) -> u64 {
+    pub(super) fn settle(&mut self, active: Option<Active>, means: &Means, sequence: u64) -> u64 {
         let sent = match (&self.shown, active) {
             (Some(shown), Some(active)) if shown.broadcast.announces_the_same(&active.broadcast) => {
                 self.shown = Some(active);
                 0
             }
-            (_, Some(active)) => self.activate_late(active, projection, sequence, metrics),
-            (Some(shown), None) => self.take_down(shown.broadcast.id, EndReason::Cleared, sequence, metrics),
+            (_, Some(active)) => self.activate_late(active, means, sequence),
+            (Some(shown), None) => self.take_down(shown.broadcast.id, EndReason::Cleared, sequence),
             (None, None) => 0,
         };
         self.replaced_alone.clear();
@@ -189,29 +248,23 @@ impl Room {
 
     /// Shows what became active while it was held back, or is active again. Nobody is told of it as new twice, and those
     /// who acknowledged it meanwhile, through another replica, are not shown it, but must not keep what they see either.
-    fn activate_late(
-        &mut self,
-        active: Active,
-        projection: &Projection,
-        sequence: u64,
-        metrics: &Metrics,
-    ) -> u64 {
+    fn activate_late(&mut self, active: Active, means: &Means, sequence: u64) -> u64 {
         let place = Place::of(active.sequence);
-        let new = ServerMessage::NewBroadcast { broadcast: (&active.broadcast).into(), place }.frame();
-        let again =
-            ServerMessage::ActiveBroadcast { broadcast: Some((&active.broadcast).into()), sequence }.frame();
-        let nothing = ServerMessage::ActiveBroadcast { broadcast: None, sequence }.frame();
-        let told = if self.replaced_alone.contains(&active.broadcast.id) { &again } else { &new };
+        let new = ServerMessage::NewBroadcast { broadcast: (&active.broadcast).into(), place };
+        let again = ServerMessage::ActiveBroadcast { broadcast: Some((&active.broadcast).into()), sequence };
+        let nothing = ServerMessage::ActiveBroadcast { broadcast: None, sequence };
+        let told = if self.replaced_alone.contains(&active.broadcast.id) { again } else { new };
+        let (told, nothing) = (Outgoing::Frame(told.frame()), Outgoing::Frame(nothing.frame()));
         let mut sent = 0;
-        for (user, present) in &self.users {
-            let known = projection.read(|view| view.acknowledged_at(active.broadcast.id, user)).is_some();
-            let frame = if known { &nothing } else { told };
-            for id in &present.connections {
-                if let Some(connection) = self.connections.get_mut(id) {
-                    sent += u64::from(connection.send(Outgoing::Frame(frame.clone()), metrics));
-                }
-            }
+        let users = std::mem::take(&mut self.users);
+        for (user, present) in &users {
+            let known =
+                means.projection.read(|view| view.acknowledged_at(active.broadcast.id, user)).is_some();
+            let outgoing = if known { &nothing } else { &told };
+            sent +=
+                present.connections.iter().map(|id| u64::from(self.tell(*id, outgoing, means))).sum::<u64>();
         }
+        self.users = users;
         self.shown = Some(active);
         sent
     }
@@ -222,80 +275,47 @@ impl Room {
         id: BroadcastId,
         new: &[Acknowledgement],
         sequence: u64,
-        metrics: &Metrics,
+        means: &Means,
     ) -> u64 {
-        let mut frame = None;
+        let mut outgoing = None;
         let mut sent = 0;
         for Acknowledgement { user, .. } in new {
-            for connection in self.users.get(user).into_iter().flat_map(|present| &present.connections) {
-                let frame = frame.get_or_insert_with(|| {
-                    ServerMessage::BroadcastAcknowledged { broadcast_id: id, place: Place::of(sequence) }
-                        .frame()
+            let connections =
+                self.users.get(user).map_or_else(Vec::new, |present| present.connections.clone());
+            for connection in connections {
+                let outgoing = outgoing.get_or_insert_with(|| {
+                    let place = Place::of(sequence);
+                    Outgoing::Notice(
+                        id,
+                        ServerMessage::BroadcastAcknowledged { broadcast_id: id, place }.frame(),
+                    )
                 });
-                if let Some(connection) = self.connections.get_mut(connection) {
-                    sent += u64::from(connection.send(Outgoing::Notice(id, frame.clone()), metrics));
-                }
+                sent += u64::from(self.tell(connection, outgoing, means));
             }
         }
         sent
     }
 
     /// The state was rebuilt: everyone forgets what they have and gets the state on connect.
-    pub(super) fn resync(
-        &mut self,
-        before: Option<&Active>,
-        projection: &Projection,
-        metrics: &Metrics,
-        sequence: u64,
-    ) {
-        if self.connections.is_empty() {
-            return;
-        }
-        let resync = ServerMessage::Resync { sequence }.frame();
+    pub(super) fn resync(&mut self, before: Option<&Active>, means: &Means, sequence: u64) {
+        let frame = |message: ServerMessage<'_>| Outgoing::Frame(message.frame());
+        let resync = frame(ServerMessage::Resync { sequence });
         let gone = before.map(|active| active.broadcast.id);
-        let cleared = ServerMessage::cleared(gone, EndReason::Cleared, sequence).frame();
-        for connection in self.connections.values_mut() {
-            let active = active_for(self.shown.as_ref(), &connection.user, projection, sequence);
-            connection.send(Outgoing::Frame(resync.clone()), metrics);
-            connection.send(Outgoing::Frame(active), metrics);
+        let cleared = frame(ServerMessage::cleared(gone, EndReason::Cleared, sequence));
+        let everyone: Vec<_> = self.connections.iter().map(|(id, c)| (*id, c.user.clone())).collect();
+        for (id, user) in everyone {
+            let active = active_for(self.shown.as_ref(), &user, &means.projection, sequence);
+            self.tell(id, &resync, means);
+            self.tell(id, &Outgoing::Frame(active), means);
             if self.shown.is_none() {
-                connection.send(Outgoing::Frame(cleared.clone()), metrics);
+                self.tell(id, &cleared, means);
             }
         }
     }
 }
 
 /// The 64-bit name of a user in heartbeats.
-fn user_hash(user: &UserId) -> u64 {
+pub(super) fn user_hash(user: &UserId) -> u64 {
     let [high, low] = [64, 0].map(|shift| u64::try_from(user.fingerprint() >> shift & u128::from(u64::MAX)));
     high.unwrap_or_default() ^ low.unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_waits_is_counted_and_so_is_who_lags() {
-        let metrics = Metrics::default();
-        let frame = ServerMessage::Resync { sequence: 1 }.frame();
-        let mut room = Room::default();
-        let mut unread = Vec::new();
-        for (id, waiting) in (1..).zip([0, 3, 4, 8]) {
-            let (outgoing, receiver) = mpsc::channel(8);
-            let (close, _) = oneshot::channel();
-            let user = "ann".parse().unwrap();
-            let mut connection = Connection { user, staff: false, outgoing, close: Some(close) };
-            for _ in 0..waiting {
-                assert!(connection.send(Outgoing::Frame(frame.clone()), &metrics));
-            }
-            room.add(id, connection);
-            unread.push(receiver);
-        }
-        assert_eq!(room.waiting(), (15, 2));
-        unread[3].try_recv().unwrap();
-        assert_eq!(room.waiting(), (14, 2));
-        room.remove(4);
-        assert_eq!(room.waiting(), (7, 1));
-    }
 }

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::frame::Received;
 use super::wire::{ClientMessage, Close, ServerMessage};
 use crate::domain::BroadcastId;
 
@@ -68,17 +69,22 @@ impl Session {
         }
     }
 
-    /// Any sign of life that is no message: a ping or pong frame.
-    pub const fn alive(&mut self, age: Duration) {
-        self.heard = age;
-    }
-
-    /// A text message.
-    pub fn text(&mut self, age: Duration, text: &str) -> Option<Action> {
+    /// Whatever came. Each frame counts as a message, since each takes the server's time: no client that means well sends
+    /// many that are none.
+    pub fn hear(&mut self, age: Duration, received: Received<'_>) -> Option<Action> {
         self.heard = age;
         if !self.take_token(age) {
             return Some(Action::Close(Close::TooManyMessages));
         }
+        match received {
+            Received::Text(text) => self.text(text),
+            // There are none in this protocol.
+            Received::Binary(_) => Some(Action::Close(Close::Unsupported)),
+            Received::Piece | Received::Ping(_) | Received::Pong | Received::Close(_) => None,
+        }
+    }
+
+    fn text(&mut self, text: &str) -> Option<Action> {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Ping) => Some(Action::Pong),
             Ok(ClientMessage::Pong) => None,
@@ -99,11 +105,6 @@ impl Session {
         }
     }
 
-    /// A binary message; there are none in this protocol.
-    pub const fn binary(&mut self) -> Action {
-        Action::Close(Close::Unsupported)
-    }
-
     /// One acknowledgement of this connection was answered. One that failed leaves the connection as it was: should
     /// another device succeed, this one wants to know.
     pub fn acknowledged(&mut self, id: BroadcastId, confirmed: bool) {
@@ -111,6 +112,11 @@ impl Session {
         if !confirmed {
             self.own_acks.retain(|known| *known != id);
         }
+    }
+
+    /// Acknowledgements that are under way.
+    pub const fn acks_in_flight(&self) -> usize {
+        self.in_flight
     }
 
     /// Whether this connection should be told that the user acknowledged: not when it did so itself.
@@ -183,9 +189,9 @@ mod tests {
     fn any_sign_of_life_counts() {
         let mut session = Session::new(LIMITS);
         session.tick(at(30));
-        session.alive(at(31));
+        session.hear(at(31), Received::Pong);
         assert_eq!(session.deadline(), at(61));
-        assert_eq!(session.text(at(40), "pong"), None);
+        assert_eq!(session.hear(at(40), Received::Text("pong")), None);
         assert_eq!(session.tick(at(69)), None);
         assert_eq!(session.tick(at(70)), Some(Action::Heartbeat));
     }
@@ -194,12 +200,15 @@ mod tests {
     fn a_burst_passes_and_a_flood_does_not() {
         let mut session = Session::new(LIMITS);
         for _ in 0..40 {
-            assert_eq!(session.text(at(1), "ping"), Some(Action::Pong));
+            assert_eq!(session.hear(at(1), Received::Text("ping")), Some(Action::Pong));
         }
-        assert_eq!(session.text(at(1), "ping"), Some(Action::Close(Close::TooManyMessages)));
+        assert_eq!(session.hear(at(1), Received::Text("ping")), Some(Action::Close(Close::TooManyMessages)));
         let mut steady = Session::new(LIMITS);
         for n in 0..2_000 {
-            assert_eq!(steady.text(Duration::from_millis(50 * n), "ping"), Some(Action::Pong));
+            assert_eq!(
+                steady.hear(Duration::from_millis(50 * n), Received::Text("ping")),
+                Some(Action::Pong)
+            );
         }
     }
 
@@ -209,7 +218,7 @@ mod tests {
         let id: BroadcastId = "0198c5a0-1111-7222-8333-444455556666".parse().unwrap();
         let other: BroadcastId = "0198c5a0-1111-7222-8333-444455556667".parse().unwrap();
         let text = format!(r#"{{"type":"acknowledge_broadcast","broadcast_id":"{id}"}}"#);
-        assert_eq!(session.text(at(0), &text), Some(Action::Acknowledge(id)));
+        assert_eq!(session.hear(at(0), Received::Text(&text)), Some(Action::Acknowledge(id)));
         assert!(!session.wants_notice(id));
         assert!(session.wants_notice(other));
         session.acknowledged(id, false);
@@ -222,13 +231,13 @@ mod tests {
         let text =
             r#"{"type":"acknowledge_broadcast","broadcast_id":"0198c5a0-1111-7222-8333-444455556666"}"#;
         for _ in 0..ACKS_IN_FLIGHT {
-            assert!(matches!(session.text(at(0), text), Some(Action::Acknowledge(_))));
+            assert!(matches!(session.hear(at(0), Received::Text(text)), Some(Action::Acknowledge(_))));
         }
         assert!(matches!(
-            session.text(at(0), text),
+            session.hear(at(0), Received::Text(text)),
             Some(Action::Reply(ServerMessage::Error { code: "busy", .. }))
         ));
         session.acknowledged("0198c5a0-1111-7222-8333-444455556666".parse().unwrap(), true);
-        assert!(matches!(session.text(at(0), text), Some(Action::Acknowledge(_))));
+        assert!(matches!(session.hear(at(0), Received::Text(text)), Some(Action::Acknowledge(_))));
     }
 }

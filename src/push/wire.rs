@@ -7,6 +7,7 @@ use serde::Serialize;
 use strum::{EnumIter, VariantNames};
 use tracing::error;
 
+use super::frame::{self, Opcode};
 use crate::domain::{Broadcast, BroadcastId, EndReason, Kind, Message, Timestamp, UserId, in_log};
 use crate::submit;
 
@@ -164,7 +165,7 @@ impl ServerMessage<'_> {
             error!("a message does not encode: {e}");
             br#"{"type":"error","code":"internal","message":"a message could not be encoded"}"#.to_vec()
         });
-        Frame { json: json.into(), sequence: self.sequence() }
+        Frame { sequence: self.sequence(), ..Frame::text(&json) }
     }
 
     /// The place in the log that the message reflects; the `id:` of an event stream.
@@ -183,13 +184,31 @@ impl ServerMessage<'_> {
     }
 }
 
-/// An encoded text message; clones share the bytes.
+/// A finished text message; clones share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// UTF-8.
-    pub json: Bytes,
+    websocket: Bytes,
+    /// Of the text, at the end of the frame.
+    length: usize,
     /// The place in the log that it reflects, when it has one.
     pub sequence: Option<u64>,
+}
+
+impl Frame {
+    /// Of a text in UTF-8 that is about no place in the log.
+    pub fn text(text: &[u8]) -> Self {
+        Self { websocket: frame::encode(Opcode::Text, text), length: text.len(), sequence: None }
+    }
+
+    /// The whole frame of a WebSocket.
+    pub const fn websocket(&self) -> &Bytes {
+        &self.websocket
+    }
+
+    /// The text alone.
+    pub fn json(&self) -> &[u8] {
+        &self.websocket[self.websocket.len() - self.length..]
+    }
 }
 
 /// What a client says. The names of the variants are the values of `type`, or the whole text.
@@ -264,6 +283,8 @@ pub enum Close {
     Slow,
     /// `4010`: no sign of life for too long.
     Silent,
+    /// `4011`: a message was begun and not ended for too long.
+    Unfinished,
     /// `4029`: too many messages.
     TooManyMessages,
 }
@@ -277,6 +298,7 @@ impl Close {
             Self::Full => 1013,
             Self::Slow => 4008,
             Self::Silent => 4010,
+            Self::Unfinished => 4011,
             Self::TooManyMessages => 4029,
         }
     }
@@ -289,6 +311,7 @@ impl Close {
             Self::Full => "full".to_owned(),
             Self::Slow => "slow".to_owned(),
             Self::Silent => "silent".to_owned(),
+            Self::Unfinished => "unfinished".to_owned(),
             Self::TooManyMessages => "too many messages".to_owned(),
         }
     }
@@ -334,7 +357,7 @@ mod tests {
 
     #[test]
     fn messages_look_as_the_seeds_clients_expect() {
-        let frame = |message: ServerMessage<'_>| String::from_utf8(message.frame().json.to_vec()).unwrap();
+        let frame = |message: ServerMessage<'_>| String::from_utf8(message.frame().json().to_vec()).unwrap();
         assert_eq!(
             frame(ServerMessage::connected(7, Mode::Cluster, 30)),
             r#"{"type":"connected","message":"Connected to broadcast live updates","sequence":7,"mode":"cluster","heartbeat_seconds":30}"#

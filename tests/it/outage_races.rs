@@ -245,7 +245,7 @@ async fn told_until(connection: &mut Attached, mode: &str) -> Vec<(String, Value
     loop {
         let next = timeout(PATIENCE, connection.outgoing.recv()).await.unwrap().unwrap();
         let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = next;
-        let message: Value = serde_json::from_slice(&frame.json).unwrap();
+        let message: Value = serde_json::from_slice(frame.json()).unwrap();
         match message["type"].as_str().unwrap() {
             "mode" if message["mode"] == mode => return told,
             "connected" | "mode" => {}

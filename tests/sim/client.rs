@@ -7,8 +7,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::{Value, json};
 use tidings::domain::{BroadcastId, Channel, UserId};
+use tidings::push::client::Limits;
+use tidings::push::frame::Received;
 use tidings::push::hub::{Attached, Connecting, Outgoing};
-use tidings::push::session::{Action, Limits, Session};
+use tidings::push::session::{self, Action, Session};
 use tidings::push::wire::{Frame, Place, ServerMessage};
 use tidings::submit::{Acknowledged, SubmitError};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -18,11 +20,18 @@ use crate::people::{Acked, name};
 use crate::replica::{ModeLog, Replica};
 use crate::world::World;
 
-const LIMITS: Limits = Limits {
-    heartbeat: Duration::from_secs(30),
-    liveness: Duration::from_secs(75),
-    messages_per_second: 20.0,
-    message_burst: 40.0,
+/// Those of `serve`, by default.
+pub const LIMITS: Limits = Limits {
+    session: session::Limits {
+        heartbeat: Duration::from_secs(30),
+        liveness: Duration::from_secs(75),
+        messages_per_second: 20.0,
+        message_burst: 40.0,
+    },
+    message_bytes: 4 * 1024,
+    message_time: Duration::from_secs(10),
+    unsent_bytes: 256 * 1024,
+    unsent_time: Duration::from_secs(10),
 };
 
 /// How a visit ended.
@@ -107,7 +116,7 @@ async fn visit(
             end: End::Left,
             modes: replica.spec.mode_log.clone(),
         },
-        session: Session::new(LIMITS),
+        session: Session::new(LIMITS.session),
         acks: FuturesUnordered::new(),
         replica: replica.clone(),
         id,
@@ -157,7 +166,7 @@ impl Connection {
                 () = sleep_until(due) => match self.session.tick(self.visit.began.elapsed()) {
                     Some(Action::Close(why)) => return End::Closed(why.code()),
                     // It hears the ping and answers.
-                    _ => drop(self.session.text(self.visit.began.elapsed(), "pong")),
+                    _ => drop(self.session.hear(self.visit.began.elapsed(), Received::Text("pong"))),
                 },
             }
         }
@@ -172,7 +181,7 @@ impl Connection {
             }
             _ => json!({"type": "get_active_broadcast"}).to_string(),
         };
-        match self.session.text(self.visit.began.elapsed(), &text) {
+        match self.session.hear(self.visit.began.elapsed(), Received::Text(&text)) {
             Some(Action::Acknowledge(id)) => {
                 let (acks, channel) = (self.replica.acks.clone(), self.visit.channel.clone());
                 let user = self.visit.user.clone();
@@ -208,7 +217,7 @@ impl Connection {
     }
 
     fn note(&mut self, frame: &Frame) {
-        self.visit.heard.push(serde_json::from_slice(&frame.json).unwrap());
+        self.visit.heard.push(serde_json::from_slice(frame.json()).unwrap());
     }
 
     /// The last thing: what comes after its answer is not heard any more.

@@ -19,6 +19,7 @@ use tidings::submit::{self, Acks, Submit};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use crate::client;
 use crate::clock::VirtualClock;
 use crate::dice::Dice;
 use crate::link::Link;
@@ -74,16 +75,18 @@ impl Replica {
         let metrics = Metrics::default();
         let (announce, announcements) = mpsc::channel(hub::ANNOUNCEMENTS);
         let options = projection_options(spec.projection(), &metrics);
-        let (projection, supervisor) = Projection::start(log.clone(), options, link.generation(), announce);
+        let (projection, supervisor) =
+            Projection::start(log.clone(), options, link.generation(), vec![announce]);
         let submit = spec.submit(log, projection.clone(), &metrics);
         let options = hub::Options {
             channels: spec.channels.clone(),
             max_connections: 100,
+            limits: client::LIMITS,
             metrics,
             modes: submit.modes().watch(),
         };
         let (_, counts) = watch::channel(BTreeMap::new());
-        let hub = Hub::start(options, projection.clone(), announcements, counts);
+        let hub = Hub::start(options, &projection, vec![announcements], &counts).unwrap();
         tokio::spawn(follow(submit.modes().clone(), spec.mode_log.clone()));
         Arc::new(Self {
             acks: Acks::start(submit.clone()),

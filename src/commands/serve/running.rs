@@ -85,7 +85,7 @@ impl<'a> Base<'a> {
     fn projection(
         &self,
         log: Arc<dyn EventLog>,
-        announce: mpsc::Sender<Announcement>,
+        announce: Vec<mpsc::Sender<Announcement>>,
     ) -> (Projection, projection::Supervisor) {
         let options = projection::Options {
             directory: self.projection_directory.clone(),
@@ -97,14 +97,15 @@ impl<'a> Base<'a> {
 
     fn hub(
         &self,
-        projection: Projection,
+        projection: &Projection,
         modes: &Modes,
-        announcements: mpsc::Receiver<Announcement>,
-        counts: watch::Receiver<BTreeMap<Channel, Counts>>,
-    ) -> Hub {
+        announcements: Vec<mpsc::Receiver<Announcement>>,
+        counts: &watch::Receiver<BTreeMap<Channel, Counts>>,
+    ) -> std::io::Result<Hub> {
         let options = hub::Options {
             channels: self.options.channels.clone(),
             max_connections: self.options.max_connections,
+            limits: self.options.socket_limits(),
             metrics: self.metrics.clone(),
             modes: modes.watch(),
         };
@@ -180,11 +181,10 @@ impl<'a> Base<'a> {
     ) -> state::App {
         let limits = state::Limits {
             max_body_bytes: self.options.max_body_bytes,
-            max_message_bytes: self.options.max_message_bytes,
             max_connections: self.options.max_connections as u64,
             request_timeout: self.options.limits.request_timeout(),
             answer_timeout: self.options.answer_timeout(),
-            session: self.options.session_limits(),
+            sockets: self.options.socket_limits(),
         };
         state::App {
             channels: self.options.channels.clone().into(),
@@ -231,7 +231,8 @@ impl<'a> Running<'a> {
         joining: Option<JoinHandle<anyhow::Result<()>>>,
         keys: Vec<SecretKey>,
     ) -> anyhow::Result<Self> {
-        let (announce, announcements) = mpsc::channel(hub::ANNOUNCEMENTS);
+        let (announce, announcements) =
+            (0..base.options.shards).map(|_| mpsc::channel(hub::ANNOUNCEMENTS)).unzip();
         let (tell_counts, counts) = watch::channel(BTreeMap::new());
         let (tell_taken, name_taken) = oneshot::channel();
         let (stop_accepting, stopped) = watch::channel(false);
@@ -247,7 +248,7 @@ impl<'a> Running<'a> {
         let notary = tokio::spawn(notary.run());
         let submit = base.submit(log, projection.clone())?;
         let modes = submit.modes().clone();
-        let hub = base.hub(projection.clone(), &modes, announcements, counts.clone());
+        let hub = base.hub(&projection, &modes, announcements, &counts)?;
         let presence = base.presence(hub.clone(), projection.clone(), modes);
         let presence = tokio::spawn(presence.run(tell_counts, tell_taken));
         let mirror = tokio::spawn(base.mirror(projection.clone()).run());

@@ -11,7 +11,9 @@ use tidings::domain::{Command, Digest, Kind, Message};
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
 use tidings::projection::{Announcement, Options, Projection, Supervisor};
+use tidings::push::client::Limits;
 use tidings::push::hub::{self, Hub};
+use tidings::push::session;
 use tidings::submit::outbox::{Bounds, Outbox};
 use tidings::submit::{self, Submit};
 use tokio::sync::{mpsc, watch};
@@ -42,7 +44,7 @@ impl Projecting {
             metrics: Metrics::default(),
         };
         let (_, reconnected) = watch::channel(0);
-        let (projection, supervisor) = Projection::start(Arc::new(log), options, reconnected, announce);
+        let (projection, supervisor) = Projection::start(Arc::new(log), options, reconnected, vec![announce]);
         Self { projection, supervisor, announcements, directory: directory.to_owned() }
     }
 
@@ -75,11 +77,23 @@ impl Projecting {
         let options = hub::Options {
             channels: vec![channel()],
             max_connections: 10,
+            limits: Limits {
+                session: session::Limits {
+                    heartbeat: Duration::from_secs(30),
+                    liveness: Duration::from_secs(75),
+                    messages_per_second: 20.0,
+                    message_burst: 40.0,
+                },
+                message_bytes: 4 * 1024,
+                message_time: Duration::from_secs(10),
+                unsent_bytes: 256 * 1024,
+                unsent_time: Duration::from_secs(10),
+            },
             metrics: Metrics::default(),
             modes: submit.modes().watch(),
         };
         let (_, counts) = watch::channel(BTreeMap::new());
-        Hub::start(options, self.projection.clone(), announcements, counts)
+        Hub::start(options, &self.projection, vec![announcements], &counts).unwrap()
     }
 
     /// Stops it, and waits until its store can be opened again.

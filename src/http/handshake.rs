@@ -1,0 +1,92 @@
+//! A WebSocket's handshake (RFC 6455, section 4.2), after which the connection leaves the HTTP server as a bare TCP stream.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::header::{
+    CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use mio::net::TcpStream;
+use sha1::{Digest as _, Sha1};
+
+use super::socket::Socket;
+use super::sockets::SocketPermit;
+
+/// What a server adds to a client's key before it hashes it (RFC 6455, section 1.3).
+const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The answer to a request for a WebSocket, and the connection once that is out; or what is missing.
+pub fn begin(request: &mut Request) -> Result<(Response, Opening), &'static str> {
+    let accept = accepted(request)?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = [
+        (CONNECTION, HeaderValue::from_static("upgrade")),
+        (UPGRADE, HeaderValue::from_static("websocket")),
+        (SEC_WEBSOCKET_ACCEPT, accept),
+    ];
+    response.headers_mut().extend(headers);
+    Ok((response, Opening(hyper::upgrade::on(request))))
+}
+
+/// A connection whose answer is on its way.
+pub struct Opening(OnUpgrade);
+
+/// A connection after its handshake.
+pub struct Opened {
+    /// Out of the runtime's hands; it does not block.
+    pub stream: TcpStream,
+    /// What was read of it already.
+    pub read: Bytes,
+    /// Its place among those that the server takes, to be kept until it is over.
+    pub place: Arc<SocketPermit>,
+}
+
+impl Opening {
+    /// Waits until the answer is out.
+    pub async fn opened(self) -> anyhow::Result<Opened> {
+        let upgraded = self.0.await.context("the handshake's answer did not go out")?;
+        let parts = upgraded.downcast::<TokioIo<Socket>>();
+        let parts = parts.map_err(|_| anyhow!("the connection is none of this server"))?;
+        let (stream, place) = parts.io.into_inner().into_parts();
+        let stream = stream.into_std().context("taking a stream out of the runtime")?;
+        Ok(Opened { stream: TcpStream::from_std(stream), read: parts.read_buf, place })
+    }
+}
+
+/// The answer to a client's key; or what is missing for a WebSocket.
+fn accepted(request: &Request) -> Result<HeaderValue, &'static str> {
+    let headers = request.headers();
+    if request.version() != Version::HTTP_11 {
+        return Err("They begin with HTTP/1.1");
+    }
+    if !has_word(headers, &CONNECTION, "upgrade") {
+        return Err("The header Connection must contain upgrade");
+    }
+    if !has_word(headers, &UPGRADE, "websocket") {
+        return Err("The header Upgrade must be websocket");
+    }
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err("The header Sec-WebSocket-Version must be 13");
+    }
+    let key = headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
+    if STANDARD.decode(key).map_or(0, |nonce| nonce.len()) != 16 {
+        return Err("The header Sec-WebSocket-Key must be 16 bytes in base64");
+    }
+    let digest = Sha1::new().chain_update(key).chain_update(MAGIC).finalize();
+    HeaderValue::try_from(STANDARD.encode(digest)).map_err(|_| "The header Sec-WebSocket-Key is not one")
+}
+
+/// Whether a header that lists words has this one.
+fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    let lists = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|other| other.trim().eq_ignore_ascii_case(word))
+}

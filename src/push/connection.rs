@@ -1,0 +1,189 @@
+//! One connection, from the server's side: whose it is, how far it was told what everybody is told, and the line to it.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::client::{Answered, Client, Limits};
+use super::hub::Outgoing;
+use super::socket::Slow;
+use super::tape::Tape;
+use super::wire::Close;
+use crate::domain::{BroadcastId, UserId};
+use crate::metrics::Metrics;
+use crate::projection::Projection;
+
+/// What the hub works with.
+pub(super) struct Means {
+    /// What this replica knows.
+    pub(super) projection: Projection,
+    /// Where it counts.
+    pub(super) metrics: Metrics,
+    /// How WebSockets are limited.
+    pub(super) limits: Limits,
+}
+
+pub(super) struct Connection {
+    pub(super) user: UserId,
+    /// Whether it learns what creators and team learn.
+    pub(super) staff: bool,
+    /// The number of the next message on its room's tape.
+    seen: u64,
+    line: Line,
+}
+
+/// How it is reached.
+enum Line {
+    /// An event stream, which somebody else writes.
+    Stream { outgoing: mpsc::Sender<Outgoing>, close: Option<oneshot::Sender<Close>> },
+    /// A WebSocket, which the hub writes itself.
+    Socket(Box<Client>),
+}
+
+impl Connection {
+    /// An event stream that has everything that is on the tape.
+    pub(super) fn of_stream(
+        user: UserId,
+        staff: bool,
+        tape: &Tape,
+        outgoing: mpsc::Sender<Outgoing>,
+        close: oneshot::Sender<Close>,
+    ) -> Self {
+        Self { user, staff, seen: tape.end(), line: Line::Stream { outgoing, close: Some(close) } }
+    }
+
+    /// A WebSocket that has everything that is on the tape.
+    pub(super) fn of_socket(user: UserId, staff: bool, tape: &Tape, client: Client) -> Self {
+        Self { user, staff, seen: tape.end(), line: Line::Socket(Box::new(client)) }
+    }
+
+    /// The client, when it is a WebSocket.
+    pub(super) fn client(&mut self) -> Option<&mut Client> {
+        match &mut self.line {
+            Line::Stream { .. } => None,
+            Line::Socket(client) => Some(client),
+        }
+    }
+
+    /// Whether it is told anything any more.
+    pub(super) fn is_open(&self) -> bool {
+        match &self.line {
+            Line::Stream { close, .. } => close.is_some(),
+            Line::Socket(client) => client.is_open(),
+        }
+    }
+
+    /// Whether it has to be looked after.
+    pub(super) fn is_troubled(&self) -> bool {
+        matches!(&self.line, Line::Socket(client) if client.is_troubled())
+    }
+
+    /// Messages that wait for it, and whether these are half as many as may wait, or more.
+    pub(super) fn waiting(&self, limits: &Limits) -> (usize, bool) {
+        match &self.line {
+            Line::Stream { outgoing, .. } => {
+                let waiting = outgoing.max_capacity() - outgoing.capacity();
+                (waiting, waiting * 2 >= outgoing.max_capacity())
+            }
+            Line::Socket(client) => {
+                let (frames, bytes) = client.socket.waiting();
+                (frames, bytes * 2 >= limits.unsent_bytes)
+            }
+        }
+    }
+
+    /// Whether it lacks something that is on the tape.
+    pub(super) fn lags(&self, tape: &Tape) -> bool {
+        self.seen < tape.end()
+    }
+
+    /// Tells it what is on the tape. A client that has too much waiting is closed: on reconnect the state on connect makes
+    /// it whole.
+    pub(super) fn catch_up(&mut self, tape: &mut Tape, means: &Means) {
+        if !self.lags(tape) {
+            return;
+        }
+        let seen = std::mem::replace(&mut self.seen, tape.end());
+        match &mut self.line {
+            Line::Stream { outgoing, .. } => {
+                let mut frames = tape.since(seen).cloned();
+                if frames.any(|frame| is_full(&outgoing.try_send(Outgoing::Frame(frame)))) {
+                    self.end_slow(means);
+                }
+            }
+            Line::Socket(client) if client.is_open() => {
+                if let Err(Slow) = client.say(tape.joined_since(seen), &means.limits) {
+                    self.end_slow(means);
+                }
+            }
+            Line::Socket(_) => {}
+        }
+    }
+
+    /// Tells it something for itself, after what is on the tape. Whether it is told.
+    pub(super) fn tell(&mut self, outgoing: &Outgoing, tape: &mut Tape, means: &Means) -> bool {
+        self.catch_up(tape, means);
+        let told = match &mut self.line {
+            Line::Stream { outgoing: queue, close } => {
+                if close.is_none() {
+                    return false;
+                }
+                match queue.try_send(outgoing.clone()) {
+                    Ok(()) => Ok(true),
+                    Err(mpsc::error::TrySendError::Full(_)) => Err(Slow),
+                    Err(mpsc::error::TrySendError::Closed(_)) => Ok(false),
+                }
+            }
+            Line::Socket(client) if client.is_open() => match outgoing {
+                Outgoing::Notice(id, _) if !client.session.wants_notice(*id) => Ok(false),
+                Outgoing::Frame(frame) | Outgoing::Notice(_, frame) => {
+                    client.say(frame.websocket().clone(), &means.limits).map(|()| true)
+                }
+            },
+            Line::Socket(_) => Ok(false),
+        };
+        told.unwrap_or_else(|Slow| {
+            self.end_slow(means);
+            false
+        })
+    }
+
+    /// An acknowledgement of its own was answered.
+    pub(super) fn answer(
+        &mut self,
+        broadcast: BroadcastId,
+        answered: &Answered,
+        tape: &mut Tape,
+        means: &Means,
+    ) {
+        self.catch_up(tape, means);
+        if let Line::Socket(client) = &mut self.line
+            && let Err(Slow) = client.answered(broadcast, answered, &means.limits)
+        {
+            self.end_slow(means);
+        }
+    }
+
+    fn end_slow(&mut self, means: &Means) {
+        if self.end(Close::Slow, means) {
+            means.metrics.slow_clients.inc();
+        }
+    }
+
+    /// Ends it. Whether it was open until now.
+    pub(super) fn end(&mut self, why: Close, means: &Means) -> bool {
+        let was_open = self.is_open();
+        match &mut self.line {
+            Line::Stream { close, .. } => {
+                return close.take().is_some_and(|close| close.send(why).is_ok());
+            }
+            Line::Socket(client) => {
+                client.count_end(Some(why.code()), &means.metrics);
+                client.end(why);
+            }
+        }
+        was_open
+    }
+}
+
+fn is_full<T>(sent: &Result<(), mpsc::error::TrySendError<T>>) -> bool {
+    matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
+}

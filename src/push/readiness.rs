@@ -1,0 +1,95 @@
+//! The readiness loop of a shard: which of its sockets can be read or written, from the kernel, with no task for any of
+//! them.
+//!
+//! The sockets are in a set of their own, whose descriptor the runtime watches in turn: so a shard waits for them beside
+//! everything else, and asks the kernel directly while it is busy.
+
+use std::io;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use tokio::io::unix::AsyncFd;
+
+/// Sockets that are told of at once.
+const EVENTS_AT_ONCE: usize = 1_024;
+
+pub(super) struct Readiness {
+    poll: AsyncFd<Poll>,
+    events: Events,
+}
+
+impl Readiness {
+    /// Within a runtime.
+    #[expect(unsafe_code, reason = "the runtime has no other way to watch a set of descriptors")]
+    pub(super) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        // SAFETY: a `Poll` has one descriptor, opened when it is made and closed when it is dropped, and it is not taken
+        // out of the `AsyncFd` or replaced.
+        let poll = unsafe { AsyncFd::register_with_interest(poll, tokio::io::Interest::READABLE) }?;
+        Ok(Self { poll, events: Events::with_capacity(EVENTS_AT_ONCE) })
+    }
+
+    /// Tells of this socket from now on, under this name, each time that it becomes ready; until it is closed.
+    pub(super) fn watch(&self, stream: &mut TcpStream, name: usize) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.get_ref().registry().register(stream, Token(name), both)
+    }
+
+    /// Waits until a socket may be ready.
+    pub(super) async fn wait(&self) {
+        match self.poll.readable().await {
+            // Before the set is asked: whatever becomes ready after that wakes this again.
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Those that are ready, without waiting: the name of each, and whether it can be read and written. When more are,
+    /// they come with the next call.
+    pub(super) fn take(&mut self) -> Vec<(usize, bool, bool)> {
+        // It fails when interrupted alone; then the next call tells.
+        if self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO)).is_err() {
+            self.events.clear();
+        }
+        let readable = |event: &Event| event.is_readable() || event.is_read_closed() || event.is_error();
+        let ready = self.events.iter().map(|event| (event.token().0, readable(event), event.is_writable()));
+        ready.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_told_of_each_time_that_it_becomes_ready_and_not_in_between() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let mut socket = TcpStream::from_std(accepted);
+        let mut readiness = Readiness::new().unwrap();
+        readiness.watch(&mut socket, 7).unwrap();
+        readiness.wait().await;
+        assert_eq!(readiness.take(), [(7, false, true)], "it can be written from the start");
+        assert_eq!(readiness.take(), []);
+
+        for _ in 0..2 {
+            client.write_all(b"x").unwrap();
+            readiness.wait().await;
+            let ready = readiness.take();
+            assert!(matches!(ready[..], [(7, true, _)]), "{ready:?}");
+            assert_eq!(socket.read(&mut [0; 9]).unwrap(), 1);
+            assert_eq!(readiness.take(), [], "told once");
+        }
+        drop(client);
+        readiness.wait().await;
+        assert!(matches!(readiness.take()[..], [(7, true, _)]), "its end is something to read");
+        drop(socket);
+        assert_eq!(readiness.take(), []);
+    }
+}
