@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 #
-# Installs what checks the interface descriptions, and prints the folder where it is:
+# Installs what checks the interface, and prints the folder where it is:
 #
 #   schemas/tools.sh python    openapi-spec-validator and CloudEvents' own library, for PYTHONPATH; takes Python 3.11 or
 #                              newer with pip
+#   schemas/tools.sh websocket Autobahn's cases for WebSockets (kosoku), for PYTHONPATH; takes Python 3.11 or newer with
+#                              pip, on Linux
 #   schemas/tools.sh node      spectral, AsyncAPI's own parser, a client generator and CloudEvents' own library, in
 #                              node_modules; takes Node 20 or newer with npm
 #
@@ -26,10 +28,13 @@ say() { printf 'schemas/tools.sh: %s\n' "$*" >&2; }
 
 digest() { python3 -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:12])'; }
 
-python() { # FOLDER
+wheels() { # FOLDER REQUIREMENTS
     python3 -m pip install --quiet --no-input --disable-pip-version-check --root-user-action=ignore --no-deps \
-        --only-binary=:all: --require-hashes --requirement "$here/requirements.txt" --target "$1" >&2
+        --only-binary=:all: --require-hashes --requirement "$here/$2" --target "$1" >&2
 }
+
+python() { wheels "$1" requirements.txt; }
+websocket() { wheels "$1" requirements-websocket.txt; }
 
 # No lock file: the ones named are pinned, and run here only, on files of our own and without install scripts.
 node() { # FOLDER
@@ -39,9 +44,10 @@ node() { # FOLDER
 case ${1:-} in
     # Wheels are of one version of Python.
     python) wanted=$({ cat "$here/requirements.txt" && python3 --version; } | digest) ;;
+    websocket) wanted=$({ cat "$here/requirements-websocket.txt" && python3 --version; } | digest) ;;
     node) wanted=$(echo "${packages[@]}" | digest) ;;
     *)
-        say "what? python or node"
+        say "what? python, websocket or node"
         exit 2
         ;;
 esac
@@ -50,7 +56,7 @@ mkdir -p "$tools"
 tools=$(CDPATH='' cd -- "$tools" && pwd)
 installed=$tools/contracts-$1-$wanted
 if [[ ! -d $installed ]]; then
-    say "installing what checks the interface descriptions ($1)"
+    say "installing what checks the interface ($1)"
     folder=$(mktemp -d "$tools/fetch.XXXXXX")
     trap 'rm -rf "$folder"' EXIT
     "$1" "$folder/new" || { say "that failed; the head of this file says what it takes"; exit 1; }

@@ -12,6 +12,7 @@ mod audit_export;
 mod audit_file;
 mod audit_follow;
 mod auditor;
+mod autobahn;
 mod audit_http;
 mod checklist;
 mod checkpoints;
