@@ -4,6 +4,7 @@ mod admin;
 mod audit;
 mod checkpoints;
 mod limits;
+mod identity;
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -19,12 +20,13 @@ use crate::log::names::MIRROR_LEASE_KEY;
 use crate::log::provision::Provision;
 use crate::push::{client, session};
 use crate::submit::outbox::Bounds;
-pub use admin::Admin;
+pub use admin::{Admin, MintToken};
 pub use audit::{
     Audit, Check, CheckFormat, Export, LogFrom, Prove, Replay, ReplayFormat, State, StateFormat, Verify,
     VerifyFormat,
 };
 pub use checkpoints::Checkpoints;
+pub use identity::{Auth, IdentityOptions, SECRET_VARIABLE, Secret};
 pub use limits::Limits as EdgeLimits;
 
 /// Room that the embedded server's store has beyond the log's own limit: the checkpoints, the KV buckets and the server's
@@ -146,22 +148,6 @@ impl Streams {
     }
 }
 
-/// How people prove who they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Auth {
-    /// They just say so. For development, on a loopback address only.
-    Dev,
-}
-
-impl Auth {
-    /// Whether anybody can be anyone: then a limit for each of them bounds nothing.
-    pub const fn believes_everybody(self) -> bool {
-        match self {
-            Self::Dev => true,
-        }
-    }
-}
-
 /// How diagnostics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -217,13 +203,9 @@ pub struct Serve {
     )]
     pub channels: Vec<Channel>,
 
-    /// How people prove who they are.
-    #[arg(long, env = "TIDINGS_AUTH", default_value = "dev")]
-    pub auth: Auth,
-
-    /// Allow `--auth dev` on any address: whoever reaches it is believed. Only behind something that limits who does.
-    #[arg(long, env = "TIDINGS_AUTH_DEV_ANYWHERE")]
-    pub auth_dev_anywhere: bool,
+    /// How people prove who they are, and which pages may ask.
+    #[command(flatten)]
+    pub identity: IdentityOptions,
 
     /// How long an append is tried. After that the outbox takes it, or its outcome is said to be unknown.
     #[arg(long, env = "TIDINGS_APPEND_TIMEOUT_MS", default_value_t = 3_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]

@@ -8,6 +8,7 @@ mod keys;
 mod progress;
 mod serve;
 mod stdout;
+mod tokens;
 
 use std::io::{Write as _, stdout};
 use std::process::ExitCode;

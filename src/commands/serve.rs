@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::data_dir::{self, DataDir};
 use super::keys;
 use crate::clock::SystemClock;
-use crate::config::{LogFormat, Serve};
+use crate::config::{Auth, LogFormat, SECRET_VARIABLE, Serve};
 use crate::log::connection::{self, Connection, without_password};
 use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
 use crate::log::provision::{Provision, Refused};
@@ -39,6 +39,7 @@ pub(super) async fn serve(mut options: Serve) -> anyhow::Result<()> {
     require_safe_address(&options)?;
     require_a_ping_in_time(&options)?;
     descriptors::fit(&mut options)?;
+    let gate = options.identity.gate().await?;
     let (begin_shutdown, shutdown) = Shutdown::listen()?;
     let (listener, url) = listen(options.listen)?;
     let data_dir = DataDir::take(&options.nats.data_dir)?;
@@ -64,7 +65,7 @@ pub(super) async fn serve(mut options: Serve) -> anyhow::Result<()> {
     };
 
     let keys = keys::of_replica(&options, &data_dir, &replica)?;
-    let base = Base::new(&options, &data_dir, replica, connection, provision, shutdown);
+    let base = Base::new(&options, &data_dir, replica, connection, provision, shutdown, gate);
     let running = Running::start(base, listener, joining, keys)?;
     if let Err(error) = data_dir.write(data_dir::HTTP_URL, &url) {
         warn!("commands do not find this replica by its data directory: {error:#}");
@@ -82,7 +83,8 @@ pub(super) async fn serve(mut options: Serve) -> anyhow::Result<()> {
 
 /// Dev auth believes everyone, so only this machine may reach it.
 fn require_safe_address(options: &Serve) -> anyhow::Result<()> {
-    if options.listen.ip().is_loopback() || options.auth_dev_anywhere {
+    let dev = options.identity.auth == Auth::Dev;
+    if !dev || options.listen.ip().is_loopback() || options.identity.auth_dev_anywhere {
         return Ok(());
     }
     bail!(
@@ -183,14 +185,19 @@ fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
         let servers = without_password(&options.nats.nats.join(","));
         (servers.clone(), format!("--nats {servers}"))
     };
+    // With tokens there is no page, and whoever asks shows one.
+    let (page, user, token) = match options.identity.auth {
+        Auth::Dev => (format!("Page:    {url}\n"), "?user_id=1", ""),
+        Auth::Jwt => (String::new(), "", " -H \"Authorization: Bearer $token\""),
+    };
     // Whoever closed stdout does not want to know.
     let _ = writeln!(
         std::io::stdout(),
         "\nTidings listens at {url}. Its event log is in NATS at {log}.\n\n\
-         Page:    {url}\n\
-         Listen:  curl -N '{base}/events?user_id=1'\n\
-         Post:    curl -X POST {base} -H 'Content-Type: application/json' -d '{{\"message\": \"Test\", \"type\": \"info\"}}'\n\
-         Clear:   curl -X POST {base}/clear\n\
+         {page}\
+         Listen:  curl -N{token} '{base}/events{user}'\n\
+         Post:    curl{token} -X POST {base} -H 'Content-Type: application/json' -d '{{\"message\": \"Test\", \"type\": \"info\"}}'\n\
+         Clear:   curl{token} -X POST {base}/clear\n\
          Replay:  {program} audit replay {place}\n"
     );
 }
@@ -200,7 +207,14 @@ pub(super) fn effective_options(matches: &ArgMatches) -> String {
     use clap::CommandFactory as _;
     let cli = crate::config::Cli::command();
     let options = cli.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
-    options.filter_map(|option| effective_option(option, matches)).collect()
+    let mut lines: String = options.filter_map(|option| effective_option(option, matches)).collect();
+    // It has no flag, and is not to be seen.
+    let secret = std::env::var_os(SECRET_VARIABLE).filter(|secret| !secret.is_empty());
+    lines += &secret.map_or_else(
+        || format!("# {SECRET_VARIABLE} is not set\n"),
+        |_| format!("{SECRET_VARIABLE}=[set]  # environment\n"),
+    );
+    lines
 }
 
 fn effective_option(option: &clap::Arg, matches: &ArgMatches) -> Option<String> {

@@ -2,10 +2,21 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
-use super::{Nats, Streams};
+use super::{Nats, Secret, Streams};
+use crate::domain::UserId;
+use crate::http::identity::Role;
 use crate::notary::note::KeyName;
+
+const TOKEN_HELP: &str = "\
+Example:
+  head -c 32 /dev/urandom | base64 > token.secret
+  tidings serve --auth jwt --auth-secret-file token.secret
+  token=$(tidings admin token --auth-secret-file token.secret --sub ann --role creator --expires-in 8h)
+  curl -H \"Authorization: Bearer $token\" http://127.0.0.1:8000/api/creator/broadcast/stats
+
+Whoever has the secret can make such tokens, for anybody: usually that is the application that people log in to.";
 
 const KEYGEN_HELP: &str = "\
 Example:
@@ -73,4 +84,40 @@ pub enum Admin {
         /// Where the secret key goes. The file must not be there yet; only its owner can read it.
         file: PathBuf,
     },
+    /// Make a token for `serve --auth jwt` with a shared secret, and print it.
+    #[command(after_help = TOKEN_HELP)]
+    Token(MintToken),
+}
+
+/// What a token says.
+#[derive(Debug, Args)]
+pub struct MintToken {
+    /// Whose it is: the user's id.
+    #[arg(long, value_name = "USER")]
+    pub sub: UserId,
+    /// What they may do: creator, team, user, auditor. Several, or none, may be given.
+    #[arg(long, value_delimiter = ',', value_parser = role, value_name = "ROLE")]
+    pub role: Vec<Role>,
+    /// What they are called.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How long it lasts: `15m`, `8h`, `30days`.
+    #[arg(long, default_value = "1h", value_name = "TIME")]
+    pub expires_in: humantime::Duration,
+    /// Whom it is for: one of `--auth-audience`.
+    #[arg(long)]
+    pub aud: Option<String>,
+    /// Who issues it: one of `--auth-issuer`.
+    #[arg(long)]
+    pub iss: Option<String>,
+    /// The claim that holds the roles: as `serve` has it.
+    #[arg(long, env = "TIDINGS_AUTH_ROLES_CLAIM", default_value = "roles", value_name = "NAME")]
+    pub auth_roles_claim: String,
+    /// What it is signed with.
+    #[command(flatten)]
+    pub secret: Secret,
+}
+
+fn role(word: &str) -> Result<Role, String> {
+    Role::parse(word).ok_or_else(|| "a role is one of: creator, team, user, auditor".to_owned())
 }

@@ -39,6 +39,11 @@ pub fn ndjson(lines: Body) -> Response {
     ([(CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
 }
 
+/// `204`: there is nothing to say.
+pub fn nothing() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
 /// `304`: the caller has it already.
 pub fn not_modified() -> StatusCode {
     StatusCode::NOT_MODIFIED

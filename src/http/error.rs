@@ -1,11 +1,12 @@
 //! From what went wrong to what the caller is told: every status code and error code of the interface, in one file.
 
 use axum::Json;
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::identity::Places;
 use super::sockets::Refused;
 use crate::audit::proof::Unprovable;
 use crate::audit::proof::of_replica::NoProof;
@@ -23,6 +24,8 @@ pub struct ApiError {
     code: &'static str,
     message: String,
     retry_after_seconds: Option<u64>,
+    /// What kind of proof is wanted (RFC 6750, section 3).
+    challenge: Option<&'static str>,
     more: Vec<(&'static str, Value)>,
 }
 
@@ -32,7 +35,8 @@ pub struct Code(pub &'static str);
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after_seconds: None, more: Vec::new() }
+        let message = message.into();
+        Self { status, code, message, retry_after_seconds: None, challenge: None, more: Vec::new() }
     }
 
     fn retry_after(self, seconds: u64) -> Self {
@@ -62,6 +66,31 @@ impl ApiError {
     /// `401`: nobody in particular is asking.
     pub fn no_identity(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "no_identity", message)
+    }
+
+    /// `401`: there is no token.
+    pub fn no_token(places: &Places) -> Self {
+        let cookie = if places.cookie.is_empty() { "" } else { ", or in a cookie" };
+        let message = format!("Nobody is asking: there is no token in `Authorization: Bearer`{cookie}.");
+        Self { challenge: Some("Bearer"), ..Self::no_identity(message) }
+    }
+
+    /// `401`: there is a token, and it is not to be believed.
+    pub fn invalid_token(why: impl AsRef<str>) -> Self {
+        let message = format!("The token is not valid. {}", why.as_ref());
+        let error = Self::new(StatusCode::UNAUTHORIZED, "invalid_token", message);
+        Self { challenge: Some(r#"Bearer error="invalid_token""#), ..error }
+    }
+
+    /// `401`: there was a token.
+    pub fn token_expired() -> Self {
+        let error = Self::new(StatusCode::UNAUTHORIZED, "token_expired", "The token has expired.");
+        Self { challenge: Some(r#"Bearer error="invalid_token""#), ..error }
+    }
+
+    /// `403`: a token of one user, for a connection or a request of another.
+    pub fn other_user() -> Self {
+        Self::forbidden("other_user", "The token is another user's than this is for.")
     }
 
     /// `403`: this person may not.
@@ -163,6 +192,12 @@ impl ApiError {
     /// `503`: the log, or the stream of checkpoints, cannot be read.
     pub fn log_away() -> Self {
         Self::unavailable("log_away", "The event log cannot be read now; it is tried again.").retry_after(5)
+    }
+
+    /// `503`: whoever issues tokens does not say which keys are theirs.
+    pub fn keys_away() -> Self {
+        let message = "The keys of tokens cannot be had from their issuer now; it is tried again.";
+        Self::unavailable("keys_away", message).retry_after(5)
     }
 
     /// `503`: the replica stops.
@@ -342,6 +377,9 @@ impl IntoResponse for ApiError {
         }
         let mut response = (self.status, Json(body)).into_response();
         response.extensions_mut().insert(code);
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -6,7 +6,8 @@ use anyhow::{Context as _, anyhow};
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::header::{
-    CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use axum::response::Response;
@@ -23,8 +24,9 @@ use super::sockets::SocketPermit;
 /// What a server adds to a client's key before it hashes it (RFC 6455, section 1.3).
 const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The answer to a request for a WebSocket, and the connection once that is out; or what is missing.
-pub fn begin(request: &mut Request) -> Result<(Response, Opening), &'static str> {
+/// The answer to a request for a WebSocket, and the connection once that is out; or what is missing. Of the subprotocols
+/// that the client offers, this one is taken.
+pub fn begin(request: &mut Request, subprotocol: &'static str) -> Result<(Response, Opening), &'static str> {
     let accept = accepted(request)?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -34,6 +36,9 @@ pub fn begin(request: &mut Request) -> Result<(Response, Opening), &'static str>
         (SEC_WEBSOCKET_ACCEPT, accept),
     ];
     response.headers_mut().extend(headers);
+    if has_word(request.headers(), &SEC_WEBSOCKET_PROTOCOL, subprotocol) {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    }
     Ok((response, Opening(hyper::upgrade::on(request))))
 }
 

@@ -1,19 +1,24 @@
-//! Who is asking, and from which page.
-//!
-//! Dev auth believes what people say of themselves, so it is for a loopback address. Pages of other origins are
-//! refused: a browser would let any site post to it.
+//! Who is asking, and what they may do.
 
-use axum::extract::{FromRequestParts, Request};
-use axum::http::header::{HeaderName, ORIGIN, UPGRADE};
+mod credential;
+mod crypto;
+mod dev;
+mod fetch;
+pub mod gate;
+pub mod jwks;
+pub mod keys;
+pub mod origin;
+mod token;
+
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Uri};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
 
 use super::error::ApiError;
-use super::request::Query;
 use super::state::App;
-use crate::domain::UserId;
+use crate::domain::{Timestamp, UserId};
+
+pub use credential::{Places, SUBPROTOCOL};
+pub use token::{Signers, Verifier};
 
 /// What somebody may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,30 +27,57 @@ pub enum Role {
     Creator,
     /// Reads statistics.
     Team,
-    /// Reads broadcasts and acknowledges them.
+    /// Reads broadcasts and acknowledges them, as everybody does.
     User,
     /// Reads the log.
     Auditor,
 }
 
 impl Role {
-    fn parse(word: &str) -> Option<Self> {
-        match word {
-            "creator" => Some(Self::Creator),
-            "team" => Some(Self::Team),
-            "user" => Some(Self::User),
-            "auditor" => Some(Self::Auditor),
-            _ => None,
-        }
+    /// Every role, in the order in which documents list them.
+    pub const ALL: [Self; 4] = [Self::Creator, Self::Team, Self::User, Self::Auditor];
+
+    /// The role of this name.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == word)
     }
 
-    const fn as_str(self) -> &'static str {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Creator => "creator",
             Self::Team => "team",
             Self::User => "user",
             Self::Auditor => "auditor",
         }
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// The roles that somebody has: any of them, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles(u8);
+
+impl Roles {
+    /// Whether one of these is among them.
+    pub fn any(self, roles: &[Role]) -> bool {
+        roles.iter().any(|role| self.0 & role.bit() != 0)
+    }
+}
+
+impl FromIterator<Role> for Roles {
+    fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
+        Self(roles.into_iter().fold(0, |bits, role| bits | role.bit()))
+    }
+}
+
+/// Of words, unknown ones passed over.
+impl<'a> FromIterator<&'a str> for Roles {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(words: I) -> Self {
+        words.into_iter().filter_map(Role::parse).collect()
     }
 }
 
@@ -55,98 +87,54 @@ pub struct Identity {
     /// Their id.
     pub user: UserId,
     /// What they may do.
-    pub role: Role,
+    pub roles: Roles,
+    /// When their token ends; dev auth has none.
+    pub ends: Option<Timestamp>,
 }
 
-const USER_HEADER: HeaderName = HeaderName::from_static("x-user-id");
-const ROLE_HEADER: HeaderName = HeaderName::from_static("x-user-role");
-
 impl Identity {
-    /// Dev auth: what was said, or the user `dev` with role `creator` when nothing was.
-    fn claimed(user: Option<&str>, role: Option<&str>) -> Result<Self, ApiError> {
-        let role = match role {
-            Some(word) => Role::parse(word).ok_or_else(|| {
-                ApiError::no_identity("The role must be one of: creator, team, user, auditor.")
-            })?,
-            None if user.is_none() => Role::Creator,
-            None => Role::User,
-        };
-        let user = user
-            .unwrap_or("dev")
-            .parse()
-            .map_err(|e: String| ApiError::no_identity(format!("Not a user: {e}.")))?;
-        Ok(Self { user, role })
-    }
-
-    /// From the headers of a REST call.
-    fn from_headers(headers: &HeaderMap) -> Result<Self, ApiError> {
-        Self::claimed(text(headers, &USER_HEADER)?, text(headers, &ROLE_HEADER)?)
-    }
-
-    /// From the query of a WebSocket or event-stream connection; headers count where the query says nothing.
-    pub fn from_query(uri: &Uri, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let query = Query::of(uri)?;
-        let user = query.get("user_id").map_or_else(|| text(headers, &USER_HEADER), |user| Ok(Some(user)))?;
-        let role = query.get("role").map_or_else(|| text(headers, &ROLE_HEADER), |role| Ok(Some(role)))?;
-        Self::claimed(user, role)
-    }
-
     /// Lets those through who have one of these roles.
     pub fn require(&self, roles: &[Role]) -> Result<(), ApiError> {
-        if roles.contains(&self.role) {
+        if self.roles.any(roles) {
             return Ok(());
         }
-        let allowed = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" or ");
-        Err(ApiError::forbidden(
-            "role_required",
-            format!("This takes the role {allowed}; yours is {}.", self.role.as_str()),
-        ))
+        let named = |roles: &[Role], between: &str| {
+            roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(between)
+        };
+        let own: Vec<_> = Role::ALL.into_iter().filter(|role| self.roles.any(&[*role])).collect();
+        let have = match own[..] {
+            [] => "you have none".to_owned(),
+            [one] => format!("yours is {}", one.as_str()),
+            _ => format!("yours are {}", named(&own, ", ")),
+        };
+        let message = format!("This takes the role {}; {have}.", named(roles, " or "));
+        Err(ApiError::forbidden("role_required", message))
     }
 
     /// Whether they learn what creators and team learn.
-    pub const fn is_staff(&self) -> bool {
-        matches!(self.role, Role::Creator | Role::Team)
+    pub fn is_staff(&self) -> bool {
+        self.roles.any(&[Role::Creator, Role::Team])
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, ApiError> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    // User ids may be any UTF-8, so the bytes are read as that rather than as visible ASCII.
-    let text = std::str::from_utf8(value.as_bytes());
-    text.map(Some).map_err(|_| ApiError::no_identity(format!("The header {name} is not UTF-8.")))
-}
-
+/// Whoever sends a request that is answered once.
 impl FromRequestParts<App> for Identity {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
-        Self::from_headers(&parts.headers)
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        app.gate.of_request(parts).await
     }
 }
 
-/// Refuses pages of other origins on whatever changes state and on WebSockets. Who is no browser sends no `Origin`.
-pub async fn same_origin(request: Request, next: Next) -> Response {
-    let guarded =
-        !matches!(*request.method(), Method::GET | Method::HEAD) || request.headers().contains_key(UPGRADE);
-    match request.headers().get(ORIGIN) {
-        Some(origin) if guarded && !is_local(origin.to_str().unwrap_or("?")) => {
-            let message = "Pages of this origin may not do that. In dev auth only pages of this machine may.";
-            ApiError::forbidden("origin_not_allowed", message).into_response()
-        }
-        _ => next.run(request).await,
-    }
-}
+/// Whoever opens a connection: a WebSocket or an event stream.
+pub struct Listener(pub Identity);
 
-/// `null` (a file, a sandbox) and pages that this machine serves.
-fn is_local(origin: &str) -> bool {
-    if origin == "null" {
-        return true;
+impl FromRequestParts<App> for Listener {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        app.gate.of_connection(parts, app.clock.now()).await.map(Self)
     }
-    let host = origin.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
-    host.is_some_and(|host| {
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-    })
 }
 
 #[cfg(test)]
@@ -154,26 +142,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dev_auth_believes_and_has_the_seeds_defaults() {
-        let who = |user, role| Identity::claimed(user, role).map(|i| (i.user.to_string(), i.role));
-        assert_eq!(who(None, None), Ok(("dev".into(), Role::Creator)));
-        assert_eq!(who(Some("1"), None), Ok(("1".into(), Role::User)));
-        assert_eq!(who(Some("1"), Some("team")), Ok(("1".into(), Role::Team)));
-        assert!(who(Some(""), None).is_err());
-        assert!(who(Some("1"), Some("root")).is_err());
+    fn roles_are_a_set_of_known_words() {
+        let roles: Roles = ["team", "admin", "auditor", "", "Creator"].into_iter().collect();
+        assert!(roles.any(&[Role::Team]) && roles.any(&[Role::Creator, Role::Auditor]));
+        assert!(!roles.any(&[Role::Creator, Role::User]) && !Roles::default().any(&Role::ALL));
     }
 
     #[test]
-    fn only_pages_of_this_machine_are_local() {
-        for local in
-            ["null", "http://localhost:3000", "http://127.0.0.1:8000", "http://[::1]:1", "https://127.9.9.9"]
-        {
-            assert!(is_local(local), "{local}");
-        }
-        for foreign in
-            ["https://example.org", "http://localhost.example.org", "http://127.0.0.1.nip.io", "?", ""]
-        {
-            assert!(!is_local(foreign), "{foreign}");
-        }
+    fn who_lacks_a_role_hears_which_one_and_what_they_have() {
+        let who = |words: &[&str]| Identity {
+            user: "ann".parse().unwrap(),
+            roles: words.iter().copied().collect(),
+            ends: None,
+        };
+        let said = |words: &[&str]| {
+            who(words).require(&[Role::Creator, Role::Team]).err().map(|error| error.into_parts().1)
+        };
+        assert_eq!(said(&["team"]), None);
+        assert_eq!(said(&[]).unwrap(), "This takes the role creator or team; you have none.");
+        assert_eq!(said(&["user"]).unwrap(), "This takes the role creator or team; yours is user.");
+        let two = said(&["auditor", "user"]).unwrap();
+        assert_eq!(two, "This takes the role creator or team; yours are user, auditor.");
     }
 }

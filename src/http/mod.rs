@@ -26,7 +26,7 @@ mod ws;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 
 use crate::domain::Channel;
 use error::ApiError;
@@ -60,7 +60,6 @@ fn interface() -> Routes {
         .nest("/api/audit", audit)
         // The seed's clients post without the slash, and some frameworks add one.
         .post("/api/{channel}/broadcast/", broadcasts::create)
-        .map(|router| router.layer(from_fn(identity::same_origin)))
         .get("/livez", operations::livez)
         .get("/readyz", operations::readyz)
         .get("/metrics", operations::metrics)
@@ -77,6 +76,7 @@ pub fn router(app: App) -> Router {
         .fallback(async || ApiError::not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(app.limits.max_body_bytes))
+        .layer(from_fn_with_state(app.clone(), identity::origin::guard))
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)
 }

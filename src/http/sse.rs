@@ -7,13 +7,13 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{self, Stream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::ApiError;
-use super::identity::Identity;
+use super::identity::Listener;
 use super::request::{Fresh, InChannel};
 use super::state::{App, READ_PATIENCE};
 use crate::domain::{Channel, UserId};
@@ -25,11 +25,10 @@ use crate::push::wire::Close;
 pub async fn events(
     State(app): State<App>,
     InChannel(channel): InChannel,
-    uri: Uri,
+    Listener(who): Listener,
     headers: HeaderMap,
     _: Fresh,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let who = Identity::from_query(&uri, &headers)?;
     if let Some(seen) = last_event_id(&headers)
         && !app.projection.reached(seen, READ_PATIENCE).await
         && app.projection.seen().head >= seen

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
+use super::identity::gate::Gate;
 use crate::clock::Clock;
 use crate::domain::{Channel, UserId};
 use crate::log::EventLog;
@@ -71,6 +72,8 @@ pub struct App {
     pub admission: Admission<UserId>,
     /// The limits of the edge.
     pub limits: Limits,
+    /// Who may ask.
+    pub gate: Arc<Gate>,
     /// Whether there is a page at `/`: with dev auth.
     pub serves_page: bool,
     /// Whether it is stopping.

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::error::ApiError;
 use super::handshake::{self, Opened};
-use super::identity::Identity;
+use super::identity::{Listener, SUBPROTOCOL};
 use super::request::{Fresh, InChannel};
 use super::state::App;
 use crate::domain::{BroadcastId, Channel, UserId};
@@ -23,11 +23,12 @@ use crate::submit::{Acknowledged, Acks};
 pub async fn upgrade(
     State(app): State<App>,
     InChannel(channel): InChannel,
+    Listener(who): Listener,
     _: Fresh,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let who = Identity::from_query(request.uri(), request.headers())?;
-    let (response, opening) = handshake::begin(&mut request).map_err(ApiError::not_a_websocket)?;
+    let opened = handshake::begin(&mut request, SUBPROTOCOL).map_err(ApiError::not_a_websocket)?;
+    let (response, opening) = opened;
     if app.connections_here() >= app.limits.max_connections {
         return Err(ApiError::full());
     }

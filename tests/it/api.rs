@@ -302,7 +302,7 @@ async fn a_replica_that_is_behind_does_not_say_no_nor_nothing_to_do() {
         let header = if condition.is_empty() { String::new() } else { format!("{condition}: \"{id}\"\r\n") };
         let mut raw = Raw::connect(&behind).await;
         let request = format!(
-            "POST /api/creator/broadcast{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\
+            "POST /api/creator/broadcast{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );

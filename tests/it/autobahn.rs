@@ -33,7 +33,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const ALL_CASES: Duration = Duration::from_mins(5);
 
 async fn upgrade(mut request: Request) -> Response {
-    match handshake::begin(&mut request) {
+    match handshake::begin(&mut request, "none") {
         Ok((response, opening)) => {
             tokio::spawn(async move {
                 let opened = opening.opened().await.unwrap();

@@ -254,6 +254,7 @@ async fn refuse_everything(replica: &Replica) {
             ask(),
             ask().header("X-User-Role", "nobody"),
             ask().header("X-User-Id", "u"),
+            ask().header("Host", "example.org"),
         ]);
         let of_its_kind = if method == Method::POST {
             vec![

@@ -62,7 +62,8 @@ impl Dice {
             0 => format!("{} {}", self.pick(METHODS), self.pick(TARGETS)),
             _ => self.pick(CALLS).replace(' ', " /api/creator/broadcast"),
         };
-        let mut head = format!("{call}{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", self.pick(QUERIES));
+        let mut head =
+            format!("{call}{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", self.pick(QUERIES));
         for _ in 0..self.below(3) {
             head += &[self.pick(HEADERS), ": ", self.pick(VALUES), "\r\n"].concat();
         }

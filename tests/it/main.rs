@@ -27,6 +27,8 @@ mod faults;
 mod garbage;
 mod guards;
 mod history;
+mod identity;
+mod identity_keys;
 mod install;
 mod load;
 mod log_contract;

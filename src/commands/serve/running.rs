@@ -17,6 +17,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::commands::data_dir::DataDir;
 use crate::config::{Auth, OnOutage, Serve};
 use crate::domain::Channel;
+use crate::http::identity::gate::Gate;
 use crate::http::{router, server, state};
 use crate::log::EventLog;
 use crate::log::connection::Connection;
@@ -53,6 +54,7 @@ pub(super) struct Base<'a> {
     shutdown: Shutdown,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    gate: Arc<Gate>,
 }
 
 impl<'a> Base<'a> {
@@ -63,6 +65,7 @@ impl<'a> Base<'a> {
         connection: Connection,
         provision: Provision,
         shutdown: Shutdown,
+        gate: Gate,
     ) -> Self {
         let clock = SystemClock;
         Self {
@@ -75,6 +78,7 @@ impl<'a> Base<'a> {
             shutdown,
             clock: Arc::new(clock),
             metrics: Metrics::default(),
+            gate: Arc::new(gate),
         }
     }
 
@@ -152,7 +156,7 @@ impl<'a> Base<'a> {
         let limits = &self.options.limits;
         server::Options {
             max_sockets: limits.sockets(self.options.max_connections),
-            max_sockets_per_address: limits.sockets_per_address(self.options.auth),
+            max_sockets_per_address: limits.sockets_per_address(self.options.identity.auth),
             head: limits.head(),
             patience: limits.patience(),
             metrics: Arc::new(self.metrics.clone()),
@@ -196,11 +200,10 @@ impl<'a> Base<'a> {
             nats: self.connection.clone(),
             auditing,
             metrics: Arc::new(self.metrics.clone()),
-            admission: Admission::new(self.options.limits.connections_per_user(self.options.auth)),
+            admission: Admission::new(self.options.limits.connections_per_user(self.options.identity.auth)),
             limits,
-            serves_page: match self.options.auth {
-                Auth::Dev => true,
-            },
+            gate: self.gate.clone(),
+            serves_page: self.options.identity.auth == Auth::Dev,
             shutdown: self.shutdown.clone(),
             clock: self.clock.clone(),
         }

@@ -37,9 +37,15 @@ impl Client {
 
     /// Connects, from a page of this origin when one is named.
     pub async fn try_connect(url: &str, origin: Option<&str>) -> Result<Self, Error> {
+        let origin: Vec<_> = origin.into_iter().map(|origin| ("Origin", origin)).collect();
+        Self::try_connect_with(url, &origin).await
+    }
+
+    /// Connects with these headers.
+    pub async fn try_connect_with(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, Error> {
         let mut request = url.into_client_request()?;
-        if let Some(origin) = origin {
-            request.headers_mut().insert("Origin", origin.parse().unwrap());
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
         }
         let asked = Asked {
             method: Method::GET,

@@ -22,9 +22,11 @@ pub fn answered_by(url: &str) -> Answered {
     ANSWERED.lock().unwrap().get(authority).cloned().unwrap_or_default()
 }
 
-/// Headers that any client may send; they are no part of the interface.
-const ANY_CLIENT_SENDS: [&str; 11] = [
+/// Headers that any client may send; they are no part of the interface, or, of those with a token, security schemes of it.
+const ANY_CLIENT_SENDS: [&str; 13] = [
     "accept",
+    "authorization",
+    "cookie",
     "content-length",
     "content-type",
     "host",

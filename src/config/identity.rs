@@ -1,0 +1,207 @@
+//! The options of identity: how people prove who they are, and which pages may ask.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use axum::http::Uri;
+use clap::{Args, ValueEnum};
+use jsonwebtoken::{Algorithm, AlgorithmFamily};
+
+use crate::http::identity::gate::{Gate, Proof};
+use crate::http::identity::jwks::{Jwks, Source};
+use crate::http::identity::keys::{Expectations, SharedSecret};
+use crate::http::identity::origin::{Origins, Pattern};
+use crate::http::identity::{Places, Signers, Verifier};
+
+/// The secret itself, where it is no file. It is no flag: everybody on a machine can read those.
+pub const SECRET_VARIABLE: &str = "TIDINGS_AUTH_SECRET";
+
+/// How people prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Auth {
+    /// They just say so. For development, on a loopback address only.
+    Dev,
+    /// With tokens (JWT) that your application or your identity provider signs.
+    Jwt,
+}
+
+impl Auth {
+    /// Whether anybody can be anyone: then a limit for each of them bounds nothing.
+    pub const fn believes_everybody(self) -> bool {
+        matches!(self, Self::Dev)
+    }
+}
+
+/// The secret that is shared with whoever issues tokens.
+#[derive(Clone, Debug, Args)]
+pub struct Secret {
+    /// File with the secret under which tokens are signed (HS256), of at least 32 bytes. The environment variable
+    /// `TIDINGS_AUTH_SECRET` may have the secret itself instead.
+    #[arg(long, env = "TIDINGS_AUTH_SECRET_FILE", value_name = "FILE")]
+    pub auth_secret_file: Option<PathBuf>,
+}
+
+impl Secret {
+    /// The secret, if one is given.
+    pub fn read(&self) -> anyhow::Result<Option<SharedSecret>> {
+        let in_environment = std::env::var_os(SECRET_VARIABLE).filter(|secret| !secret.is_empty());
+        match (&self.auth_secret_file, in_environment) {
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) => {
+                bail!("--auth-secret-file and {SECRET_VARIABLE} both give a secret; one is enough")
+            }
+            (Some(file), None) => {
+                let place = || format!("reading --auth-secret-file {}", file.display());
+                let bytes = std::fs::read(file).with_context(place)?;
+                SharedSecret::new(bytes).with_context(place).map(Some)
+            }
+            (None, Some(secret)) => {
+                let bytes = secret.into_encoded_bytes();
+                SharedSecret::new(bytes).context(format!("reading {SECRET_VARIABLE}")).map(Some)
+            }
+        }
+    }
+}
+
+/// How people prove who they are, and which pages may ask.
+#[derive(Clone, Debug, Args)]
+pub struct IdentityOptions {
+    /// How people prove who they are.
+    #[arg(long, env = "TIDINGS_AUTH", default_value = "dev")]
+    pub auth: Auth,
+
+    /// Allow `--auth dev` on any address: whoever reaches it is believed. Only behind something that limits who does.
+    #[arg(long, env = "TIDINGS_AUTH_DEV_ANYWHERE")]
+    pub auth_dev_anywhere: bool,
+
+    /// The secret of tokens.
+    #[command(flatten)]
+    pub secret: Secret,
+
+    /// File with the public keys (a JWKS) of whoever issues tokens. It is read again now and then.
+    #[arg(long, env = "TIDINGS_AUTH_JWKS_FILE", value_name = "FILE", conflicts_with = "auth_secret_file")]
+    pub auth_jwks_file: Option<PathBuf>,
+
+    /// URL of such keys: what an identity provider calls its `jwks_uri`. It is asked again now and then, and when a token
+    /// names a key that is not known; while it is away, known keys count for up to an hour.
+    #[arg(long, env = "TIDINGS_AUTH_JWKS_URL", value_name = "URL", conflicts_with_all = ["auth_secret_file", "auth_jwks_file"])]
+    pub auth_jwks_url: Option<Uri>,
+
+    /// How often public keys are read again.
+    #[arg(long, env = "TIDINGS_AUTH_JWKS_SECONDS", default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub auth_jwks_seconds: u64,
+
+    /// Algorithms that count with public keys: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, `EdDSA`. A key
+    /// that names one of them counts for that one alone.
+    #[arg(
+        long,
+        env = "TIDINGS_AUTH_ALGORITHMS",
+        value_delimiter = ',',
+        default_value = "RS256,ES256,EdDSA",
+        value_parser = public_algorithm,
+        value_name = "NAME"
+    )]
+    pub auth_algorithms: Vec<Algorithm>,
+
+    /// Whom tokens are for: their `aud` has to be, or to have among others, one of these. Without this option, a token
+    /// that names an audience is refused: it is for somebody else.
+    #[arg(long, env = "TIDINGS_AUTH_AUDIENCE", value_delimiter = ',', value_name = "NAME")]
+    pub auth_audience: Vec<String>,
+
+    /// Who issues tokens: their `iss` has to be one of these. Without this option it is not looked at.
+    #[arg(long, env = "TIDINGS_AUTH_ISSUER", value_delimiter = ',', value_name = "NAME")]
+    pub auth_issuer: Vec<String>,
+
+    /// The claim that holds the roles, as an array or as one text with spaces: `realm_access.roles` is one inside another.
+    #[arg(long, env = "TIDINGS_AUTH_ROLES_CLAIM", default_value = "roles", value_name = "NAME")]
+    pub auth_roles_claim: String,
+
+    /// The cookie that holds the token, for browsers. Empty: none does.
+    #[arg(long, env = "TIDINGS_AUTH_COOKIE", default_value = "session", value_name = "NAME")]
+    pub auth_cookie: String,
+
+    /// Take tokens from the query too, from the parameter of this name. Queries get into the logs of what is in between:
+    /// only for clients that can do nothing else.
+    #[arg(
+        long,
+        env = "TIDINGS_AUTH_QUERY_TOKEN",
+        value_name = "NAME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "token"
+    )]
+    pub auth_query_token: Option<String>,
+
+    /// Origins whose pages may do what changes state, open WebSockets and read answers: `https://app.example.com`, or
+    /// `https://*.example.com` for every host below. Default: with `--auth jwt` the host that is asked, with `--auth dev`
+    /// this machine.
+    #[arg(long, env = "TIDINGS_ALLOWED_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
+    pub allowed_origins: Vec<Pattern>,
+}
+
+impl IdentityOptions {
+    /// Reads the keys and opens the gate.
+    pub async fn gate(&self) -> anyhow::Result<Gate> {
+        let dev = self.auth == Auth::Dev;
+        let origins = Origins {
+            local: dev,
+            local_hosts: dev && !self.auth_dev_anywhere,
+            listed: self.allowed_origins.clone(),
+        };
+        let proof = match self.auth {
+            Auth::Dev => Proof::Dev,
+            Auth::Jwt => {
+                let places =
+                    Places { cookie: self.auth_cookie.clone(), query: self.auth_query_token.clone() };
+                Proof::Token(Verifier::new(self.signers().await?, &self.auth_roles_claim), places)
+            }
+        };
+        Ok(Gate { proof, origins })
+    }
+
+    async fn signers(&self) -> anyhow::Result<Signers> {
+        let expect = Expectations {
+            algorithms: self.auth_algorithms.clone(),
+            audience: self.auth_audience.clone(),
+            issuer: self.auth_issuer.clone(),
+        };
+        let every = Duration::from_secs(self.auth_jwks_seconds);
+        let source = match (&self.auth_jwks_file, &self.auth_jwks_url) {
+            (Some(file), _) => Some(Source::File(file.clone())),
+            (None, Some(url)) => Some(Source::url(url.clone()).context("--auth-jwks-url")?),
+            (None, None) => None,
+        };
+        match (self.secret.read()?, source) {
+            (Some(secret), None) => Ok(Signers::Secret(Arc::new(secret.key(&expect)))),
+            (None, Some(source)) => Ok(Signers::Published(Jwks::open(source, expect, every).await?)),
+            (Some(_), Some(_)) => bail!(
+                "{SECRET_VARIABLE} and public keys are both given; tokens are signed either with a shared secret or with keys"
+            ),
+            (None, None) => bail!(
+                "--auth jwt takes the keys of tokens: --auth-secret-file (or {SECRET_VARIABLE}), --auth-jwks-file or \
+                 --auth-jwks-url"
+            ),
+        }
+    }
+}
+
+/// With a shared secret it is HS256, whatever is said here: a public key is no secret.
+fn public_algorithm(name: &str) -> Result<Algorithm, String> {
+    let known = name.parse::<Algorithm>().ok().filter(|known| known.family() != AlgorithmFamily::Hmac);
+    known.ok_or_else(|| format!("`{name}` is no algorithm of public keys that is known here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn algorithms_of_secrets_do_not_count_with_public_keys() {
+        assert_eq!(public_algorithm("EdDSA"), Ok(Algorithm::EdDSA));
+        for bad in ["HS256", "none", "", "rs256"] {
+            assert!(public_algorithm(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The gate: everybody who asks for something passes here.
+
+use axum::http::header::ORIGIN;
+use axum::http::request::Parts;
+
+use super::credential::{Credential, Place, Places, find};
+use super::origin::{Origins, is_guarded};
+use super::token::Verifier;
+use super::{Identity, dev};
+use crate::domain::{Timestamp, UserId};
+use crate::http::error::ApiError;
+use crate::http::request::Query;
+
+/// How people prove who they are.
+pub enum Proof {
+    /// They just say so.
+    Dev,
+    /// With tokens.
+    Token(Verifier, Places),
+}
+
+/// Who may ask, and from which pages.
+pub struct Gate {
+    /// How people prove who they are.
+    pub proof: Proof,
+    /// Which pages a browser may ask from.
+    pub origins: Origins,
+}
+
+impl Gate {
+    /// Who sends a request.
+    pub async fn of_request(&self, parts: &Parts) -> Result<Identity, ApiError> {
+        match &self.proof {
+            Proof::Dev => dev::from_headers(&parts.headers),
+            Proof::Token(verifier, places) => by_token(verifier, places, parts).await,
+        }
+    }
+
+    /// Who opens a connection. Their token has to be good for a while yet: no leeway, since they are told when it ends.
+    pub async fn of_connection(&self, parts: &Parts, now: Timestamp) -> Result<Identity, ApiError> {
+        match &self.proof {
+            Proof::Dev => dev::from_query(&parts.uri, &parts.headers),
+            Proof::Token(verifier, places) => not_over(by_token(verifier, places, parts).await?, now),
+        }
+    }
+}
+
+async fn by_token(verifier: &Verifier, places: &Places, parts: &Parts) -> Result<Identity, ApiError> {
+    let Credential { token, place } = find(parts, places)?.ok_or_else(|| ApiError::no_token(places))?;
+    let who = verifier.verify(&token).await?;
+    // Clients of the old service say who they are, too. That is no proof, and may not be a lie.
+    let query = Query::of(&parts.uri)?;
+    if query.get("user_id").is_some_and(|claimed| claimed != who.user.as_str()) {
+        return Err(ApiError::other_user());
+    }
+    // A browser adds the cookie whoever made the page, and says which page that was. Others were judged already.
+    if place == Place::Cookie
+        && is_guarded(&parts.method, &parts.headers)
+        && !parts.headers.contains_key(ORIGIN)
+    {
+        let message = "With the token in a cookie, this takes an `Origin`, which browsers send. Who is none sends \
+                       `Authorization: Bearer`.";
+        return Err(ApiError::forbidden("origin_not_allowed", message));
+    }
+    Ok(who)
+}
+
+fn not_over(who: Identity, now: Timestamp) -> Result<Identity, ApiError> {
+    if who.ends.is_some_and(|ends| ends <= now) { Err(ApiError::token_expired()) } else { Ok(who) }
+}
+
+impl Gate {
+    /// Who a connection of this user is with the token that it sends while it lives.
+    pub async fn refresh(&self, token: &str, user: &UserId, now: Timestamp) -> Result<Identity, ApiError> {
+        let Proof::Token(verifier, _) = &self.proof else {
+            return Err(ApiError::malformed("not_supported", "There are no tokens in dev auth."));
+        };
+        let who = not_over(verifier.verify(token).await?, now)?;
+        if who.user == *user { Ok(who) } else { Err(ApiError::other_user()) }
+    }
+}

@@ -1,0 +1,168 @@
+//! A published set of keys: kept, looked at again now and then, and at once when a token names a key that is not in it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::http::Uri;
+use bytes::Bytes;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::fetch::{Fetch, MAX_BYTES};
+use super::keys::{Expectations, Key, published};
+use crate::log::connection::without_password;
+
+/// After a failure it is tried again this soon.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Unknown keys have it fetched at most this often: whoever makes up names of keys asks the issuer no more than that.
+const UNKNOWN_KEY_EVERY: Duration = Duration::from_secs(30);
+
+/// Keys that could not be fetched anew for this long do not count any more: the issuer may have taken one back.
+pub const KEPT_FOR: Duration = Duration::from_hours(1);
+
+/// Where the set is.
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// A URL.
+    Url(Box<Fetch>, String),
+}
+
+impl Source {
+    /// A URL, which is fetched later.
+    pub fn url(uri: Uri) -> anyhow::Result<Self> {
+        let shown = without_password(&uri.to_string());
+        Ok(Self::Url(Box::new(Fetch::from(uri)?), shown))
+    }
+
+    async fn read(&self) -> anyhow::Result<Bytes> {
+        match self {
+            Self::Url(fetch, _) => fetch.get().await,
+            Self::File(path) => {
+                let bytes = tokio::fs::read(path).await?;
+                anyhow::ensure!(bytes.len() <= MAX_BYTES, "it has more than {MAX_BYTES} bytes");
+                Ok(bytes.into())
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Url(_, shown) => shown.clone(),
+        }
+    }
+}
+
+/// The set, as it was last seen.
+pub struct Jwks {
+    source: Source,
+    expect: Expectations,
+    known: watch::Sender<Known>,
+    /// When an unknown key last had it fetched.
+    sought: Mutex<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct Known {
+    keys: Arc<[Arc<Key>]>,
+    seen: Option<Instant>,
+}
+
+/// What there is for a token.
+pub enum Found {
+    /// Keys that may have signed it: the one that it names; all of them when it names none.
+    Keys(Vec<Arc<Key>>),
+    /// It names a key that is not in the set.
+    Unknown,
+    /// The set could not be had, or not for too long.
+    Away,
+}
+
+impl Jwks {
+    /// Reads the set, and goes on looking at it as long as this value lives. A file must be right at the start; a URL may
+    /// be away.
+    pub async fn open(source: Source, expect: Expectations, every: Duration) -> anyhow::Result<Arc<Self>> {
+        let jwks =
+            Arc::new(Self { source, expect, known: watch::Sender::default(), sought: Mutex::default() });
+        let begun = jwks.look().await;
+        match &jwks.source {
+            Source::File(path) => {
+                begun.with_context(|| format!("reading the keys in {}", path.display()))?;
+            }
+            Source::Url(..) => jwks.say(begun.err().as_ref(), false),
+        }
+        tokio::spawn(keep_looking(Arc::downgrade(&jwks), every));
+        Ok(jwks)
+    }
+
+    /// The keys that may have signed a token.
+    pub async fn find(&self, id: Option<&str>) -> Found {
+        match self.known(id) {
+            Found::Keys(keys) => Found::Keys(keys),
+            Found::Unknown | Found::Away => {
+                self.seek(id).await;
+                self.known(id)
+            }
+        }
+    }
+
+    fn known(&self, id: Option<&str>) -> Found {
+        let known = self.known.borrow();
+        if known.seen.is_none_or(|seen| seen.elapsed() > KEPT_FOR) {
+            return Found::Away;
+        }
+        let named = |key: &&Arc<Key>| id.is_none() || key.id.is_none() || key.id.as_deref() == id;
+        let keys: Vec<_> = known.keys.iter().filter(named).cloned().collect();
+        if keys.is_empty() { Found::Unknown } else { Found::Keys(keys) }
+    }
+
+    /// Fetches the set for a key that is not in it. Those who come meanwhile wait for the same answer.
+    async fn seek(&self, id: Option<&str>) {
+        let mut sought = self.sought.lock().await;
+        if matches!(self.known(id), Found::Keys(_))
+            || sought.is_some_and(|sought| sought.elapsed() < UNKNOWN_KEY_EVERY)
+        {
+            return;
+        }
+        *sought = Some(Instant::now());
+        if let Err(error) = self.look().await {
+            warn!("looking for a new key in {}: {error:#}", self.source.name());
+        }
+    }
+
+    async fn look(&self) -> anyhow::Result<()> {
+        let keys = published(&self.source.read().await?, &self.expect)?;
+        self.known.send_replace(Known { keys, seen: Some(Instant::now()) });
+        Ok(())
+    }
+
+    /// Says when it begins to fail, and when that is over.
+    fn say(&self, error: Option<&anyhow::Error>, failing: bool) {
+        let name = self.source.name();
+        match error {
+            Some(error) if !failing => warn!(
+                "the keys of tokens cannot be had from {name}; those that are known serve on for {} minutes: {error:#}",
+                KEPT_FOR.as_secs() / 60
+            ),
+            None if failing => info!("the keys of tokens can be had from {name} again"),
+            _ => {}
+        }
+    }
+}
+
+async fn keep_looking(jwks: Weak<Jwks>, every: Duration) {
+    let seen = |jwks: &Weak<Jwks>| jwks.upgrade().is_some_and(|jwks| jwks.known.borrow().seen.is_some());
+    let mut failing = !seen(&jwks);
+    loop {
+        sleep(if failing { RETRY.min(every) } else { every }).await;
+        let Some(jwks) = jwks.upgrade() else { return };
+        let looked = jwks.look().await;
+        jwks.say(looked.as_ref().err(), failing);
+        failing = looked.is_err();
+    }
+}

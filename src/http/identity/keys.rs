@@ -1,0 +1,212 @@
+//! The keys that tokens are verified with, and what each of them may verify: fixed by configuration, never by a token.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::crypto;
+
+/// Clocks may differ by this much.
+pub const LEEWAY_SECONDS: u64 = 30;
+
+/// The least bytes of a shared secret: as many as its signatures have (RFC 7518, section 3.2).
+pub const MIN_SECRET_BYTES: usize = 32;
+
+/// Keys of a set that are looked at; a set that is larger is no set of one issuer.
+pub const MAX_KEYS: usize = 64;
+
+/// What tokens have to say besides their signature.
+#[derive(Clone, Debug)]
+pub struct Expectations {
+    /// The algorithms of published keys.
+    pub algorithms: Vec<Algorithm>,
+    /// Whom they are for: one of these, when there are any. Without any, a token that names somebody is not for us.
+    pub audience: Vec<String>,
+    /// Who issued them: one of these, when there are any.
+    pub issuer: Vec<String>,
+}
+
+impl Expectations {
+    fn validation(&self, algorithms: Vec<Algorithm>) -> Validation {
+        let mut validation = Validation::default();
+        let mut required = vec!["exp", "sub"];
+        validation.algorithms = algorithms;
+        validation.leeway = LEEWAY_SECONDS;
+        validation.validate_nbf = true;
+        if !self.audience.is_empty() {
+            validation.set_audience(&self.audience);
+            required.push("aud");
+        }
+        if !self.issuer.is_empty() {
+            validation.set_issuer(&self.issuer);
+            required.push("iss");
+        }
+        validation.set_required_spec_claims(&required);
+        validation
+    }
+}
+
+/// A key, and what it may verify.
+pub struct Key {
+    /// Its name in a published set.
+    pub id: Option<String>,
+    /// The key.
+    pub decoding: DecodingKey,
+    /// Its algorithms, and what a token has to say.
+    pub validation: Validation,
+}
+
+/// A secret that this service shares with whoever issues its tokens.
+#[derive(Clone)]
+pub struct SharedSecret(Vec<u8>);
+
+impl fmt::Debug for SharedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedSecret([set])")
+    }
+}
+
+impl SharedSecret {
+    /// Takes the bytes as they are, but for a newline at the end, which editors put there.
+    pub fn new(mut bytes: Vec<u8>) -> anyhow::Result<Self> {
+        let newline = bytes.iter().rev().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+        bytes.truncate(bytes.len() - newline);
+        if bytes.len() < MIN_SECRET_BYTES {
+            bail!("the secret has {} bytes; it takes at least {MIN_SECRET_BYTES}", bytes.len());
+        }
+        Ok(Self(bytes))
+    }
+
+    /// The key with which such tokens are verified: HS256 alone.
+    pub fn key(&self, expect: &Expectations) -> Key {
+        let decoding = DecodingKey::from_secret(&self.0);
+        Key { id: None, decoding, validation: expect.validation(vec![Algorithm::HS256]) }
+    }
+
+    /// A token with these claims.
+    pub fn sign(&self, claims: &impl Serialize) -> anyhow::Result<String> {
+        crypto::install();
+        let key = EncodingKey::from_secret(&self.0);
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).context("signing the token")
+    }
+}
+
+/// The keys of a published set (RFC 7517) that can verify something here. What is for another use, of another kind or
+/// unreadable is passed over: sets have such keys.
+pub fn published(document: &[u8], expect: &Expectations) -> anyhow::Result<Arc<[Arc<Key>]>> {
+    let document: Value = serde_json::from_slice(document).context("it is no JSON")?;
+    let keys = document["keys"].as_array().context("it is no set of keys: it has no list `keys`")?;
+    if keys.len() > MAX_KEYS {
+        bail!("it has {} keys; at most {MAX_KEYS} are taken", keys.len());
+    }
+    let usable = keys.iter().filter_map(|key| usable(serde_json::from_value(key.clone()).ok()?, expect));
+    let usable: Arc<[_]> = usable.map(Arc::new).collect();
+    if usable.is_empty() {
+        bail!("none of its {} keys is for signatures of --auth-algorithms", keys.len());
+    }
+    Ok(usable)
+}
+
+fn usable(jwk: Jwk, expect: &Expectations) -> Option<Key> {
+    let for_signatures =
+        jwk.common.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature);
+    let may_verify = |operations: &Vec<KeyOperations>| operations.contains(&KeyOperations::Verify);
+    if !for_signatures || !jwk.common.key_operations.as_ref().is_none_or(may_verify) {
+        return None;
+    }
+    let of_its_kind = of_kind(&jwk.algorithm);
+    let named = jwk.common.key_algorithm;
+    let algorithms = of_its_kind.iter().copied().filter(|algorithm| {
+        let as_named = named.is_none_or(|named| named.to_string() == format!("{algorithm:?}"));
+        as_named && expect.algorithms.contains(algorithm)
+    });
+    let algorithms: Vec<_> = algorithms.collect();
+    if algorithms.is_empty() {
+        return None;
+    }
+    let decoding = DecodingKey::from_jwk(&jwk).ok()?;
+    Some(Key { id: jwk.common.key_id, decoding, validation: expect.validation(algorithms) })
+}
+
+/// The algorithms of a kind of key. A secret is never published.
+fn of_kind(parameters: &AlgorithmParameters) -> &'static [Algorithm] {
+    match parameters {
+        AlgorithmParameters::RSA(_) => &[
+            Algorithm::RS256,
+            Algorithm::RS384,
+            Algorithm::RS512,
+            Algorithm::PS256,
+            Algorithm::PS384,
+            Algorithm::PS512,
+        ],
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => &[Algorithm::ES256],
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => &[Algorithm::ES384],
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => &[Algorithm::EdDSA],
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn expecting(algorithms: &[Algorithm]) -> Expectations {
+        Expectations { algorithms: algorithms.to_vec(), audience: Vec::new(), issuer: Vec::new() }
+    }
+
+    fn of(keys: &Value, expect: &Expectations) -> Vec<(Option<String>, Vec<Algorithm>)> {
+        let keys = published(json!({"keys": keys}).to_string().as_bytes(), expect);
+        let keys = keys.unwrap_or_default();
+        keys.iter().map(|key| (key.id.clone(), key.validation.algorithms.clone())).collect()
+    }
+
+    #[test]
+    fn a_published_key_verifies_what_it_is_for_and_nothing_else() {
+        let all = expecting(&[Algorithm::RS256, Algorithm::RS384, Algorithm::EdDSA, Algorithm::HS256]);
+        let rsa = json!({"kty": "RSA", "n": "sXch", "e": "AQAB", "kid": "a"});
+        assert_eq!(
+            of(&json!([rsa]), &all),
+            [(Some("a".to_owned()), vec![Algorithm::RS256, Algorithm::RS384])],
+            "of those that are configured"
+        );
+        let mut named = rsa.clone();
+        named["alg"] = "RS384".into();
+        assert_eq!(of(&json!([named]), &all), [(Some("a".to_owned()), vec![Algorithm::RS384])]);
+        for (field, value) in
+            [("use", json!("enc")), ("key_ops", json!(["encrypt"])), ("alg", json!("RSA-OAEP"))]
+        {
+            let mut other = rsa.clone();
+            other[field] = value;
+            assert_eq!(of(&json!([other]), &all), [], "{other}");
+        }
+        // A secret that somebody published is everybody's.
+        let secret = json!({"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA"});
+        assert_eq!(of(&json!([secret]), &all), []);
+        assert_eq!(of(&json!([{"kty": "new"}, {"kty": 7}, 7, rsa]), &all).len(), 1, "others are passed over");
+    }
+
+    #[test]
+    fn a_set_has_keys_and_not_too_many() {
+        let all = expecting(&[Algorithm::RS256]);
+        let many = json!({"keys": vec![json!({}); MAX_KEYS + 1]}).to_string();
+        for bad in ["", "[]", "{}", r#"{"keys":[]}"#, r#"{"keys":{}}"#, &many] {
+            assert!(published(bad.as_bytes(), &all).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_long_and_never_shown() {
+        let secret = "0123456789abcdef0123456789abcdef";
+        assert!(SharedSecret::new(secret[1..].into()).is_err());
+        assert!(SharedSecret::new(format!("{}\n\n", &secret[1..]).into()).is_err(), "newlines do not count");
+        let taken = SharedSecret::new(format!("{secret}\r\n").into()).unwrap();
+        assert_eq!(taken.0, secret.as_bytes());
+        assert_eq!(format!("{taken:?}"), "SharedSecret([set])");
+    }
+}
