@@ -10,6 +10,8 @@ pub mod keys;
 pub mod origin;
 mod token;
 
+use std::time::Duration;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
@@ -109,6 +111,12 @@ impl Identity {
         };
         let message = format!("This takes the role {}; {have}.", named(roles, " or "));
         Err(ApiError::forbidden("role_required", message))
+    }
+
+    /// How long their token lasts from now on.
+    pub fn lasts(&self, now: Timestamp) -> Option<Duration> {
+        let left = self.ends?.as_unix_ms().saturating_sub(now.as_unix_ms());
+        Some(Duration::from_millis(left.try_into().unwrap_or_default()))
     }
 
     /// Whether they learn what creators and team learn.

@@ -11,6 +11,7 @@ use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{self, Stream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 
 use super::error::ApiError;
 use super::identity::Listener;
@@ -19,7 +20,8 @@ use super::state::{App, READ_PATIENCE};
 use crate::domain::{Channel, UserId};
 use crate::push::admission::Permit;
 use crate::push::hub::{Attached, Connecting, Hub, Outgoing};
-use crate::push::wire::Close;
+use crate::push::lifetime::{Due, Lifetime};
+use crate::push::wire::{Close, ServerMessage};
 
 /// `GET /events`
 pub async fn events(
@@ -44,7 +46,8 @@ pub async fn events(
     };
     let admitted = app.admission.enter(&who.user)?;
     let attached = app.hub.attach(connecting).await?;
-    let listening = Listening::new(app.hub, channel, attached, admitted);
+    let life = Lifetime::new(who.lasts(app.clock.now()));
+    let listening = Listening::new(app.hub, channel, attached, life, admitted);
     let events =
         stream::unfold(
             listening,
@@ -63,6 +66,9 @@ struct Listening {
     outgoing: mpsc::Receiver<Outgoing>,
     close: oneshot::Receiver<Close>,
     stage: Stage,
+    /// As long as the token of the request. It ends without a word: who comes back with the same token gets `401`.
+    life: Lifetime,
+    began: Instant,
     _detach: Detach,
     _admitted: Permit<UserId>,
 }
@@ -87,18 +93,34 @@ impl Drop for Detach {
 }
 
 impl Listening {
-    fn new(hub: Hub, channel: Channel, attached: Attached, admitted: Permit<UserId>) -> Self {
+    fn new(hub: Hub, channel: Channel, attached: Attached, life: Lifetime, admitted: Permit<UserId>) -> Self {
         let Attached { id, outgoing, close } = attached;
-        Self { outgoing, close, stage: Stage::Open, _detach: Detach(hub, channel, id), _admitted: admitted }
+        Self {
+            outgoing,
+            close,
+            stage: Stage::Open,
+            life,
+            began: Instant::now(),
+            _detach: Detach(hub, channel, id),
+            _admitted: admitted,
+        }
     }
 
     async fn next(&mut self) -> Option<Event> {
-        if matches!(self.stage, Stage::Open) {
+        while matches!(self.stage, Stage::Open) {
             tokio::select! {
                 biased;
                 why = &mut self.close => self.stage = match why {
                     Ok(Close::Restart { retry_after_ms }) => Stage::Restarting { retry_after_ms },
                     _ => Stage::Over,
+                },
+                () = due(self.began, self.life.deadline()) => match self.life.tick(self.began.elapsed()) {
+                    Some(Due::Expired) => self.stage = Stage::Over,
+                    Some(Due::Expiring { in_seconds }) => {
+                        let frame = ServerMessage::Expiring { in_seconds }.frame();
+                        return Some(event(Outgoing::Frame(frame)));
+                    }
+                    None => {}
                 },
                 outgoing = self.outgoing.recv() => return outgoing.map(event),
             }
@@ -114,6 +136,13 @@ impl Listening {
             )),
             Stage::Open | Stage::Over => None,
         }
+    }
+}
+
+async fn due(began: Instant, age: Option<Duration>) {
+    match age.and_then(|age| began.checked_add(age)) {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

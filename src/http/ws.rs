@@ -14,10 +14,10 @@ use super::identity::{Listener, SUBPROTOCOL};
 use super::request::{Fresh, InChannel};
 use super::state::App;
 use crate::domain::{BroadcastId, Channel, UserId};
-use crate::push::client::{Answered, Errands};
+use crate::push::client::{Done, Errands, Granted};
 use crate::push::hub::{Connecting, Upgraded};
-use crate::push::wire::{Place, ServerMessage};
-use crate::submit::{Acknowledged, Acks};
+use crate::push::wire::{Place, ServerMessage, Token};
+use crate::submit::Acknowledged;
 
 /// `GET /ws`
 pub async fn upgrade(
@@ -36,15 +36,16 @@ pub async fn upgrade(
     let connecting = Connecting {
         channel,
         staff: who.is_staff(),
-        user: who.user,
+        user: who.user.clone(),
         heartbeat_seconds: app.limits.sockets.session.heartbeat.as_secs(),
     };
     tokio::spawn(async move {
         match opening.opened().await {
             Ok(Opened { stream, read, place }) => {
-                let errands = Arc::new(Edge { acks: app.acks.clone() });
-                let keeps = Box::new((admitted, place));
-                app.hub.adopt(connecting, Upgraded { stream, read, errands, keeps }).await;
+                let lasts = who.lasts(app.clock.now());
+                let (hub, keeps) = (app.hub.clone(), Box::new((admitted, place)));
+                let errands = Arc::new(Edge(app));
+                hub.adopt(connecting, Upgraded { stream, read, lasts, errands, keeps }).await;
             }
             Err(error) => debug!("a WebSocket ended in its handshake: {error:#}"),
         }
@@ -53,30 +54,47 @@ pub async fn upgrade(
 }
 
 /// What WebSockets ask of the rest of the replica.
-struct Edge {
-    acks: Acks,
-}
+struct Edge(App);
 
 impl Errands for Edge {
     fn acknowledge(
         &self,
         channel: Channel,
-        broadcast_id: BroadcastId,
+        broadcast: BroadcastId,
         user: UserId,
-    ) -> BoxFuture<'static, Answered> {
-        let acks = self.acks.clone();
+    ) -> BoxFuture<'static, Done> {
+        let acks = self.0.acks.clone();
         async move {
-            match acks.acknowledge(channel, broadcast_id, user, None).await {
+            let acknowledged = acks.acknowledge(channel, broadcast, user, None).await;
+            let confirmed = acknowledged.is_ok();
+            let answer = match acknowledged {
                 Ok(Acknowledged { already, sequence }) => {
                     let place = Place { sequence };
-                    (true, ServerMessage::Acknowledged { broadcast_id, already, place })
+                    ServerMessage::Acknowledged { broadcast_id: broadcast, already, place }
                 }
-                Err(error) => {
-                    let (code, message) = ApiError::from(error).into_parts();
-                    (false, ServerMessage::Error { code, message, broadcast_id: Some(broadcast_id) })
-                }
-            }
+                Err(error) => refusal(error.into(), Some(broadcast)),
+            };
+            Done::Acknowledged { broadcast, confirmed, answer }
         }
         .boxed()
     }
+
+    fn refresh(&self, token: Token, user: UserId) -> BoxFuture<'static, Done> {
+        let app = self.0.clone();
+        async move {
+            let who = app.gate.refresh(token.as_str(), &user, app.clock.now()).await;
+            let granted = who.map(|who| {
+                let lasts = who.lasts(app.clock.now()).unwrap_or_default();
+                Granted { lasts, staff: who.is_staff() }
+            });
+            Done::Refreshed(granted.map_err(|error| refusal(error, None)))
+        }
+        .boxed()
+    }
+}
+
+/// Why something was not done, as the client is told.
+fn refusal(error: ApiError, broadcast_id: Option<BroadcastId>) -> ServerMessage<'static> {
+    let (code, message) = error.into_parts();
+    ServerMessage::Error { code, message, broadcast_id }
 }

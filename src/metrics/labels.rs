@@ -73,7 +73,7 @@ pub struct ByCode {
 impl ByCode {
     /// Every code that a replica sends, and none.
     pub(super) fn known() -> impl Iterator<Item = Self> {
-        let codes = [1002, 1003, 1007, 1009, 1012, 1013, 4008, 4010, 4011, 4029];
+        let codes = [1002, 1003, 1007, 1009, 1012, 1013, 4008, 4010, 4011, 4029, 4401];
         codes.map(Some).into_iter().chain([None]).map(Self::sent)
     }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::frame::Received;
 use super::session::{self, Action, Session};
 use super::socket::{Parting, Read, Slow, Socket, Stage};
-use super::wire::{Close, ServerMessage};
+use super::wire::{Close, ServerMessage, Token};
 use crate::domain::{BroadcastId, Channel, UserId};
 use crate::metrics::{ByCode, Metrics};
 
@@ -38,18 +38,39 @@ const GOODBYE_TIME: Duration = Duration::from_secs(5);
 /// When the replica stops, acknowledgements that are under way are answered first, for at most this long.
 const FINISH_TIME: Duration = Duration::from_secs(7);
 
-/// What is answered to an acknowledgement, and whether it was confirmed.
-pub type Answered = (bool, ServerMessage<'static>);
+/// An errand that was run.
+#[derive(Debug)]
+pub enum Done {
+    /// An acknowledgement was confirmed or not, and what is answered to it.
+    Acknowledged {
+        /// Of what.
+        broadcast: BroadcastId,
+        /// Whether it is durable.
+        confirmed: bool,
+        /// The answer.
+        answer: ServerMessage<'static>,
+    },
+    /// A token was looked at: what it grants, or what is answered to one that is not good.
+    Refreshed(Result<Granted, ServerMessage<'static>>),
+}
+
+/// What a token grants to a connection that lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Granted {
+    /// For how long.
+    pub lasts: Duration,
+    /// Whether it learns what creators and team learn.
+    pub staff: bool,
+}
 
 /// What a client asks for that takes time. The edge does it, and words the answer.
 pub trait Errands: Send + Sync {
     /// Acknowledges a broadcast for a user.
-    fn acknowledge(
-        &self,
-        channel: Channel,
-        broadcast: BroadcastId,
-        user: UserId,
-    ) -> BoxFuture<'static, Answered>;
+    fn acknowledge(&self, channel: Channel, broadcast: BroadcastId, user: UserId)
+    -> BoxFuture<'static, Done>;
+
+    /// Looks at a token that is to be of this user.
+    fn refresh(&self, token: Token, user: UserId) -> BoxFuture<'static, Done>;
 }
 
 /// Why and when a connection ends that has begun to.
@@ -82,12 +103,13 @@ impl Client {
     pub(super) fn new(
         socket: Socket,
         limits: &Limits,
+        lasts: Option<Duration>,
         errands: Arc<dyn Errands>,
         keeps: Box<dyn Any + Send + Sync>,
     ) -> Self {
         Self {
             socket,
-            session: Session::new(limits.session),
+            session: Session::new(limits.session, lasts),
             errands,
             began: Instant::now(),
             unfinished: None,
@@ -174,14 +196,17 @@ impl Client {
         self.socket.refuse(why.code(), &why.reason());
     }
 
-    /// An acknowledgement was answered; the answer is sent. Ends what waited for that.
-    pub(super) fn answered(
-        &mut self,
-        broadcast: BroadcastId,
-        (confirmed, answer): &Answered,
-        limits: &Limits,
-    ) -> Result<(), Slow> {
-        self.session.acknowledged(broadcast, *confirmed);
+    /// An errand was run; the answer is sent. Ends what waited for that.
+    pub(super) fn done(&mut self, done: Done, limits: &Limits) -> Result<(), Slow> {
+        let answer = match done {
+            Done::Acknowledged { broadcast, confirmed, answer } => {
+                self.session.acknowledged(broadcast, confirmed);
+                answer
+            }
+            Done::Refreshed(granted) => {
+                self.session.refreshed(self.began.elapsed(), granted.map(|granted| granted.lasts))
+            }
+        };
         self.say(answer.frame().websocket().clone(), limits)?;
         if let Some(Ending::Finishing(why, _)) = &self.ending
             && self.session.acks_in_flight() == 0

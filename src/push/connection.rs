@@ -2,12 +2,12 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::client::{Answered, Client, Limits};
+use super::client::{Client, Done, Limits};
 use super::hub::Outgoing;
 use super::socket::Slow;
 use super::tape::Tape;
 use super::wire::Close;
-use crate::domain::{BroadcastId, UserId};
+use crate::domain::UserId;
 use crate::metrics::Metrics;
 use crate::projection::Projection;
 
@@ -146,17 +146,11 @@ impl Connection {
         })
     }
 
-    /// An acknowledgement of its own was answered.
-    pub(super) fn answer(
-        &mut self,
-        broadcast: BroadcastId,
-        answered: &Answered,
-        tape: &mut Tape,
-        means: &Means,
-    ) {
+    /// An errand of its own was run.
+    pub(super) fn done(&mut self, done: Done, tape: &mut Tape, means: &Means) {
         self.catch_up(tape, means);
         if let Line::Socket(client) = &mut self.line
-            && let Err(Slow) = client.answered(broadcast, answered, &means.limits)
+            && let Err(Slow) = client.done(done, &means.limits)
         {
             self.end_slow(means);
         }

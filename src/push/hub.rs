@@ -76,6 +76,8 @@ pub struct Upgraded {
     pub stream: TcpStream,
     /// What was read of it already.
     pub read: Bytes,
+    /// How long its token lasts; `None`: as long as it likes.
+    pub lasts: Option<Duration>,
     /// What it may ask for.
     pub errands: Arc<dyn Errands>,
     /// Places that it has taken, given back when it is over.

@@ -11,6 +11,7 @@ mod drain;
 pub mod frame;
 pub mod heartbeat;
 pub mod hub;
+pub mod lifetime;
 mod mode;
 pub mod presence;
 mod readiness;

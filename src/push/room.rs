@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::client::{Answered, Limits};
+use super::client::{Done, Limits};
 use super::connection::{Connection, Means};
 use super::hub::{ConnectionId, Outgoing};
 use super::tape::Tape;
@@ -64,6 +64,15 @@ impl Room {
         self.connections.insert(id, connection);
     }
 
+    /// Changes what a connection learns. Who knows nothing yet is told the numbers soon.
+    fn set_staff(&mut self, id: ConnectionId, staff: bool) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if staff && !connection.staff {
+            self.told = None;
+        }
+        connection.staff = staff;
+    }
+
     /// Messages that wait for connections, and connections for which many do.
     pub(super) fn waiting(&self, limits: &Limits) -> (usize, usize) {
         let all = self.connections.values().map(|connection| connection.waiting(limits));
@@ -114,16 +123,13 @@ impl Room {
         }
     }
 
-    /// An acknowledgement of this connection was answered.
-    pub(super) fn answer(
-        &mut self,
-        id: ConnectionId,
-        broadcast: BroadcastId,
-        answered: &Answered,
-        means: &Means,
-    ) {
+    /// An errand of this connection was run.
+    pub(super) fn done(&mut self, id: ConnectionId, done: Done, means: &Means) {
+        if let Done::Refreshed(Ok(granted)) = &done {
+            self.set_staff(id, granted.staff);
+        }
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.answer(broadcast, answered, &mut self.tape, means);
+            connection.done(done, &mut self.tape, means);
             if connection.is_troubled() {
                 self.troubled.push(id);
             }

@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::frame::Received;
-use super::wire::{ClientMessage, Close, ServerMessage};
+use super::lifetime::{Due, Lifetime, whole_seconds};
+use super::wire::{ClientMessage, Close, ServerMessage, Token};
 use crate::domain::BroadcastId;
 
 /// Acknowledgements that one connection may have under way.
@@ -38,6 +39,8 @@ pub enum Action {
     SendActive,
     /// Acknowledge, then call [`Session::acknowledged`].
     Acknowledge(BroadcastId),
+    /// Verify this token of the same user, then call [`Session::refreshed`].
+    Refresh(Token),
     /// Close.
     Close(Close),
 }
@@ -53,11 +56,13 @@ pub struct Session {
     /// Broadcasts that this connection acknowledged itself: their notices are for the user's other connections.
     own_acks: VecDeque<BroadcastId>,
     in_flight: usize,
+    life: Lifetime,
+    refreshing: bool,
 }
 
 impl Session {
-    /// A connection of age zero.
-    pub const fn new(limits: Limits) -> Self {
+    /// A connection of age zero. It lasts as long as its token, or as long as it likes.
+    pub const fn new(limits: Limits, lasts: Option<Duration>) -> Self {
         Self {
             limits,
             heard: Duration::ZERO,
@@ -66,6 +71,8 @@ impl Session {
             counted: Duration::ZERO,
             own_acks: VecDeque::new(),
             in_flight: 0,
+            life: Lifetime::new(lasts),
+            refreshing: false,
         }
     }
 
@@ -101,6 +108,15 @@ impl Session {
                 self.remember(id);
                 Some(Action::Acknowledge(id))
             }
+            Ok(ClientMessage::Refresh(_)) if self.refreshing => Some(Action::Reply(ServerMessage::Error {
+                code: "busy",
+                message: "Another token is being looked at.".to_owned(),
+                broadcast_id: None,
+            })),
+            Ok(ClientMessage::Refresh(token)) => {
+                self.refreshing = true;
+                Some(Action::Refresh(token))
+            }
             Err(error) => Some(Action::Reply(error)),
         }
     }
@@ -119,6 +135,23 @@ impl Session {
         self.in_flight
     }
 
+    /// The token of a refresh was looked at: it lasts this long from now on, or was refused, with what the client is told.
+    /// One that was refused changes nothing; the connection lives on until the token ends that it has.
+    pub fn refreshed(
+        &mut self,
+        age: Duration,
+        outcome: Result<Duration, ServerMessage<'static>>,
+    ) -> ServerMessage<'static> {
+        self.refreshing = false;
+        outcome.map_or_else(
+            |refused| refused,
+            |lasts| {
+                self.life.renew(age, Some(lasts));
+                ServerMessage::Refreshed { in_seconds: whole_seconds(lasts) }
+            },
+        )
+    }
+
     /// Whether this connection should be told that the user acknowledged: not when it did so itself.
     pub fn wants_notice(&self, broadcast: BroadcastId) -> bool {
         !self.own_acks.contains(&broadcast)
@@ -127,11 +160,19 @@ impl Session {
     /// The age at which [`Session::tick`] has something to do.
     pub fn deadline(&self) -> Duration {
         let ping = self.heard.max(self.pinged) + self.limits.heartbeat;
-        ping.min(self.heard + self.limits.liveness)
+        let silence = ping.min(self.heard + self.limits.liveness);
+        self.life.deadline().map_or(silence, |end| end.min(silence))
     }
 
     /// What the passing of time asks for.
     pub fn tick(&mut self, age: Duration) -> Option<Action> {
+        match self.life.tick(age) {
+            Some(Due::Expired) => return Some(Action::Close(Close::Expired)),
+            Some(Due::Expiring { in_seconds }) => {
+                return Some(Action::Reply(ServerMessage::Expiring { in_seconds }));
+            }
+            None => {}
+        }
         if age >= self.heard + self.limits.liveness {
             return Some(Action::Close(Close::Silent));
         }
@@ -175,7 +216,7 @@ mod tests {
 
     #[test]
     fn silence_is_pinged_and_then_closed() {
-        let mut session = Session::new(LIMITS);
+        let mut session = Session::new(LIMITS, None);
         assert_eq!(session.deadline(), at(30));
         assert_eq!(session.tick(at(29)), None);
         assert_eq!(session.tick(at(30)), Some(Action::Heartbeat));
@@ -186,8 +227,45 @@ mod tests {
     }
 
     #[test]
+    fn it_ends_with_its_token_whatever_the_client_says() {
+        let mut session = Session::new(LIMITS, Some(at(70)));
+        assert_eq!(session.deadline(), at(30));
+        assert_eq!(session.tick(at(30)), Some(Action::Heartbeat));
+        session.hear(at(39), Received::Text("pong"));
+        assert_eq!((session.deadline(), session.tick(at(39))), (at(40), None));
+        assert_eq!(session.tick(at(40)), Some(Action::Reply(ServerMessage::Expiring { in_seconds: 30 })));
+        assert_eq!((session.deadline(), session.tick(at(41))), (at(69), None));
+        session.hear(at(69), Received::Text("ping"));
+        assert_eq!(session.deadline(), at(70));
+        assert_eq!(session.tick(at(70)), Some(Action::Close(Close::Expired)));
+    }
+
+    #[test]
+    fn a_refresh_lets_it_live_on_and_one_that_is_refused_changes_nothing() {
+        let mut session = Session::new(LIMITS, Some(at(10)));
+        let refresh = r#"{"type":"refresh","token":"t"}"#;
+        assert!(
+            matches!(session.hear(at(0), Received::Text(refresh)), Some(Action::Refresh(token)) if token.as_str() == "t")
+        );
+        let busy = session.hear(at(1), Received::Text(refresh));
+        assert!(
+            matches!(busy, Some(Action::Reply(ServerMessage::Error { code: "busy", .. }))),
+            "one at a time"
+        );
+        let no = ServerMessage::Error { code: "invalid_token", message: "no".to_owned(), broadcast_id: None };
+        assert_eq!(session.refreshed(at(2), Err(no.clone())), no);
+        assert!(matches!(session.hear(at(3), Received::Text(refresh)), Some(Action::Refresh(_))));
+        assert_eq!(session.refreshed(at(4), Ok(at(60))), ServerMessage::Refreshed { in_seconds: 60 });
+        session.hear(at(33), Received::Text("pong"));
+        assert_eq!(session.tick(at(33)), None, "it would be over");
+        assert_eq!(session.deadline(), at(34));
+        assert!(matches!(session.tick(at(34)), Some(Action::Reply(ServerMessage::Expiring { .. }))));
+        assert_eq!(session.tick(at(64)), Some(Action::Close(Close::Expired)));
+    }
+
+    #[test]
     fn any_sign_of_life_counts() {
-        let mut session = Session::new(LIMITS);
+        let mut session = Session::new(LIMITS, None);
         session.tick(at(30));
         session.hear(at(31), Received::Pong);
         assert_eq!(session.deadline(), at(61));
@@ -198,12 +276,12 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_a_flood_does_not() {
-        let mut session = Session::new(LIMITS);
+        let mut session = Session::new(LIMITS, None);
         for _ in 0..40 {
             assert_eq!(session.hear(at(1), Received::Text("ping")), Some(Action::Pong));
         }
         assert_eq!(session.hear(at(1), Received::Text("ping")), Some(Action::Close(Close::TooManyMessages)));
-        let mut steady = Session::new(LIMITS);
+        let mut steady = Session::new(LIMITS, None);
         for n in 0..2_000 {
             assert_eq!(
                 steady.hear(Duration::from_millis(50 * n), Received::Text("ping")),
@@ -214,7 +292,7 @@ mod tests {
 
     #[test]
     fn the_sender_of_an_acknowledgement_needs_no_notice() {
-        let mut session = Session::new(LIMITS);
+        let mut session = Session::new(LIMITS, None);
         let id: BroadcastId = "0198c5a0-1111-7222-8333-444455556666".parse().unwrap();
         let other: BroadcastId = "0198c5a0-1111-7222-8333-444455556667".parse().unwrap();
         let text = format!(r#"{{"type":"acknowledge_broadcast","broadcast_id":"{id}"}}"#);
@@ -227,7 +305,7 @@ mod tests {
 
     #[test]
     fn acknowledgements_under_way_are_bounded() {
-        let mut session = Session::new(Limits { message_burst: 1_000.0, ..LIMITS });
+        let mut session = Session::new(Limits { message_burst: 1_000.0, ..LIMITS }, None);
         let text =
             r#"{"type":"acknowledge_broadcast","broadcast_id":"0198c5a0-1111-7222-8333-444455556666"}"#;
         for _ in 0..ACKS_IN_FLIGHT {

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::client::Answered;
+use super::client::Done;
 use super::connection::{Connection, Means};
 use super::drain::{Drain, next_tick, retry_after_ms};
 use super::heartbeat::Counts;
@@ -28,7 +28,7 @@ use super::hub::{
 use super::mode::Telling;
 use super::room::Room;
 use super::wire::{Close, ServerMessage};
-use crate::domain::{BroadcastId, Channel};
+use crate::domain::Channel;
 use crate::metrics::{ByChannel, gauge};
 use crate::projection::Announcement;
 use crate::submit;
@@ -49,7 +49,7 @@ pub(super) enum Request {
     Adopt(Connecting, Upgraded),
     Detach(Channel, ConnectionId),
     SendActive(Channel, ConnectionId),
-    Answered(usize, BroadcastId, Answered),
+    Done(usize, Done),
     Presence(oneshot::Sender<LocalPresence>),
     Drain(Duration, oneshot::Sender<()>),
 }
@@ -179,11 +179,7 @@ impl Shard {
                     floor.room.send_active(id, &self.means, self.sequence);
                 }
             }
-            Request::Answered(name, broadcast, answered) => {
-                if let Some((floor, id)) = self.place(name) {
-                    self.floors[floor].room.answer(id, broadcast, &answered, &self.means);
-                }
-            }
+            Request::Done(name, done) => self.done(name, done),
             Request::Presence(reply) => drop(reply.send(self.presence())),
             Request::Drain(over, reply) => self.begin_drain(over, reply),
         }

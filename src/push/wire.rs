@@ -2,6 +2,8 @@
 //!
 //! `schemas/asyncapi.yaml` says the same for clients, and tests hold the running service and these lists to it.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::Serialize;
 use strum::{EnumIter, VariantNames};
@@ -106,6 +108,10 @@ pub enum ServerMessage<'a> {
     Mode { mode: Mode },
     /// Forget what you have; the state on connect follows.
     Resync { sequence: u64 },
+    /// The connection's token ends soon, and the connection with it.
+    Expiring { in_seconds: u64 },
+    /// The answer to a refresh: the new token counts.
+    Refreshed { in_seconds: u64 },
     /// The message was not understood or not accepted; the connection lives.
     Error {
         code: &'static str,
@@ -179,7 +185,11 @@ impl ServerMessage<'_> {
             | Self::BroadcastAcknowledged { place, .. }
             | Self::Acknowledged { place, .. }
             | Self::BroadcastSent { place, .. } => place.sequence,
-            Self::StatsUpdate { .. } | Self::Mode { .. } | Self::Error { .. } => None,
+            Self::StatsUpdate { .. }
+            | Self::Mode { .. }
+            | Self::Expiring { .. }
+            | Self::Refreshed { .. }
+            | Self::Error { .. } => None,
         }
     }
 }
@@ -211,6 +221,23 @@ impl Frame {
     }
 }
 
+/// A token that nobody has looked at yet. It is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// The token itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token([set])")
+    }
+}
+
 /// What a client says. The names of the variants are the values of `type`, or the whole text.
 #[derive(Clone, Debug, PartialEq, Eq, VariantNames)]
 #[strum(serialize_all = "snake_case")]
@@ -221,6 +248,8 @@ pub enum ClientMessage {
     /// `{"type":"get_active_broadcast"}`
     #[strum(serialize = "get_active_broadcast")]
     GetActive,
+    /// `{"type":"refresh","token"}`
+    Refresh(Token),
     /// The text `ping`.
     Ping,
     /// The text `pong`, the answer to our own.
@@ -250,9 +279,12 @@ impl ClientMessage {
                 Ok(Self::Acknowledge(id))
             }
             Some("get_active_broadcast") => Ok(Self::GetActive),
-            // `refresh` has a meaning that this build does not have yet, and says so.
             Some("refresh") => {
-                Err(error("not_supported", "`refresh` is not supported by this build.".to_owned()))
+                let token = json.get("token").and_then(serde_json::Value::as_str);
+                let token = token.ok_or_else(|| {
+                    error("invalid_token", "`token` must be the new token, a string.".to_owned())
+                })?;
+                Ok(Self::Refresh(Token(token.to_owned())))
             }
             Some(other) => {
                 let shown: String = other.chars().take(40).collect();
@@ -281,6 +313,8 @@ pub enum Close {
     Full,
     /// `4008`: the client does not read fast enough. Reconnecting makes it whole.
     Slow,
+    /// `4401`: the token of the connection has ended. A new one opens another.
+    Expired,
     /// `4010`: no sign of life for too long.
     Silent,
     /// `4011`: a message was begun and not ended for too long.
@@ -297,6 +331,7 @@ impl Close {
             Self::Unsupported => 1003,
             Self::Full => 1013,
             Self::Slow => 4008,
+            Self::Expired => 4401,
             Self::Silent => 4010,
             Self::Unfinished => 4011,
             Self::TooManyMessages => 4029,
@@ -310,6 +345,7 @@ impl Close {
             Self::Unsupported => "text messages only".to_owned(),
             Self::Full => "full".to_owned(),
             Self::Slow => "slow".to_owned(),
+            Self::Expired => "expired".to_owned(),
             Self::Silent => "silent".to_owned(),
             Self::Unfinished => "unfinished".to_owned(),
             Self::TooManyMessages => "too many messages".to_owned(),
@@ -328,6 +364,8 @@ mod tests {
         let acknowledge = format!(r#"{{"type":"acknowledge_broadcast","broadcast_id":"{id}","more":1}}"#);
         assert_eq!(ClientMessage::parse(&acknowledge), Ok(ClientMessage::Acknowledge(id.parse().unwrap())));
         assert_eq!(ClientMessage::parse(r#"{"type":"get_active_broadcast"}"#), Ok(ClientMessage::GetActive));
+        let refresh = ClientMessage::parse(r#"{"type":"refresh","token":"secret"}"#).unwrap();
+        assert_eq!(format!("{refresh:?}"), "Refresh(Token([set]))");
         assert_eq!(ClientMessage::parse("ping"), Ok(ClientMessage::Ping));
         assert_eq!(ClientMessage::parse("pong"), Ok(ClientMessage::Pong));
     }
@@ -343,7 +381,8 @@ mod tests {
             (r#"{"type":"x"}"#, "unknown_type"),
             (r#"{"type":"acknowledge_broadcast"}"#, "invalid_broadcast_id"),
             (r#"{"type":"acknowledge_broadcast","broadcast_id":"1"}"#, "invalid_broadcast_id"),
-            (r#"{"type":"refresh","token":"x"}"#, "not_supported"),
+            (r#"{"type":"refresh"}"#, "invalid_token"),
+            (r#"{"type":"refresh","token":7}"#, "invalid_token"),
         ];
         for (text, expected) in cases {
             match ClientMessage::parse(text) {

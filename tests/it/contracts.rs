@@ -19,8 +19,9 @@ use tidings::push::wire::{ClientMessage, Close, ServerMessage};
 
 use crate::support::contract::asyncapi::{ASYNCAPI, close_codes, messages_of};
 use crate::support::contract::openapi::{OPENAPI, answered_by, operations};
+use crate::support::issuer::{SECRET, claims, in_seconds};
 use crate::support::log::{acknowledged, everything};
-use crate::support::{Client, Events, Nats, Replica, Request, Spec, eventually};
+use crate::support::{Client, Events, Issuer, Nats, Replica, Request, Spec, eventually};
 
 #[test]
 fn every_route_is_described_and_every_description_has_a_route() {
@@ -42,7 +43,7 @@ fn every_message_is_described_and_every_description_has_a_message() {
     assert_eq!(messages_of("tell"), told);
     assert_eq!(messages_of("hear"), ClientMessage::VARIANTS.iter().copied().collect());
     // What answers a client's message has no place on a stream, which has no such messages.
-    let answers = ["acknowledged", "error", "ping", "pong"];
+    let answers = ["acknowledged", "refreshed", "error", "ping", "pong"];
     let streamed = told.into_iter().filter(|name| !answers.contains(name)).collect();
     assert_eq!(messages_of("stream"), streamed);
     let kinds: BTreeSet<_> = tidings::domain::Event::TYPES.iter().map(|kind| kind.name).collect();
@@ -139,6 +140,22 @@ async fn every_message(nats: &Nats, replica: &Replica) -> BTreeSet<String> {
     heard.map(|message| message["type"].as_str().unwrap().to_owned()).collect()
 }
 
+/// What only those hear who have a token.
+async fn messages_about_tokens() -> [String; 2] {
+    let nats = Nats::start().await;
+    let spec =
+        Spec::joining(nats.url()).with(&["--auth", "jwt"]).with_variable("TIDINGS_AUTH_SECRET", SECRET);
+    let replica = Replica::start_with(spec).await;
+    let issuer = Issuer::secret(SECRET);
+    let mut soon_over = claims("u", &[]);
+    soon_over["exp"] = in_seconds(25).into();
+    let mut client = replica.connect_as(&issuer.sign(&soon_over)).await;
+    client.until("that it ends soon", |m| m["type"] == "expiring").await;
+    client.send(json!({"type": "refresh", "token": issuer.token("u", &[])})).await;
+    client.until("that it does not", |m| m["type"] == "refreshed").await;
+    ["expiring", "refreshed"].map(str::to_owned)
+}
+
 #[tokio::test]
 async fn every_described_message_is_sent() {
     let mut nats = Nats::start().await;
@@ -148,6 +165,7 @@ async fn every_described_message_is_sent() {
     nats.kill();
     client.until("that the log is away", |m| m["type"] == "mode").await;
     heard.insert("mode".to_owned());
+    heard.extend(messages_about_tokens().await);
     assert_eq!(heard, ServerMessage::VARIANTS.iter().map(|name| (*name).to_owned()).collect());
 }
 

@@ -29,6 +29,8 @@ mod guards;
 mod history;
 mod identity;
 mod identity_keys;
+mod identity_live;
+mod identity_pages;
 mod install;
 mod load;
 mod log_contract;

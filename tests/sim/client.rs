@@ -116,7 +116,7 @@ async fn visit(
             end: End::Left,
             modes: replica.spec.mode_log.clone(),
         },
-        session: Session::new(LIMITS.session),
+        session: Session::new(LIMITS.session, None),
         acks: FuturesUnordered::new(),
         replica: replica.clone(),
         id,

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Connecting, ConnectionId, Request, Shard, Upgraded};
-use crate::push::client::{Client, From, Tick};
+use crate::domain::UserId;
+use crate::push::client::{Client, Done, Errands, From, Tick};
 use crate::push::connection::Connection;
 use crate::push::hub::Outgoing;
 use crate::push::readiness::Readiness;
@@ -84,8 +86,8 @@ impl Shard {
 
     /// Takes a WebSocket over after its handshake.
     pub(super) fn adopt(&mut self, who: Connecting, upgraded: Upgraded, inbox: &mpsc::WeakSender<Request>) {
-        let Upgraded { stream, read, errands, keeps } = upgraded;
-        let mut client = Client::new(Socket::new(stream), &self.means.limits, errands, keeps);
+        let Upgraded { stream, read, lasts, errands, keeps } = upgraded;
+        let mut client = Client::new(Socket::new(stream), &self.means.limits, lasts, errands, keeps);
         let admitted = self.admit(&who.channel);
         let (floor, id) = admitted.clone().unwrap_or_else(|_| {
             self.attached += 1;
@@ -192,18 +194,40 @@ impl Shard {
             Action::SendActive => floor.room.send_active(id, &self.means, self.sequence),
             Action::Close(why) => floor.room.end(id, why, &self.means),
             Action::Acknowledge(broadcast) => {
-                let Some(connection) = floor.room.connections.get_mut(&id) else { return };
-                let (user, channel, inbox) = (connection.user.clone(), floor.channel.clone(), inbox.clone());
-                let Some(client) = connection.client() else { return };
-                let errand = client.errands.acknowledge(channel, broadcast, user);
-                tokio::spawn(async move {
-                    let answered = errand.await;
-                    if let Some(inbox) = inbox.upgrade() {
-                        // The shard has ended: the replica stops.
-                        let _ = inbox.send(Request::Answered(name, broadcast, answered)).await;
-                    }
-                });
+                let channel = floor.channel.clone();
+                self.send_for(name, inbox, |errands, user| errands.acknowledge(channel, broadcast, user));
             }
+            Action::Refresh(token) => {
+                self.send_for(name, inbox, |errands, user| errands.refresh(token, user))
+            }
+        }
+    }
+
+    /// Has an errand run for a client, whose session bounds how many are under way.
+    fn send_for(
+        &mut self,
+        name: usize,
+        inbox: &mpsc::WeakSender<Request>,
+        errand: impl FnOnce(&dyn Errands, UserId) -> BoxFuture<'static, Done>,
+    ) {
+        let Some((floor, id)) = self.place(name) else { return };
+        let Some(connection) = self.floors[floor].room.connections.get_mut(&id) else { return };
+        let user = connection.user.clone();
+        let Some(client) = connection.client() else { return };
+        let (errand, inbox) = (errand(&*client.errands, user), inbox.clone());
+        tokio::spawn(async move {
+            let done = errand.await;
+            if let Some(inbox) = inbox.upgrade() {
+                // The shard has ended: the replica stops.
+                let _ = inbox.send(Request::Done(name, done)).await;
+            }
+        });
+    }
+
+    pub(super) fn done(&mut self, name: usize, done: Done) {
+        if let Some((floor, id)) = self.place(name) {
+            self.floors[floor].room.done(id, done, &self.means);
+            self.look_after(name);
         }
     }
 

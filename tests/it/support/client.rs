@@ -28,6 +28,8 @@ pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// Every JSON message so far, in order.
     pub heard: Vec<Value>,
+    /// The subprotocol that the server selected.
+    pub protocol: Option<String>,
 }
 
 impl Client {
@@ -63,7 +65,10 @@ impl Client {
             let (status, headers) = (answer.status(), answer.headers());
             openapi::hold(&asked, &Answer { status, headers, body: answer.body().as_deref() });
         }
-        Ok(Self { socket: connected?.0, heard: Vec::new() })
+        let (socket, answer) = connected?;
+        let protocol = answer.headers().get("Sec-WebSocket-Protocol");
+        let protocol = protocol.map(|protocol| protocol.to_str().unwrap().to_owned());
+        Ok(Self { socket, heard: Vec::new(), protocol })
     }
 
     /// The next text, JSON or not; `Err` when the connection ended.

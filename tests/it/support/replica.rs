@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidings::crash_point::{self, CrashPoint};
+use tokio_tungstenite::tungstenite::Error;
 
 use super::nats::tail;
 use super::{Client, Http, Nats, PATIENCE, Request, eventually, nats_server};
@@ -318,6 +319,18 @@ impl Replica {
     pub async fn connect_with(&self, query: &str) -> Client {
         Client::connect(&format!("{}/api/creator/broadcast/ws{query}", self.url().replace("http", "ws")))
             .await
+    }
+
+    /// A WebSocket client with a token in the header `Authorization`.
+    pub async fn connect_as(&self, token: &str) -> Client {
+        let connected = self.try_connect("", &[("Authorization", &format!("Bearer {token}"))]).await;
+        connected.unwrap_or_else(|error| panic!("not connected: {error}"))
+    }
+
+    /// A WebSocket client with these headers, if it is let in.
+    pub async fn try_connect(&self, query: &str, headers: &[(&'static str, &str)]) -> Result<Client, Error> {
+        let url = format!("{}/api/creator/broadcast/ws{query}", self.url().replace("http", "ws"));
+        Client::try_connect_with(&url, headers).await
     }
 
     /// The digest once it has read the log up to a sequence.
