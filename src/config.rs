@@ -5,6 +5,7 @@ mod audit;
 mod checkpoints;
 mod limits;
 mod identity;
+mod rates;
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -28,6 +29,7 @@ pub use audit::{
 pub use checkpoints::Checkpoints;
 pub use identity::{Auth, IdentityOptions, SECRET_VARIABLE, Secret};
 pub use limits::Limits as EdgeLimits;
+pub use rates::RateOptions;
 
 /// Room that the embedded server's store has beyond the log's own limit: the checkpoints, the KV buckets and the server's
 /// books.
@@ -206,6 +208,10 @@ pub struct Serve {
     /// How people prove who they are, and which pages may ask.
     #[command(flatten)]
     pub identity: IdentityOptions,
+
+    /// How often somebody may do something.
+    #[command(flatten)]
+    pub rates: RateOptions,
 
     /// How long an append is tried. After that the outbox takes it, or its outcome is said to be unknown.
     #[arg(long, env = "TIDINGS_APPEND_TIMEOUT_MS", default_value_t = 3_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]

@@ -23,10 +23,13 @@ pub async fn acknowledge(
     let id = body.required("broadcast_id")?.parse().map_err(|_| {
         ApiError::invalid("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.")
     })?;
+    let standing = app.rates.acknowledge(&who.user)?;
     let done = app.acks.acknowledge(channel, id, who.user, trace_of(&headers)).await?;
     let mut reply = json!({"status": "success", "sequence": done.sequence});
     if let Some(already) = done.already {
         reply["already"] = already.into();
     }
-    Ok(if done.sequence.is_some() { answer::ok(done.sequence, reply) } else { answer::accepted(reply) })
+    let answer =
+        if done.sequence.is_some() { answer::ok(done.sequence, reply) } else { answer::accepted(reply) };
+    Ok(answer::standing(answer, standing))
 }

@@ -7,6 +7,8 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+use super::rates::Standing;
+
 /// The header that names the last event of the log that an answer reflects.
 const SEQUENCE: HeaderName = HeaderName::from_static("tidings-sequence");
 
@@ -37,6 +39,14 @@ pub fn text(text: String) -> Response {
 /// `200`: JSON, a value a line, as it comes.
 pub fn ndjson(lines: Body) -> Response {
     ([(CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
+}
+
+/// With where the caller stands with a budget, where there is one.
+pub fn standing(mut answer: Response, standing: Option<Standing>) -> Response {
+    if let Some(standing) = standing {
+        standing.say(&mut answer);
+    }
+    answer
 }
 
 /// `204`: there is nothing to say.

@@ -28,6 +28,7 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     who.require(&[Role::Creator])?;
+    let standing = app.rates.create(&who.user)?;
     if let Some(field) = NOT_YET.into_iter().find(|field| body.has(field)) {
         return Err(ApiError::not_supported(field));
     }
@@ -52,7 +53,8 @@ pub async fn create(
         "sent_to_users": sent_to_users,
         "sequence": done.sequence,
     });
-    Ok(if done.local { answer::accepted(reply) } else { answer::created(done.sequence, reply) })
+    let answer = if done.local { answer::accepted(reply) } else { answer::created(done.sequence, reply) };
+    Ok(answer::standing(answer, standing))
 }
 
 /// `POST /clear`

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::identity::Places;
+use super::rates::Standing;
 use super::sockets::Refused;
 use crate::audit::proof::Unprovable;
 use crate::audit::proof::of_replica::NoProof;
@@ -26,6 +27,8 @@ pub struct ApiError {
     retry_after_seconds: Option<u64>,
     /// What kind of proof is wanted (RFC 6750, section 3).
     challenge: Option<&'static str>,
+    /// Where the caller stands with the budget that is spent.
+    standing: Option<Box<Standing>>,
     more: Vec<(&'static str, Value)>,
 }
 
@@ -36,7 +39,15 @@ pub struct Code(pub &'static str);
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { status, code, message, retry_after_seconds: None, challenge: None, more: Vec::new() }
+        Self {
+            status,
+            code,
+            message,
+            retry_after_seconds: None,
+            challenge: None,
+            standing: None,
+            more: Vec::new(),
+        }
     }
 
     fn retry_after(self, seconds: u64) -> Self {
@@ -228,6 +239,19 @@ impl ApiError {
         }
     }
 
+    /// `429`: more often than it may be.
+    pub fn too_many(what: &str, standing: Standing) -> Self {
+        let message = format!("Too many {what} in a short time.");
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
+        let seconds = standing.seconds();
+        Self { standing: Some(standing.into()), ..error.retry_after(seconds) }
+    }
+
+    /// Whether it says that it is not clear who is asking.
+    pub fn is_about_identity(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
     /// `500`. The cause was logged.
     pub fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.")
@@ -377,6 +401,9 @@ impl IntoResponse for ApiError {
         }
         let mut response = (self.status, Json(body)).into_response();
         response.extensions_mut().insert(code);
+        if let Some(standing) = self.standing {
+            standing.say(&mut response);
+        }
         if let Some(challenge) = self.challenge {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }

@@ -130,7 +130,7 @@ impl FromRequestParts<App> for Identity {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        app.gate.of_request(parts).await
+        app.gate.of_request(parts).await.map_err(|error| app.rates.refuse(parts, error))
     }
 }
 
@@ -141,7 +141,9 @@ impl FromRequestParts<App> for Listener {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        app.gate.of_connection(parts, app.clock.now()).await.map(Self)
+        app.rates.connect(parts)?;
+        let who = app.gate.of_connection(parts, app.clock.now()).await;
+        who.map(Self).map_err(|error| app.rates.refuse(parts, error))
     }
 }
 

@@ -14,6 +14,7 @@ pub mod limits;
 mod observe;
 mod operations;
 mod page;
+pub mod rates;
 mod request;
 pub mod routes;
 pub mod server;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 use super::identity::gate::Gate;
+use super::rates::Rates;
 use crate::clock::Clock;
 use crate::domain::{Channel, UserId};
 use crate::log::EventLog;
@@ -74,6 +75,8 @@ pub struct App {
     pub limits: Limits,
     /// Who may ask.
     pub gate: Arc<Gate>,
+    /// How often they may.
+    pub rates: Arc<Rates>,
     /// Whether there is a page at `/`: with dev auth.
     pub serves_page: bool,
     /// Whether it is stopping.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use tracing::debug;
 
 use super::error::ApiError;
@@ -63,6 +63,10 @@ impl Errands for Edge {
         broadcast: BroadcastId,
         user: UserId,
     ) -> BoxFuture<'static, Done> {
+        if let Err(error) = self.0.rates.acknowledge(&user) {
+            let answer = refusal(error, Some(broadcast));
+            return ready(Done::Acknowledged { broadcast, confirmed: false, answer }).boxed();
+        }
         let acks = self.0.acks.clone();
         async move {
             let acknowledged = acks.acknowledge(channel, broadcast, user, None).await;

@@ -191,6 +191,7 @@ async fn every_described_answer_is_given() {
     replica.kill();
     answered.extend(log_is_away().await);
     answered.extend(connected_often(&nats).await);
+    answered.extend(too_often(&nats).await);
 
     let described: BTreeSet<_> = operations()
         .flat_map(|(_, _, operation)| {
@@ -322,6 +323,18 @@ async fn connected_often(nats: &Nats) -> BTreeSet<(String, u16)> {
     send([replica.request(Method::GET, "/events?user_id=u")]).await;
     let url = format!("{}/api/creator/broadcast/ws?user_id=u", replica.url().replace("http", "ws"));
     assert!(Client::try_connect(&url, None).await.is_err());
+    answered_by(&replica.url())
+}
+
+/// Whoever has no token hears that, and soon that it is too often.
+async fn too_often(nats: &Nats) -> BTreeSet<(String, u16)> {
+    let spec = Spec::joining(nats.url()).with(&["--auth", "jwt", "--refusals-per-minute", "1"]);
+    let replica = Replica::start_with(spec.with_variable("TIDINGS_AUTH_SECRET", SECRET)).await;
+    let id = "0198c5a0-1111-7222-8333-444455556666";
+    for (method, path, _) in operations().filter(|(_, path, _)| path.starts_with("/api/")) {
+        let path = path.replace("{id}", id).replace("{channel}", "creator");
+        send([replica.raw_request(method.clone(), &path), replica.raw_request(method, &path)]).await;
+    }
     answered_by(&replica.url())
 }
 

@@ -31,6 +31,7 @@ mod identity;
 mod identity_keys;
 mod identity_live;
 mod identity_pages;
+mod identity_rates;
 mod install;
 mod load;
 mod log_contract;

@@ -203,6 +203,7 @@ impl<'a> Base<'a> {
             admission: Admission::new(self.options.limits.connections_per_user(self.options.identity.auth)),
             limits,
             gate: self.gate.clone(),
+            rates: Arc::new(self.options.rates.rates(self.options.identity.auth)),
             serves_page: self.options.identity.auth == Auth::Dev,
             shutdown: self.shutdown.clone(),
             clock: self.clock.clone(),

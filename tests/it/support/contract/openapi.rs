@@ -23,7 +23,7 @@ pub fn answered_by(url: &str) -> Answered {
 }
 
 /// Headers that any client may send; they are no part of the interface, or, of those with a token, security schemes of it.
-const ANY_CLIENT_SENDS: [&str; 13] = [
+const ANY_CLIENT_SENDS: [&str; 14] = [
     "accept",
     "authorization",
     "cookie",
@@ -37,6 +37,7 @@ const ANY_CLIENT_SENDS: [&str; 13] = [
     "sec-websocket-version",
     "sec-websocket-key",
     "sec-websocket-protocol",
+    "x-forwarded-for",
 ];
 
 /// A request as it was sent.
