@@ -5,6 +5,7 @@ mod floods;
 mod places;
 mod requests;
 mod routes;
+mod websockets;
 
 use std::fs;
 
@@ -48,6 +49,13 @@ impl Calm {
 
     /// Nothing is left of whatever was done to it, and nothing was believed that should not be.
     async fn is_as_before(&mut self) {
+        self.has_nothing_left().await;
+        let sequence = self.replica.readyz().await["sequence"].as_u64().unwrap();
+        assert_eq!(sequence, self.posted, "the log has what was posted, and nothing else");
+    }
+
+    /// Nothing is left of whatever was done to it.
+    async fn has_nothing_left(&mut self) {
         eventually("its sockets are those of before", || async {
             self.replica.count("tidings_sockets").await <= self.sockets
         })
@@ -59,7 +67,5 @@ impl Calm {
         assert_eq!(self.replica.count("tidings_connections{channel=\"creator\"}").await, 1);
         self.goes_on().await;
         assert!(self.replica.is_ready().await);
-        let sequence = self.replica.readyz().await["sequence"].as_u64().unwrap();
-        assert_eq!(sequence, self.posted, "the log has what was posted, and nothing else");
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -21,6 +22,9 @@ use crate::push::wire::Frame;
 
 /// All sockets of a shard are read through one buffer of this size.
 const READ_BUFFER: usize = 16 * 1024;
+
+/// What the kernel holds for a client that does not read. By itself it would let that grow to some megabytes, for each.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// Connections that were refused after their handshake and may hear why. Beyond that they are cut off.
 const MAX_REFUSED: usize = 1_024;
@@ -94,7 +98,10 @@ impl Shard {
             (0, self.attached * self.number.1 as u64 + self.number.0 as u64)
         });
         let name = self.name(floor, id);
-        if self.sockets.readiness.watch(client.socket.stream(), name).is_err() {
+        let stream = client.socket.stream();
+        // Where the system does not take it, what waits here is bounded all the same.
+        let _ = set_socket_send_buffer_size(&*stream, SEND_BUFFER);
+        if self.sockets.readiness.watch(stream, name).is_err() {
             // The kernel has no room for it.
             if admitted.is_ok() {
                 self.local.leave();

@@ -120,6 +120,11 @@ impl Raw {
 
     /// A frame, masked as a client's must be.
     pub async fn send_frame(&mut self, first: u8, payload: &[u8]) {
+        self.send(&Self::masked(first, payload)).await;
+    }
+
+    /// The bytes of a frame as clients send it.
+    pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![first];
         match u16::try_from(payload.len()).unwrap() {
             short @ 0..=125 => frame.push(0x80 | u8::try_from(short).unwrap()),
@@ -131,7 +136,7 @@ impl Raw {
         let mask = [7, 1, 8, 2];
         frame.extend(mask);
         frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-        self.send(&frame).await;
+        frame
     }
 
     /// The next frame of the server: its first byte and its payload; `None` at the end.
