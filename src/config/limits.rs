@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 
 use super::{Auth, at_least_one};
 use crate::http::limits::{HeadLimits, Patience};
@@ -15,6 +16,9 @@ const SOCKETS_PER_ADDRESS: usize = 1_000;
 
 /// WebSockets and event streams of one user, where users are who they say.
 const CONNECTIONS_PER_USER: usize = 20;
+
+/// What takes a day is not in time.
+const DAY_SECONDS: u64 = 24 * 3_600;
 
 /// How much of a replica anyone may take.
 #[derive(Clone, Debug, Args)]
@@ -35,23 +39,23 @@ pub struct Limits {
     pub max_connections_per_user: Option<usize>,
 
     /// Bytes that the head of a request may have: its first line and its fields.
-    #[arg(long, env = "TIDINGS_MAX_HEAD_BYTES", default_value_t = 16 * 1024, value_name = "BYTES", value_parser = at_least_one())]
+    #[arg(long, env = "TIDINGS_MAX_HEAD_BYTES", default_value_t = 16 * 1024, value_name = "BYTES", value_parser = up_to(1 << 20))]
     pub max_head_bytes: usize,
 
     /// Fields that it may have.
-    #[arg(long, env = "TIDINGS_MAX_HEAD_FIELDS", default_value_t = 100, value_name = "N", value_parser = at_least_one())]
+    #[arg(long, env = "TIDINGS_MAX_HEAD_FIELDS", default_value_t = 100, value_name = "N", value_parser = up_to(10_000))]
     pub max_head_fields: usize,
 
     /// How long the head of a request may take to arrive.
-    #[arg(long, env = "TIDINGS_HEAD_TIMEOUT_SECONDS", default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "TIDINGS_HEAD_TIMEOUT_SECONDS", default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=DAY_SECONDS))]
     pub head_timeout_seconds: u64,
 
     /// How long its body may take after that.
-    #[arg(long, env = "TIDINGS_REQUEST_TIMEOUT_SECONDS", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "TIDINGS_REQUEST_TIMEOUT_SECONDS", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=DAY_SECONDS))]
     pub request_timeout_seconds: u64,
 
     /// How long a TCP connection may wait for its next request. Keep it above what a balancer keeps its own for.
-    #[arg(long, env = "TIDINGS_IDLE_TIMEOUT_SECONDS", default_value_t = 75, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "TIDINGS_IDLE_TIMEOUT_SECONDS", default_value_t = 75, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=DAY_SECONDS))]
     pub idle_timeout_seconds: u64,
 }
 
@@ -90,6 +94,11 @@ impl Limits {
     }
 }
 
+/// There is room for as much as is allowed, for each request.
+fn up_to(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
+}
+
 /// What was chosen, 0 standing for no bound; else none where everybody is believed, who are few and know each other.
 fn bound(chosen: Option<usize>, auth: Auth, default: usize) -> Option<usize> {
     match chosen {
@@ -97,5 +106,17 @@ fn bound(chosen: Option<usize>, auth: Auth, default: usize) -> Option<usize> {
         Some(most) => Some(most),
         None if auth.believes_everybody() => None,
         None => Some(default),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_counted_where_everybody_is_believed_unless_that_is_asked_for() {
+        assert_eq!(bound(None, Auth::Dev, 20), None);
+        assert_eq!(bound(Some(3), Auth::Dev, 20), Some(3));
+        assert_eq!(bound(Some(0), Auth::Dev, 20), None);
     }
 }

@@ -135,15 +135,17 @@ impl Socket {
         let mut pongs = Vec::new();
         let mut goodbye = None;
         let fed = self.parser.feed(bytes, limit, &mut |received| {
-            match &received {
-                Received::Ping(payload) => pongs.push(frame::encode(Opcode::Pong, payload)),
-                Received::Close(code) => {
-                    goodbye = Some(*code);
-                    return ControlFlow::Break(());
-                }
-                _ => {}
+            if let Received::Close(code) = received {
+                goodbye = Some(code);
+                return ControlFlow::Break(());
             }
-            hear(received)
+            let heard = hear(received);
+            if let Received::Ping(payload) = received
+                && heard.is_continue()
+            {
+                pongs.push(frame::encode(Opcode::Pong, payload));
+            }
+            heard
         });
         for pong in pongs {
             // A pong is small, and how many there are is bounded by whoever hears the pings.

@@ -159,7 +159,8 @@ fn on_the_wire(request: Request) -> Vec<u8> {
     let target = format!("{}{}", url.path(), url.query().map(|q| format!("?{q}")).unwrap_or_default());
     let body = request.body().and_then(|body| body.as_bytes()).unwrap_or_default();
     let mut bytes =
-        format!("{} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", request.method()).into_bytes();
+        format!("{} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", request.method())
+            .into_bytes();
     for (name, value) in request.headers() {
         bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }

@@ -92,6 +92,7 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
             "src/http/answer.rs",
             "src/http/body.rs",
             "src/http/connection.rs",
+            "src/http/handshake.rs",
             "src/http/operations.rs",
         ],
     ),

@@ -1,3 +1,5 @@
+//! What the parser has to read, what it has to refuse, and that it does not matter how bytes are cut.
+
 use proptest::prelude::*;
 
 use super::*;

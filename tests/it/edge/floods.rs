@@ -24,7 +24,7 @@ async fn all_are_refused(raws: &mut [Raw], status: u16, code: &str) {
 async fn half_open_heads() {
     let mut calm = Calm::with(&["--head-timeout-seconds", "2"]).await;
     let mut slow = raws(&calm.replica, 200).await;
-    all_send(&mut slow, b"POST /api/creator/broadcast HTTP/1.1\r\nHost: x\r\nX-Slow: ").await;
+    all_send(&mut slow, b"POST /api/creator/broadcast HTTP/1.1\r\nHost: localhost\r\nX-Slow: ").await;
     for _ in 0..3 {
         calm.goes_on().await;
         all_send(&mut slow, b"o").await;
@@ -39,7 +39,7 @@ async fn slow_bodies() {
     let mut slow = raws(&calm.replica, 200).await;
     all_send(
         &mut slow,
-        b"POST /api/creator/broadcast HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{",
+        b"POST /api/creator/broadcast HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{",
     )
     .await;
     for _ in 0..3 {

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Error;
 use super::Calm;
 use crate::support::{Client, Events, Nats, Raw, Replica, Spec, eventually};
 
-const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// A connection from another address of this machine.
 async fn from_another_address(replica: &Replica) -> Raw {

@@ -6,11 +6,11 @@ use serde_json::json;
 use super::Calm;
 use crate::support::{Events, Nats, Raw, Replica, Spec};
 
-const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 fn post(fields: &str, body: &str) -> String {
     format!(
-        "POST /api/creator/broadcast HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{fields}\r\n{body}"
+        "POST /api/creator/broadcast HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{fields}\r\n{body}"
     )
 }
 
@@ -34,7 +34,7 @@ async fn a_slow_head_is_told_and_silence_is_not_and_streams_are_neither() {
     let mut silent = Raw::connect(&replica).await;
     let mut served = raw(&replica, GET).await;
     assert_eq!(served.answer().await.status, 200);
-    let mut slow = raw(&replica, "GET /livez HTTP/1.1\r\nHost: x\r\n").await;
+    let mut slow = raw(&replica, "GET /livez HTTP/1.1\r\nHost: localhost\r\n").await;
 
     assert_eq!(slow.refusal().await, (408, "request_timeout".to_owned()));
     assert_eq!(silent.rest().await, b"", "who asked nothing gets no answer");
@@ -53,12 +53,13 @@ async fn a_slow_head_is_told_and_silence_is_not_and_streams_are_neither() {
 #[tokio::test]
 async fn a_head_has_a_size_and_so_many_fields() {
     let mut calm = Calm::with(&["--max-head-bytes", "2000", "--max-head-fields", "20"]).await;
-    let long =
-        |bytes: usize| format!("GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n", "x".repeat(bytes));
+    let long = |bytes: usize| {
+        format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n", "x".repeat(bytes))
+    };
     assert_eq!(raw(&calm.replica, long(1_900)).await.answer().await.status, 200);
     let fields = |n: usize| format!("GET /livez HTTP/1.1\r\n{}\r\n", "X-Field: x\r\n".repeat(n));
     assert_eq!(raw(&calm.replica, fields(20)).await.answer().await.status, 200);
-    let address = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(3_000));
+    let address = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(3_000));
     let endless = format!("GET /{}", "x".repeat(200_000));
     for large in [long(2_000), long(100_000), fields(21), fields(170), address, endless] {
         let refusal = raw(&calm.replica, &large).await.refusal().await;
@@ -79,7 +80,7 @@ async fn what_is_no_http_is_told_so() {
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost x\r\n\r\n",
         b"GET /livez HTTP/1.1\r\n Folded: x\r\n\r\n",
-        b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nX-Null: \x00\r\n\r\n",
         b"POST /livez HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         b"POST /livez HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
@@ -128,7 +129,7 @@ async fn requests_in_a_row_are_answered_in_a_row() {
     let mut calm = Calm::with(&[]).await;
     let body = json!({"message": "in a row"}).to_string();
     let expecting = post(&format!("Content-Length: {}\r\nExpect: 100-continue\r\n", body.len()), "");
-    let row = [GET, GET, b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", expecting.as_bytes()].concat();
+    let row = [GET, GET, b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n", expecting.as_bytes()].concat();
     let mut raw = raw(&calm.replica, row).await;
     for status in [200, 200, 404] {
         assert_eq!(raw.answer().await.status, status);

@@ -43,7 +43,7 @@ async fn clients_that_read_nothing() {
         async move { Raw::narrow_websocket(replica, &query).await }
     });
     let slow = join_all(narrow).await;
-    assert_eq!(connections(&calm).await, 51);
+    eventually("they are attached", || async { connections(&calm).await == 51 }).await;
     let mut posts = 0;
     while calm.replica.count("tidings_slow_clients_total").await < 50 {
         posts += 1;
@@ -73,7 +73,8 @@ async fn pings_without_end() {
             pongs += 1;
         }
     }
-    assert_eq!(pongs, 50 * 40, "as many as may come at once are answered");
+    // While a client's burst is read, one more may have become due.
+    assert!((50 * 40..50 * 42).contains(&pongs), "as many as may come at once are answered: {pongs}");
     drop(flooding);
     calm.is_as_before().await;
 }
@@ -117,7 +118,8 @@ async fn acknowledgements_without_end() {
                 }
             };
             counted += u32::from(answer["type"] == "acknowledged" && answer["already"] == false);
-            let fine = ["unknown_broadcast", "busy"].map(Value::from);
+            // Whether nobody has sent it, or another replica has a moment ago, can take a while to know.
+            let fine = ["unknown_broadcast", "catching_up", "busy"].map(Value::from);
             assert!(answer["type"] == "acknowledged" || fine.contains(&answer["code"]), "{answer}");
         }
         assert_eq!(counted, 1, "a user's acknowledgement counts once");
@@ -131,7 +133,7 @@ async fn two_thousand_come_back_at_once() {
     let mut calm = Calm::with(&[]).await;
     for _ in 0..2 {
         let crowd = crowd(&calm.replica, 2_000).await;
-        assert_eq!(connections(&calm).await, 2_001);
+        assert_eq!(connections(&calm).await, 2_001, "each was greeted");
         calm.goes_on().await;
         drop(crowd);
         eventually("they are gone", || async { connections(&calm).await == 1 }).await;
