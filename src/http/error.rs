@@ -374,9 +374,13 @@ impl From<Unprovable> for ApiError {
 
 /// A reason as a sentence of its own.
 fn sentence(reason: &str) -> String {
-    let mut letters = reason.chars();
+    capitalised(reason) + "."
+}
+
+fn capitalised(words: &str) -> String {
+    let mut letters = words.chars();
     let first = letters.next().map(|first| first.to_uppercase().collect::<String>());
-    first.unwrap_or_default() + letters.as_str() + "."
+    first.unwrap_or_default() + letters.as_str()
 }
 
 /// How a connection would be closed, said before there is one.
@@ -389,9 +393,29 @@ impl From<Close> for ApiError {
     }
 }
 
+impl ApiError {
+    /// The same as a problem (RFC 9457). Its type is a name, and leads nowhere.
+    pub fn problem(self, status: StatusCode) -> Value {
+        let mut problem = json!({
+            "type": format!("urn:tidings:error:{}", self.code),
+            "title": capitalised(&self.code.replace('_', " ")),
+            "status": status.as_u16(),
+            "detail": self.message,
+            "code": self.code,
+        });
+        for (name, value) in self.more {
+            problem[name] = value;
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            problem["retry_after_seconds"] = seconds.into();
+        }
+        problem
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let code = Code(self.code);
+        let (code, as_problem) = (Code(self.code), self.clone());
         let mut body = json!({"status": "error", "code": self.code, "message": self.message});
         if let Some(body) = body.as_object_mut() {
             body.extend(self.more.into_iter().map(|(name, value)| (name.to_owned(), value)));
@@ -401,6 +425,7 @@ impl IntoResponse for ApiError {
         }
         let mut response = (self.status, Json(body)).into_response();
         response.extensions_mut().insert(code);
+        response.extensions_mut().insert(as_problem);
         if let Some(standing) = self.standing {
             standing.say(&mut response);
         }

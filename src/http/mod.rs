@@ -14,6 +14,7 @@ pub mod limits;
 mod observe;
 mod operations;
 mod page;
+mod problem;
 pub mod rates;
 mod request;
 pub mod routes;
@@ -27,7 +28,7 @@ mod ws;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 
 use crate::domain::Channel;
 use error::ApiError;
@@ -78,6 +79,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(app.limits.max_body_bytes))
         .layer(from_fn_with_state(app.clone(), identity::origin::guard))
+        .layer(from_fn(problem::as_problem))
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)
 }

@@ -425,3 +425,46 @@ async fn with_nats_away_nothing_is_promised_and_a_retry_takes_effect_once() {
     );
     client.until("the broadcast, after all", |m| m["broadcast"]["id"] == id.as_str()).await;
 }
+
+#[tokio::test]
+async fn errors_are_problems_where_that_is_asked_for() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let asking = |request: Request, accept: &'static str| request.header("Accept", accept).send();
+    let long = || replica.request(Method::POST, "").json(&json!({"message": "x".repeat(281)}));
+    let problem = asking(long(), "application/json;q=0.5, application/problem+json").await.unwrap();
+    assert_eq!(problem.headers()["content-type"], "application/problem+json");
+    assert_eq!(problem.headers()["vary"], "accept");
+    let expected = json!({
+        "type": "urn:tidings:error:message_too_long",
+        "title": "Message too long",
+        "status": 422,
+        "detail": "Broadcast message too long. Maximum 280 characters allowed. Current: 281",
+        "code": "message_too_long",
+        "character_count": 281,
+        "max_characters": 280,
+    });
+    assert_eq!(problem.json::<Value>().await.unwrap(), expected);
+    // Whatever refuses: no address, no method, a page elsewhere, and what says when to come back.
+    let nowhere = replica.raw_request(Method::GET, "/nowhere");
+    let method = replica.request(Method::PUT, "/stats");
+    let page = replica.request(Method::POST, "/clear").header("Origin", "https://example.org");
+    let behind = replica.request(Method::GET, "/active").header("Tidings-Min-Sequence", "7");
+    for (request, status, code) in [
+        (nowhere, 404, "not_found"),
+        (method, 405, "method_not_allowed"),
+        (page, 403, "origin_not_allowed"),
+        (behind, 503, "behind"),
+    ] {
+        let answer = asking(request, "application/problem+json").await.unwrap();
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.headers().contains_key("retry-after"), status == 503);
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!((&body["code"], &body["status"]), (&json!(code), &json!(status)), "{body}");
+        assert_eq!(body["retry_after_seconds"].is_u64(), status == 503, "{body}");
+    }
+    let plain = asking(long(), "*/*").await.unwrap();
+    assert_eq!(plain.headers()["content-type"], "application/json");
+    let fine = asking(replica.request(Method::GET, "/active"), "application/problem+json").await.unwrap();
+    assert_eq!(fine.headers()["content-type"], "application/json");
+}

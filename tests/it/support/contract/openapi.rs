@@ -203,7 +203,7 @@ fn body_faults(document: &Document, response: &Value, asked: &Asked, answer: &An
 }
 
 fn parsed(essence: &str, body: &[u8]) -> Result<Value, String> {
-    if essence == "application/json" {
+    if matches!(essence, "application/json" | "application/problem+json") {
         return serde_json::from_slice(body).map_err(|e| format!("the body is not JSON: {e}"));
     }
     String::from_utf8(body.to_vec()).map(Value::String).map_err(|e| format!("the body is no text: {e}"))
