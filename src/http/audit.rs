@@ -2,6 +2,7 @@
 
 use std::io;
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -9,6 +10,7 @@ use axum::http::Uri;
 use axum::response::Response;
 use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::sleep;
 use tracing::info;
 
 use super::answer;
@@ -40,11 +42,12 @@ pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<R
     }
     let served = served(&app)?;
     let info = app.auditing.log.info().await.map_err(|_| ApiError::log_away())?;
+    let lasts = who.lasts(app.clock.now());
     let (lines, waiting) = mpsc::channel(CHUNKS_WAITING);
     let (finish, finished) = oneshot::channel();
     tokio::spawn(async move {
         let _served = served;
-        match feed_until_stopped(app, info, part, lines).await {
+        match feed_until_stopped(app, info, part, lasts, lines).await {
             Ok(()) => drop(finish.send(())),
             Err(why) => info!("an auditor's reading of the log was cut off: {why:#}"),
         }
@@ -52,17 +55,25 @@ pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<R
     Ok(answer::ndjson(body(waiting, finished)))
 }
 
-/// What goes on for ever ends when the replica stops; whoever reads comes back to another one.
+/// What goes on for ever ends when the replica stops, and whoever reads comes back to another one; or with the token.
 async fn feed_until_stopped(
     app: App,
     info: LogInfo,
     part: Part,
+    lasts: Option<Duration>,
     lines: mpsc::Sender<String>,
 ) -> anyhow::Result<()> {
+    let ended = async {
+        match lasts {
+            Some(lasts) => sleep(lasts).await,
+            None => std::future::pending().await,
+        }
+    };
     let App { auditing, nats, mut shutdown, .. } = app;
     tokio::select! {
         fed = feed(auditing.log, nats.generation, info, part, &lines) => fed,
         () = shutdown.wait(), if part.follow => Ok(()),
+        () = ended, if part.follow => Ok(()),
     }
 }
 

@@ -130,7 +130,14 @@ pub fn exec_child(binary: &Path, arguments: &[String]) -> anyhow::Error {
         .context("preparing the nats-server child");
     match prepared {
         Ok(()) => {
-            let error = Command::new(binary).args(arguments).exec();
+            let mut server = Command::new(binary);
+            // It needs nothing of ours, and there are secrets among it.
+            for (name, _) in std::env::vars_os() {
+                if name.as_encoded_bytes().starts_with(b"TIDINGS_") {
+                    server.env_remove(name);
+                }
+            }
+            let error = server.args(arguments).exec();
             anyhow::Error::from(error).context(format!("running {}", binary.display()))
         }
         Err(error) => error,

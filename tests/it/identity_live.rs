@@ -112,13 +112,13 @@ async fn nobody_else_is_let_in() {
 async fn a_connection_ends_with_its_token() {
     let nats = Nats::start().await;
     let replica = start(&nats, &[]).await;
-    let token = lasting(3, "ann", &["team"]);
+    let token = lasting(6, "ann", &["team"]);
     let mut client = replica.connect_as(&token).await;
     let events = replica.request(Method::GET, "/events").header("Authorization", format!("Bearer {token}"));
     let mut events = Events::of(events.send().await.unwrap());
     client.greeted().await;
     let left = client.expect("expiring").await["in_seconds"].as_u64().unwrap();
-    assert!((1..=3).contains(&left), "{left}");
+    assert!((1..=6).contains(&left), "{left}");
     // What comes meanwhile still comes, and talking does not help.
     let creator = Issuer::secret(SECRET).token("carl", &["creator"]);
     assert_eq!(post(&replica, &creator, "x").send().await.unwrap().status(), 201);
@@ -146,7 +146,7 @@ async fn a_refreshed_connection_lives_on_with_the_roles_of_the_new_token() {
     let replica = start(&nats, &[]).await;
     let issuer = Issuer::secret(SECRET);
     let creator = issuer.token("carl", &["creator"]);
-    let mut client = replica.connect_as(&lasting(4, "ann", &["team"])).await;
+    let mut client = replica.connect_as(&lasting(8, "ann", &["team"])).await;
     let mut watching = replica.connect_as(&lasting(3_600, "ann", &["user"])).await;
     client.greeted().await;
     watching.greeted().await;
@@ -182,12 +182,26 @@ async fn a_refreshed_connection_lives_on_with_the_roles_of_the_new_token() {
     watching.until("numbers", |m| m["type"] == "stats_update").await;
 
     // Past the end of its first token it is still there.
-    let mut short = replica.connect_as(&lasting(4, "late", &[])).await;
+    let mut short = replica.connect_as(&lasting(8, "late", &[])).await;
     assert_eq!(short.closed().await.code, 4401);
     assert_eq!(post(&replica, &creator, "two").send().await.unwrap().status(), 201);
     client.until("the second", |m| m["broadcast"]["message"] == "two").await;
     let since: Vec<_> = client.heard[known..].iter().map(|m| m["type"].as_str().unwrap()).collect();
     assert_eq!(since, ["new_broadcast", "new_broadcast"]);
+}
+
+#[tokio::test]
+async fn an_auditor_follows_the_log_as_long_as_their_token_lasts() {
+    let nats = Nats::start().await;
+    let replica = start(&nats, &[]).await;
+    let creator = Issuer::secret(SECRET).token("carl", &["creator"]);
+    assert_eq!(post(&replica, &creator, "x").send().await.unwrap().status(), 201);
+    let follow = replica.raw_request(Method::GET, "/api/audit/events?follow=true");
+    let token = lasting(3, "audrey", &["auditor"]);
+    let followed = follow.header("Authorization", format!("Bearer {token}")).send().await.unwrap();
+    // It ends in good order, and has told what there was.
+    let text = followed.text().await.unwrap();
+    assert_eq!(text.lines().filter(|line| !line.is_empty()).count(), 1, "{text}");
 }
 
 #[tokio::test]

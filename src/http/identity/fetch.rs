@@ -14,6 +14,8 @@ use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
+use crate::log::connection::without_password;
+
 /// A document that takes longer is not there.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -41,7 +43,7 @@ impl Fetch {
                 HttpsConnectorBuilder::new()
                     .with_tls_config(config.with_root_certificates(nobody).with_no_client_auth())
             }
-            _ => bail!("`{uri}` is no http: or https: URL"),
+            _ => bail!("`{}` is no http: or https: URL", without_password(&uri.to_string())),
         };
         let connector = builder.https_or_http().enable_http1().build();
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), uri })

@@ -36,6 +36,12 @@ impl Source {
     /// A URL, which is fetched later.
     pub fn url(uri: Uri) -> anyhow::Result<Self> {
         let shown = without_password(&uri.to_string());
+        let here = |host: &str| host == "localhost" || host.starts_with("127.") || host == "[::1]";
+        if uri.scheme_str() == Some("http") && !uri.host().is_some_and(here) {
+            warn!(
+                "the keys of tokens come from {shown} without TLS: whoever can change what it says decides who is who"
+            );
+        }
         Ok(Self::Url(Box::new(Fetch::from(uri)?), shown))
     }
 
