@@ -265,3 +265,14 @@ async fn a_stranger_that_got_the_pid_of_an_old_server_is_left_alone() {
     let _ = stranger.wait();
     assert!(alive);
 }
+
+#[tokio::test]
+async fn the_server_is_not_told_the_replicas_secrets() {
+    let secret = ("TIDINGS_AUTH_SECRET", "a secret that only the replica has to know");
+    let replica = Replica::start_with(Spec::embedded().with_variable(secret.0, secret.1)).await;
+    let environment = |pid: Pid| fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap();
+    let has = |environment: &[u8], text: &str| String::from_utf8_lossy(environment).contains(text);
+    assert!(has(&environment(replica.pid()), secret.1), "it is there to be read");
+    let server = environment(nats_pid(&replica).expect("a pid file"));
+    assert!(!has(&server, "TIDINGS_") && !has(&server, secret.1));
+}
