@@ -43,6 +43,15 @@ impl Gate {
             Proof::Token(verifier, places) => not_over(by_token(verifier, places, parts).await?, now),
         }
     }
+
+    /// Who a connection of this user is with the token that it sends while it lives.
+    pub async fn refresh(&self, token: &str, user: &UserId, now: Timestamp) -> Result<Identity, ApiError> {
+        let Proof::Token(verifier, _) = &self.proof else {
+            return Err(ApiError::malformed("not_supported", "There are no tokens in dev auth."));
+        };
+        let who = not_over(verifier.verify(token).await?, now)?;
+        if who.user == *user { Ok(who) } else { Err(ApiError::other_user()) }
+    }
 }
 
 async fn by_token(verifier: &Verifier, places: &Places, parts: &Parts) -> Result<Identity, ApiError> {
@@ -67,15 +76,4 @@ async fn by_token(verifier: &Verifier, places: &Places, parts: &Parts) -> Result
 
 fn not_over(who: Identity, now: Timestamp) -> Result<Identity, ApiError> {
     if who.ends.is_some_and(|ends| ends <= now) { Err(ApiError::token_expired()) } else { Ok(who) }
-}
-
-impl Gate {
-    /// Who a connection of this user is with the token that it sends while it lives.
-    pub async fn refresh(&self, token: &str, user: &UserId, now: Timestamp) -> Result<Identity, ApiError> {
-        let Proof::Token(verifier, _) = &self.proof else {
-            return Err(ApiError::malformed("not_supported", "There are no tokens in dev auth."));
-        };
-        let who = not_over(verifier.verify(token).await?, now)?;
-        if who.user == *user { Ok(who) } else { Err(ApiError::other_user()) }
-    }
 }
