@@ -172,3 +172,58 @@ async fn keep_looking(jwks: Weak<Jwks>, every: Duration) {
         failing = looked.is_err();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::path::Path;
+    use tokio::time::advance;
+
+    /// Publishes an Ed25519 key under this name.
+    fn publish(file: &Path, id: &str) {
+        let key = json!({"kty": "OKP", "crv": "Ed25519", "kid": id, "x": "A".repeat(43)});
+        std::fs::write(file, json!({"keys": [key]}).to_string()).unwrap();
+    }
+
+    async fn opened(file: &Path, every: Duration) -> Arc<Jwks> {
+        let algorithms = vec![jsonwebtoken::Algorithm::EdDSA];
+        let expect = Expectations { algorithms, audience: Vec::new(), issuer: Vec::new() };
+        Jwks::open(Source::File(file.to_owned()), expect, every).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_key_is_looked_for_and_the_next_one_only_after_a_while() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        publish(file.path(), "a");
+        let jwks = opened(file.path(), Duration::from_hours(1)).await;
+        assert!(matches!(jwks.find(Some("a")).await, Found::Keys(_)));
+        publish(file.path(), "b");
+        assert!(matches!(jwks.find(Some("b")).await, Found::Keys(_)), "at once");
+        assert!(matches!(jwks.find(Some("a")).await, Found::Unknown), "it is not published any more");
+        publish(file.path(), "c");
+        advance(Duration::from_secs(29)).await;
+        assert!(matches!(jwks.find(Some("c")).await, Found::Unknown), "too soon");
+        advance(Duration::from_secs(1)).await;
+        assert!(matches!(jwks.find(Some("c")).await, Found::Keys(_)));
+        assert!(
+            matches!(jwks.find(None).await, Found::Keys(keys) if keys.len() == 1),
+            "each may have signed it"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_cannot_be_had_anew_do_not_count_for_ever() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        publish(file.path(), "a");
+        let jwks = opened(file.path(), Duration::from_hours(10)).await;
+        std::fs::write(file.path(), "half of").unwrap();
+        advance(KEPT_FOR).await;
+        assert!(matches!(jwks.find(Some("a")).await, Found::Keys(_)));
+        advance(Duration::from_secs(1)).await;
+        assert!(matches!(jwks.find(Some("a")).await, Found::Away));
+        publish(file.path(), "a");
+        advance(UNKNOWN_KEY_EVERY).await;
+        assert!(matches!(jwks.find(Some("a")).await, Found::Keys(_)), "it is there again");
+    }
+}
