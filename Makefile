@@ -7,10 +7,10 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test faults sim bench check lint doc contracts nats
+.PHONY: help run test faults sim bench bench-audit bench-micro check lint doc contracts nats
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Built first and aloud, so that a first build is not minutes of silence. `exec` lets Ctrl-C and SIGTERM
 # reach the replica itself, which then drains.
@@ -35,9 +35,17 @@ faults: ## Run every fault, the slow ones too (root, to mount small disks; ARGS=
 sim: ## Simulate replicas in virtual time under seeded trouble (SEEDS=, SEED=)
 	cargo test --locked --test sim -- --nocapture $(ARGS)
 
-bench: ## Measure how long a long log takes to verify (EVENTS=)
+# What may be chosen besides is in tests/bench/README.md. On a machine that does nothing else, and has two cores.
+bench: ## Measure a replica under load, beside the least that a server could do (ROUNDS=, CLIENTS=, ONLY=)
+	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
+	cargo bench --locked --bench fanout
+
+bench-audit: ## Measure how long a long log takes to verify (EVENTS=)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
 	cargo bench --locked --bench audit $(ARGS)
+
+bench-micro: ## Measure the smallest steps (ARGS=name for some)
+	cargo bench --locked --bench micro -- $(ARGS)
 
 check: lint doc ## What must be clean before a commit: lint and doc
 

@@ -1,5 +1,5 @@
 //! How long `tidings audit verify` takes over a long log, and how much memory; and what the Merkle tree costs a replica that
-//! reads that log: `make bench`, `EVENTS=1000000` by default.
+//! reads that log: `make bench-audit`, `EVENTS=1000000` by default.
 //!
 //! It fills a nats-server of its own with events as replicas write them, a twentieth of them broadcasts and the others
 //! acknowledgements of one to three users, then verifies it by the release binary, as an auditor does.
@@ -80,7 +80,7 @@ impl Drop for Ended {
 }
 
 fn start_nats(folder: &std::path::Path) -> (Child, String) {
-    let binary = env::var_os("NATS_SERVER").expect("NATS_SERVER names a nats-server; `make bench` sets it");
+    let binary = env::var_os("NATS_SERVER").expect("NATS_SERVER names a nats-server; `make bench-audit` sets it");
     let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
     let child = Command::new(binary)
         .args(["-a", "127.0.0.1", "-js", "-p", &port.to_string(), "-sd"])

@@ -14,6 +14,7 @@ mod audit_follow;
 mod auditor;
 mod autobahn;
 mod audit_http;
+mod benchmark;
 mod checklist;
 mod checkpoints;
 mod compose;

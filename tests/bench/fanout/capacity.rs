@@ -1,0 +1,103 @@
+//! How far it goes: what was measured, times users. `README.md` beside the benchmark says what is assumed, and what then.
+
+use std::fmt::Write as _;
+
+use super::rows::TIDINGS;
+use super::table::{Table, short};
+
+/// How many users there are: all of them are connected, and all of them acknowledge.
+const USERS: [f64; 2] = [1e6, 1e8];
+
+/// The last of them sees a broadcast so many seconds after it was accepted, with one core a replica that does nothing else.
+const WITHIN_SECONDS: f64 = 1.0;
+
+/// Memory that a replica's connections may take in the process, and what the kernel has for an idle one besides (two socket
+/// structures, no data).
+const MEMORY: f64 = 4e9;
+
+/// Connections that a replica is given all the same, however little they take: files, and how many come back when it goes.
+const MOST_CONNECTIONS: f64 = 100_000.0;
+
+/// Their acknowledgements come in within so many seconds.
+const ACKNOWLEDGED_WITHIN_SECONDS: f64 = 600.0;
+
+/// Broadcasts a day.
+const A_DAY: f64 = 10.0;
+
+/// What a replica keeps of an acknowledgement of a broadcast that is loaded: 16 bytes of the user, 8 of the sequence, and the table
+/// that they stand in, which is three quarters full on average.
+const LOADED_ACKNOWLEDGEMENT: f64 = (16.0 + 8.0 + 1.0) * 4.0 / 3.0;
+
+/// What one replica and one log can do, as it was measured.
+struct Measured {
+    delivery_us: f64,
+    connection_bytes: f64,
+    handshakes: f64,
+    confirmed: f64,
+    applied: f64,
+    log_bytes: f64,
+}
+
+impl Measured {
+    fn of(table: &Table) -> Option<Self> {
+        let median = |row, measure, unit| table.median(row, measure, unit, TIDINGS);
+        Some(Self {
+            delivery_us: median("idle clients", "CPU a delivery", "µs")?,
+            connection_bytes: median("idle clients", "an idle connection, RssAnon", "bytes")?,
+            handshakes: median("handshakes at once", "handshakes", "a second")?,
+            confirmed: median("acknowledgements at once", "confirmed", "a second")?,
+            applied: median("500 an event", "read", "acknowledgements a second")?,
+            log_bytes: median("acknowledgements at once", "an acknowledgement in the log", "bytes")?,
+        })
+    }
+
+    /// How many connections a replica takes, and what sets the limit.
+    fn connections(&self) -> (f64, &'static str) {
+        let limits = [
+            (WITHIN_SECONDS * 1e6 / self.delivery_us, "its core"),
+            (MEMORY / self.connection_bytes, "its memory"),
+            (MOST_CONNECTIONS, "choice"),
+        ];
+        let smallest = |a: (f64, &'static str), b: (f64, &'static str)| if b.0 < a.0 { b } else { a };
+        limits.into_iter().fold((f64::INFINITY, ""), smallest)
+    }
+}
+
+/// The model, in Markdown; `None` while not everything that it takes was measured.
+pub fn model(table: &Table) -> Option<String> {
+    let measured = Measured::of(table)?;
+    let (connections, limit) = measured.connections();
+    let mut text = format!(
+        "\n**what follows from it**\n\n| | {} users |\n| --- | ---: | ---: |\n",
+        USERS.map(short).join(" users | ")
+    );
+    let mut line = |name: &str, value: &dyn Fn(f64) -> f64| {
+        let _ = writeln!(text, "| {name} | {} |", USERS.map(|users| short(value(users))).join(" | "));
+    };
+    let replicas = |users: f64| (users / connections).ceil();
+    let acknowledged = |users: f64| users / ACKNOWLEDGED_WITHIN_SECONDS;
+    line(&format!("replicas, {} connections each ({limit} is the limit)", short(connections)), &replicas);
+    line("a broadcast is at the last client after, s", &|users| {
+        users / replicas(users) * measured.delivery_us / 1e6
+    });
+    line("everybody of one replica is back after, s", &|users| {
+        let others = (replicas(users) - 1.0).max(1.0);
+        users / replicas(users) / (others * measured.handshakes)
+    });
+    line("acknowledgements a second", &acknowledged);
+    line("of what one replica confirms, %", &|users| {
+        100.0 * acknowledged(users) / replicas(users) / measured.confirmed
+    });
+    line("of what every replica applies, %", &|users| 100.0 * acknowledged(users) / measured.applied);
+    line("of what one log takes, by one replica's rate, %", &|users| {
+        100.0 * acknowledged(users) / measured.confirmed
+    });
+    line("acknowledgements of one broadcast in memory, GB a replica", &|users| {
+        users * LOADED_ACKNOWLEDGEMENT / 1e9
+    });
+    line("growth of the log, GB a day", &|users| users * A_DAY * measured.log_bytes / 1e9);
+    line("a replica from an empty disk, h for each year of the log", &|users| {
+        users * A_DAY * 365.0 / measured.applied / 3600.0
+    });
+    Some(text)
+}

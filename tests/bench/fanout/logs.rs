@@ -1,0 +1,172 @@
+//! Logs without a replica: filled as replicas fill them, read as fast as NATS gives them, appended to one by one.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream as streams};
+use tidings::clock::{Clock as _, SystemClock};
+use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, Timestamp};
+use tidings::log::NewEvent;
+use tidings::log::envelope::encode;
+use tidings::log::names::{LOG_STREAM, Subject};
+use tidings::log::provision::{Provision, context};
+use tokio::runtime::Runtime;
+
+use super::replica::Nats;
+
+/// How many acknowledgements a broadcast gets.
+const USERS: u64 = 20_000;
+
+/// Publishes that wait for their PubAck at once.
+const IN_FLIGHT: usize = 4_096;
+
+/// Messages asked for at once by who only reads.
+const READ_AHEAD: usize = 4_096;
+
+/// How long an acknowledgement stays in the KV mirror of a replica that reads these logs, in seconds, and how old they are: so
+/// old that the mirror leaves them out, and reading alone is measured.
+pub const MIRRORED_SECONDS: &str = "60";
+const AGE_MS: i64 = 3_600_000;
+
+/// A client of a nats-server.
+pub struct Client {
+    runtime: Runtime,
+    context: jetstream::Context,
+}
+
+impl Client {
+    /// Connects.
+    pub fn of(nats: &Nats) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let context = runtime.block_on(async {
+            let client = async_nats::connect(&nats.url).await?;
+            Ok::<_, anyhow::Error>(context(&client))
+        })?;
+        Ok(Self { runtime, context })
+    }
+
+    /// Writes a log of so many acknowledgements, so many of them an event, and returns how many events it has.
+    pub fn fill(&self, acknowledgements: u64, an_event: u64) -> anyhow::Result<u64> {
+        let provision =
+            Provision { replicas: 1, log_max_bytes: 16 << 30, acks_max_age: Duration::from_mins(1) };
+        self.runtime.block_on(async {
+            provision.stream(&self.context, LOG_STREAM).await?;
+            let mut guard = 0;
+            let publishing = events(acknowledgements, an_event).map(|(new, is_lifecycle)| {
+                let (headers, body) = encode(&new)?;
+                let mut message = PublishMessage::build().payload(body);
+                for (name, value) in headers {
+                    message = message.header(name, value.as_str());
+                }
+                Ok::<_, anyhow::Error>((new.subject.to_string(), message, is_lifecycle))
+            });
+            let mut sequence = 0;
+            let sent = streams::iter(publishing).and_then(|(subject, mut message, is_lifecycle)| {
+                sequence += 1;
+                if is_lifecycle {
+                    message = message.expected_last_subject_sequence(std::mem::replace(&mut guard, sequence));
+                }
+                async move { Ok(self.context.send_publish(subject, message).await?) }
+            });
+            let taken = sent.map_ok(|sent| async move { Ok(sent.await?) }).try_buffered(IN_FLIGHT);
+            taken.try_fold(0, |events, _| async move { Ok(events + 1) }).await
+        })
+    }
+
+    /// How many bytes the log has.
+    pub fn bytes(&self) -> anyhow::Result<u64> {
+        self.runtime
+            .block_on(async { Ok(self.context.get_stream(LOG_STREAM).await?.get_info().await?.state.bytes) })
+    }
+
+    /// Reads the whole log through a consumer as a replica has one, does nothing with it, and returns how long that took.
+    pub fn read(&self, events: u64) -> anyhow::Result<Duration> {
+        self.runtime.block_on(async {
+            let log = self.context.get_stream(LOG_STREAM).await?;
+            let begun = Instant::now();
+            let consumer = log
+                .create_consumer(pull::Config {
+                    deliver_policy: DeliverPolicy::All,
+                    ack_policy: AckPolicy::None,
+                    memory_storage: true,
+                    ..pull::Config::default()
+                })
+                .await?;
+            let messages = consumer.stream().max_messages_per_batch(READ_AHEAD).messages().await?;
+            let mut messages = messages.take(usize::try_from(events)?);
+            let mut read = 0;
+            while let Some(message) = messages.next().await {
+                message?;
+                read += 1;
+            }
+            ensure!(read == events, "the log ended at {read}");
+            Ok(begun.elapsed())
+        })
+    }
+
+    /// Appends messages of so many bytes to a stream of their own, each after the PubAck of the one before, and returns how long each
+    /// took.
+    pub fn append_one_by_one(&self, messages: usize, bytes: usize) -> anyhow::Result<Vec<Duration>> {
+        self.runtime.block_on(async {
+            let config = stream::Config {
+                name: "BENCH".to_owned(),
+                subjects: vec!["bench".to_owned()],
+                ..stream::Config::default()
+            };
+            self.context.get_or_create_stream(config).await?;
+            let mut took = Vec::new();
+            for _ in 0..messages {
+                let begun = Instant::now();
+                self.context.publish("bench", vec![b'x'; bytes].into()).await?.await?;
+                took.push(begun.elapsed());
+            }
+            Ok(took)
+        })
+    }
+}
+
+/// Broadcasts and what acknowledges them, as replicas write them, and whether each stands under the guard of the lifecycle.
+fn events(acknowledgements: u64, an_event: u64) -> impl Iterator<Item = (NewEvent, bool)> {
+    let at = Timestamp::from_unix_ms(SystemClock.now().as_unix_ms() - AGE_MS);
+    (0..acknowledgements.div_ceil(USERS)).flat_map(move |broadcast| {
+        let id = BroadcastId(SystemClock.new_id());
+        let first = broadcast * USERS;
+        let users = USERS.min(acknowledgements - first);
+        let acknowledged = (0..users).step_by(usize::try_from(an_event).unwrap_or(1)).map(move |from| {
+            let one = |user| Some(Acknowledgement { user: format!("user-{user}").parse().ok()?, at });
+            Event::Acknowledged(Acknowledged {
+                broadcast_id: id,
+                acknowledgements: (from..users.min(from + an_event)).filter_map(one).collect(),
+                salt: Some(SystemClock.new_salt()),
+            })
+        });
+        created(id, broadcast, at)
+            .into_iter()
+            .chain(acknowledged)
+            .filter_map(move |event| as_new(id, event, at))
+    })
+}
+
+fn created(id: BroadcastId, number: u64, created_at: Timestamp) -> Option<Event> {
+    let message = format!("number {number}").try_into().ok()?;
+    Some(Event::Created(Broadcast {
+        id,
+        message,
+        kind: Kind::Info,
+        created_by: "ann".parse().ok()?,
+        created_at,
+    }))
+}
+
+fn as_new(about: BroadcastId, event: Event, time: Timestamp) -> Option<(NewEvent, bool)> {
+    let channel = "creator".parse().ok()?;
+    let (subject, id, is_lifecycle) = match &event {
+        Event::Acknowledged(_) => (Subject::Acks(channel, about), SystemClock.new_id(), false),
+        Event::Created(_) | Event::Cleared(_) => (Subject::Lifecycle(channel), about.0, true),
+    };
+    let source = "/tidings/bench".to_owned();
+    Some((NewEvent { subject, id, event, time, source, expected: None, trace: None }, is_lifecycle))
+}

@@ -1,0 +1,76 @@
+//! Reading a long log anew: from an empty disk, from one that has it all, and by who only reads.
+
+use std::time::Duration;
+
+use super::{Bench, TIDINGS};
+use crate::fanout::logs::{Client, MIRRORED_SECONDS};
+use crate::fanout::measure::Measured;
+use crate::fanout::replica::{Nats, Replica};
+use crate::fanout::statistics::counted;
+
+/// Acknowledgements in an event of a storm.
+const TOGETHER: u64 = 500;
+
+/// Of events with one acknowledgement there are this many times fewer, so that the row ends.
+const FEWER: u64 = 5;
+
+/// Who only reads.
+const READER: &str = "a bare reader";
+
+const ARGUMENTS: [&str; 2] = ["--acks-max-age-seconds", MIRRORED_SECONDS];
+
+pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
+    // What a start takes that reads nothing.
+    let empty = Nats::start_lazy(&bench.cores)?;
+    let start = Replica::start_anywhere(&empty, &bench.cores, &ARGUMENTS)?.took;
+    let mut column = bench.table.column("a start without a log", (TIDINGS, TIDINGS), TIDINGS, round);
+    column.keep("ready after", "s", start.as_secs_f64());
+    let acknowledgements = bench.options.events;
+    measure(bench, round, acknowledgements, TOGETHER, start)?;
+    measure(bench, round, (acknowledgements / FEWER).max(1), 1, start)
+}
+
+fn measure(
+    bench: &mut Bench,
+    round: u32,
+    acknowledgements: u64,
+    an_event: u64,
+    start: Duration,
+) -> anyhow::Result<()> {
+    let nats = Nats::start_lazy(&bench.cores)?;
+    let client = Client::of(&nats)?;
+    let events = client.fill(acknowledgements, an_event)?;
+    let read = client.read(events)?;
+
+    let mut replica = Replica::start_anywhere(&nats, &bench.cores, &ARGUMENTS)?;
+    let built = replica.took;
+    let memory = Measured::new(replica.pid()?)?.memory()?;
+    replica.stop()?;
+    replica.start_again(&nats, &bench.cores, &ARGUMENTS)?;
+    let again = replica.took;
+    replica.stop()?;
+
+    let row = format!("a log of {acknowledgements} acknowledgements, {an_event} an event");
+    let events = counted(usize::try_from(events)?);
+    let mut column = bench.table.column(&row, (TIDINGS, READER), TIDINGS, round);
+    let reading = built.saturating_sub(start).as_secs_f64();
+    column.compare("read", "events a second", events / reading);
+    column.compare(
+        "read",
+        "acknowledgements a second",
+        counted(usize::try_from(acknowledgements)?) / reading,
+    );
+    column.keep("ready after, from an empty disk", "s", built.as_secs_f64());
+    column.keep("ready after, with all of it on disk", "s", again.as_secs_f64());
+    let mib = counted(usize::try_from(memory.anonymous)?) / f64::from(1 << 20);
+    column.keep("RssAnon when it has read it", "MiB", mib);
+    let mut column = bench.table.column(&row, (TIDINGS, READER), READER, round);
+    let reading = read.as_secs_f64();
+    column.compare("read", "events a second", events / reading);
+    column.compare(
+        "read",
+        "acknowledgements a second",
+        counted(usize::try_from(acknowledgements)?) / reading,
+    );
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! The median of a few rounds, and between which of them it lies with which confidence.
+//!
+//! Nothing is assumed of how rounds are distributed: the interval goes from one round's value to another's, and its confidence
+//! is that of a coin (the order statistics of a median).
+
+/// What the rounds say of one value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// The median of the rounds.
+    pub median: f64,
+    /// Where the interval begins.
+    pub low: f64,
+    /// Where it ends.
+    pub high: f64,
+    /// How likely the true median is in it, from 0 to 1.
+    pub confidence: f64,
+    /// How many rounds there were.
+    pub rounds: usize,
+}
+
+/// What an interval has to promise, if there are rounds enough: six.
+const WANTED: f64 = 0.95;
+
+impl Summary {
+    /// The narrowest interval around the median, rank against rank, that keeps the promise; with too few rounds all of
+    /// them. `None` without any.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let rounds = sorted.len();
+        let (first, last) = (*sorted.first()?, *sorted.last()?);
+        let median = f64::midpoint(sorted[(rounds - 1) / 2], sorted[rounds / 2]);
+        let mut summary = Self { median, low: first, high: last, confidence: 0.0, rounds };
+        // How likely at most so many of the rounds are below the true median: each is with one half.
+        let mut chance = 0.5_f64.powi(i32::try_from(rounds).unwrap_or(i32::MAX));
+        let mut at_most = 0.0;
+        for rank in 0..rounds / 2 {
+            at_most += chance;
+            let confidence = 1.0 - 2.0 * at_most;
+            if rank > 0 && confidence < WANTED {
+                break;
+            }
+            summary = Self { low: sorted[rank], high: sorted[rounds - 1 - rank], confidence, ..summary };
+            chance *= counted(rounds - rank) / counted(rank + 1);
+        }
+        Some(summary)
+    }
+}
+
+/// A count as a factor.
+#[expect(clippy::cast_precision_loss, reason = "no count of a benchmark has more than 52 bits")]
+pub const fn counted(count: usize) -> f64 {
+    count as f64
+}

@@ -1,0 +1,191 @@
+//! What was measured: kept round by round, summed up, and shown as a table for people and as JSON for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::statistics::Summary;
+
+/// Everything that was measured so far, in the order in which it came first.
+#[derive(Default)]
+pub struct Table {
+    rows: Vec<Row>,
+}
+
+/// A kind of load, of one size.
+struct Row {
+    name: String,
+    /// Whom the others are compared with.
+    base: &'static str,
+    /// Who was measured.
+    columns: Vec<&'static str>,
+    lines: Vec<Line>,
+}
+
+/// One thing that is measured, of everybody.
+struct Line {
+    measure: &'static str,
+    unit: &'static str,
+    /// Whether others are put in relation to the base.
+    compared: bool,
+    /// By who was measured, and by round.
+    values: BTreeMap<&'static str, BTreeMap<u32, f64>>,
+}
+
+/// Where the values of one row, round and server go.
+pub struct Column<'a> {
+    row: &'a mut Row,
+    server: &'static str,
+    round: u32,
+}
+
+impl Column<'_> {
+    /// Keeps a value, to be compared with the base's.
+    pub fn compare(&mut self, measure: &'static str, unit: &'static str, value: f64) {
+        self.put(measure, unit, true, value);
+    }
+
+    /// Keeps a value that says enough by itself.
+    pub fn keep(&mut self, measure: &'static str, unit: &'static str, value: f64) {
+        self.put(measure, unit, false, value);
+    }
+
+    fn put(&mut self, measure: &'static str, unit: &'static str, compared: bool, value: f64) {
+        let lines = &mut self.row.lines;
+        let at =
+            lines.iter().position(|line| (line.measure, line.unit) == (measure, unit)).unwrap_or_else(|| {
+                lines.push(Line { measure, unit, compared, values: BTreeMap::new() });
+                lines.len() - 1
+            });
+        lines[at].values.entry(self.server).or_default().insert(self.round, value);
+    }
+}
+
+impl Table {
+    /// Where what comes is kept. `first` is whom the table is about, and `base` whom it is compared with.
+    pub fn column(
+        &mut self,
+        row: &str,
+        (first, base): (&'static str, &'static str),
+        server: &'static str,
+        round: u32,
+    ) -> Column<'_> {
+        let at = self.rows.iter().position(|known| known.name == row).unwrap_or_else(|| {
+            let name = row.to_owned();
+            self.rows.push(Row { name, base, columns: Vec::new(), lines: Vec::new() });
+            self.rows.len() - 1
+        });
+        let row = &mut self.rows[at];
+        if !row.columns.contains(&server) {
+            row.columns.push(server);
+            // In whichever order they were measured.
+            row.columns.sort_unstable_by_key(|column| (*column != first, *column != base, *column));
+        }
+        Column { row, server, round }
+    }
+
+    /// The median of what was measured of somebody in the last row that has these words in its name.
+    pub fn median(&self, row: &str, measure: &str, unit: &str, server: &str) -> Option<f64> {
+        let row = self.rows.iter().rev().find(|known| known.name.contains(row))?;
+        let line = row.lines.iter().find(|line| (line.measure, line.unit) == (measure, unit))?;
+        line.summary(server).map(|summary| summary.median)
+    }
+
+    /// For people, in Markdown.
+    pub fn markdown(&self) -> String {
+        self.rows.iter().map(Row::markdown).collect()
+    }
+
+    /// For programs: every value of every round too.
+    pub fn json(&self) -> Value {
+        self.rows.iter().flat_map(|row| row.lines.iter().flat_map(|line| row.json(line))).collect()
+    }
+}
+
+impl Row {
+    fn markdown(&self) -> String {
+        let all = self.lines.iter().flat_map(|line| line.values.values());
+        let rounds = all.map(BTreeMap::len).max().unwrap_or_default();
+        let confidence = Summary::of(&vec![0.0; rounds]).map_or(0.0, |summary| summary.confidence);
+        let mut text =
+            format!("\n**{}** ({rounds} rounds, intervals of {:.0} %", self.name, 100.0 * confidence);
+        let _ = match self.columns.len() {
+            1 => writeln!(text, ")\n"),
+            _ => writeln!(text, "; × is in relation to {})\n", self.base),
+        };
+        let _ = writeln!(text, "| | {} |", self.columns.join(" | "));
+        let _ = writeln!(text, "| --- |{}", " --- |".repeat(self.columns.len()));
+        for line in &self.lines {
+            let cells: Vec<_> = self.columns.iter().map(|column| self.cell(line, column)).collect();
+            let unit = if line.unit.is_empty() { String::new() } else { format!(", {}", line.unit) };
+            let _ = writeln!(text, "| {}{unit} | {} |", line.measure, cells.join(" | "));
+        }
+        text
+    }
+
+    fn cell(&self, line: &Line, column: &str) -> String {
+        let Some(summary) = line.summary(column) else { return String::new() };
+        let value = shown(&summary);
+        match self.ratio(line, column) {
+            Some(ratio) => format!("{value}, × {}", shown(&ratio)),
+            None => value,
+        }
+    }
+
+    /// How somebody stands to the base, round by round: what disturbs both in a round cancels out.
+    fn ratio(&self, line: &Line, column: &str) -> Option<Summary> {
+        let (values, base) = (line.values.get(column)?, line.values.get(self.base)?);
+        if column == self.base || !line.compared {
+            return None;
+        }
+        let ratios = values.iter().filter_map(|(round, value)| Some(value / base.get(round)?));
+        Summary::of(&ratios.filter(|ratio| ratio.is_finite()).collect::<Vec<_>>())
+    }
+
+    fn json<'a>(&'a self, line: &'a Line) -> impl Iterator<Item = Value> + 'a {
+        let of = |summary: Summary| {
+            json!({
+                "median": summary.median, "low": summary.low, "high": summary.high,
+                "confidence": summary.confidence, "rounds": summary.rounds,
+            })
+        };
+        line.values.iter().map(move |(column, rounds)| {
+            json!({
+                "row": self.name, "measure": line.measure, "unit": line.unit, "of": column, "rounds": rounds,
+                "summary": line.summary(column).map(of), "base": self.base, "ratio": self.ratio(line, column).map(of),
+            })
+        })
+    }
+}
+
+impl Line {
+    fn summary(&self, column: &str) -> Option<Summary> {
+        Summary::of(&self.values.get(column)?.values().copied().collect::<Vec<_>>())
+    }
+}
+
+/// The median, and the interval unless it is a point.
+fn shown(summary: &Summary) -> String {
+    let (median, low, high) = (short(summary.median), short(summary.low), short(summary.high));
+    if low == high { median } else { format!("{median} ({low}–{high})") }
+}
+
+/// Three digits, or all before the point.
+pub fn short(value: f64) -> String {
+    let digits = match value.abs() {
+        0.0 => 0,
+        small @ ..0.01 => return format!("{small:.1e}"),
+        ..10.0 => 2,
+        ..100.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{value:.digits$}");
+    let (sign, text) = text.strip_prefix('-').map_or(("", text.as_str()), |rest| ("-", rest));
+    let whole = text.find('.').unwrap_or(text.len());
+    let grouped = text.char_indices().flat_map(|(at, digit)| {
+        let comma = (at > 0 && at < whole && (whole - at).is_multiple_of(3)).then_some(',');
+        comma.into_iter().chain([digit])
+    });
+    sign.chars().chain(grouped).collect()
+}

@@ -1,0 +1,159 @@
+//! What the smallest steps cost on their own: `make bench-micro`, `ARGS=evolve` for some of them.
+
+#![expect(clippy::expect_used, reason = "a benchmark that cannot go on fails")]
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use tempfile::TempDir;
+use tidings::clock::{Clock as _, SystemClock};
+use tidings::domain::{
+    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, Recorded, State, Timestamp, evolve,
+};
+use tidings::log::envelope::{decode, encode};
+use tidings::log::names::Subject;
+use tidings::log::reader::Entry;
+use tidings::log::{NewEvent, RawMessage};
+use tidings::projection::cursor::CursorRecord;
+use tidings::projection::ledger::{Ledger, Step};
+use tidings::projection::store::Store;
+use tidings::projection::tree::Tree;
+use tidings::push::wire::{Place, ServerMessage};
+
+/// Acknowledgements an event: alone, and as a storm brings them.
+const TOGETHER: [usize; 2] = [1, 500];
+
+/// Events that are applied in one batch.
+const BATCH: usize = 256;
+
+fn main() {
+    divan::main();
+}
+
+fn now() -> Timestamp {
+    SystemClock.now()
+}
+
+fn broadcast() -> Broadcast {
+    Broadcast {
+        id: BroadcastId(SystemClock.new_id()),
+        message: "x".repeat(120).try_into().expect("a message"),
+        kind: Kind::Info,
+        created_by: "ann".parse().expect("a user"),
+        created_at: now(),
+    }
+}
+
+/// The so many-th acknowledgement event of a broadcast; no user is in two of them.
+fn acknowledged(broadcast: BroadcastId, event: usize, together: usize) -> Event {
+    let users = event * together..(event + 1) * together;
+    let one = |user| Acknowledgement { user: format!("user-{user}").parse().expect("a user"), at: now() };
+    Event::Acknowledged(Acknowledged {
+        broadcast_id: broadcast,
+        acknowledgements: users.map(one).collect(),
+        salt: Some(SystemClock.new_salt()),
+    })
+}
+
+fn recorded(sequence: u64, event: Event) -> Recorded {
+    let channel = "creator".parse().expect("a channel");
+    Recorded { sequence, recorded_at: now(), channel, id: SystemClock.new_id(), late: false, event }
+}
+
+/// A state with one broadcast, which is active.
+fn state() -> (State, BroadcastId) {
+    let (mut state, broadcast) = (State::default(), broadcast());
+    let id = broadcast.id;
+    evolve(&mut state, &recorded(1, Event::Created(broadcast)));
+    (state, id)
+}
+
+/// As it stands in the log.
+fn stored(sequence: u64, event: Event) -> RawMessage {
+    let channel = "creator".parse().expect("a channel");
+    let about = event.broadcast_id();
+    let (subject, id) = match &event {
+        Event::Acknowledged(_) => (Subject::Acks(channel, about), SystemClock.new_id()),
+        Event::Created(_) | Event::Cleared(_) => (Subject::Lifecycle(channel), about.0),
+    };
+    let source = "/tidings/bench".to_owned();
+    let new = NewEvent { subject, id, event, time: now(), source, expected: None, trace: None };
+    let (headers, body) = encode(&new).expect("an event");
+    let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    RawMessage { sequence, time_ns: 0, subject: new.subject.to_string(), headers, body }
+}
+
+#[divan::bench]
+fn evolve_a_broadcast(bencher: Bencher<'_, '_>) {
+    bencher
+        .with_inputs(|| (state().0, recorded(2, Event::Created(broadcast()))))
+        .bench_refs(|(state, created)| evolve(state, created));
+}
+
+#[divan::bench(args = TOGETHER)]
+fn evolve_acknowledgements(bencher: Bencher<'_, '_>, together: usize) {
+    let prepared = || {
+        let (state, broadcast) = state();
+        (state, recorded(2, acknowledged(broadcast, 0, together)))
+    };
+    bencher
+        .counter(ItemsCount::new(together))
+        .with_inputs(prepared)
+        .bench_refs(|(state, acknowledged)| evolve(state, acknowledged));
+}
+
+#[divan::bench]
+fn encode_the_message_of_a_broadcast(bencher: Bencher<'_, '_>) {
+    let broadcast = broadcast();
+    bencher.bench(|| {
+        let message = ServerMessage::NewBroadcast {
+            broadcast: black_box(&broadcast).into(),
+            place: Place { sequence: Some(7) },
+        };
+        message.frame()
+    });
+}
+
+#[divan::bench(args = TOGETHER)]
+fn decode_acknowledgements_of_the_log(bencher: Bencher<'_, '_>, together: usize) {
+    let message = stored(2, acknowledged(state().1, 0, together));
+    bencher.counter(ItemsCount::new(together)).bench(|| decode(black_box(&message)));
+}
+
+/// A replica's projection, at its start.
+struct Projecting {
+    store: Store,
+    ledger: Ledger,
+    state: State,
+    tree: Tree,
+    _folder: TempDir,
+}
+
+impl Projecting {
+    fn begin() -> Self {
+        let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+        let folder = folder.expect("a folder");
+        let store = Store::open(folder.path(), Duration::from_mins(1)).expect("a store");
+        let ledger = Ledger::from(CursorRecord::default());
+        Self { store, ledger, state: State::default(), tree: Tree::default(), _folder: folder }
+    }
+}
+
+/// From what was read to what is in the store, with the leaves of the Merkle tree.
+#[divan::bench(args = TOGETHER, sample_count = 20, sample_size = 1)]
+fn apply_a_batch(bencher: Bencher<'_, '_>, together: usize) {
+    let first = broadcast();
+    let id = first.id;
+    let mut entries = vec![Entry::Message(stored(1, Event::Created(first)))];
+    for event in 1..BATCH {
+        let sequence = u64::try_from(event).expect("a sequence") + 1;
+        entries.push(Entry::Message(stored(sequence, acknowledged(id, event, together))));
+    }
+    bencher.counter(ItemsCount::new(BATCH)).with_inputs(Projecting::begin).bench_refs(|projecting| {
+        let Projecting { store, ledger, state, tree, .. } = projecting;
+        let steps = entries.iter().map(Step::of).collect();
+        ledger.fold(store, state, tree, steps, |_, _| {}).expect("it is applied");
+    });
+}

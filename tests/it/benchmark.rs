@@ -1,0 +1,203 @@
+//! The benchmark of the fan-out judges by what its own tools say, so these are held to it: they count right, and they notice.
+
+#[path = "../bench/fanout/frames.rs"]
+mod frames;
+#[path = "../bench/fanout/heard.rs"]
+mod heard;
+#[path = "../bench/fanout/statistics.rs"]
+mod statistics;
+#[path = "../bench/fanout/table.rs"]
+mod table;
+
+mod of_frames {
+    use super::frames::*;
+
+    #[test]
+    fn frames_of_every_length_are_found_once_they_are_whole() {
+        for length in [0, 1, 125, 126, 300, 65_535] {
+            let text = "x".repeat(length);
+            let mut bytes = of_server("before");
+            let at = bytes.len();
+            bytes.extend(of_server(&text));
+            for cut in at..bytes.len() {
+                assert_eq!(frame_at(&bytes[..cut], at), None, "{length} cut at {cut}");
+            }
+            let frame = frame_at(&bytes, at).unwrap();
+            assert_eq!((frame.kind, &bytes[frame.payload.clone()]), (TEXT, text.as_bytes()));
+            assert_eq!(frame.payload.end, bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_client_masks_what_it_says() {
+        let frame = of_client(TEXT, b"hello, world");
+        assert_eq!((frame[0], frame[1], frame.len()), (0x81, 0x8c, 6 + 12));
+        let unmasked: Vec<_> =
+            frame[6..].iter().zip(frame[2..6].iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+        assert_eq!(unmasked, b"hello, world");
+        assert!(find(&frame, b"hello").is_none());
+        assert_eq!(of_client(PONG, b"")[..2], [0x8a, 0x80]);
+    }
+
+    #[test]
+    fn numbers_are_read_behind_their_word() {
+        assert_eq!(number_after(br##"{"message":"#000042 x"}"##, b"\"message\":\"#"), Some(42));
+        assert_eq!(number_after(b"sequence:x", b"sequence:"), None);
+        assert_eq!(number_after(b"nothing", b"sequence:"), None);
+    }
+}
+
+mod of_heard {
+    use super::frames::{CLOSE, PING, frame_at, of_server};
+    use super::heard::*;
+
+    fn told(heard: &mut Heard, next: &mut u64, text: &str) -> Reaction {
+        let bytes = of_server(text);
+        heard.hear(&bytes, &frame_at(&bytes, 0).unwrap(), next, 2)
+    }
+
+    fn broadcast(number: u64) -> String {
+        format!(r#"{{"type":"new_broadcast","broadcast":{{"id":"x","message":"{}"}}}}"#, message(number))
+    }
+
+    #[test]
+    fn a_broadcast_is_complete_once_everybody_has_it() {
+        let mut heard = Heard::default();
+        let (mut ann, mut bob) = (0, 0);
+        told(&mut heard, &mut ann, &broadcast(0));
+        assert!(heard.completed_at(0).is_none());
+        told(&mut heard, &mut bob, &broadcast(0));
+        assert!(heard.completed_at(0).is_some());
+        assert_eq!(
+            (heard.deliveries, heard.wrong(), heard.delivered_bytes),
+            (2, 0, of_server(&broadcast(0)).len())
+        );
+    }
+
+    #[test]
+    fn what_is_missed_doubled_or_late_counts() {
+        let (mut heard, mut next) = (Heard::default(), 0);
+        for number in [0, 1, 1, 4, 3] {
+            told(&mut heard, &mut next, &broadcast(number));
+        }
+        assert_eq!((heard.missed, heard.out_of_order, heard.wrong()), (2, 2, 4));
+    }
+
+    #[test]
+    fn the_rest_is_told_apart() {
+        let (mut heard, mut next) = (Heard::default(), 0);
+        told(&mut heard, &mut next, &broadcast(7).replace("new_broadcast", "active_broadcast"));
+        for sequence in [8, 8, 9] {
+            let text = format!(
+                r#"{{"type":"acknowledged","broadcast_id":"x","already":false,"sequence":{sequence}}}"#
+            );
+            told(&mut heard, &mut next, &text);
+        }
+        assert_eq!(
+            (heard.greeted, heard.deliveries, heard.confirmed, heard.confirmed_in.len()),
+            (1, 0, 3, 2)
+        );
+        let mut frame = |kind, payload: &[u8]| {
+            let bytes = [&[0x80 | kind, u8::try_from(payload.len()).unwrap()], payload].concat();
+            heard.hear(&bytes, &frame_at(&bytes, 0).unwrap(), &mut next, 1)
+        };
+        assert_eq!(
+            (frame(PING, b""), frame(CLOSE, &4008_u16.to_be_bytes())),
+            (Reaction::Pong, Reaction::Close)
+        );
+        assert_eq!(heard.trouble.as_deref(), Some("a client was closed with Some(4008)"));
+    }
+
+    #[test]
+    fn messages_have_the_recommended_length() {
+        assert_eq!((message(0).len(), message(999_999).len()), (CHARACTERS, CHARACTERS));
+        let long = long_message(7);
+        assert_eq!((long.chars().count(), long.len()), (MOST_CHARACTERS, 8 + 4 * (MOST_CHARACTERS - 8)));
+    }
+}
+
+mod of_statistics {
+    use super::statistics::*;
+
+    #[test]
+    fn nine_rounds_promise_more_than_95_percent_from_the_second_to_the_eighth() {
+        let summary = Summary::of(&[9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0, 5.0]).unwrap();
+        assert!((summary.median - 5.0).abs() < 1e-9);
+        assert!((summary.low - 2.0).abs() < 1e-9 && (summary.high - 8.0).abs() < 1e-9);
+        assert!((summary.confidence - 0.9609).abs() < 1e-3, "{summary:?}");
+    }
+
+    #[test]
+    fn twenty_rounds_promise_it_from_the_sixth_to_the_fifteenth() {
+        let values: Vec<_> = (1..=20).map(f64::from).collect();
+        let summary = Summary::of(&values).unwrap();
+        assert!((summary.median - 10.5).abs() < 1e-9);
+        assert!((summary.low - 6.0).abs() < 1e-9 && (summary.high - 15.0).abs() < 1e-9);
+        assert!((summary.confidence - 0.9586).abs() < 1e-3, "{summary:?}");
+    }
+
+    #[test]
+    fn too_few_rounds_say_how_little_they_promise() {
+        let summary = Summary::of(&[3.0, 1.0, 2.0]).unwrap();
+        assert!((summary.low - 1.0).abs() < 1e-9 && (summary.high - 3.0).abs() < 1e-9);
+        assert!((summary.confidence - 0.75).abs() < 1e-9);
+        let alone = Summary::of(&[7.0]).unwrap();
+        assert!(alone.low <= alone.high && alone.confidence.abs() < 1e-9);
+        assert_eq!(Summary::of(&[]), None);
+    }
+}
+
+mod of_table {
+    use super::table::*;
+
+    const WHO: (&str, &str) = ("tidings", "send loop");
+
+    fn table() -> Table {
+        let mut table = Table::default();
+        for round in 0..9 {
+            // The machine is slower in every round, for both.
+            let slower = f64::from(round + 1);
+            let mut base = table.column("one broadcast", WHO, "send loop", round);
+            base.compare("CPU a delivery", "µs", 2.0 * slower);
+            base.keep("lost", "deliveries", 0.0);
+            table.column("one broadcast", WHO, "tidings", round).compare(
+                "CPU a delivery",
+                "µs",
+                3.0 * slower,
+            );
+        }
+        table
+    }
+
+    #[test]
+    fn everybody_is_put_in_relation_round_by_round() {
+        let lines = table().markdown();
+        assert!(
+            lines.contains("**one broadcast** (9 rounds, intervals of 96 %; × is in relation to send loop)"),
+            "{lines}"
+        );
+        assert!(lines.contains("| | tidings | send loop |\n| --- | --- | --- |\n"), "{lines}");
+        assert!(
+            lines.contains("| CPU a delivery, µs | 15.0 (6.00–24.0), × 1.50 | 10.0 (4.00–16.0) |"),
+            "{lines}"
+        );
+        assert!(lines.contains("| lost, deliveries |  | 0 |"), "{lines}");
+        assert_eq!(table().median("broadcast", "CPU a delivery", "µs", "tidings"), Some(15.0));
+        assert_eq!(table().median("broadcast", "CPU a delivery", "ms", "tidings"), None);
+    }
+
+    #[test]
+    fn programs_get_every_round() {
+        let json = table().json();
+        assert_eq!((&json[0]["of"], &json[1]["of"]), (&"send loop".into(), &"tidings".into()));
+        assert_eq!(json[1]["rounds"].as_object().unwrap().len(), 9);
+        assert!((json[1]["ratio"]["median"].as_f64().unwrap() - 1.5).abs() < 1e-9, "{json}");
+        assert!(json[0]["ratio"].is_null());
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let shown = [0.0, 0.001_23, 1.234, 12.34, 1234.5, 1_234_567.0, -999_999.6].map(short);
+        assert_eq!(shown, ["0", "1.2e-3", "1.23", "12.3", "1,234", "1,234,567", "-1,000,000"]);
+    }
+}
