@@ -80,7 +80,8 @@ impl Drop for Ended {
 }
 
 fn start_nats(folder: &std::path::Path) -> (Child, String) {
-    let binary = env::var_os("NATS_SERVER").expect("NATS_SERVER names a nats-server; `make bench-audit` sets it");
+    let binary =
+        env::var_os("NATS_SERVER").expect("NATS_SERVER names a nats-server; `make bench-audit` sets it");
     let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
     let child = Command::new(binary)
         .args(["-a", "127.0.0.1", "-js", "-p", &port.to_string(), "-sd"])

@@ -32,7 +32,7 @@ use fanout::cores::Cores;
 use fanout::measure::RESOLUTION;
 use fanout::options::Options;
 use fanout::peers::{BECOME, Peer};
-use fanout::rows::Bench;
+use fanout::rows::{APPEND, Bench, TIDINGS};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -62,7 +62,7 @@ fn bench() -> anyhow::Result<()> {
     let ran = bench.run();
     // What was measured before something went wrong is shown too.
     println!("{}", bench.table.markdown());
-    if let Some(model) = capacity::model(&bench.table) {
+    if let Some(model) = capacity::model(&bench.table, TIDINGS, APPEND) {
         println!("{model}");
     }
     let json = json!({"around": around, "options": chosen, "lines": bench.table.json()});

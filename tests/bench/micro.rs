@@ -142,7 +142,7 @@ impl Projecting {
 }
 
 /// From what was read to what is in the store, with the leaves of the Merkle tree.
-#[divan::bench(args = TOGETHER, sample_count = 20, sample_size = 1)]
+#[divan::bench(args = TOGETHER, sample_count = 10, sample_size = 1)]
 fn apply_a_batch(bencher: Bencher<'_, '_>, together: usize) {
     let first = broadcast();
     let id = first.id;

@@ -1,5 +1,7 @@
 //! The benchmark of the fan-out judges by what its own tools say, so these are held to it: they count right, and they notice.
 
+#[path = "../bench/fanout/capacity.rs"]
+mod capacity;
 #[path = "../bench/fanout/frames.rs"]
 mod frames;
 #[path = "../bench/fanout/heard.rs"]
@@ -8,6 +10,58 @@ mod heard;
 mod statistics;
 #[path = "../bench/fanout/table.rs"]
 mod table;
+
+mod of_capacity {
+    use super::capacity::model;
+    use super::table::Table;
+
+    fn measured(delivery_us: f64, connection_bytes: f64) -> Table {
+        let mut table = Table::default();
+        let acks = "9 acknowledgements at once, and one alone";
+        table.column(acks, ("tidings", "append"), "append", 1).keep("one alone is confirmed", "ms", 0.5);
+        let mut keep = |row, measure, unit, value| {
+            table.column(row, ("tidings", "append"), "tidings", 1).keep(measure, unit, value);
+        };
+        keep("one broadcast to 9 idle clients", "CPU a delivery", "µs", delivery_us);
+        keep("one broadcast to 9 idle clients", "an idle connection, RssAnon", "bytes", connection_bytes);
+        keep("9 handshakes at once", "handshakes", "a second", 10_000.0);
+        keep(acks, "confirmed", "a second", 20_000.0);
+        keep(acks, "an acknowledgement in the log", "bytes", 60.0);
+        keep("a log of 9 acknowledgements, 500 an event", "read", "acknowledgements a second", 500_000.0);
+        table
+    }
+
+    #[test]
+    fn the_narrowest_limit_counts() {
+        for (delivery_us, connection_bytes, replicas) in [
+            (5.0, 1_000.0, "| replicas, 100,000 connections each (choice is the limit) | 10.0 | 1,000 |"),
+            (20.0, 1_000.0, "| replicas, 50,000 connections each (its core is the limit) | 20.0 | 2,000 |"),
+            (5.0, 80_000.0, "| replicas, 50,000 connections each (its memory is the limit) | 20.0 | 2,000 |"),
+        ] {
+            let model = model(&measured(delivery_us, connection_bytes), "tidings", "append").unwrap();
+            assert!(model.contains(replicas), "{model}");
+        }
+    }
+
+    #[test]
+    fn the_rest_follows() {
+        let model = model(&measured(5.0, 1_000.0), "tidings", "append").unwrap();
+        for line in [
+            "| a broadcast is at the last client after, s | 0.50 | 0.50 |",
+            "| everybody of one replica is back after, s | 1.11 | 0.01 |",
+            "| acknowledgements a second | 1,667 | 166,667 |",
+            "| of what every replica applies, % | 0.33 | 33.3 |",
+            "| acknowledgements that have to share an append | 1.00 | 83.3 |",
+            "| an acknowledgement waits for its append at most, s | 5.0e-3 | 0.50 |",
+            "| NATS sends of them to all replicas, MB a second | 1.00 | 10,000 |",
+            "| growth of the log, GB a day | 0.60 | 60.0 |",
+            "| a replica from an empty disk, h for each year of the log | 2.03 | 203 |",
+        ] {
+            assert!(model.contains(line), "{line} is not in {model}");
+        }
+        assert_eq!(super::capacity::model(&Table::default(), "tidings", "append"), None);
+    }
+}
 
 mod of_frames {
     use super::frames::*;

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use super::rows::TIDINGS;
 use super::table::{Table, short};
 
 /// How many users there are: all of them are connected, and all of them acknowledge.
@@ -11,8 +10,7 @@ const USERS: [f64; 2] = [1e6, 1e8];
 /// The last of them sees a broadcast so many seconds after it was accepted, with one core a replica that does nothing else.
 const WITHIN_SECONDS: f64 = 1.0;
 
-/// Memory that a replica's connections may take in the process, and what the kernel has for an idle one besides (two socket
-/// structures, no data).
+/// Bytes that a replica's connections may take in the process. What the kernel has for their sockets comes on top.
 const MEMORY: f64 = 4e9;
 
 /// Connections that a replica is given all the same, however little they take: files, and how many come back when it goes.
@@ -36,11 +34,12 @@ struct Measured {
     confirmed: f64,
     applied: f64,
     log_bytes: f64,
+    appends: f64,
 }
 
 impl Measured {
-    fn of(table: &Table) -> Option<Self> {
-        let median = |row, measure, unit| table.median(row, measure, unit, TIDINGS);
+    fn of(table: &Table, who: &str, append: &str) -> Option<Self> {
+        let median = |row, measure, unit| table.median(row, measure, unit, who);
         Some(Self {
             delivery_us: median("idle clients", "CPU a delivery", "µs")?,
             connection_bytes: median("idle clients", "an idle connection, RssAnon", "bytes")?,
@@ -48,6 +47,8 @@ impl Measured {
             confirmed: median("acknowledgements at once", "confirmed", "a second")?,
             applied: median("500 an event", "read", "acknowledgements a second")?,
             log_bytes: median("acknowledgements at once", "an acknowledgement in the log", "bytes")?,
+            appends: 1e3
+                / table.median("acknowledgements at once", "one alone is confirmed", "ms", append)?,
         })
     }
 
@@ -63,9 +64,9 @@ impl Measured {
     }
 }
 
-/// The model, in Markdown; `None` while not everything that it takes was measured.
-pub fn model(table: &Table) -> Option<String> {
-    let measured = Measured::of(table)?;
+/// The model, in Markdown, of what was measured of a replica and of bare appends to its log; `None` while that is not all there.
+pub fn model(table: &Table, who: &str, append: &str) -> Option<String> {
+    let measured = Measured::of(table, who, append)?;
     let (connections, limit) = measured.connections();
     let mut text = format!(
         "\n**what follows from it**\n\n| | {} users |\n| --- | ---: | ---: |\n",
@@ -89,8 +90,15 @@ pub fn model(table: &Table) -> Option<String> {
         100.0 * acknowledged(users) / replicas(users) / measured.confirmed
     });
     line("of what every replica applies, %", &|users| 100.0 * acknowledged(users) / measured.applied);
-    line("of what one log takes, by one replica's rate, %", &|users| {
-        100.0 * acknowledged(users) / measured.confirmed
+    // A replica has one append in flight: when the log is busy, more acknowledgements share each.
+    line("acknowledgements that have to share an append", &|users| {
+        (acknowledged(users) / measured.appends).max(1.0)
+    });
+    line("an acknowledgement waits for its append at most, s", &|users| {
+        replicas(users).max(1.0) / measured.appends
+    });
+    line("NATS sends of them to all replicas, MB a second", &|users| {
+        acknowledged(users) * measured.log_bytes * replicas(users) / 1e6
     });
     line("acknowledgements of one broadcast in memory, GB a replica", &|users| {
         users * LOADED_ACKNOWLEDGEMENT / 1e9

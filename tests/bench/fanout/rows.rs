@@ -23,6 +23,9 @@ use super::table::{Column, Table};
 /// What the table calls a replica.
 pub const TIDINGS: &str = "tidings";
 
+/// Whom an acknowledgement is compared with.
+pub const APPEND: &str = "a bare append";
+
 /// Whom a table of several servers is about, and whom it compares with.
 const PEERS: (&str, &str) = (TIDINGS, Peer::SendLoop.name());
 

@@ -108,12 +108,15 @@ impl Row {
         let all = self.lines.iter().flat_map(|line| line.values.values());
         let rounds = all.map(BTreeMap::len).max().unwrap_or_default();
         let confidence = Summary::of(&vec![0.0; rounds]).map_or(0.0, |summary| summary.confidence);
-        let mut text =
-            format!("\n**{}** ({rounds} rounds, intervals of {:.0} %", self.name, 100.0 * confidence);
-        let _ = match self.columns.len() {
-            1 => writeln!(text, ")\n"),
-            _ => writeln!(text, "; × is in relation to {})\n", self.base),
+        let relation = match self.columns.len() {
+            1 => String::new(),
+            _ => format!("; × is in relation to {}", self.base),
         };
+        let shown = match rounds {
+            1 => "one round".to_owned(),
+            _ => format!("{rounds} rounds, intervals of {:.0} %", 100.0 * confidence),
+        };
+        let mut text = format!("\n**{}** ({shown}{relation})\n\n", self.name);
         let _ = writeln!(text, "| | {} |", self.columns.join(" | "));
         let _ = writeln!(text, "| --- |{}", " --- |".repeat(self.columns.len()));
         for line in &self.lines {

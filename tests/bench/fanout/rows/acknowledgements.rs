@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 
-use super::{Bench, Kept, NO_HEARTBEAT, TIDINGS, keep_faults, micros, middle, millis};
+use super::{APPEND, Bench, Kept, NO_HEARTBEAT, TIDINGS, keep_faults, micros, middle, millis};
 use crate::fanout::load::Load;
 use crate::fanout::logs::Client;
 use crate::fanout::statistics::counted;
@@ -13,9 +13,6 @@ const CLIENTS: usize = 15_000;
 
 /// Acknowledgements one after the other, and appends: their median counts.
 const ALONE: usize = 50;
-
-/// Whom one alone is compared with.
-const APPEND: &str = "a bare append";
 
 /// As many bytes as the event of one acknowledgement has, with its headers.
 const EVENT_BYTES: usize = 650;

@@ -30,14 +30,13 @@ fn measure(bench: &mut Bench, server: &Server, round: u32) -> anyhow::Result<()>
         server.process.settle()?;
         let cost = Cost::begin(server, &load)?;
         let first_number = load.post()?;
-        let mut posted = load.accepted()?.posted;
-        let begun = posted;
+        let begun = load.accepted()?.posted;
         for _ in 1..BROADCASTS {
             load.post()?;
-            posted = load.accepted()?.posted;
+            load.accepted()?;
         }
         let last = load.delivered(first_number + BROADCASTS as u64 - 1)?;
-        let first = load.heard.completed_at(first_number).unwrap_or(posted);
+        let first = load.delivered(first_number)?;
         bursts.push(Burst {
             cpu: cost.a_delivery(server, &load)?.0,
             first: millis(first.saturating_duration_since(begun)),
