@@ -205,7 +205,7 @@ impl Shard {
                 self.send_for(name, inbox, |errands, user| errands.acknowledge(channel, broadcast, user));
             }
             Action::Refresh(token) => {
-                self.send_for(name, inbox, |errands, user| errands.refresh(token, user))
+                self.send_for(name, inbox, |errands, user| errands.refresh(token, user));
             }
         }
     }
