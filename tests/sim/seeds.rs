@@ -67,7 +67,7 @@ fn run(seed: u64) -> Ran {
     watch_for_panics();
     PANICS.with_borrow_mut(Vec::clear);
     let directory = directory();
-    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let trace = {
         let _virtual_time = runtime.enter();
         Trace::begin()
