@@ -106,12 +106,12 @@ impl Connection {
             Line::Stream { outgoing, .. } => {
                 let mut frames = tape.since(seen).cloned();
                 if frames.any(|frame| is_full(&outgoing.try_send(Outgoing::Frame(frame)))) {
-                    self.end_slow(means);
+                    self.end(Close::Slow, means);
                 }
             }
             Line::Socket(client) if client.is_open() => {
                 if let Err(Slow) = client.say(tape.joined_since(seen), &means.limits) {
-                    self.end_slow(means);
+                    self.end(Close::Slow, means);
                 }
             }
             Line::Socket(_) => {}
@@ -141,7 +141,7 @@ impl Connection {
             Line::Socket(_) => Ok(false),
         };
         told.unwrap_or_else(|Slow| {
-            self.end_slow(means);
+            self.end(Close::Slow, means);
             false
         })
     }
@@ -152,29 +152,28 @@ impl Connection {
         if let Line::Socket(client) = &mut self.line
             && let Err(Slow) = client.done(done, &means.limits)
         {
-            self.end_slow(means);
+            self.end(Close::Slow, means);
         }
     }
 
-    fn end_slow(&mut self, means: &Means) {
-        if self.end(Close::Slow, means) {
-            means.metrics.slow_clients.inc();
-        }
-    }
-
-    /// Ends it. Whether it was open until now.
-    pub(super) fn end(&mut self, why: Close, means: &Means) -> bool {
-        let was_open = self.is_open();
+    /// Ends it, if it is open.
+    pub(super) fn end(&mut self, why: Close, means: &Means) {
+        let is_slow = self.is_open() && why == Close::Slow;
         match &mut self.line {
             Line::Stream { close, .. } => {
-                return close.take().is_some_and(|close| close.send(why).is_ok());
+                if let Some(close) = close.take() {
+                    // The stream is gone; it detaches by itself.
+                    let _ = close.send(why);
+                }
             }
             Line::Socket(client) => {
                 client.count_end(Some(why.code()), &means.metrics);
                 client.end(why);
             }
         }
-        was_open
+        if is_slow {
+            means.metrics.slow_clients.inc();
+        }
     }
 }
 

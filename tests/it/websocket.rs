@@ -154,6 +154,30 @@ async fn a_silent_client_is_pinged_and_one_without_a_sign_of_life_is_closed() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_client_goes_out_in_order_when_it_reads() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let waiting = || replica.count(r#"tidings_messages_waiting{channel="creator"}"#);
+    let mut slow = Raw::narrow_websocket(&replica, "?user_id=u").await;
+    let mut posted = Vec::new();
+    while waiting().await < 3 {
+        assert!(posted.len() < 5_000, "nothing waits for a client that does not read");
+        posted.push(replica.post_broadcast(&"x".repeat(280)).await["id"].clone());
+    }
+    let mut heard = Vec::new();
+    while heard.len() < posted.len() {
+        let (first, payload) = slow.frame().await.expect("it is not closed");
+        assert_eq!(first, TEXT);
+        let message: Value = serde_json::from_slice(&payload).unwrap();
+        if message["type"] == "new_broadcast" {
+            heard.push(message["broadcast"]["id"].clone());
+        }
+    }
+    assert_eq!(heard, posted);
+    eventually("nothing waits any more", || async { waiting().await == 0 }).await;
+}
+
+#[tokio::test]
 async fn a_client_that_comes_back_is_whole() {
     let nats = Nats::start().await;
     let replica = Replica::start(&nats).await;
