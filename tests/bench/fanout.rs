@@ -5,6 +5,7 @@
 mod fanout {
     pub mod capacity;
     pub mod cores;
+    pub mod flood;
     pub mod frames;
     pub mod heard;
     pub mod load;

@@ -174,6 +174,11 @@ impl Load {
         Ok(())
     }
 
+    /// An address that none of its clients connects from.
+    pub fn spare_address(&self) -> Ipv4Addr {
+        (self.first_address + ADDRESSES_A_LOAD - 1).into()
+    }
+
     /// How many clients get a broadcast.
     pub const fn everybody(&self) -> usize {
         self.plan.clients - self.plan.deaf

@@ -92,10 +92,17 @@ impl Measured {
 
     /// What it takes now.
     pub fn memory(&self) -> anyhow::Result<Memory> {
-        let anonymous = self.0.status()?.rssanon.context("the kernel tells RssAnon")? * 1024;
         let maps = self.0.smaps_rollup()?.memory_map_rollup;
         let proportional = maps.into_iter().find_map(|map| map.extension.map.get("Pss").copied());
-        Ok(Memory { anonymous, proportional: proportional.context("the kernel tells Pss")? })
+        Ok(Memory {
+            anonymous: self.anonymous()?,
+            proportional: proportional.context("the kernel tells Pss")?,
+        })
+    }
+
+    /// Bytes of its own that no file is behind: the part of its memory that costs little to ask for.
+    pub fn anonymous(&self) -> anyhow::Result<u64> {
+        Ok(self.0.status()?.rssanon.context("the kernel tells RssAnon")? * 1024)
     }
 }
 
@@ -115,7 +122,7 @@ impl CpuTime {
     }
 }
 
-/// The processor time of the thread that asks: of the load generator, which is one.
+/// The processor time of the thread that asks: of the load generator, or of a flood.
 pub fn own_cpu() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }

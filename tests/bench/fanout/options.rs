@@ -22,6 +22,8 @@ pub struct Options {
     pub watched: Duration,
     /// `BROADCASTS`: how many go out while some clients do not read.
     pub broadcasts: u32,
+    /// `WINDOW`: how long each flood is watched, and the calm around it.
+    pub window: Duration,
     /// `PIN=0` leaves it to the kernel where the server and the load run.
     pub pin: bool,
 }
@@ -37,6 +39,7 @@ impl Options {
             events: number("EVENTS", 1_000_000)?,
             watched: Duration::from_secs(number("SECONDS", 60)?),
             broadcasts: number("BROADCASTS", 400)?,
+            window: Duration::from_secs(number("WINDOW", 5)?),
             pin: number("PIN", 1)? != 0,
         })
     }

@@ -2,6 +2,7 @@
 
 mod acknowledgements;
 mod heartbeat;
+mod hostile;
 mod slow;
 mod one;
 mod rebuild;
@@ -51,7 +52,7 @@ pub struct Bench {
 type Round = fn(&mut Bench, u32) -> anyhow::Result<()>;
 
 /// Every row, with its name for `ONLY`.
-const ROWS: [(&str, Round); 7] = [
+const ROWS: [(&str, Round); 8] = [
     ("one", one::round),
     ("twenty", twenty::round),
     ("storm", storm::round),
@@ -59,6 +60,7 @@ const ROWS: [(&str, Round); 7] = [
     ("rebuild", rebuild::round),
     ("heartbeat", heartbeat::round),
     ("slow", slow::round),
+    ("hostile", hostile::round),
 ];
 
 impl Bench {

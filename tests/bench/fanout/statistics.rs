@@ -47,6 +47,15 @@ impl Summary {
     }
 }
 
+/// The value that so many of a hundred do not exceed, which is one of them: of fifty values the 99th percentile is the
+/// largest. `NaN` without any.
+pub fn percentile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * percent.min(100)).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
+}
+
 /// A count as a factor.
 #[expect(clippy::cast_precision_loss, reason = "no count of a benchmark has more than 52 bits")]
 pub const fn counted(count: usize) -> f64 {
