@@ -56,7 +56,7 @@ impl Nats {
     fn know_users(&mut self) {
         fs::write(self.directory.path().join("users.conf"), shipped("nats/users.conf")).unwrap();
         self.environment = vec![
-            ("TIDINGS_PASSWORD", "\"sgnidit\"".to_owned()),
+            ("REPLICA_PASSWORD", "\"sgnidit\"".to_owned()),
             ("AUDITOR_PASSWORD", "\"rotidua\"".to_owned()),
         ];
         self.password = Some("sgnidit".to_owned());
