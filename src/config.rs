@@ -94,11 +94,11 @@ pub struct Nats {
     #[arg(long, env = "TIDINGS_NATS_CREDS", value_name = "FILE")]
     pub nats_creds: Option<PathBuf>,
 
-    /// A certificate authority to trust for NATS, besides the system's.
+    /// The certificate authority to trust for NATS, in place of the system's (PEM). With it, a NATS without TLS is refused.
     #[arg(long, env = "TIDINGS_NATS_TLS_CA", value_name = "FILE")]
     pub nats_tls_ca: Option<PathBuf>,
 
-    /// This client's certificate for NATS.
+    /// This client's certificate for NATS, where it asks for one (PEM). With it, a NATS without TLS is refused.
     #[arg(long, env = "TIDINGS_NATS_TLS_CERT", value_name = "FILE", requires = "nats_tls_key")]
     pub nats_tls_cert: Option<PathBuf>,
 
@@ -112,8 +112,11 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// How to reach these servers.
+    /// How to reach these servers. The one that a replica runs for itself, on loopback, has no TLS and asks for no login.
     pub fn address(&self, servers: Vec<String>) -> Address {
+        if self.nats.is_empty() {
+            return Address { servers, ..Address::default() };
+        }
         Address {
             servers,
             credentials: self.nats_creds.clone(),

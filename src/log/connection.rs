@@ -1,11 +1,13 @@
 //! The connection to NATS, with the timings that make an outage visible within seconds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use percent_encoding::percent_decode_str;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -37,9 +39,9 @@ pub struct Address {
     pub servers: Vec<String>,
     /// A credentials file (`.creds`).
     pub credentials: Option<PathBuf>,
-    /// A certificate authority to trust besides the system's.
+    /// The certificate authority to trust, in place of the system's. With it nothing is said without TLS.
     pub tls_ca: Option<PathBuf>,
-    /// This client's certificate and key.
+    /// This client's certificate and key. With them nothing is said without TLS.
     pub tls_identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -144,12 +146,27 @@ async fn options(address: &Address, name: &str) -> anyhow::Result<(ConnectOption
             .with_context(|| format!("reading the NATS credentials {}", path.display()))?;
     }
     if let Some(ca) = &address.tls_ca {
-        options = options.add_root_certificates(ca.clone());
+        has_certificates(ca)?;
+        // Required, since whoever stands in between could say that there is no TLS, and would be told the password.
+        options = options.add_root_certificates(ca.clone()).require_tls(true);
     }
     if let Some((certificate, key)) = &address.tls_identity {
-        options = options.add_client_certificate(certificate.clone(), key.clone());
+        has_certificates(certificate)?;
+        PrivateKeyDer::from_pem_file(key)
+            .with_context(|| format!("reading the key of this client's certificate, {}", key.display()))?;
+        options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
     }
     Ok((options, generation))
+}
+
+/// The client itself would read these files only when it connects, and try again for ever.
+fn has_certificates(file: &Path) -> anyhow::Result<()> {
+    let reading = || format!("reading the certificates for NATS in {}", file.display());
+    let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    if found.with_context(reading)?.is_empty() {
+        bail!("there is no certificate in {}; NATS's are given in PEM", file.display());
+    }
+    Ok(())
 }
 
 /// Doubles from 50 ms up to the maximum, and takes between half and all of it. The jitter comes from a hasher that std

@@ -39,6 +39,7 @@ mod log_contract;
 mod metrics;
 mod mirror;
 mod nats_facts;
+mod nats_tls;
 mod operations;
 mod outage;
 mod outage_races;

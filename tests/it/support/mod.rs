@@ -18,6 +18,7 @@ pub mod random;
 pub mod replica;
 pub mod request;
 pub mod terminal;
+pub mod tls;
 pub mod wire;
 
 use std::future::Future;

@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::tls::Identity;
 use super::{PATIENCE, Replica, eventually, nats_server, shipped, within};
 
 /// One server; its store lives as long as this value, over restarts.
@@ -53,12 +54,21 @@ impl Nats {
         Self::start_with(nats, "include users.conf\n").await
     }
 
+    /// The same over TLS: it shows a certificate, and wants to see one of this authority's.
+    pub async fn start_with_tls(ca: &Path, server: &Identity) -> Self {
+        let mut nats = Self::prepared();
+        nats.know_users();
+        fs::write(nats.directory.path().join("tls.conf"), shipped("nats/tls.conf")).unwrap();
+        let files =
+            [("NATS_TLS_CERT", &*server.certificate), ("NATS_TLS_KEY", &*server.key), ("NATS_TLS_CA", ca)];
+        nats.environment.extend(files.map(|(name, file)| (name, file.display().to_string())));
+        Self::start_with(nats, "include users.conf\ninclude tls.conf\n").await
+    }
+
     fn know_users(&mut self) {
         fs::write(self.directory.path().join("users.conf"), shipped("nats/users.conf")).unwrap();
-        self.environment = vec![
-            ("REPLICA_PASSWORD", "\"sgnidit\"".to_owned()),
-            ("AUDITOR_PASSWORD", "\"rotidua\"".to_owned()),
-        ];
+        let passwords = [("REPLICA_PASSWORD", "sgnidit"), ("AUDITOR_PASSWORD", "rotidua")];
+        self.environment.extend(passwords.map(|(name, password)| (name, format!("\"{password}\""))));
         self.password = Some("sgnidit".to_owned());
     }
 
