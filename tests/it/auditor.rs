@@ -3,86 +3,17 @@
 
 mod by_hand;
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
-use tidings::log::names::{
-    ACKS_BUCKET, ACTIVE_BUCKET, CHECKPOINT_STREAM, LOG_STREAM, REPLICAS_BUCKET, bucket_stream,
-};
+use tidings::log::names::LOG_STREAM;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::timeout;
 
-use crate::support::checkpoints::{KeyFile, count};
+use crate::support::checkpoints::count;
+use crate::support::users::{World, streams};
 use crate::support::wire::Wire;
 use crate::support::{Nats, PATIENCE, Replica, Spec, eventually};
-
-fn streams() -> [String; 5] {
-    let [active, acks, replicas] = [ACTIVE_BUCKET, ACKS_BUCKET, REPLICAS_BUCKET].map(bucket_stream);
-    [LOG_STREAM.to_owned(), CHECKPOINT_STREAM.to_owned(), active, acks, replicas]
-}
-
-/// A server with the users that are shipped, and a replica that has written a bit of everything.
-struct World {
-    nats: Nats,
-    key: KeyFile,
-    replica: Replica,
-}
-
-impl World {
-    async fn new() -> Self {
-        let (nats, key) = (Nats::start_with_users().await, KeyFile::of("example.com/tidings", 1));
-        let file = key.path();
-        let signing = ["--checkpoint-every-events", "1", "--checkpoint-key", file.to_str().unwrap()];
-        let replica = Replica::start_with(Spec::joining(nats.url()).with(&signing)).await;
-        for n in 0..3 {
-            let id = replica.post_broadcast(&format!("number {n} – „Ä“ 🎉")).await["id"].clone();
-            for user in ["ann", "a.b c"] {
-                replica.acknowledge(id.as_str().unwrap(), user).await;
-            }
-        }
-        let world = Self { nats, key, replica };
-        eventually("it is signed", || async { count(&world.nats).await > 0 }).await;
-        eventually("it is mirrored", || async {
-            world.replica.count("tidings_mirror_lag_events").await == 0
-        })
-        .await;
-        world
-    }
-
-    async fn auditor(&self) -> Wire {
-        Wire::connect(&self.nats, "auditor", "rotidua").await
-    }
-
-    /// A command of the auditor's, whose login is in the URL.
-    fn command(&self, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
-        command.args(arguments).args(["--nats", &self.nats.url_of("auditor", "rotidua")]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        command
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Output {
-        let output = self.command(arguments).output().await.unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        output
-    }
-
-    /// Settings, sizes and ends of all streams; of heartbeats, which come and go, the settings alone.
-    async fn everything(&self) -> Vec<Value> {
-        let context = self.nats.jetstream().await;
-        let mut all = Vec::new();
-        for name in streams() {
-            let stream = context.get_stream(&name).await.unwrap();
-            let info = stream.cached_info();
-            let config = serde_json::to_value(&info.config).unwrap();
-            let state = (info.state.messages, info.state.first_sequence, info.state.last_sequence);
-            let consumers = info.state.consumer_count;
-            let of_heartbeats = name == bucket_stream(REPLICAS_BUCKET);
-            all.push(json!([config, if of_heartbeats { None } else { Some((state, consumers)) }]));
-        }
-        all
-    }
-}
 
 #[tokio::test]
 async fn replicas_have_every_permission_that_they_need() {

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod accounts;
 mod acknowledgements;
 mod api;
 mod audit;

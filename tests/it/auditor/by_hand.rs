@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 use tidings::log::epoch::{parse_rfc3339, rfc3339};
 use tidings::log::names::{ACTIVE_BUCKET, CHECKPOINT_STREAM, LOG_STREAM, bucket_stream};
 
-use super::World;
 use crate::support::checkpoints::signed;
 use crate::support::shipped;
+use crate::support::users::World;
 use crate::support::wire::{Delivered, Wire, decoded, read_headers};
 
 /// What a message of the log says, read by hand.

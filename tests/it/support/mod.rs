@@ -19,6 +19,7 @@ pub mod replica;
 pub mod request;
 pub mod terminal;
 pub mod tls;
+pub mod users;
 pub mod wire;
 
 use std::future::Future;

@@ -54,6 +54,14 @@ impl Nats {
         Self::start_with(nats, "include users.conf\n").await
     }
 
+    /// The same, and what it says of itself has every line that is sent to it.
+    pub async fn telling_with_users() -> Self {
+        let mut nats = Self::prepared();
+        nats.know_users();
+        nats.extra = vec!["-V".to_owned()];
+        Self::start_with(nats, "include users.conf\n").await
+    }
+
     /// The same over TLS: it shows a certificate, and wants to see one of this authority's.
     pub async fn start_with_tls(ca: &Path, server: &Identity) -> Self {
         let mut nats = Self::prepared();
@@ -67,7 +75,12 @@ impl Nats {
 
     fn know_users(&mut self) {
         fs::write(self.directory.path().join("users.conf"), shipped("nats/users.conf")).unwrap();
-        let passwords = [("REPLICA_PASSWORD", "sgnidit"), ("AUDITOR_PASSWORD", "rotidua")];
+        let passwords = [
+            ("REPLICA_PASSWORD", "sgnidit"),
+            ("ADMIN_PASSWORD", "nimda-sgnidit"),
+            ("AUDITOR_PASSWORD", "rotidua"),
+            ("READER_PASSWORD", "redaer"),
+        ];
         self.environment.extend(passwords.map(|(name, password)| (name, format!("\"{password}\""))));
         self.password = Some("sgnidit".to_owned());
     }
