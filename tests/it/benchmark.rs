@@ -191,6 +191,16 @@ mod of_statistics {
     }
 
     #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let values: Vec<_> = (1..=50).rev().map(f64::from).collect();
+        assert_eq!(
+            [1, 50, 98, 99, 100].map(|p| percentile(&values, p).to_bits()),
+            [1.0, 25.0, 49.0, 50.0, 50.0].map(f64::to_bits)
+        );
+        assert!(percentile(&[], 99).is_nan());
+    }
+
+    #[test]
     fn too_few_rounds_say_how_little_they_promise() {
         let summary = Summary::of(&[3.0, 1.0, 2.0]).unwrap();
         assert!((summary.low - 1.0).abs() < 1e-9 && (summary.high - 3.0).abs() < 1e-9);
