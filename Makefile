@@ -56,7 +56,7 @@ lint: ## Check the format, then clippy, with every warning an error
 doc: ## Build the documentation, private items too, with every warning an error
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 
-contracts: ## Hold the interface descriptions and CloudEvents to their formats (takes Node 20 with npm)
+contracts: ## Hold the interface descriptions, a replica and CloudEvents to their formats (takes Node 20 with npm)
 	cargo build --locked
 	schemas/check.sh target/debug/tidings
 

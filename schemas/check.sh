@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 #
 # Holds the interface descriptions, whole as a replica serves them, to their formats: OpenAPI by openapi-spec-validator,
-# AsyncAPI by AsyncAPI's own parser, both by spectral's rules, and a client generator must take OpenAPI. And holds what
-# `tidings audit replay` prints to the official schema of CloudEvents, by their JavaScript library, and to their Python one.
+# AsyncAPI by AsyncAPI's own parser, both by spectral's rules, and a client generator must take OpenAPI. Schemathesis sends a
+# replica what OpenAPI allows and what it does not, and must find no answer that is not in it. And holds what `tidings audit
+# replay` prints to the official schema of CloudEvents, by their JavaScript library, and to their Python one.
 #
 #   schemas/check.sh BINARY
 
@@ -10,6 +11,7 @@ set -euo pipefail
 
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 python=$("$here/tools.sh" python)
+fuzz=$("$here/tools.sh" fuzz)
 node=$("$here/tools.sh" node)
 
 folder=$(mktemp -d)
@@ -38,3 +40,8 @@ cd "$folder"
 "$node/node_modules/.bin/spectral" lint --quiet --fail-severity warn --ruleset spectral.yaml openapi.yaml asyncapi.yaml
 "$node/node_modules/.bin/openapi-typescript" openapi.yaml --output client.d.ts >/dev/null
 echo "openapi.yaml, asyncapi.yaml: spectral finds nothing, and a client is generated"
+
+# Last, as it leaves all sorts of broadcasts. It takes half a minute, by its configuration; the bound is for the slowest machine.
+schemathesis=(python3 -m schemathesis.cli --config-file "$here/schemathesis.toml" run openapi.yaml)
+PYTHONPATH=$fuzz timeout 300 "${schemathesis[@]}" --url "$(<data/http.url)" >said 2>&1 || { cat said >&2; exit 1; }
+sed -n 's/^ *\([0-9,]* generated.*passed\).*/openapi.yaml: schemathesis: \1/p' said

@@ -6,6 +6,7 @@
 #                              newer with pip
 #   schemas/tools.sh websocket Autobahn's cases for WebSockets (kosoku), for PYTHONPATH; takes Python 3.11 or newer with
 #                              pip, on Linux
+#   schemas/tools.sh fuzz      schemathesis, for PYTHONPATH; takes Python 3.11 or newer with pip
 #   schemas/tools.sh node      spectral, AsyncAPI's own parser, a client generator and CloudEvents' own library, in
 #                              node_modules; takes Node 20 or newer with npm
 #
@@ -35,6 +36,7 @@ wheels() { # FOLDER REQUIREMENTS
 
 python() { wheels "$1" requirements.txt; }
 websocket() { wheels "$1" requirements-websocket.txt; }
+fuzz() { wheels "$1" requirements-fuzz.txt; }
 
 # No lock file: the ones named are pinned, and run here only, on files of our own and without install scripts.
 node() { # FOLDER
@@ -45,9 +47,10 @@ case ${1:-} in
     # Wheels are of one version of Python.
     python) wanted=$({ cat "$here/requirements.txt" && python3 --version; } | digest) ;;
     websocket) wanted=$({ cat "$here/requirements-websocket.txt" && python3 --version; } | digest) ;;
+    fuzz) wanted=$({ cat "$here/requirements-fuzz.txt" && python3 --version; } | digest) ;;
     node) wanted=$(echo "${packages[@]}" | digest) ;;
     *)
-        say "what? python, websocket or node"
+        say "what? python, websocket, fuzz or node"
         exit 2
         ;;
 esac
