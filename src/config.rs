@@ -6,6 +6,7 @@ mod checkpoints;
 mod limits;
 mod identity;
 mod rates;
+mod unshown;
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -87,7 +88,7 @@ pub struct Nats {
     /// URLs of a NATS to join, of one server or several of one cluster; `nats://user:password@host` where it asks for
     /// that. Without it, `serve` runs a nats-server of its own, and the other commands look for that one in the data
     /// directory.
-    #[arg(long, env = "TIDINGS_NATS", value_delimiter = ',', value_name = "URL")]
+    #[arg(long, env = "TIDINGS_NATS", hide_env_values = true, value_delimiter = ',', value_name = "URL")]
     pub nats: Vec<String>,
 
     /// A NATS credentials file.

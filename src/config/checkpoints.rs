@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::unshown::Unshown;
 use crate::notary::Options;
 use crate::notary::note::{PublicKey, SecretKey};
 
@@ -18,7 +19,7 @@ pub struct Checkpoints {
     pub checkpoint_key: Vec<PathBuf>,
 
     /// Public keys of others whose checkpoints count. Without any key, everybody's do.
-    #[arg(long, env = "TIDINGS_CHECKPOINT_PUBLIC_KEY", value_delimiter = ',', value_name = "KEY")]
+    #[arg(long, env = "TIDINGS_CHECKPOINT_PUBLIC_KEY", value_delimiter = ',', value_name = "KEY", value_parser = Unshown::<PublicKey>::new())]
     pub checkpoint_public_key: Vec<PublicKey>,
 
     /// Sign a checkpoint after this many events,

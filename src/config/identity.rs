@@ -9,6 +9,7 @@ use axum::http::Uri;
 use clap::{Args, ValueEnum};
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
+use super::unshown::Unshown;
 use crate::http::identity::gate::{Gate, Proof};
 use crate::http::identity::jwks::{Jwks, Source};
 use crate::http::identity::keys::{Expectations, SharedSecret};
@@ -86,7 +87,7 @@ pub struct IdentityOptions {
 
     /// URL of such keys: what an identity provider calls its `jwks_uri`. It is asked again now and then, and when a token
     /// names a key that is not known; while it is away, known keys count for up to an hour.
-    #[arg(long, env = "TIDINGS_AUTH_JWKS_URL", value_name = "URL", conflicts_with_all = ["auth_secret_file", "auth_jwks_file"])]
+    #[arg(long, env = "TIDINGS_AUTH_JWKS_URL", hide_env_values = true, value_name = "URL", value_parser = Unshown::<Uri>::new(), conflicts_with_all = ["auth_secret_file", "auth_jwks_file"])]
     pub auth_jwks_url: Option<Uri>,
 
     /// How often public keys are read again.

@@ -63,7 +63,7 @@ pub struct Connection {
 /// Connects under a name that the server's operator sees. An error when there is no server, or too old a one.
 pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection> {
     let (options, generation) = options(address, name).await?;
-    let connecting = options.connect(servers(address)?);
+    let connecting = options.connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
     check_version(&client)?;
     Ok(Connection { client, generation })
@@ -72,7 +72,7 @@ pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection
 /// A connection that is made as soon as there is a server; see [`Connection::introduced`].
 pub async fn begin(address: &Address, name: &str) -> anyhow::Result<Connection> {
     let (options, generation) = options(address, name).await?;
-    let connecting = options.retry_on_initial_connect().connect(servers(address)?);
+    let connecting = options.retry_on_initial_connect().connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
     Ok(Connection { client, generation })
 }
@@ -108,6 +108,20 @@ impl Connection {
 fn servers(address: &Address) -> anyhow::Result<Vec<ServerAddr>> {
     let parsed: Result<_, _> = address.servers.iter().map(|server| server.parse()).collect();
     parsed.with_context(|| format!("reading the address of {address}"))
+}
+
+/// Without its login: the client shows its servers when it is asked to say everything, and takes a login elsewhere.
+fn without_login(server: ServerAddr) -> anyhow::Result<ServerAddr> {
+    let mut url = server.into_inner();
+    if url.set_username("").and_then(|()| url.set_password(None)).is_err() {
+        bail!("an address of NATS has no host");
+    }
+    Ok(ServerAddr::from_url(url)?)
+}
+
+/// As the client takes them.
+fn hosts(address: &Address) -> anyhow::Result<Vec<ServerAddr>> {
+    servers(address)?.into_iter().map(without_login).collect()
 }
 
 /// The user and the password of a URL, or the token alone, as NATS's own tools read it.
@@ -205,19 +219,14 @@ fn check_version(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server list as it may appear in messages: what stands before an `@` is not shown.
+/// A server list as it may appear in messages: what stands before an `@` is not shown, nor what may belong to it. A comma
+/// divides passwords that should have had `%2C`, too.
 pub fn without_password(servers: &str) -> String {
-    servers
-        .split(',')
-        .map(|server| match server.rsplit_once('@') {
-            Some((before, host)) => match before.split_once("://") {
-                Some((scheme, _)) => format!("{scheme}://…@{host}"),
-                None => format!("…@{host}"),
-            },
-            None => server.to_owned(),
-        })
-        .collect::<Vec<_>>()
-        .join(",")
+    let parts = servers.split("://").map(|part| match part.rsplit_once('@') {
+        Some((_, host)) => format!("…@{host}"),
+        None => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("://")
 }
 
 #[cfg(test)]
@@ -243,6 +252,15 @@ mod tests {
 
     #[test]
     fn passwords_do_not_show() {
-        assert_eq!(without_password("nats://a:b@h:4222,nats://h2"), "nats://…@h:4222,nats://h2");
+        for (given, shown) in [
+            ("nats://a:b@h:4222,nats://h2", "nats://…@h:4222,nats://h2"),
+            ("nats://h,tls://a:b,c@d@h2,h3", "nats://h,tls://…@h2,h3"),
+            ("token@h", "…@h"),
+            ("h:4222,h2", "h:4222,h2"),
+        ] {
+            assert_eq!(without_password(given), shown);
+        }
+        let bare = without_login("nats://ann:secret@h:4222".parse().unwrap()).unwrap();
+        assert_eq!(bare.into_inner().as_str(), "nats://h:4222");
     }
 }

@@ -16,6 +16,7 @@ mod auditor;
 mod autobahn;
 mod audit_http;
 mod benchmark;
+mod canary;
 mod checklist;
 mod checkpoints;
 mod compose;
