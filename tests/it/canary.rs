@@ -288,15 +288,10 @@ async fn with_published_keys_and_credentials_of_nats() {
     let issuer = Issuer::edwards("e");
     let server = KeyServer::start(&key_set(&[&issuer])).await;
     let (creds, key) = (secrets.creds(), secrets.key());
+    let url = server.url().replace("http://", &format!("http://keys:{MARK}@"));
     let nats = Nats::start().await;
-    let spec = traced(&nats).with(&[
-        "--auth-jwks-url",
-        server.url(),
-        "--auth-jwks-seconds",
-        "1",
-        "--log-format",
-        "json",
-    ]);
+    let spec =
+        traced(&nats).with(&["--auth-jwks-url", &url, "--auth-jwks-seconds", "1", "--log-format", "json"]);
     let spec = spec.with(&["--nats-creds", &creds, "--checkpoint-key", &key]);
     let replica = Replica::start_with(spec).await;
     // What it says of keys that it cannot have is part of it.
