@@ -171,7 +171,7 @@ impl IdentityOptions {
         let every = Duration::from_secs(self.auth_jwks_seconds);
         let source = match (&self.auth_jwks_file, &self.auth_jwks_url) {
             (Some(file), _) => Some(Source::File(file.clone())),
-            (None, Some(url)) => Some(Source::url(url.clone()).context("--auth-jwks-url")?),
+            (None, Some(url)) => Some(Source::url(url).context("--auth-jwks-url")?),
             (None, None) => None,
         };
         match (self.secret.read()?, source) {

@@ -34,7 +34,7 @@ pub struct Fetch {
 
 impl Fetch {
     /// From an `https:` URL, by the certificates that the system trusts, or from an `http:` one.
-    pub fn from(uri: Uri) -> anyhow::Result<Self> {
+    pub fn from(uri: &Uri) -> anyhow::Result<Self> {
         let builder = match uri.scheme_str() {
             Some("https") => HttpsConnectorBuilder::new()
                 .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
@@ -50,7 +50,7 @@ impl Fetch {
             _ => bail!("`{}` is no http: or https: URL", without_password(&uri.to_string())),
         };
         let connector = builder.https_or_http().enable_http1().build();
-        let (uri, login) = apart(&uri)?;
+        let (uri, login) = apart(uri)?;
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), uri, login })
     }
 

@@ -34,7 +34,7 @@ pub enum Source {
 
 impl Source {
     /// A URL, which is fetched later.
-    pub fn url(uri: Uri) -> anyhow::Result<Self> {
+    pub fn url(uri: &Uri) -> anyhow::Result<Self> {
         let shown = without_password(&uri.to_string());
         let here = |host: &str| host == "localhost" || host.starts_with("127.") || host == "[::1]";
         if uri.scheme_str() == Some("http") && !uri.host().is_some_and(here) {
