@@ -50,7 +50,8 @@ impl Raw {
     async fn upgraded(mut self, query: &str) -> Self {
         let request = format!(
             "GET /api/creator/broadcast/ws{query} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
         );
         self.send(request.as_bytes()).await;
         let head = self.head().await;
@@ -59,6 +60,10 @@ impl Raw {
         assert!(
             head.to_ascii_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
             "{head}"
+        );
+        assert!(
+            !head.to_ascii_lowercase().contains("extensions"),
+            "compression is offered, and not taken: {head}"
         );
         self
     }
