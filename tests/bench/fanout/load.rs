@@ -95,17 +95,15 @@ pub struct Load {
 }
 
 impl Load {
-    /// The creator connects, and nobody else yet. The so many-th load of this process has addresses of its own.
+    /// Nobody connects yet. The so many-th load of this process has addresses of its own.
     pub fn of(server: SocketAddrV4, plan: Plan, number: u32) -> anyhow::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let creator = Creator::connect(server)?;
-        epoll::add(&epoll, &creator.socket, epoll::EventData::new_u64(CREATOR), epoll::EventFlags::IN)?;
         Ok(Self {
             epoll,
             server,
             plan,
             clients: Vec::with_capacity(plan.clients),
-            creator,
+            creator: Creator::of(server),
             accepted: None,
             events: Vec::with_capacity(EVENTS),
             buffer: vec![0; 64 * 1024],
@@ -189,7 +187,8 @@ impl Load {
         let number = self.next_number;
         self.next_number += 1;
         self.accepted = None;
-        self.creator.post(&if self.plan.long { long_message(number) } else { message(number) })?;
+        let text = if self.plan.long { long_message(number) } else { message(number) };
+        self.creator.post(&text, &self.epoll, epoll::EventData::new_u64(CREATOR))?;
         Ok(number)
     }
 

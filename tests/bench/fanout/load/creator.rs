@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
+use rustix::event::epoll;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with, sockopt,
 };
@@ -23,25 +24,42 @@ pub struct Accepted {
     pub at: Instant,
 }
 
-/// One HTTP connection.
+/// One HTTP connection, from the first post on: a server does not wait long for the first request of a connection.
 pub struct Creator {
-    pub(super) socket: OwnedFd,
+    socket: Option<OwnedFd>,
     server: SocketAddrV4,
     posted: Instant,
     received: Vec<u8>,
 }
 
 impl Creator {
-    /// Connects, and waits for that.
-    pub(super) fn connect(server: SocketAddrV4) -> anyhow::Result<Self> {
-        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        connect(&socket, &server).context("the creator connects")?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        Ok(Self { socket, server, posted: Instant::now(), received: Vec::new() })
+    /// One that has not connected yet.
+    pub(super) fn of(server: SocketAddrV4) -> Self {
+        Self { socket: None, server, posted: Instant::now(), received: Vec::new() }
+    }
+
+    /// Its connection; the first time it connects, and waits for that, and is watched from then on.
+    fn connected(&mut self, epoll: &OwnedFd, data: epoll::EventData) -> anyhow::Result<&OwnedFd> {
+        match &mut self.socket {
+            Some(socket) => Ok(socket),
+            none => {
+                let socket =
+                    socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+                connect(&socket, &self.server).context("the creator connects")?;
+                sockopt::set_tcp_nodelay(&socket, true)?;
+                epoll::add(epoll, &socket, data, epoll::EventFlags::IN)?;
+                Ok(none.insert(socket))
+            }
+        }
     }
 
     /// Posts a broadcast, and does not wait.
-    pub(super) fn post(&mut self, message: &str) -> anyhow::Result<()> {
+    pub(super) fn post(
+        &mut self,
+        message: &str,
+        epoll: &OwnedFd,
+        data: epoll::EventData,
+    ) -> anyhow::Result<()> {
         let body = json!({"message": message, "type": "info"}).to_string();
         let request = format!(
             "POST /api/creator/broadcast HTTP/1.1\r\nHost: {}\r\nX-User-Id: bench\r\nX-User-Role: creator\r\n\
@@ -49,8 +67,10 @@ impl Creator {
             self.server,
             body.len()
         );
-        self.posted = Instant::now();
-        let sent = send(&self.socket, request.as_bytes(), SendFlags::NOSIGNAL)?;
+        let socket = self.connected(epoll, data)?;
+        let posted = Instant::now();
+        let sent = send(socket, request.as_bytes(), SendFlags::NOSIGNAL)?;
+        self.posted = posted;
         ensure!(sent == request.len(), "the request fits into the socket's buffer");
         Ok(())
     }
@@ -59,7 +79,8 @@ impl Creator {
     pub(super) fn read(&mut self) -> anyhow::Result<Option<Accepted>> {
         let at = Instant::now();
         let mut buffer = [0; 16 * 1024];
-        let (read, _) = recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT)?;
+        let socket = self.socket.as_ref().context("who is answered is connected")?;
+        let (read, _) = recv(socket, &mut buffer, RecvFlags::DONTWAIT)?;
         ensure!(read > 0, "the server closed the creator's connection");
         self.received.extend(&buffer[..read]);
         let Some(end) = find(&self.received, b"\r\n\r\n") else { return Ok(None) };
