@@ -18,6 +18,9 @@ const EVENTS_AT_ONCE: usize = 1_024;
 pub(super) struct Readiness {
     poll: AsyncFd<Poll>,
     events: Events,
+    /// Whether more sockets may be ready than were told of at once. Nothing else would say so: the runtime hears of this set
+    /// when something is added to what is ready, and not when something is left of it.
+    more: bool,
 }
 
 impl Readiness {
@@ -28,7 +31,7 @@ impl Readiness {
         // SAFETY: a `Poll` has one descriptor, opened when it is made and closed when it is dropped, and it is not taken
         // out of the `AsyncFd` or replaced.
         let poll = unsafe { AsyncFd::register_with_interest(poll, tokio::io::Interest::READABLE) }?;
-        Ok(Self { poll, events: Events::with_capacity(EVENTS_AT_ONCE) })
+        Ok(Self { poll, events: Events::with_capacity(EVENTS_AT_ONCE), more: false })
     }
 
     /// Tells of this socket from now on, under this name, each time that it becomes ready; until it is closed.
@@ -39,6 +42,9 @@ impl Readiness {
 
     /// Waits until a socket may be ready.
     pub(super) async fn wait(&self) {
+        if self.more {
+            return;
+        }
         match self.poll.readable().await {
             // Before the set is asked: whatever becomes ready after that wakes this again.
             Ok(mut ready) => ready.clear_ready(),
@@ -53,6 +59,7 @@ impl Readiness {
         if self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO)).is_err() {
             self.events.clear();
         }
+        self.more = self.events.iter().count() == EVENTS_AT_ONCE;
         let readable = |event: &Event| event.is_readable() || event.is_read_closed() || event.is_error();
         let ready = self.events.iter().map(|event| (event.token().0, readable(event), event.is_writable()));
         ready.collect()
@@ -91,5 +98,28 @@ mod tests {
         assert!(matches!(readiness.take()[..], [(7, true, _)]), "its end is something to read");
         drop(socket);
         assert_eq!(readiness.take(), []);
+    }
+
+    #[tokio::test]
+    async fn of_more_sockets_than_are_told_of_at_once_none_is_forgotten() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut readiness = Readiness::new().unwrap();
+        let mut sockets = Vec::new();
+        // Every end of a connection can be written from the start, and nothing happens to it after that.
+        while sockets.len() < 2 * EVENTS_AT_ONCE + 2 {
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            for end in [client, listener.accept().unwrap().0] {
+                end.set_nonblocking(true).unwrap();
+                let mut socket = TcpStream::from_std(end);
+                readiness.watch(&mut socket, sockets.len()).unwrap();
+                sockets.push(socket);
+            }
+        }
+        let mut told = std::collections::HashSet::new();
+        while told.len() < sockets.len() {
+            let soon = tokio::time::timeout(Duration::from_secs(20), readiness.wait());
+            soon.await.expect("those that are left are told of");
+            told.extend(readiness.take().into_iter().map(|(name, ..)| name));
+        }
     }
 }
