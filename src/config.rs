@@ -309,8 +309,8 @@ impl Serve {
             session: session::Limits {
                 heartbeat: Duration::from_secs(self.heartbeat_seconds),
                 liveness: Duration::from_secs(self.liveness_seconds),
-                messages_per_second: f64::from(self.messages_per_second),
-                message_burst: f64::from(self.message_burst),
+                messages_per_second: self.messages_per_second,
+                message_burst: self.message_burst,
             },
             message_bytes: self.max_message_bytes,
             message_time: Duration::from_secs(self.message_seconds),

@@ -24,7 +24,7 @@ pub mod sockets;
 mod sse;
 pub mod state;
 mod stats;
-mod ws;
+pub mod ws;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

@@ -2,20 +2,22 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::metrics::Counted;
-use crate::push::admission::{Admission, Permit};
+use crate::push::admission::Admission;
 
 /// Of an IPv6 address, the part that names a site: whoever has one address has all that share it.
 const IPV6_SITE: u128 = u128::MAX << 64;
 
 /// The places for sockets.
 #[derive(Clone)]
-pub struct Sockets {
-    places: Arc<Semaphore>,
+pub struct Sockets(Arc<Places>);
+
+struct Places {
+    most: usize,
+    taken: AtomicUsize,
     addresses: Admission<IpAddr>,
     gauge: Gauge,
 }
@@ -33,9 +35,15 @@ pub enum Refused {
 /// as the socket, which is counted for so long.
 pub struct SocketPermit {
     peer: SocketAddr,
-    _place: OwnedSemaphorePermit,
-    _of_address: Permit<IpAddr>,
-    _counted: Counted,
+    of: Arc<Places>,
+}
+
+impl Drop for SocketPermit {
+    fn drop(&mut self) {
+        self.of.taken.fetch_sub(1, Ordering::Relaxed);
+        self.of.gauge.dec();
+        self.of.addresses.give_back(&site(self.peer.ip()));
+    }
 }
 
 impl SocketPermit {
@@ -48,16 +56,22 @@ impl SocketPermit {
 impl Sockets {
     /// Places for so many, of which one address may have so many; counted in a gauge.
     pub fn new(most: usize, most_per_address: Option<usize>, gauge: Gauge) -> Self {
-        let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-        Self { places, addresses: Admission::new(most_per_address), gauge }
+        let addresses = Admission::new(most_per_address);
+        Self(Arc::new(Places { most, taken: AtomicUsize::new(0), addresses, gauge }))
     }
 
     /// Takes a socket, or says why not. It never waits.
     pub fn enter(&self, peer: SocketAddr) -> Result<Arc<SocketPermit>, Refused> {
-        let of_address = self.addresses.enter(&site(peer.ip())).map_err(|_| Refused::AddressFull)?;
-        let place = self.places.clone().try_acquire_owned().map_err(|_| Refused::Full)?;
-        let counted = Counted::on(&self.gauge);
-        Ok(Arc::new(SocketPermit { peer, _place: place, _of_address: of_address, _counted: counted }))
+        let Places { most, taken, addresses, gauge } = &*self.0;
+        let site = site(peer.ip());
+        addresses.take(&site).map_err(|_| Refused::AddressFull)?;
+        let one_more = |taken| (taken < *most).then_some(taken + 1);
+        if taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
+            addresses.give_back(&site);
+            return Err(Refused::Full);
+        }
+        gauge.inc();
+        Ok(Arc::new(SocketPermit { peer, of: self.0.clone() }))
     }
 }
 

@@ -11,7 +11,7 @@ use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{self, Stream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use super::error::ApiError;
 use super::identity::Listener;
@@ -21,6 +21,7 @@ use crate::domain::{Channel, UserId};
 use crate::push::admission::Permit;
 use crate::push::hub::{Attached, Connecting, Hub, Outgoing};
 use crate::push::lifetime::{Due, Lifetime};
+use crate::push::moment::{Moment, Stopwatch};
 use crate::push::wire::{Close, ServerMessage};
 
 /// `GET /events`
@@ -46,8 +47,8 @@ pub async fn events(
     };
     let admitted = app.admission.enter(&who.user)?;
     let attached = app.hub.attach(connecting).await?;
-    let life = Lifetime::new(who.lasts(app.clock.now()));
-    let listening = Listening::new(app.hub, channel, attached, life, admitted);
+    let lasts = who.lasts(app.clock.now());
+    let listening = Listening::new(app.hub, channel, attached, lasts, admitted);
     let events =
         stream::unfold(
             listening,
@@ -68,7 +69,7 @@ struct Listening {
     stage: Stage,
     /// As long as the token of the request. It ends without a word: who comes back with the same token gets `401`.
     life: Lifetime,
-    began: Instant,
+    watch: Stopwatch,
     _detach: Detach,
     _admitted: Permit<UserId>,
 }
@@ -93,14 +94,21 @@ impl Drop for Detach {
 }
 
 impl Listening {
-    fn new(hub: Hub, channel: Channel, attached: Attached, life: Lifetime, admitted: Permit<UserId>) -> Self {
+    fn new(
+        hub: Hub,
+        channel: Channel,
+        attached: Attached,
+        lasts: Option<Duration>,
+        admitted: Permit<UserId>,
+    ) -> Self {
         let Attached { id, outgoing, close } = attached;
+        let watch = Stopwatch::start();
         Self {
             outgoing,
             close,
             stage: Stage::Open,
-            life,
-            began: Instant::now(),
+            life: Lifetime::new(watch.now(), lasts),
+            watch,
             _detach: Detach(hub, channel, id),
             _admitted: admitted,
         }
@@ -114,7 +122,7 @@ impl Listening {
                     Ok(Close::Restart { retry_after_ms }) => Stage::Restarting { retry_after_ms },
                     _ => Stage::Over,
                 },
-                () = due(self.began, self.life.deadline()) => match self.life.tick(self.began.elapsed()) {
+                () = due(&self.watch, self.life.deadline()) => match self.life.tick(self.watch.now()) {
                     Some(Due::Expired) => self.stage = Stage::Over,
                     Some(Due::Expiring { in_seconds }) => {
                         let frame = ServerMessage::Expiring { in_seconds }.frame();
@@ -139,9 +147,9 @@ impl Listening {
     }
 }
 
-async fn due(began: Instant, age: Option<Duration>) {
-    match age.and_then(|age| began.checked_add(age)) {
-        Some(moment) => sleep_until(moment).await,
+async fn due(watch: &Stopwatch, deadline: Option<Moment>) {
+    match deadline {
+        Some(moment) => sleep_until(watch.instant(moment)).await,
         None => std::future::pending().await,
     }
 }

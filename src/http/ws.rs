@@ -10,14 +10,17 @@ use tracing::debug;
 
 use super::error::ApiError;
 use super::handshake::{self, Opened};
+use super::identity::gate::Gate;
 use super::identity::{Listener, SUBPROTOCOL};
+use super::rates::Rates;
 use super::request::{Fresh, InChannel};
 use super::state::App;
+use crate::clock::Clock;
 use crate::domain::{BroadcastId, Channel, UserId};
-use crate::push::client::{Done, Errands, Granted};
+use crate::push::client::{Done, Errands, Granted, Places};
 use crate::push::hub::{Connecting, Upgraded};
 use crate::push::wire::{Place, ServerMessage, Token};
-use crate::submit::Acknowledged;
+use crate::submit::{Acknowledged, Acks};
 
 /// `GET /ws`
 pub async fn upgrade(
@@ -43,9 +46,8 @@ pub async fn upgrade(
         match opening.opened().await {
             Ok(Opened { stream, read, place }) => {
                 let lasts = who.lasts(app.clock.now());
-                let (hub, keeps) = (app.hub.clone(), Box::new((admitted, place)));
-                let errands = Arc::new(Edge(app));
-                hub.adopt(connecting, Upgraded { stream, read, lasts, errands, keeps }).await;
+                let (hub, places) = (app.hub.clone(), Places { of_user: admitted, of_edge: place });
+                hub.adopt(connecting, Upgraded { stream, read, lasts, errands: app.errands, places }).await;
             }
             Err(error) => debug!("a WebSocket ended in its handshake: {error:#}"),
         }
@@ -54,7 +56,16 @@ pub async fn upgrade(
 }
 
 /// What WebSockets ask of the rest of the replica.
-struct Edge(App);
+pub struct Edge {
+    /// The write path of acknowledgements.
+    pub acks: Acks,
+    /// Who may ask.
+    pub gate: Arc<Gate>,
+    /// How often they may.
+    pub rates: Arc<Rates>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
 
 impl Errands for Edge {
     fn acknowledge(
@@ -63,11 +74,11 @@ impl Errands for Edge {
         broadcast: BroadcastId,
         user: UserId,
     ) -> BoxFuture<'static, Done> {
-        if let Err(error) = self.0.rates.acknowledge(&user) {
+        if let Err(error) = self.rates.acknowledge(&user) {
             let answer = refusal(error, Some(broadcast));
             return ready(Done::Acknowledged { broadcast, confirmed: false, answer }).boxed();
         }
-        let acks = self.0.acks.clone();
+        let acks = self.acks.clone();
         async move {
             let acknowledged = acks.acknowledge(channel, broadcast, user, None).await;
             let confirmed = acknowledged.is_ok();
@@ -84,11 +95,11 @@ impl Errands for Edge {
     }
 
     fn refresh(&self, token: Token, user: UserId) -> BoxFuture<'static, Done> {
-        let app = self.0.clone();
+        let (gate, clock) = (self.gate.clone(), self.clock.clone());
         async move {
-            let who = app.gate.refresh(token.as_str(), &user, app.clock.now()).await;
+            let who = gate.refresh(token.as_str(), &user, clock.now()).await;
             let granted = who.map(|who| {
-                let lasts = who.lasts(app.clock.now()).unwrap_or_default();
+                let lasts = who.lasts(clock.now()).unwrap_or_default();
                 Granted { lasts, staff: who.is_staff() }
             });
             Done::Refreshed(granted.map_err(|error| refusal(error, None)))

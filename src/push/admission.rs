@@ -1,8 +1,6 @@
 //! Who is let in: so many at once of a kind, be they the connections of a user or the sockets of an address.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::Hash;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Lets in so many of each name at once.
@@ -13,16 +11,20 @@ pub struct Admission<K>(Arc<Inner<K>>);
 struct Inner<K> {
     /// At once and a name; `None` for any number, which is not counted then.
     most: Option<usize>,
-    inside: Mutex<HashMap<K, usize>>,
+    /// A tree, since there may be one of each name for each connection, and a hash table is half empty.
+    inside: Mutex<BTreeMap<K, u32>>,
 }
 
 /// There are as many of this name as are let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// A place, given back when it is dropped.
+/// A place, given back when it is dropped. It knows the name that it was taken under.
 #[derive(Debug)]
-pub struct Permit<K: Hash + Eq>(Option<(K, Arc<Inner<K>>)>);
+pub struct Permit<K: Ord> {
+    name: K,
+    of: Arc<Inner<K>>,
+}
 
 impl<K> Clone for Admission<K> {
     fn clone(&self) -> Self {
@@ -30,7 +32,7 @@ impl<K> Clone for Admission<K> {
     }
 }
 
-impl<K: Hash + Eq + Clone> Admission<K> {
+impl<K: Ord + Clone> Admission<K> {
     /// Lets in so many of each name; any number with `None`.
     pub fn new(most: Option<usize>) -> Self {
         Self(Arc::new(Inner { most, inside: Mutex::default() }))
@@ -38,15 +40,25 @@ impl<K: Hash + Eq + Clone> Admission<K> {
 
     /// Takes a place. It never waits.
     pub fn enter(&self, name: &K) -> Result<Permit<K>, Full> {
-        let Some(most) = self.0.most else { return Ok(Permit(None)) };
+        self.take(name)?;
+        Ok(Permit { name: name.clone(), of: self.0.clone() })
+    }
+
+    /// Takes a place, for who sees to it that [`Admission::give_back`] is called once for each.
+    pub fn take(&self, name: &K) -> Result<(), Full> {
+        let Some(most) = self.0.most else { return Ok(()) };
         let mut inside = self.0.inside();
         let count = inside.get(name).copied().unwrap_or(0);
-        if count >= most {
+        if usize::try_from(count).is_ok_and(|count| count >= most) {
             return Err(Full);
         }
         inside.insert(name.clone(), count + 1);
-        drop(inside);
-        Ok(Permit(Some((name.clone(), self.0.clone()))))
+        Ok(())
+    }
+
+    /// Gives a place back that was taken.
+    pub fn give_back(&self, name: &K) {
+        self.0.give_back(name);
     }
 
     /// At once and a name; `None` for any number.
@@ -56,21 +68,37 @@ impl<K: Hash + Eq + Clone> Admission<K> {
 }
 
 impl<K> Inner<K> {
-    fn inside(&self) -> MutexGuard<'_, HashMap<K, usize>> {
+    fn inside(&self) -> MutexGuard<'_, BTreeMap<K, u32>> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Hash + Eq> Drop for Permit<K> {
-    fn drop(&mut self) {
-        let Some((name, of)) = self.0.take() else { return };
-        // Nobody who is gone stays in the map.
-        if let Entry::Occupied(mut count) = of.inside().entry(name) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+impl<K: Ord> Inner<K> {
+    fn give_back(&self, name: &K) {
+        if self.most.is_none() {
+            return;
+        }
+        let mut inside = self.inside();
+        if let Some(count) = inside.get_mut(name) {
+            *count -= 1;
+            // Nobody who is gone stays in the map.
+            if *count == 0 {
+                inside.remove(name);
             }
         }
+    }
+}
+
+impl<K: Ord> Permit<K> {
+    /// Whose place it is.
+    pub const fn name(&self) -> &K {
+        &self.name
+    }
+}
+
+impl<K: Ord> Drop for Permit<K> {
+    fn drop(&mut self) {
+        self.of.give_back(&self.name);
     }
 }
 

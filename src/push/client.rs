@@ -5,16 +5,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use tokio::time::Instant;
-
+use super::admission::Permit;
 use super::frame::Received;
+use super::moment::{Moment, Stopwatch};
 use super::session::{self, Action, Session};
 use super::socket::{Parting, Read, Slow, Socket, Stage};
 use super::wire::{Close, ServerMessage, Token};
 use crate::domain::{BroadcastId, Channel, UserId};
 use crate::metrics::{ByCode, Metrics};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 /// How a WebSocket is limited.
 #[derive(Clone, Copy, Debug)]
@@ -76,64 +76,116 @@ pub trait Errands: Send + Sync {
 /// Why and when a connection ends that has begun to.
 enum Ending {
     /// When its acknowledgements are answered, or at this moment.
-    Finishing(Close, Instant),
+    Finishing(Close, Moment),
     /// When the client says goodbye too, or at this moment.
-    Closing(Instant),
+    Closing(Moment),
 }
 
 pub(super) struct Client {
     pub(super) socket: Socket,
     pub(super) session: Session,
     pub(super) errands: Arc<dyn Errands>,
-    began: Instant,
-    /// Since when a message is unfinished.
-    unfinished: Option<Instant>,
-    /// When the client last took something while more waited.
-    took: Option<Instant>,
-    ending: Option<Ending>,
-    /// Given back with it.
-    _keeps: Box<dyn Any + Send + Sync>,
+    trouble: Option<Box<Trouble>>,
     /// Whether its end is counted.
     is_counted: bool,
     /// When the shard will look after it.
-    pub(super) armed: Option<Instant>,
+    pub(super) armed: Option<Moment>,
+    places: Places,
+}
+
+/// What few connections have at any moment, and each only for a while: so the others need no room for it.
+#[derive(Default)]
+struct Trouble {
+    /// Since when a message is unfinished.
+    unfinished: Option<Moment>,
+    /// When the client last took something while more waited.
+    took: Option<Moment>,
+    ending: Option<Ending>,
+}
+
+impl Trouble {
+    const fn is_over(&self) -> bool {
+        self.unfinished.is_none() && self.took.is_none() && self.ending.is_none()
+    }
+}
+
+/// Places that a connection has taken, given back when this is dropped.
+pub struct Places {
+    /// Among the connections of its user.
+    pub of_user: Permit<UserId>,
+    /// Whatever else the edge has let it take.
+    pub of_edge: Arc<dyn Any + Send + Sync>,
 }
 
 impl Client {
     pub(super) fn new(
         socket: Socket,
-        limits: &Limits,
+        now: Moment,
         lasts: Option<Duration>,
         errands: Arc<dyn Errands>,
-        keeps: Box<dyn Any + Send + Sync>,
+        places: Places,
     ) -> Self {
         Self {
             socket,
-            session: Session::new(limits.session, lasts),
+            session: Session::new(now, lasts),
             errands,
-            began: Instant::now(),
-            unfinished: None,
-            took: None,
-            ending: None,
-            _keeps: keeps,
+            trouble: None,
             is_counted: false,
             armed: None,
+            places,
+        }
+    }
+
+    /// Whose connection it is.
+    pub(super) const fn user(&self) -> &UserId {
+        self.places.of_user.name()
+    }
+
+    fn ending(&self) -> Option<&Ending> {
+        self.trouble.as_ref()?.ending.as_ref()
+    }
+
+    fn set_ending(&mut self, ending: Ending) {
+        self.trouble.get_or_insert_default().ending = Some(ending);
+    }
+
+    /// Notes since when a message is unfinished, if one is.
+    fn note_unfinished(&mut self, now: Moment) {
+        if self.trouble.is_some() || self.socket.is_unfinished() {
+            let trouble = self.trouble.get_or_insert_default();
+            let since = trouble.unfinished.unwrap_or(now);
+            trouble.unfinished = self.socket.is_unfinished().then_some(since);
+            self.trouble.take_if(|trouble| trouble.is_over());
+        }
+    }
+
+    /// Notes when the client last took something, if more waits.
+    fn note_taken(&mut self, when: impl FnOnce(Option<Moment>) -> Moment) {
+        if self.trouble.is_some() || self.waits() {
+            let waits = self.waits();
+            let trouble = self.trouble.get_or_insert_default();
+            trouble.took = waits.then(|| when(trouble.took));
+            self.trouble.take_if(|trouble| trouble.is_over());
         }
     }
 
     /// Whether it is told anything any more.
-    pub(super) const fn is_open(&self) -> bool {
-        self.ending.is_none() && matches!(self.socket.stage(), Stage::Open)
+    pub(super) fn is_open(&self) -> bool {
+        self.ending().is_none() && matches!(self.socket.stage(), Stage::Open)
     }
 
     /// Reads what has come, or takes in what was read already. What is to be done about it is added to the actions.
-    pub(super) fn read(&mut self, from: From<'_>, limits: &Limits, actions: &mut Vec<Action>) -> Read {
-        let now = Instant::now();
-        let age = now - self.began;
-        let listens = self.ending.is_none();
+    pub(super) fn read(
+        &mut self,
+        from: From<'_>,
+        now: Moment,
+        limits: &Limits,
+        actions: &mut Vec<Action>,
+    ) -> Read {
+        let listens = self.ending().is_none();
         let session = &mut self.session;
         let mut hear = |received: Received<'_>| {
-            let action = if listens { session.hear(age, received) } else { None };
+            let action = if listens { session.hear(now, received, &limits.session) } else { None };
             let ends = matches!(action, Some(Action::Close(_)));
             actions.extend(action);
             if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -142,14 +194,16 @@ impl Client {
             From::Socket(buffer) => self.socket.read(buffer, limits.message_bytes, &mut hear),
             From::Handshake(bytes) => self.socket.take(bytes, limits.message_bytes, &mut hear),
         };
-        self.unfinished = self.socket.is_unfinished().then(|| self.unfinished.unwrap_or(now));
+        self.note_unfinished(now);
         read
     }
 
     /// Answers the end of what was heard.
-    pub(super) fn part(&mut self, parting: Parting) {
+    pub(super) fn part(&mut self, parting: Parting, now: Moment) {
         self.socket.part(parting);
-        self.ending.get_or_insert_with(|| Ending::Closing(Instant::now() + GOODBYE_TIME));
+        if self.ending().is_none() {
+            self.set_ending(Ending::Closing(now + GOODBYE_TIME));
+        }
     }
 
     /// Counts its end, once: with the code that it was sent, if this side began.
@@ -160,19 +214,19 @@ impl Client {
     }
 
     /// Sends whole frames.
-    pub(super) fn say(&mut self, frames: Bytes, limits: &Limits) -> Result<(), Slow> {
+    pub(super) fn say(&mut self, frames: Bytes, watch: &Stopwatch, limits: &Limits) -> Result<(), Slow> {
         self.socket.send(frames, limits.unsent_bytes)?;
-        self.took = self.waits().then(|| self.took.unwrap_or_else(Instant::now));
+        self.note_taken(|took| took.unwrap_or_else(|| watch.now()));
         Ok(())
     }
 
     /// Sends on what waits.
-    pub(super) fn flush(&mut self) {
+    pub(super) fn flush(&mut self, now: Moment) {
         if self.waits() {
             let before = self.socket.waiting().1;
             self.socket.flush();
             if self.socket.waiting().1 < before {
-                self.took = self.waits().then(Instant::now);
+                self.note_taken(|_| now);
             }
         }
     }
@@ -182,67 +236,70 @@ impl Client {
     }
 
     /// Ends it. A restart first lets what it has under way be answered.
-    pub(super) fn end(&mut self, why: Close) {
-        if matches!(self.ending, Some(Ending::Closing(_))) {
+    pub(super) fn end(&mut self, why: Close, now: Moment) {
+        if matches!(self.ending(), Some(Ending::Closing(_))) {
             return;
         }
-        let now = Instant::now();
-        if matches!(why, Close::Restart { .. }) && self.session.acks_in_flight() > 0 && self.ending.is_none()
+        if matches!(why, Close::Restart { .. })
+            && self.session.acks_in_flight() > 0
+            && self.ending().is_none()
         {
-            self.ending = Some(Ending::Finishing(why, now + FINISH_TIME));
+            self.set_ending(Ending::Finishing(why, now + FINISH_TIME));
             return;
         }
-        self.ending = Some(Ending::Closing(now + GOODBYE_TIME));
+        self.set_ending(Ending::Closing(now + GOODBYE_TIME));
         self.socket.refuse(why.code(), &why.reason());
     }
 
     /// An errand was run; the answer is sent. Ends what waited for that.
-    pub(super) fn done(&mut self, done: Done, limits: &Limits) -> Result<(), Slow> {
+    pub(super) fn done(&mut self, done: Done, watch: &Stopwatch, limits: &Limits) -> Result<(), Slow> {
         let answer = match done {
             Done::Acknowledged { broadcast, confirmed, answer } => {
                 self.session.acknowledged(broadcast, confirmed);
                 answer
             }
             Done::Refreshed(granted) => {
-                self.session.refreshed(self.began.elapsed(), granted.map(|granted| granted.lasts))
+                self.session.refreshed(watch.now(), granted.map(|granted| granted.lasts))
             }
         };
-        self.say(answer.frame().websocket().clone(), limits)?;
-        if let Some(Ending::Finishing(why, _)) = &self.ending
+        self.say(answer.frame().websocket().clone(), watch, limits)?;
+        if let Some(Ending::Finishing(why, _)) = self.ending()
             && self.session.acks_in_flight() == 0
         {
             let why = why.clone();
-            self.end(why);
+            self.end(why, watch.now());
         }
         Ok(())
     }
 
     /// Whether it has to be looked after sooner than its session says.
     pub(super) fn is_troubled(&self) -> bool {
-        self.ending.is_some()
-            || self.took.is_some()
-            || self.unfinished.is_some()
-            || self.socket.stage() != Stage::Open
+        self.trouble.is_some() || self.socket.stage() != Stage::Open
+    }
+
+    /// Since when a message is unfinished, and since when the client has taken nothing of what waits.
+    fn since(&self) -> (Option<Moment>, Option<Moment>) {
+        self.trouble.as_ref().map_or((None, None), |trouble| (trouble.unfinished, trouble.took))
     }
 
     /// When something has to be done if nothing happens.
-    pub(super) fn deadline(&self, limits: &Limits) -> Instant {
-        match (&self.ending, self.socket.stage()) {
-            (_, Stage::Over) => self.began,
+    pub(super) fn deadline(&self, limits: &Limits) -> Moment {
+        match (self.ending(), self.socket.stage()) {
+            (_, Stage::Over) => Moment::BEGINNING,
             (Some(Ending::Closing(until) | Ending::Finishing(_, until)), _) => *until,
             (None, _) => {
-                let session = self.began + self.session.deadline();
-                let unfinished = self.unfinished.map(|since| since + limits.message_time);
-                let unsent = self.took.map(|since| since + limits.unsent_time);
-                [unfinished, unsent].into_iter().flatten().fold(session, Instant::min)
+                let session = self.session.deadline(&limits.session);
+                let (unfinished, took) = self.since();
+                let unfinished = unfinished.map(|since| since + limits.message_time);
+                let unsent = took.map(|since| since + limits.unsent_time);
+                [unfinished, unsent].into_iter().flatten().fold(session, Moment::min)
             }
         }
     }
 
     /// What the passing of time asks for.
-    pub(super) fn tick(&mut self, limits: &Limits) -> Tick {
-        let now = Instant::now();
-        match (&self.ending, self.socket.stage()) {
+    pub(super) fn tick(&mut self, now: Moment, limits: &Limits) -> Tick {
+        match (self.ending(), self.socket.stage()) {
             (_, Stage::Over) => return Tick::Gone,
             (Some(Ending::Closing(until)), _) if *until <= now => return Tick::Gone,
             (Some(Ending::Finishing(why, until)), _) if *until <= now => {
@@ -251,14 +308,15 @@ impl Client {
             (Some(_), _) => {}
             (None, _) => {
                 let for_too_long =
-                    |since: Option<Instant>, most| since.is_some_and(|since| now >= since + most);
-                if for_too_long(self.took, limits.unsent_time) {
+                    |since: Option<Moment>, most| since.is_some_and(|since| now >= since + most);
+                let (unfinished, took) = self.since();
+                if for_too_long(took, limits.unsent_time) {
                     return Tick::Act(Action::Close(Close::Slow));
                 }
-                if for_too_long(self.unfinished, limits.message_time) {
+                if for_too_long(unfinished, limits.message_time) {
                     return Tick::Act(Action::Close(Close::Unfinished));
                 }
-                if let Some(action) = self.session.tick(now - self.began) {
+                if let Some(action) = self.session.tick(now, &limits.session) {
                     return Tick::Act(action);
                 }
             }

@@ -4,9 +4,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::client::{Client, Done, Limits};
 use super::hub::Outgoing;
+use super::moment::Stopwatch;
 use super::socket::Slow;
 use super::tape::Tape;
-use super::wire::Close;
+use super::wire::{Close, Frame};
 use crate::domain::UserId;
 use crate::metrics::Metrics;
 use crate::projection::Projection;
@@ -19,10 +20,13 @@ pub(super) struct Means {
     pub(super) metrics: Metrics,
     /// How WebSockets are limited.
     pub(super) limits: Limits,
+    /// What time it is.
+    pub(super) watch: Stopwatch,
 }
 
 pub(super) struct Connection {
-    pub(super) user: UserId,
+    /// The user's name in heartbeats.
+    pub(super) user_hash: u64,
     /// Whether it learns what creators and team learn.
     pub(super) staff: bool,
     /// The number of the next message on its room's tape.
@@ -33,9 +37,9 @@ pub(super) struct Connection {
 /// How it is reached.
 enum Line {
     /// An event stream, which somebody else writes.
-    Stream { outgoing: mpsc::Sender<Outgoing>, close: Option<oneshot::Sender<Close>> },
+    Stream { user: UserId, outgoing: mpsc::Sender<Outgoing>, close: Option<oneshot::Sender<Close>> },
     /// A WebSocket, which the hub writes itself.
-    Socket(Box<Client>),
+    Socket(Client),
 }
 
 impl Connection {
@@ -47,12 +51,24 @@ impl Connection {
         outgoing: mpsc::Sender<Outgoing>,
         close: oneshot::Sender<Close>,
     ) -> Self {
-        Self { user, staff, seen: tape.end(), line: Line::Stream { outgoing, close: Some(close) } }
+        Self::new(user_hash(&user), staff, tape, Line::Stream { user, outgoing, close: Some(close) })
     }
 
     /// A WebSocket that has everything that is on the tape.
-    pub(super) fn of_socket(user: UserId, staff: bool, tape: &Tape, client: Client) -> Self {
-        Self { user, staff, seen: tape.end(), line: Line::Socket(Box::new(client)) }
+    pub(super) fn of_socket(staff: bool, tape: &Tape, client: Client) -> Self {
+        Self::new(user_hash(client.user()), staff, tape, Line::Socket(client))
+    }
+
+    fn new(user_hash: u64, staff: bool, tape: &Tape, line: Line) -> Self {
+        Self { user_hash, staff, seen: tape.end(), line }
+    }
+
+    /// Whose connection it is.
+    pub(super) const fn user(&self) -> &UserId {
+        match &self.line {
+            Line::Stream { user, .. } => user,
+            Line::Socket(client) => client.user(),
+        }
     }
 
     /// The client, when it is a WebSocket.
@@ -110,7 +126,7 @@ impl Connection {
                 }
             }
             Line::Socket(client) if client.is_open() => {
-                if let Err(Slow) = client.say(tape.joined_since(seen), &means.limits) {
+                if let Err(Slow) = client.say(tape.joined_since(seen), &means.watch, &means.limits) {
                     self.end(Close::Slow, means);
                 }
             }
@@ -118,11 +134,29 @@ impl Connection {
         }
     }
 
+    /// Tells it what comes first. A WebSocket gets that in one piece, since each costs as much as a broadcast.
+    pub(super) fn greet(&mut self, first: [Frame; 2], means: &Means) {
+        let told = match &mut self.line {
+            Line::Stream { outgoing, .. } => {
+                let mut frames = first.into_iter();
+                let full = frames.any(|frame| is_full(&outgoing.try_send(Outgoing::Frame(frame))));
+                if full { Err(Slow) } else { Ok(()) }
+            }
+            Line::Socket(client) => {
+                let joined = first.iter().flat_map(|frame| frame.websocket().iter().copied()).collect();
+                client.say(joined, &means.watch, &means.limits)
+            }
+        };
+        if told.is_err() {
+            self.end(Close::Slow, means);
+        }
+    }
+
     /// Tells it something for itself, after what is on the tape. Whether it is told.
     pub(super) fn tell(&mut self, outgoing: &Outgoing, tape: &mut Tape, means: &Means) -> bool {
         self.catch_up(tape, means);
         let told = match &mut self.line {
-            Line::Stream { outgoing: queue, close } => {
+            Line::Stream { outgoing: queue, close, .. } => {
                 if close.is_none() {
                     return false;
                 }
@@ -135,7 +169,7 @@ impl Connection {
             Line::Socket(client) if client.is_open() => match outgoing {
                 Outgoing::Notice(id, _) if !client.session.wants_notice(*id) => Ok(false),
                 Outgoing::Frame(frame) | Outgoing::Notice(_, frame) => {
-                    client.say(frame.websocket().clone(), &means.limits).map(|()| true)
+                    client.say(frame.websocket().clone(), &means.watch, &means.limits).map(|()| true)
                 }
             },
             Line::Socket(_) => Ok(false),
@@ -150,7 +184,7 @@ impl Connection {
     pub(super) fn done(&mut self, done: Done, tape: &mut Tape, means: &Means) {
         self.catch_up(tape, means);
         if let Line::Socket(client) = &mut self.line
-            && let Err(Slow) = client.done(done, &means.limits)
+            && let Err(Slow) = client.done(done, &means.watch, &means.limits)
         {
             self.end(Close::Slow, means);
         }
@@ -168,13 +202,19 @@ impl Connection {
             }
             Line::Socket(client) => {
                 client.count_end(Some(why.code()), &means.metrics);
-                client.end(why);
+                client.end(why, means.watch.now());
             }
         }
         if is_slow {
             means.metrics.slow_clients.inc();
         }
     }
+}
+
+/// The 64-bit name of a user in heartbeats.
+pub(super) fn user_hash(user: &UserId) -> u64 {
+    let [high, low] = [64, 0].map(|shift| u64::try_from(user.fingerprint() >> shift & u128::from(u64::MAX)));
+    high.unwrap_or_default() ^ low.unwrap_or_default()
 }
 
 fn is_full<T>(sent: &Result<(), mpsc::error::TrySendError<T>>) -> bool {

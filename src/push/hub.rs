@@ -2,7 +2,6 @@
 //!
 //! All connections of a user are on one shard, so that what is told to a user concerns one shard alone.
 
-use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
@@ -14,10 +13,10 @@ use futures_util::future::join_all;
 use mio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::client::{Errands, Limits};
-use super::connection::Means;
+use super::client::{Errands, Limits, Places};
+use super::connection::{Means, user_hash};
 use super::heartbeat::{Connected, Counts};
-use super::room::user_hash;
+use super::moment::Stopwatch;
 use super::shard::{Request, Shard};
 use super::wire::{Close, Frame};
 use crate::domain::{BroadcastId, Channel, UserId};
@@ -81,7 +80,7 @@ pub struct Upgraded {
     /// What it may ask for.
     pub errands: Arc<dyn Errands>,
     /// Places that it has taken, given back when it is over.
-    pub keeps: Box<dyn Any + Send + Sync>,
+    pub places: Places,
 }
 
 /// Who is connected to this replica, by channel: connections, and the hashes of distinct users.
@@ -175,7 +174,8 @@ impl Hub {
         });
         let of = announcements.len();
         let shards = announcements.into_iter().enumerate().map(|(number, announcements)| {
-            let means = Means { projection: projection.clone(), metrics: metrics.clone(), limits };
+            let (projection, metrics) = (projection.clone(), metrics.clone());
+            let means = Means { projection, metrics, limits, watch: Stopwatch::start() };
             let (inbox, requests) = mpsc::channel(INBOX);
             let shard =
                 Shard::new((number, of), &channels, means, local.clone(), counts.clone(), modes.clone())?;

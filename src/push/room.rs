@@ -6,15 +6,17 @@ use super::client::{Done, Limits};
 use super::connection::{Connection, Means};
 use super::hub::{ConnectionId, Outgoing};
 use super::tape::Tape;
+use super::users::Users;
 use super::wire::{BroadcastView, Close, ConnectedStats, Frame, Place, ServerMessage};
 use crate::domain::{Acknowledgement, Broadcast, BroadcastId, EndReason, UserId, in_log};
 use crate::projection::{Active, Projection};
 
-/// A channel's connections and what they were last shown. Both maps are ordered: who came first is told first, always.
+/// A channel's connections and what they were last shown. The connections are in order: who came first is told first, always.
 #[derive(Default)]
 pub(super) struct Room {
-    pub(super) connections: BTreeMap<ConnectionId, Connection>,
-    pub(super) users: BTreeMap<UserId, Present>,
+    /// Boxed, since the nodes of a map to which the last is always added stay half empty.
+    pub(super) connections: BTreeMap<ConnectionId, Box<Connection>>,
+    pub(super) users: Users,
     pub(super) shown: Option<Active>,
     /// What was shown until something that is not in the log took its place: the log may bring it back, and everybody was
     /// told of it as new already.
@@ -36,13 +38,6 @@ struct Sweep {
     again: bool,
 }
 
-/// A user with at least one connection.
-pub(super) struct Present {
-    /// The user's 64-bit name in heartbeats.
-    pub(super) hash: u64,
-    pub(super) connections: Vec<ConnectionId>,
-}
-
 /// What this user should see: what is shown, unless they have acknowledged it.
 fn active_for(shown: Option<&Active>, user: &UserId, projection: &Projection, sequence: u64) -> Frame {
     let acknowledged =
@@ -52,16 +47,23 @@ fn active_for(shown: Option<&Active>, user: &UserId, projection: &Projection, se
     ServerMessage::ActiveBroadcast { broadcast, sequence }.frame()
 }
 
+/// The same, as soon as it is known: while the projection is rebuilt it does not know who acknowledged; `resync` follows when
+/// it does.
+fn state_for(shown: Option<&Active>, user: &UserId, projection: &Projection, sequence: u64) -> Frame {
+    if projection.position().serving {
+        return active_for(shown, user, projection, sequence);
+    }
+    let message = "This replica is still reading the event log.".to_owned();
+    ServerMessage::Error { code: "catching_up", message, broadcast_id: None }.frame()
+}
+
 impl Room {
     pub(super) fn add(&mut self, id: ConnectionId, connection: Connection) {
         if connection.staff {
             self.told = None;
         }
-        let present = self.users.entry(connection.user.clone());
-        let present =
-            present.or_insert_with_key(|user| Present { hash: user_hash(user), connections: vec![] });
-        present.connections.push(id);
-        self.connections.insert(id, connection);
+        self.users.add(connection.user(), id);
+        self.connections.insert(id, Box::new(connection));
     }
 
     /// Changes what a connection learns. Who knows nothing yet is told the numbers soon.
@@ -86,14 +88,9 @@ impl Room {
         &self.tape
     }
 
-    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
         let connection = self.connections.remove(&id)?;
-        if let Some(present) = self.users.get_mut(&connection.user) {
-            present.connections.retain(|known| *known != id);
-            if present.connections.is_empty() {
-                self.users.remove(&connection.user);
-            }
-        }
+        self.users.remove(connection.user(), id);
         Some(connection)
     }
 
@@ -193,17 +190,21 @@ impl Room {
         }
     }
 
+    /// Says hello to a connection that has just come, and what is active for its user.
+    pub(super) fn greet(&mut self, id: ConnectionId, hello: Frame, means: &Means, sequence: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let active = state_for(self.shown.as_ref(), connection.user(), &means.projection, sequence);
+        connection.greet([hello, active], means);
+        if connection.is_troubled() {
+            self.troubled.push(id);
+        }
+    }
+
     /// Sends one connection what is active for its user.
     pub(super) fn send_active(&mut self, id: ConnectionId, means: &Means, sequence: u64) {
         let Some(connection) = self.connections.get(&id) else { return };
-        // While the projection is rebuilt it does not know who acknowledged; `resync` follows when it does.
-        let frame = if means.projection.position().serving {
-            active_for(self.shown.as_ref(), &connection.user, &means.projection, sequence)
-        } else {
-            let message = "This replica is still reading the event log.".to_owned();
-            ServerMessage::Error { code: "catching_up", message, broadcast_id: None }.frame()
-        };
-        self.tell(id, &Outgoing::Frame(frame), means);
+        let active = state_for(self.shown.as_ref(), connection.user(), &means.projection, sequence);
+        self.tell(id, &Outgoing::Frame(active), means);
     }
 
     pub(super) fn send_staff(&mut self, message: &ServerMessage<'_>, means: &Means) -> u64 {
@@ -262,15 +263,12 @@ impl Room {
         let told = if self.replaced_alone.contains(&active.broadcast.id) { again } else { new };
         let (told, nothing) = (Outgoing::Frame(told.frame()), Outgoing::Frame(nothing.frame()));
         let mut sent = 0;
-        let users = std::mem::take(&mut self.users);
-        for (user, present) in &users {
+        let everyone: Vec<_> = self.connections.iter().map(|(id, c)| (*id, c.user().clone())).collect();
+        for (id, user) in everyone {
             let known =
-                means.projection.read(|view| view.acknowledged_at(active.broadcast.id, user)).is_some();
-            let outgoing = if known { &nothing } else { &told };
-            sent +=
-                present.connections.iter().map(|id| u64::from(self.tell(*id, outgoing, means))).sum::<u64>();
+                means.projection.read(|view| view.acknowledged_at(active.broadcast.id, &user)).is_some();
+            sent += u64::from(self.tell(id, if known { &nothing } else { &told }, means));
         }
-        self.users = users;
         self.shown = Some(active);
         sent
     }
@@ -286,8 +284,10 @@ impl Room {
         let mut outgoing = None;
         let mut sent = 0;
         for Acknowledgement { user, .. } in new {
-            let connections =
-                self.users.get(user).map_or_else(Vec::new, |present| present.connections.clone());
+            let is_theirs = |id: &ConnectionId| {
+                self.connections.get(id).is_some_and(|connection| connection.user() == user)
+            };
+            let connections: Vec<_> = self.users.connections(user).filter(is_theirs).collect();
             for connection in connections {
                 let outgoing = outgoing.get_or_insert_with(|| {
                     let place = Place::of(sequence);
@@ -308,7 +308,7 @@ impl Room {
         let resync = frame(ServerMessage::Resync { sequence });
         let gone = before.map(|active| active.broadcast.id);
         let cleared = frame(ServerMessage::cleared(gone, EndReason::Cleared, sequence));
-        let everyone: Vec<_> = self.connections.iter().map(|(id, c)| (*id, c.user.clone())).collect();
+        let everyone: Vec<_> = self.connections.iter().map(|(id, c)| (*id, c.user().clone())).collect();
         for (id, user) in everyone {
             let active = active_for(self.shown.as_ref(), &user, &means.projection, sequence);
             self.tell(id, &resync, means);
@@ -318,10 +318,4 @@ impl Room {
             }
         }
     }
-}
-
-/// The 64-bit name of a user in heartbeats.
-pub(super) fn user_hash(user: &UserId) -> u64 {
-    let [high, low] = [64, 0].map(|shift| u64::try_from(user.fingerprint() >> shift & u128::from(u64::MAX)));
-    high.unwrap_or_default() ^ low.unwrap_or_default()
 }

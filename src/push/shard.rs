@@ -22,9 +22,7 @@ use super::client::Done;
 use super::connection::{Connection, Means};
 use super::drain::{Drain, next_tick, retry_after_ms};
 use super::heartbeat::Counts;
-use super::hub::{
-    Attached, Connecting, ConnectionId, Local, LocalPresence, Outgoing, STREAM_QUEUE, Upgraded,
-};
+use super::hub::{Attached, Connecting, ConnectionId, Local, LocalPresence, STREAM_QUEUE, Upgraded};
 use super::mode::Telling;
 use super::room::Room;
 use super::wire::{Close, ServerMessage};
@@ -151,7 +149,7 @@ impl Shard {
                 () = self.mode.due() => self.tell_mode(),
                 () = next_tick(&mut self.drain) => self.drain_some(),
                 () = self.sockets.wait_for_one() => self.attend(&inbox),
-                () = self.sockets.wait_for_deadline() => self.keep_time(&inbox),
+                () = self.sockets.wait_for_deadline(&self.means.watch) => self.keep_time(&inbox),
                 () = yield_now(), if is_busy => {}
             }
             for floor in &mut self.floors {
@@ -211,9 +209,7 @@ impl Shard {
 
     fn greet(&mut self, floor: usize, id: ConnectionId, heartbeat_seconds: u64) {
         let hello = ServerMessage::connected(self.sequence, self.mode.told(), heartbeat_seconds).frame();
-        let room = &mut self.floors[floor].room;
-        room.tell(id, &Outgoing::Frame(hello), &self.means);
-        room.send_active(id, &self.means, self.sequence);
+        self.floors[floor].room.greet(id, hello, &self.means, self.sequence);
         self.count(floor);
     }
 
@@ -236,7 +232,7 @@ impl Shard {
     /// Counts who came or went where all shards count.
     fn count(&mut self, floor: usize) {
         let Floor { channel, room, counted } = &mut self.floors[floor];
-        let (connections, users) = (room.connections.len(), room.users.len());
+        let (connections, users) = (room.connections.len(), room.users.count());
         if let Some(local) = self.local.counts.get(channel) {
             move_by(&local.connections, counted.connections, connections);
             move_by(&local.users, counted.users, users);
@@ -248,7 +244,7 @@ impl Shard {
     }
 
     fn presence(&self) -> LocalPresence {
-        let hashes = |room: &Room| room.users.values().map(|present| present.hash).collect();
+        let hashes = |room: &Room| room.connections.values().map(|connection| connection.user_hash).collect();
         let of = |floor: &Floor| {
             (floor.channel.clone(), (floor.room.connections.len() as u64, hashes(&floor.room)))
         };

@@ -6,15 +6,16 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use super::client::{Client, Limits};
+use super::moment::{Moment, Stopwatch};
 
 /// Names of clients by when they come up. An entry that is not its client's own any more is passed over, and so is that of
 /// a client who left; it goes within one heartbeat.
 #[derive(Default)]
 pub(super) struct Timers {
-    entries: BinaryHeap<Reverse<(Instant, usize)>>,
+    entries: BinaryHeap<Reverse<(Moment, usize)>>,
 }
 
 impl Timers {
@@ -28,15 +29,15 @@ impl Timers {
     }
 
     /// Waits until something comes up.
-    pub(super) async fn wait(&self) {
+    pub(super) async fn wait(&self, watch: &Stopwatch) {
         match self.entries.peek() {
-            Some(Reverse((at, _))) => sleep_until(*at).await,
+            Some(Reverse((at, _))) => sleep_until(watch.instant(*at)).await,
             None => std::future::pending().await,
         }
     }
 
     /// What came up: when it should, and whose it is.
-    pub(super) fn take(&mut self, now: Instant) -> Option<(Instant, usize)> {
+    pub(super) fn take(&mut self, now: Moment) -> Option<(Moment, usize)> {
         let due = self.entries.peek().is_some_and(|Reverse((at, _))| *at <= now);
         due.then(|| self.entries.pop()).flatten().map(|Reverse(entry)| entry)
     }

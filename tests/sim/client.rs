@@ -25,8 +25,8 @@ pub const LIMITS: Limits = Limits {
     session: session::Limits {
         heartbeat: Duration::from_secs(30),
         liveness: Duration::from_secs(75),
-        messages_per_second: 20.0,
-        message_burst: 40.0,
+        messages_per_second: 20,
+        message_burst: 40,
     },
     message_bytes: 4 * 1024,
     message_time: Duration::from_secs(10),

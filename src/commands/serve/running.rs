@@ -18,6 +18,7 @@ use crate::commands::data_dir::DataDir;
 use crate::config::{Auth, OnOutage, Serve};
 use crate::domain::Channel;
 use crate::http::identity::gate::Gate;
+use crate::http::ws::Edge;
 use crate::http::{router, server, state};
 use crate::log::EventLog;
 use crate::log::connection::Connection;
@@ -190,23 +191,28 @@ impl<'a> Base<'a> {
             answer_timeout: self.options.answer_timeout(),
             sockets: self.options.socket_limits(),
         };
+        let acks = Acks::start(submit.clone());
+        let gate = self.gate.clone();
+        let rates = Arc::new(self.options.rates.rates(self.options.identity.auth));
+        let clock = self.clock.clone();
         state::App {
             channels: self.options.channels.clone().into(),
-            acks: Acks::start(submit.clone()),
+            acks: acks.clone(),
             submit,
             projection,
             hub,
+            errands: Arc::new(Edge { acks, gate: gate.clone(), rates: rates.clone(), clock: clock.clone() }),
             counts,
             nats: self.connection.clone(),
             auditing,
             metrics: Arc::new(self.metrics.clone()),
             admission: Admission::new(self.options.limits.connections_per_user(self.options.identity.auth)),
             limits,
-            gate: self.gate.clone(),
-            rates: Arc::new(self.options.rates.rates(self.options.identity.auth)),
+            gate,
+            rates,
             serves_page: self.options.identity.auth == Auth::Dev,
             shutdown: self.shutdown.clone(),
-            clock: self.clock.clone(),
+            clock,
         }
     }
 }

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::{Connecting, ConnectionId, Request, Shard, Upgraded};
 use crate::domain::UserId;
 use crate::push::client::{Client, Done, Errands, From, Tick};
-use crate::push::connection::Connection;
+use crate::push::connection::{Connection, Means};
 use crate::push::hub::Outgoing;
+use crate::push::moment::Stopwatch;
 use crate::push::readiness::Readiness;
 use crate::push::session::Action;
 use crate::push::socket::{Parting, Read, Socket, Stage};
@@ -64,8 +64,8 @@ impl Sockets {
         self.readiness.wait().await;
     }
 
-    pub(super) async fn wait_for_deadline(&self) {
-        self.timers.wait().await;
+    pub(super) async fn wait_for_deadline(&self, watch: &Stopwatch) {
+        self.timers.wait(watch).await;
     }
 }
 
@@ -90,8 +90,9 @@ impl Shard {
 
     /// Takes a WebSocket over after its handshake.
     pub(super) fn adopt(&mut self, who: Connecting, upgraded: Upgraded, inbox: &mpsc::WeakSender<Request>) {
-        let Upgraded { stream, read, lasts, errands, keeps } = upgraded;
-        let mut client = Client::new(Socket::new(stream), &self.means.limits, lasts, errands, keeps);
+        let Upgraded { stream, read, lasts, errands, places } = upgraded;
+        let now = self.means.watch.now();
+        let mut client = Client::new(Socket::new(stream), now, lasts, errands, places);
         let admitted = self.admit(&who.channel);
         let (floor, id) = admitted.clone().unwrap_or_else(|_| {
             self.attached += 1;
@@ -110,7 +111,7 @@ impl Shard {
         }
         if let Err(why) = admitted {
             client.count_end(Some(why.code()), &self.means.metrics);
-            client.end(why);
+            client.end(why, now);
             self.sockets.timers.arm(&mut client, name, &self.means.limits);
             if self.sockets.refused.len() < MAX_REFUSED {
                 self.sockets.refused.insert(name, client);
@@ -118,7 +119,7 @@ impl Shard {
             return;
         }
         let room = &mut self.floors[floor].room;
-        room.add(id, Connection::of_socket(who.user, who.staff, room.tape(), client));
+        room.add(id, Connection::of_socket(who.staff, room.tape(), client));
         self.greet(floor, id, who.heartbeat_seconds);
         if !read.is_empty() {
             self.hear(name, Some(read), inbox);
@@ -133,9 +134,10 @@ impl Shard {
             self.look_after(name);
         }
         let ready = self.sockets.readiness.take();
+        let now = self.means.watch.now();
         for (name, is_readable, is_writable) in ready {
             if is_writable && let Some(client) = self.client(name) {
-                client.flush();
+                client.flush(now);
             }
             if is_readable {
                 self.hear(name, None, inbox);
@@ -148,7 +150,7 @@ impl Shard {
     fn hear(&mut self, name: usize, handshake: Option<Bytes>, inbox: &mpsc::WeakSender<Request>) {
         let mut buffer = std::mem::take(&mut self.sockets.buffer);
         let mut actions = std::mem::take(&mut self.sockets.actions);
-        let limits = self.means.limits;
+        let (now, limits) = (self.means.watch.now(), self.means.limits);
         let mut read = Read::Later;
         if let Some(client) = self.client(name) {
             let mut handshake = handshake.map(Vec::from);
@@ -156,7 +158,7 @@ impl Shard {
                 Some(bytes) => From::Handshake(bytes),
                 None => From::Socket(&mut buffer),
             };
-            read = client.read(from, &limits, &mut actions);
+            read = client.read(from, now, &limits, &mut actions);
         }
         for action in actions.drain(..) {
             self.act(name, action, inbox);
@@ -170,9 +172,9 @@ impl Shard {
     }
 
     fn part(&mut self, name: usize, parting: Parting) {
-        let metrics = self.means.metrics.clone();
+        let (now, metrics) = (self.means.watch.now(), self.means.metrics.clone());
         if let Some(client) = self.client(name) {
-            client.part(parting);
+            client.part(parting, now);
             let code = match parting {
                 Parting::Goodbye(_) => None,
                 Parting::Violation(violation) => Some(violation.code()),
@@ -192,10 +194,10 @@ impl Shard {
                 floor.room.tell(id, &Outgoing::Frame(Frame::text(b"pong")), &self.means);
             }
             Action::Heartbeat => {
-                let limits = self.means.limits;
+                let Means { limits, watch, .. } = self.means;
                 if let Some(client) = self.client(name) {
                     // Too much waits already: its time runs out by itself.
-                    let _ = client.say(Bytes::from_static(HEARTBEAT), &limits);
+                    let _ = client.say(Bytes::from_static(HEARTBEAT), &watch, &limits);
                 }
             }
             Action::SendActive => floor.room.send_active(id, &self.means, self.sequence),
@@ -219,7 +221,7 @@ impl Shard {
     ) {
         let Some((floor, id)) = self.place(name) else { return };
         let Some(connection) = self.floors[floor].room.connections.get_mut(&id) else { return };
-        let user = connection.user.clone();
+        let user = connection.user().clone();
         let Some(client) = connection.client() else { return };
         let (errand, inbox) = (errand(&*client.errands, user), inbox.clone());
         tokio::spawn(async move {
@@ -270,12 +272,12 @@ impl Shard {
 
     /// Does what the time asks for.
     pub(super) fn keep_time(&mut self, inbox: &mpsc::WeakSender<Request>) {
-        let now = Instant::now();
-        let limits = self.means.limits;
+        let Means { limits, watch, .. } = self.means;
+        let now = watch.now();
         while let Some((at, name)) = self.sockets.timers.take(now) {
             let Some(client) = self.client(name).filter(|client| client.armed == Some(at)) else { continue };
             client.armed = None;
-            match client.tick(&limits) {
+            match client.tick(now, &limits) {
                 Tick::Gone => self.forget(name),
                 Tick::Act(action) => {
                     self.act(name, action, inbox);

@@ -1,0 +1,69 @@
+//! Which connections a user has. It names users by hashes, so that it takes the room of two numbers for each connection.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, RandomState};
+
+use super::hub::ConnectionId;
+use crate::domain::UserId;
+
+/// The connections of each user, oldest first. Two users may have one hash: whoever looks one up compares.
+#[derive(Default)]
+pub(super) struct Users {
+    connections: BTreeSet<(u64, ConnectionId)>,
+    hashes: RandomState,
+    count: usize,
+}
+
+impl Users {
+    pub(super) fn add(&mut self, user: &UserId, id: ConnectionId) {
+        let hash = self.hashes.hash_one(user);
+        self.count += usize::from(!self.is_there(hash));
+        self.connections.insert((hash, id));
+    }
+
+    pub(super) fn remove(&mut self, user: &UserId, id: ConnectionId) {
+        let hash = self.hashes.hash_one(user);
+        if self.connections.remove(&(hash, id)) {
+            self.count -= usize::from(!self.is_there(hash));
+        }
+    }
+
+    /// The connections of a user, and of whoever has the same hash.
+    pub(super) fn connections(&self, user: &UserId) -> impl Iterator<Item = ConnectionId> {
+        self.of(self.hashes.hash_one(user))
+    }
+
+    /// How many users there are.
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    fn of(&self, hash: u64) -> impl Iterator<Item = ConnectionId> {
+        self.connections.range((hash, ConnectionId::MIN)..=(hash, ConnectionId::MAX)).map(|(_, id)| *id)
+    }
+
+    fn is_there(&self, hash: u64) -> bool {
+        self.of(hash).next().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_user_has_their_connections_and_counts_once() {
+        let mut users = Users::default();
+        let [ann, bob] = ["ann", "bob"].map(|name| name.parse::<UserId>().unwrap());
+        for (user, id) in [(&ann, 7), (&bob, 2), (&ann, 3)] {
+            users.add(user, id);
+        }
+        assert_eq!((users.count(), users.connections(&ann).collect::<Vec<_>>()), (2, vec![3, 7]));
+        users.remove(&bob, 7);
+        users.remove(&bob, 2);
+        users.remove(&ann, 7);
+        assert_eq!((users.count(), users.connections(&bob).count()), (1, 0));
+        users.remove(&ann, 3);
+        assert_eq!((users.count(), users.connections.len()), (0, 0));
+    }
+}
