@@ -123,8 +123,8 @@ pub struct IdentityOptions {
     #[arg(long, env = "TIDINGS_AUTH_COOKIE", default_value = "session", value_name = "NAME")]
     pub auth_cookie: String,
 
-    /// Take tokens from the query too, from the parameter of this name. Queries get into the logs of what is in between:
-    /// only for clients that can do nothing else.
+    /// Take the tokens of WebSockets and event streams from the query too, from the parameter of this name. Queries get into
+    /// the logs of what is in between: only for clients that can do nothing else, such as a browser's `EventSource`.
     #[arg(
         long,
         env = "TIDINGS_AUTH_QUERY_TOKEN",

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Error;
 
 use crate::support::client::Closed;
+use crate::support::contract::openapi::operations;
 use crate::support::issuer::{SECRET, claims, in_seconds};
 use crate::support::{Client, Events, Issuer, Nats, Raw, Replica, Request, Spec};
 
@@ -56,6 +57,29 @@ async fn a_connection_is_let_in_by_a_token_in_any_of_its_places() {
         assert_eq!(client.greeted().await, Value::Null, "{query} {headers:?}");
         assert_eq!(client.protocol.as_deref(), selected);
     }
+}
+
+#[tokio::test]
+async fn in_the_query_a_token_opens_connections_and_does_nothing_else() {
+    let nats = Nats::start().await;
+    let replica = start(&nats, &["--auth-query-token"]).await;
+    let token = Issuer::secret(SECRET).token("ann", &["creator", "auditor"]);
+    let query = format!("?token={token}");
+    replica.try_connect(&query, &[]).await.unwrap().greeted().await;
+    let events = replica.request(Method::GET, &format!("/events{query}")).send().await.unwrap();
+    Events::of(events).expect("connected").await;
+    let mut others = 0;
+    for (method, path, operation) in operations().filter(|(_, path, _)| path.starts_with("/api/")) {
+        if ["connectWebSocket", "listenToEvents"].contains(&operation["operationId"].as_str().unwrap()) {
+            continue;
+        }
+        let path =
+            path.replace("{channel}", "creator").replace("{id}", "0198c5a0-1111-7222-8333-444455556666");
+        let (status, body) = replica.ask(replica.raw_request(method, &format!("{path}{query}"))).await;
+        assert_eq!((status, &body["code"]), (401, &json!("no_identity")), "{path}");
+        others += 1;
+    }
+    assert!(others > 10, "{others}");
 }
 
 #[tokio::test]

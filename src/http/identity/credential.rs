@@ -16,7 +16,7 @@ pub const SUBPROTOCOL: &str = "bearer";
 pub struct Places {
     /// The name of the cookie; none is read when it is empty.
     pub cookie: String,
-    /// The parameter of the query, where that is a place.
+    /// The parameter of the query, where that is a place: for connections, to which a browser can add no header.
     pub query: Option<String>,
 }
 
@@ -29,8 +29,17 @@ pub enum Place {
     Cookie,
     /// Behind the WebSocket subprotocol `bearer`.
     Subprotocol,
-    /// The query.
+    /// The query of a connection.
     Query,
+}
+
+/// What a request asks for, as far as it matters for where its token may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// One answer.
+    Once,
+    /// A connection: a WebSocket or an event stream.
+    Connection,
 }
 
 /// A token, not verified yet.
@@ -44,7 +53,7 @@ pub struct Credential<'a> {
 
 /// The token of a request: from the first place that has one. Others are not looked at: a token that was put there on
 /// purpose counts before one that the browser adds.
-pub fn find<'a>(parts: &'a Parts, places: &Places) -> Result<Option<Credential<'a>>, ApiError> {
+pub fn find<'a>(parts: &'a Parts, places: &Places, asks: Asks) -> Result<Option<Credential<'a>>, ApiError> {
     let found = |place| move |token| Credential { token, place };
     if let Some(token) = in_header(&parts.headers)? {
         return Ok(Some(found(Place::Header)(token.into())));
@@ -55,7 +64,7 @@ pub fn find<'a>(parts: &'a Parts, places: &Places) -> Result<Option<Credential<'
     if let Some(token) = in_subprotocol(&parts.headers)? {
         return Ok(Some(found(Place::Subprotocol)(token.into())));
     }
-    let Some(name) = &places.query else { return Ok(None) };
+    let Some(name) = places.query.as_ref().filter(|_| asks == Asks::Connection) else { return Ok(None) };
     let query = Query::of(&parts.uri)?;
     Ok(query.get(name).map(|token| found(Place::Query)(token.to_owned().into())))
 }
@@ -130,13 +139,17 @@ mod tests {
     type Header<'a> = (&'static str, &'a [u8]);
 
     fn found(uri: &str, headers: &[Header<'_>]) -> Result<Option<(String, Place)>, ()> {
+        found_by(Asks::Connection, uri, headers)
+    }
+
+    fn found_by(asks: Asks, uri: &str, headers: &[Header<'_>]) -> Result<Option<(String, Place)>, ()> {
         let mut request = Request::get(uri);
         for (name, value) in headers {
             request = request.header(*name, HeaderValue::from_bytes(value).unwrap());
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let places = Places { cookie: "session".to_owned(), query: Some("token".to_owned()) };
-        let credential = find(&parts, &places).map_err(|_| ())?;
+        let credential = find(&parts, &places, asks).map_err(|_| ())?;
         Ok(credential.map(|credential| (credential.token.into_owned(), credential.place)))
     }
 
@@ -154,6 +167,8 @@ mod tests {
         assert_eq!(found(query, &[cookie, subprotocol]), Ok(Some(at(Place::Cookie, "c"))));
         assert_eq!(found(query, &[subprotocol]), Ok(Some(at(Place::Subprotocol, "s"))));
         assert_eq!(found(query, &[]), Ok(Some(at(Place::Query, "q"))));
+        assert_eq!(found_by(Asks::Once, query, &[]), Ok(None));
+        assert_eq!(found_by(Asks::Once, query, &[cookie]), Ok(Some(at(Place::Cookie, "c"))));
         assert_eq!(found("/x", &[]), Ok(None));
         assert_eq!(
             found("/x", &[("authorization", b"Basic eDp5"), cookie]),

@@ -3,7 +3,7 @@
 use axum::http::header::ORIGIN;
 use axum::http::request::Parts;
 
-use super::credential::{Credential, Place, Places, find};
+use super::credential::{Asks, Credential, Place, Places, find};
 use super::origin::{Origins, is_guarded};
 use super::token::Verifier;
 use super::{Identity, dev};
@@ -32,7 +32,7 @@ impl Gate {
     pub async fn of_request(&self, parts: &Parts) -> Result<Identity, ApiError> {
         match &self.proof {
             Proof::Dev => dev::from_headers(&parts.headers),
-            Proof::Token(verifier, places) => by_token(verifier, places, parts).await,
+            Proof::Token(verifier, places) => by_token(verifier, places, parts, Asks::Once).await,
         }
     }
 
@@ -40,7 +40,9 @@ impl Gate {
     pub async fn of_connection(&self, parts: &Parts, now: Timestamp) -> Result<Identity, ApiError> {
         match &self.proof {
             Proof::Dev => dev::from_query(&parts.uri, &parts.headers),
-            Proof::Token(verifier, places) => not_over(by_token(verifier, places, parts).await?, now),
+            Proof::Token(verifier, places) => {
+                not_over(by_token(verifier, places, parts, Asks::Connection).await?, now)
+            }
         }
     }
 
@@ -54,8 +56,13 @@ impl Gate {
     }
 }
 
-async fn by_token(verifier: &Verifier, places: &Places, parts: &Parts) -> Result<Identity, ApiError> {
-    let Credential { token, place } = find(parts, places)?.ok_or_else(|| ApiError::no_token(places))?;
+async fn by_token(
+    verifier: &Verifier,
+    places: &Places,
+    parts: &Parts,
+    asks: Asks,
+) -> Result<Identity, ApiError> {
+    let Credential { token, place } = find(parts, places, asks)?.ok_or_else(|| ApiError::no_token(places))?;
     let who = verifier.verify(&token).await?;
     // Clients of the old service say who they are, too. That is no proof, and may not be a lie.
     let query = Query::of(&parts.uri)?;
