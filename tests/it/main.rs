@@ -25,6 +25,7 @@ mod convergence;
 mod diagnostics;
 mod drain;
 mod edge;
+mod edge_tls;
 mod embedded;
 mod faults;
 mod garbage;

@@ -10,9 +10,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidings::crash_point::{self, CrashPoint};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error;
 
-use super::nats::tail;
+use super::front::{self, Front};
+use super::nats::{free_port, tail};
 use super::{Client, Http, Nats, PATIENCE, Request, eventually, nats_server};
 
 /// What a replica is started with.
@@ -27,6 +29,8 @@ pub struct Spec {
     pub data_dir: Option<PathBuf>,
     /// Another name of the built binary, where it matters by which it is run.
     pub binary: Option<PathBuf>,
+    /// The configuration of an nginx that ends TLS in front of it.
+    pub behind: Option<String>,
 }
 
 impl Spec {
@@ -42,6 +46,12 @@ impl Spec {
 
     pub fn run_as(mut self, binary: PathBuf) -> Self {
         self.binary = Some(binary);
+        self
+    }
+
+    /// Behind an nginx with this configuration.
+    pub fn behind(mut self, nginx: String) -> Self {
+        self.behind = Some(nginx);
         self
     }
 
@@ -68,6 +78,7 @@ pub struct Replica {
     directory: TempDir,
     spec: Spec,
     http: Http,
+    front: Option<Front>,
 }
 
 impl Replica {
@@ -96,9 +107,14 @@ impl Replica {
     }
 
     /// Not started yet.
-    pub fn prepared(spec: Spec) -> Self {
+    pub fn prepared(mut spec: Spec) -> Self {
         let directory = tempfile::Builder::new().prefix("tidings-replica-").tempdir().unwrap();
-        Self { child: None, directory, spec, http: Http::patient(PATIENCE) }
+        let front = spec.behind.clone().or_else(front::everywhere).map(|nginx| {
+            // One place over restarts, which nginx is told once.
+            spec.port = if spec.port == 0 { free_port() } else { spec.port };
+            Front::start(&nginx, spec.port)
+        });
+        Self { child: None, directory, spec, http: Http::patient(PATIENCE), front }
     }
 
     /// From its next start on it ends itself at a point, the so many-th time that it reaches that; or does not.
@@ -111,7 +127,7 @@ impl Replica {
 
     /// From now on it starts where it listens now, so that its clients find it again.
     pub fn keep_port(&mut self) {
-        self.spec.port = self.url().rsplit(':').next().unwrap().parse().unwrap();
+        self.spec.port = self.own_url().rsplit(':').next().unwrap().parse().unwrap();
     }
 
     /// Starts it (again), on the same data directory, and waits until it is ready.
@@ -162,8 +178,18 @@ impl Replica {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// Where it listens; empty until it does, unless that is known before.
+    /// Where clients reach it; empty until it listens, unless that is known before.
     pub fn url(&self) -> String {
+        self.front.as_ref().map_or_else(|| self.own_url(), |front| front.url().to_owned())
+    }
+
+    /// The nginx in front of it.
+    pub fn front(&self) -> &Front {
+        self.front.as_ref().expect("there is something in front of it")
+    }
+
+    /// Where it listens itself.
+    fn own_url(&self) -> String {
         if self.spec.port != 0 {
             return format!("http://127.0.0.1:{}", self.spec.port);
         }
@@ -208,7 +234,14 @@ impl Replica {
 
     pub async fn is_ready(&self) -> bool {
         let asked = || self.raw_request(Method::GET, "/readyz").send();
-        !self.url().is_empty() && asked().await.is_ok_and(|answer| answer.status() == StatusCode::OK)
+        let there = !self.url().is_empty() && self.listens().await;
+        there && asked().await.is_ok_and(|answer| answer.status() == StatusCode::OK)
+    }
+
+    /// Whether it takes connections, as far as that has to be known: something in front of it answers also when it does not.
+    async fn listens(&self) -> bool {
+        let own = self.own_url();
+        self.front.is_none() || TcpStream::connect(own.trim_start_matches("http://")).await.is_ok()
     }
 
     /// What `/readyz` says: sequence, head, digest, epoch.
