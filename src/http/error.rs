@@ -239,6 +239,12 @@ impl ApiError {
         }
     }
 
+    /// `400`: it is not clear for whom it is.
+    pub fn no_host() -> Self {
+        let message = "A request of HTTP/1.1 says once, in the header Host, for which host it is.";
+        Self::malformed("malformed_request", message)
+    }
+
     /// `429`: more often than it may be.
     pub fn too_many(what: &str, standing: Standing) -> Self {
         let message = format!("Too many {what} in a short time.");

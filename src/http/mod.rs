@@ -79,6 +79,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(app.limits.max_body_bytes))
         .layer(from_fn_with_state(app.clone(), identity::origin::guard))
+        .layer(from_fn(request::names_a_host))
         .layer(from_fn(problem::as_problem))
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)

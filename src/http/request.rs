@@ -1,10 +1,14 @@
-//! What requests share: the channel in the path, the query, keys and conditions in headers, and the wanted sequence.
+//! What requests share: the host, the channel in the path, the query, keys and conditions in headers, and the wanted
+//! sequence.
 
 use std::collections::HashMap;
 
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, Path, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Uri, Version, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 
 use super::error::ApiError;
 use super::state::{App, READ_PATIENCE};
@@ -12,6 +16,24 @@ use crate::domain::{BroadcastId, Channel};
 use crate::log::TraceParent;
 use crate::log::trace::TRACEPARENT;
 use crate::metrics::Counted;
+
+/// Refuses a request of HTTP/1.1 that does not say in one header `Host` whom it is for (RFC 9112, section 3.2): what stands
+/// in between might take it for somebody else's.
+pub async fn names_a_host(request: Request, next: Next) -> Response {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let clear = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => is_a_host(host),
+        (None, _) => request.version() < Version::HTTP_11,
+        _ => false,
+    };
+    if clear { next.run(request).await } else { ApiError::no_host().into_response() }
+}
+
+/// It may also be empty.
+fn is_a_host(value: &HeaderValue) -> bool {
+    let host = value.to_str().unwrap_or("@");
+    host.is_empty() || (!host.contains('@') && host.parse::<Authority>().is_ok())
+}
 
 /// The channel that the path names, if it exists here.
 pub struct InChannel(pub Channel);
@@ -127,6 +149,17 @@ mod tests {
             assert!(read(bad).is_err(), "{bad}");
         }
         assert_eq!(if_match(&HeaderMap::new()), Ok(None));
+    }
+
+    #[test]
+    fn a_host_may_have_a_port_and_may_be_empty() {
+        let is_one = |value: &[u8]| is_a_host(&HeaderValue::from_bytes(value).unwrap());
+        for host in [&b""[..], b"localhost", b"127.0.0.1:8000", b"[::1]:8000", b"tidings_1.internal:8000"] {
+            assert!(is_one(host), "{host:?}");
+        }
+        for wrong in [&b"a b"[..], b"ann@localhost", b"http://localhost", b"\xff"] {
+            assert!(!is_one(wrong), "{wrong:?}");
+        }
     }
 
     #[test]

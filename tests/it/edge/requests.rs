@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::Calm;
+use crate::support::contract::openapi::hold_anywhere;
 use crate::support::{Events, Nats, Raw, Replica, Spec};
 
 const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -57,7 +58,9 @@ async fn a_head_has_a_size_and_so_many_fields() {
         format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n", "x".repeat(bytes))
     };
     assert_eq!(raw(&calm.replica, long(1_900)).await.answer().await.status, 200);
-    let fields = |n: usize| format!("GET /livez HTTP/1.1\r\n{}\r\n", "X-Field: x\r\n".repeat(n));
+    let fields = |n: usize| {
+        format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X-Field: x\r\n".repeat(n - 1))
+    };
     assert_eq!(raw(&calm.replica, fields(20)).await.answer().await.status, 200);
     let address = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(3_000));
     let endless = format!("GET /{}", "x".repeat(200_000));
@@ -93,6 +96,29 @@ async fn what_is_no_http_is_told_so() {
     }
     let refused = "tidings_http_requests_total{method=\"other\",route=\"\",status=\"400\"}";
     assert_eq!(calm.replica.count(refused).await, u64::try_from(table.len()).unwrap());
+    calm.is_as_before().await;
+}
+
+#[tokio::test]
+async fn a_request_says_once_for_whom_it_is() {
+    let mut calm = Calm::with(&[]).await;
+    for (path, status) in [("/livez", 200), ("/api/creator/broadcast/stats", 200), ("/nowhere", 404)] {
+        let ask = |hosts: &'static str, version: &'static str| {
+            raw(&calm.replica, format!("GET {path} HTTP/{version}\r\n{hosts}\r\n"))
+        };
+        for (hosts, version) in [("Host: localhost\r\n", "1.1"), ("Host: localhost\r\n", "1.0"), ("", "1.0")]
+        {
+            let status_line = ask(hosts, version).await.head().await;
+            assert!(status_line.contains(&format!(" {status} ")), "{hosts} {version}: {status_line}");
+        }
+        for hosts in
+            ["", "Host: localhost\r\nHost: localhost\r\n", "Host: a b\r\n", "Host: ann@localhost\r\n"]
+        {
+            let answer = ask(hosts, "1.1").await.answer().await;
+            hold_anywhere(answer.status, &answer.headers, answer.body.to_string().as_bytes());
+            assert_eq!((answer.status, &answer.body["code"]), (400, &json!("malformed_request")), "{hosts}");
+        }
+    }
     calm.is_as_before().await;
 }
 
