@@ -319,6 +319,22 @@ impl Serve {
         }
     }
 
+    /// What applies of those options whose default depends on others, by their ids; 0 for any number.
+    pub fn worked_out(&self) -> [(&'static str, usize); 7] {
+        let (auth, limits) = (self.identity.auth, &self.limits);
+        let any = |most: Option<usize>| most.unwrap_or_default();
+        let rates = self.rates.per_minute(auth).map(|rate| rate.try_into().unwrap_or(usize::MAX));
+        [
+            ("max_sockets", limits.sockets(self.max_connections)),
+            ("max_sockets_per_address", any(limits.sockets_per_address(auth))),
+            ("max_connections_per_user", any(limits.connections_per_user(auth))),
+            ("creates_per_minute", rates[0]),
+            ("acks_per_minute", rates[1]),
+            ("connects_per_minute", rates[2]),
+            ("refusals_per_minute", rates[3]),
+        ]
+    }
+
     /// How long an answer may take, all that it may have to wait for included.
     pub fn answer_timeout(&self) -> Duration {
         self.limits.request_timeout() + Duration::from_millis(self.append_timeout_ms)

@@ -42,7 +42,7 @@ pub fn run() -> ExitCode {
         match cli.command {
             Command::Serve(options) if options.print_config => {
                 let serve = matches.subcommand_matches("serve").context("`serve` was not parsed")?;
-                print(&serve::effective_options(serve))?;
+                print(&serve::effective_options(serve, &options))?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Serve(options) => serve::serve(*options).await.map(|()| ExitCode::SUCCESS),

@@ -203,11 +203,11 @@ fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
 }
 
 /// Every option as an environment variable, a line each, with where its value comes from.
-pub(super) fn effective_options(matches: &ArgMatches) -> String {
+pub(super) fn effective_options(matches: &ArgMatches, options: &Serve) -> String {
     use clap::CommandFactory as _;
     let cli = crate::config::Cli::command();
-    let options = cli.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
-    let mut lines: String = options.filter_map(|option| effective_option(option, matches)).collect();
+    let known = cli.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
+    let mut lines: String = known.filter_map(|option| effective_option(option, matches, options)).collect();
     // It has no flag, and is not to be seen.
     let secret = std::env::var_os(SECRET_VARIABLE).filter(|secret| !secret.is_empty());
     lines += &secret.map_or_else(
@@ -217,13 +217,19 @@ pub(super) fn effective_options(matches: &ArgMatches) -> String {
     lines
 }
 
-fn effective_option(option: &clap::Arg, matches: &ArgMatches) -> Option<String> {
+fn effective_option(option: &clap::Arg, matches: &ArgMatches, options: &Serve) -> Option<String> {
     let (name, id) = (option.get_env()?.to_str()?, option.get_id().as_str());
     let origin = match matches.value_source(id) {
         Some(ValueSource::CommandLine) => "flag",
         Some(ValueSource::EnvVariable) => "environment",
         Some(_) => "default",
-        None => return Some(format!("# {name} is not set\n")),
+        None => {
+            let worked_out = options.worked_out().into_iter().find(|(known, _)| *known == id);
+            return Some(worked_out.map_or_else(
+                || format!("# {name} is not set\n"),
+                |(_, value)| format!("{name}={value}  # default\n"),
+            ));
+        }
     };
     let values = matches.get_raw(id)?.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",");
     Some(format!("{name}={}  # {origin}\n", without_password(&values)))

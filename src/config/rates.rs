@@ -37,17 +37,27 @@ pub struct RateOptions {
 impl RateOptions {
     /// The rates with these choices.
     pub fn rates(&self, auth: Auth) -> Rates {
-        let rate = |name, chosen: Option<u32>, with_tokens| {
-            let default = if auth == Auth::Jwt { with_tokens } else { 0 };
-            Rate::new(name, chosen.unwrap_or(default))
-        };
+        let [creates, acks, connects, refusals] = self.per_minute(auth);
         Rates {
-            creates: rate("creates", self.creates_per_minute, 60),
-            acks: rate("acks", self.acks_per_minute, 300),
-            connects: rate("connects", self.connects_per_minute, 6_000),
-            refusals: rate("refusals", self.refusals_per_minute, 60),
+            creates: Rate::new("creates", creates),
+            acks: Rate::new("acks", acks),
+            connects: Rate::new("connects", connects),
+            refusals: Rate::new("refusals", refusals),
             proxies: Proxies::new(self.trusted_proxies.clone()),
         }
+    }
+
+    /// Broadcasts, acknowledgements, connections and refusals a minute; 0 for no limit.
+    pub fn per_minute(&self, auth: Auth) -> [u32; 4] {
+        let rate = |chosen: Option<u32>, with_tokens| {
+            chosen.unwrap_or(if auth.believes_everybody() { 0 } else { with_tokens })
+        };
+        [
+            rate(self.creates_per_minute, 60),
+            rate(self.acks_per_minute, 300),
+            rate(self.connects_per_minute, 6_000),
+            rate(self.refusals_per_minute, 60),
+        ]
     }
 }
 

@@ -97,6 +97,16 @@ async fn every_option_is_printed_with_its_origin_and_no_secret() {
         assert!(printed.lines().any(|printed| printed == line), "{line} is not in:\n{printed}");
     }
     assert!(!printed.contains("hunter2") && printed.contains("@a:4222"), "{printed}");
+    // What applies where the default depends on another option.
+    for (auth, values) in [("dev", ["0", "0", "0", "21000"]), ("jwt", ["60", "20", "1000", "21000"])] {
+        let output = tidings(&["serve", "--print-config", "--auth", auth], &[]).await;
+        let options =
+            ["CREATES_PER_MINUTE", "MAX_CONNECTIONS_PER_USER", "MAX_SOCKETS_PER_ADDRESS", "MAX_SOCKETS"];
+        for (option, value) in options.into_iter().zip(values) {
+            let line = format!("TIDINGS_{option}={value}  # default");
+            assert!(stdout(&output).lines().any(|printed| printed == line), "{line}:\n{}", stdout(&output));
+        }
+    }
     let help = stdout(&tidings(&["serve", "--help"], &[]).await);
     let named: Vec<_> = help.match_indices("[env: TIDINGS_").map(|(at, _)| &help[at + 6..]).collect();
     assert!(named.len() > 20, "{help}");
