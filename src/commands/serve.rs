@@ -58,7 +58,7 @@ pub(super) async fn serve(mut options: Serve) -> anyhow::Result<()> {
             joined??;
             None
         } else {
-            warn!("NATS does not answer: starting with what is on disk");
+            warn!("{}; starting with what is on disk", connection.why_not());
             Some(joining)
         },
         () = stopping.wait() => return stop_embedded(embedded).await,

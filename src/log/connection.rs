@@ -1,10 +1,12 @@
 //! The connection to NATS, with the timings that make an outage visible within seconds.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use percent_encoding::percent_decode_str;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -58,23 +60,25 @@ pub struct Connection {
     pub client: Client,
     /// Counts connections made: it changes when a connection is back, and readers begin anew.
     pub generation: watch::Receiver<u64>,
+    /// Whether the last that was heard is that this login may not come in.
+    turned_away: Arc<AtomicBool>,
 }
 
 /// Connects under a name that the server's operator sees. An error when there is no server, or too old a one.
 pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection> {
-    let (options, generation) = options(address, name).await?;
+    let (options, generation, turned_away) = options(address, name).await?;
     let connecting = options.connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
     check_version(&client)?;
-    Ok(Connection { client, generation })
+    Ok(Connection { client, generation, turned_away })
 }
 
 /// A connection that is made as soon as there is a server; see [`Connection::introduced`].
 pub async fn begin(address: &Address, name: &str) -> anyhow::Result<Connection> {
-    let (options, generation) = options(address, name).await?;
+    let (options, generation, turned_away) = options(address, name).await?;
     let connecting = options.retry_on_initial_connect().connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
-    Ok(Connection { client, generation })
+    Ok(Connection { client, generation, turned_away })
 }
 
 impl Connection {
@@ -88,6 +92,15 @@ impl Connection {
         *self.generation.borrow()
     }
 
+    /// Why it is not up, as far as that is known.
+    pub fn why_not(&self) -> &'static str {
+        if self.turned_away.load(Ordering::Relaxed) {
+            "NATS does not let this login in: --nats, --nats-creds or a certificate has to name one that may come in"
+        } else {
+            "NATS does not answer"
+        }
+    }
+
     /// Waits until there is a server that has said who it is. An error when it is too old.
     pub async fn introduced(&self) -> anyhow::Result<()> {
         for look in 0.. {
@@ -97,7 +110,7 @@ impl Connection {
                 break;
             }
             if look == SAID_AFTER_LOOKS {
-                warn!("NATS does not answer yet; waiting for it");
+                warn!("waiting for NATS: {}", self.why_not());
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -130,8 +143,13 @@ fn login(server: &ServerAddr) -> Option<(String, Option<String>)> {
     Some((plain(server.username()?), server.password().map(plain)))
 }
 
-async fn options(address: &Address, name: &str) -> anyhow::Result<(ConnectOptions, watch::Receiver<u64>)> {
+async fn options(
+    address: &Address,
+    name: &str,
+) -> anyhow::Result<(ConnectOptions, watch::Receiver<u64>, Arc<AtomicBool>)> {
     let (made, generation) = watch::channel(0);
+    let turned_away = Arc::new(AtomicBool::new(false));
+    let heard = turned_away.clone();
     let mut options = ConnectOptions::new()
         .name(name)
         .ping_interval(PING_INTERVAL)
@@ -142,8 +160,13 @@ async fn options(address: &Address, name: &str) -> anyhow::Result<(ConnectOption
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
             report(&event);
-            if matches!(event, Event::Connected) {
-                made.send_modify(|count| *count += 1);
+            match event {
+                Event::Connected => {
+                    heard.store(false, Ordering::Relaxed);
+                    made.send_modify(|count| *count += 1);
+                }
+                Event::ClientError(why) => heard.store(is_about_login(&why), Ordering::Relaxed),
+                _ => {}
             }
             std::future::ready(())
         });
@@ -170,7 +193,12 @@ async fn options(address: &Address, name: &str) -> anyhow::Result<(ConnectOption
             .with_context(|| format!("reading the key of this client's certificate, {}", key.display()))?;
         options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
     }
-    Ok((options, generation))
+    Ok((options, generation, turned_away))
+}
+
+/// The client says why it did not get in with the words of the kind of error, and nothing else.
+fn is_about_login(why: &ClientError) -> bool {
+    matches!(why, ClientError::Other(words) if *words == ConnectErrorKind::AuthorizationViolation.to_string())
 }
 
 /// The client itself would read these files only when it connects, and try again for ever.

@@ -6,6 +6,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 use tidings::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, LOG_STREAM, REPLICAS_BUCKET, bucket_stream};
 
+use crate::support::operator::Operator;
 use crate::support::users::{Login, World, streams};
 use crate::support::wire::{Delivered, Heard, Wire};
 use crate::support::{Nats, Replica, Spec, eventually, shipped};
@@ -105,6 +106,41 @@ async fn a_replica_uses_all_that_it_is_granted_and_nothing_else() {
     }
     assert_eq!(violations(&world.nats), Vec::<String>::new());
     assert_eq!(unused(&world.nats, REPLICA), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn credentials_in_a_file_let_in_whom_the_operator_trusts_and_nobody_else() {
+    let operator = Operator::new();
+    let mut nats = Nats::start_with_operator(&operator).await;
+    let trusted = operator.credentials();
+    let trusted = ["--nats-creds", trusted.to_str().unwrap()];
+    let replica = Replica::start_with(Spec::joining(nats.url()).with(&trusted)).await;
+    replica.post_broadcast("by credentials").await;
+    let replayed = replica.tidings(&[&["audit", "replay"][..], &trusted].concat()).await;
+    assert_eq!(String::from_utf8_lossy(&replayed.stdout).lines().count(), 1, "{replayed:?}");
+    let stranger = operator.credentials_of_a_stranger();
+    for options in [&["--nats-creds", stranger.to_str().unwrap()][..], &[]] {
+        let refused = replica.tidings(&[&["admin", "status"][..], options].concat()).await;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("authorization violation"), "{options:?}: {said}");
+    }
+    // The client makes its connection anew by the same file.
+    nats.restart().await;
+    replica.post_until_taken("again").await;
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_says_so_and_waits() {
+    let nats = Nats::start_with_password("right").await;
+    let mut replica = Replica::prepared(Spec::joining(nats.url_of("tidings", "hunter2")));
+    replica.spawn();
+    eventually("it starts without", || async { replica.log().contains("starting with what is on disk") })
+        .await;
+    let said = replica.log();
+    assert!(said.contains("NATS does not let this login in: --nats"), "{said}");
+    assert!(!said.contains("does not answer") && !said.contains("hunter2"), "{said}");
+    eventually("it answers", || async { replica.readyz().await["status"] == "unavailable" }).await;
+    assert_eq!(replica.terminate().await.code(), Some(0));
 }
 
 #[tokio::test]

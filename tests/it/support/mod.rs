@@ -13,6 +13,7 @@ pub mod link;
 pub mod log;
 pub mod memory;
 pub mod nats;
+pub mod operator;
 pub mod program;
 pub mod raw;
 pub mod projecting;

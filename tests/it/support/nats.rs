@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::operator::Operator;
 use super::tls::Identity;
 use super::{PATIENCE, Replica, eventually, nats_server, shipped, within};
 
@@ -60,6 +61,11 @@ impl Nats {
         nats.know_users();
         nats.extra = vec!["-V".to_owned()];
         Self::start_with(nats, "include users.conf\n").await
+    }
+
+    /// The same for those whose credentials this operator has made. Who is ready is seen without any.
+    pub async fn start_with_operator(operator: &Operator) -> Self {
+        Self::start_with(Self::prepared(), &operator.configuration()).await
     }
 
     /// The same over TLS: it shows a certificate, and wants to see one of this authority's.
