@@ -404,6 +404,8 @@ async fn serve_says_what_tokens_take_and_never_shows_a_secret() {
         (&["--auth", "jwt", "--auth-algorithms", "HS256"], Some(SECRET), "HS256"),
         (&["--auth", "jwt", "--allowed-origins", "example.com"], Some(SECRET), "no origin"),
         (&["--auth", "dev", "--listen", "0.0.0.0:0"], None, "loopback"),
+        // Everybody on the machine can read flags.
+        (&["--auth", "jwt", "--auth-secret", SECRET], None, "unexpected argument '--auth-secret'"),
     ] {
         let (started, text) = served(arguments, secret).await;
         assert!(!started && text.contains(why), "{arguments:?}: {text}");
