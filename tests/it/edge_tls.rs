@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use tidings::config::{Cli, Command as Does};
 use tokio_tungstenite::tungstenite::Error;
 
+use crate::support::browser::Tab;
 use crate::support::front::{HOST, VARIABLE, nginx};
 use crate::support::issuer::SECRET;
 use crate::support::raw::{PING, PONG, TEXT};
-use crate::support::{Client, Events, Http, Issuer, Nats, PATIENCE, Raw, Replica, Spec};
+use crate::support::{Browser, Client, Events, Http, Issuer, Nats, PATIENCE, Raw, Replica, Spec, eventually};
 
 /// The tests of the interface. Among them are those that count the answers and the messages that they got against what is
 /// described: every operation with every status of it, and every message.
@@ -87,6 +88,51 @@ async fn pages_of_its_own_host_may_and_others_may_not() {
             Err(other) => panic!("{origin}: {other}"),
         }
     }
+}
+
+/// As a client of the service before this one connects; what it hears is in `heard`.
+const LISTEN: &str = "window.heard = [];
+    const socket = new WebSocket(`wss://${arguments[0]}/api/creator/broadcast/ws?user_id=carl`);
+    socket.onmessage = (event) => heard.push(JSON.parse(event.data).type);
+    socket.onclose = () => heard.push('closed');";
+
+const POST: &str = "fetch(`https://${arguments[0]}/api/creator/broadcast`, {
+        method: 'POST', credentials: 'include',
+        headers: {'Content-Type': 'application/json'}, body: JSON.stringify({message: 'from a page'}),
+    }).then((answer) => heard.push(answer.status), () => heard.push('refused'));";
+
+#[tokio::test]
+async fn a_browser_connects_by_its_cookie_and_a_page_of_a_sibling_host_does_not() {
+    let nats = Nats::start().await;
+    let replica = start(&nats, nginx(), &[]).await;
+    let (own, sibling) = (replica.front().authority(HOST), replica.front().authority("sibling.example.com"));
+    let browser = Browser::start().await;
+    let page = browser.visit(&format!("https://{own}/livez")).await;
+    // A sibling is of the same site to a browser, and this cookie goes along whichever of the two asks.
+    let token = Issuer::secret(SECRET).token("carl", &["creator"]);
+    let set = "document.cookie = `session=${arguments[0]}; Domain=example.com; Path=/; Secure; SameSite=Lax`";
+    page.evaluate(set, &token).await;
+    page.evaluate(LISTEN, &own).await;
+    let heard = async |tab: &Tab<'_>, what: Value| {
+        let all = tab.evaluate("return heard", "").await;
+        all.as_array().unwrap().contains(&what)
+    };
+    eventually("it is let in", async || heard(&page, json!("active_broadcast")).await).await;
+    page.evaluate(POST, &own).await;
+    eventually("it may post", async || heard(&page, json!(201)).await).await;
+    eventually("it hears that", async || heard(&page, json!("new_broadcast")).await).await;
+
+    let elsewhere = browser.visit(&format!("https://{sibling}/livez")).await;
+    elsewhere.evaluate(LISTEN, &own).await;
+    eventually("it is not let in", async || heard(&elsewhere, json!("closed")).await).await;
+    elsewhere.evaluate(POST, &own).await;
+    eventually("it may not post", async || heard(&elsewhere, json!("refused")).await).await;
+    assert_eq!(elsewhere.evaluate("return heard", "").await, json!(["closed", "refused"]));
+    assert_eq!(replica.readyz().await["sequence"], 1, "the one post is all that was written");
+    // What refused them was the replica, whom the browser told where they are from.
+    let refused =
+        r#"tidings_http_requests_total{method="GET",route="/api/{channel}/broadcast/ws",status="403"}"#;
+    assert_eq!(replica.count(refused).await, 1);
 }
 
 #[tokio::test]

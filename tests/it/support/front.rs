@@ -78,7 +78,12 @@ impl Front {
         &self.url
     }
 
-    /// The same, for clients that come to nginx from another address of this machine.
+    /// Where clients that speak TLS find it, under a name of this host.
+    pub fn authority(&self, host: &str) -> String {
+        format!("{host}:{}", self.port)
+    }
+
+    /// The same as `url`, for clients that come to nginx from another address of this machine.
     pub fn url_from(&self, address: &str) -> String {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
