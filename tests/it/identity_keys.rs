@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::issuer::{claims, key_set};
+use crate::support::tls::Authority;
 use crate::support::{Issuer, KeyServer, Nats, Replica, Request, Spec, eventually};
 
 fn stats(replica: &Replica, token: &str) -> Request {
@@ -175,4 +176,28 @@ async fn a_replica_starts_without_the_server_of_its_keys_and_says_so_until_it_is
     assert_eq!(answer.json::<Value>().await.unwrap()["code"], "keys_away");
     server.be_away(false);
     eventually("its keys are there", || async { said(&replica, &token).await.0 == 200 }).await;
+}
+
+#[tokio::test]
+async fn over_tls_keys_come_from_a_server_that_the_system_trusts_and_from_no_other() {
+    let nats = Nats::start().await;
+    let issuer = Issuer::edwards("e");
+    let server = KeyServer::start(&key_set(&[&issuer])).await;
+    let address = server.url().trim_start_matches("http://").trim_end_matches("/keys").parse().unwrap();
+    let (trusted, stranger) = (Authority::new("trusted"), Authority::new("a stranger"));
+    let port = trusted.server("127.0.0.1").in_front_of(address).await;
+    let url = format!("https://127.0.0.1:{port}/keys");
+    let elsewhere = trusted.server("elsewhere.example").in_front_of(address).await;
+    let elsewhere = format!("https://127.0.0.1:{elsewhere}/keys");
+    for (url, authority, answer) in [
+        (&url, &trusted, is(200, "")),
+        (&url, &stranger, is(503, "keys_away")),
+        (&elsewhere, &trusted, is(503, "keys_away")),
+    ] {
+        let spec = Spec::joining(nats.url()).with(&["--auth", "jwt", "--auth-jwks-url", url]);
+        let spec = spec.with_variable("SSL_CERT_FILE", authority.certificate().to_str().unwrap());
+        let replica = Replica::start_with(spec).await;
+        assert_eq!(said(&replica, &issuer.token("ann", &["team"])).await, answer, "{}", replica.log());
+    }
+    assert_eq!(server.asked(), 1, "the others have not even asked");
 }

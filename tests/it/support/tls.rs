@@ -1,13 +1,21 @@
 //! Certificates, made anew for each test.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// Whoever signs certificates. The files live as long as this value.
 pub struct Authority {
@@ -58,6 +66,31 @@ impl Authority {
         fs::write(&identity.certificate, certificate.pem()).unwrap();
         fs::write(&identity.key, key.serialize_pem()).unwrap();
         identity
+    }
+}
+
+impl Identity {
+    /// A port at which TLS with this certificate ends, in front of a server that speaks none.
+    pub async fn in_front_of(&self, plain: SocketAddr) -> u16 {
+        let certificates = CertificateDer::pem_file_iter(&self.certificate).unwrap();
+        let certificates = certificates.collect::<Result<Vec<_>, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(certificates, key).unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // Who does not trust it ends here.
+                let Ok(mut secure) = acceptor.accept(stream).await else { continue };
+                let mut plain = TcpStream::connect(plain).await.unwrap();
+                let _ = copy_bidirectional(&mut secure, &mut plain).await;
+            }
+        });
+        port
     }
 }
 
