@@ -23,7 +23,7 @@ use std::env;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::system::uname;
 use serde_json::json;
@@ -71,7 +71,16 @@ fn bench() -> anyhow::Result<()> {
     fs::create_dir_all(file.parent().context("it is in a folder")?)?;
     fs::write(&file, format!("{json:#}\n"))?;
     println!("Every round: {}", file.display());
-    ran
+    let faults: Vec<_> = bench.table.faults().collect();
+    match &faults[..] {
+        [] => ran,
+        faults => {
+            // The first trouble is the one that everything else came of.
+            let ended = ran.err().map(|error| format!("{error:#}"));
+            let all: Vec<_> = faults.iter().map(ToString::to_string).chain(ended).collect();
+            bail!("not everybody got each broadcast once and in order:\n{}", all.join("\n"))
+        }
+    }
 }
 
 /// What it runs on.

@@ -251,6 +251,27 @@ mod of_table {
     }
 
     #[test]
+    fn what_must_be_0_and_is_not_is_a_fault() {
+        let mut table = table();
+        let mut column = table.column("one broadcast", WHO, "send loop", 9);
+        column.none("doubled", "deliveries", 0.0);
+        column.keep("heard", "pings", 1.0);
+        assert_eq!(table.faults().count(), 0);
+        table.column("one broadcast", WHO, "tidings", 9).none("doubled", "deliveries", 2.0);
+        table.column("a storm", WHO, "tidings", 1).none("refused", "clients", f64::NAN);
+        let faults: Vec<_> = table.faults().collect();
+        assert_eq!(
+            faults,
+            [
+                "one broadcast, round 9: of tidings, 2.00 deliveries doubled",
+                "a storm, round 1: of tidings, NaN clients refused",
+            ]
+        );
+        let lines = table.markdown();
+        assert!(lines.contains("| doubled, deliveries | 2.00 | 0 |"), "{lines}");
+    }
+
+    #[test]
     fn programs_get_every_round() {
         let json = table().json();
         assert_eq!((&json[0]["of"], &json[1]["of"]), (&"send loop".into(), &"tidings".into()));

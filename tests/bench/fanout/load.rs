@@ -34,6 +34,9 @@ const EVENTS: usize = 64;
 /// What did not happen by then does not happen.
 const PATIENCE: Duration = Duration::from_mins(3);
 
+/// What comes twice comes the second time soon.
+const AFTERWARDS: Duration = Duration::from_millis(100);
+
 /// The creator, among the clients.
 const CREATOR: u64 = u64::MAX;
 
@@ -90,7 +93,7 @@ pub struct Load {
     pub upgraded: usize,
     /// Clients that did not get in.
     pub refused: usize,
-    /// Clients that were in and lost their connection.
+    /// Clients that were in and lost their connection, but for those that do not read.
     pub lost: usize,
 }
 
@@ -240,6 +243,11 @@ impl Load {
         Ok(())
     }
 
+    /// Hears what is still under way, so that a broadcast which comes once more does not come too late to count.
+    pub fn overhear(&mut self) -> anyhow::Result<()> {
+        self.listen(AFTERWARDS)
+    }
+
     /// Listens for so long.
     pub fn listen(&mut self, how_long: Duration) -> anyhow::Result<()> {
         let begun = Instant::now();
@@ -360,10 +368,10 @@ impl Load {
         if let Some(socket) = client.socket.take() {
             epoll::delete(&self.epoll, socket)?;
         }
-        if matches!(std::mem::replace(&mut client.phase, Phase::Gone), Phase::Open | Phase::Deaf) {
-            self.lost += 1;
-        } else {
-            self.refused += 1;
+        match std::mem::replace(&mut client.phase, Phase::Gone) {
+            Phase::Open => self.lost += 1,
+            Phase::Connecting | Phase::Upgrading => self.refused += 1,
+            Phase::Deaf | Phase::Gone => {}
         }
         self.heard.note(format!("client {index} is gone: {why}"));
         Ok(())

@@ -21,6 +21,8 @@ struct Row {
     /// Who was measured.
     columns: Vec<&'static str>,
     lines: Vec<Line>,
+    /// Of what must not be and was, in words.
+    faults: Vec<String>,
 }
 
 /// One thing that is measured, of everybody.
@@ -51,6 +53,16 @@ impl Column<'_> {
         self.put(measure, unit, false, value);
     }
 
+    /// Keeps a value that has to be 0. What is not 0 is a fault, see [`Table::faults`].
+    pub fn none(&mut self, measure: &'static str, unit: &'static str, value: f64) {
+        self.keep(measure, unit, value);
+        if value != 0.0 {
+            let (row, round, who) = (&self.row.name, self.round, self.server);
+            let fault = format!("{row}, round {round}: of {who}, {} {unit} {measure}", short(value));
+            self.row.faults.push(fault);
+        }
+    }
+
     fn put(&mut self, measure: &'static str, unit: &'static str, compared: bool, value: f64) {
         let lines = &mut self.row.lines;
         let at =
@@ -73,7 +85,7 @@ impl Table {
     ) -> Column<'_> {
         let at = self.rows.iter().position(|known| known.name == row).unwrap_or_else(|| {
             let name = row.to_owned();
-            self.rows.push(Row { name, base, columns: Vec::new(), lines: Vec::new() });
+            self.rows.push(Row { name, base, columns: Vec::new(), lines: Vec::new(), faults: Vec::new() });
             self.rows.len() - 1
         });
         let row = &mut self.rows[at];
@@ -90,6 +102,11 @@ impl Table {
         let row = self.rows.iter().rev().find(|known| known.name.contains(row))?;
         let line = row.lines.iter().find(|line| (line.measure, line.unit) == (measure, unit))?;
         line.summary(server).map(|summary| summary.median)
+    }
+
+    /// What must not be and was: without any, the measurement holds.
+    pub fn faults(&self) -> impl Iterator<Item = &str> {
+        self.rows.iter().flat_map(|row| &row.faults).map(String::as_str)
     }
 
     /// For people, in Markdown.

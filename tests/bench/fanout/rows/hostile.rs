@@ -56,6 +56,7 @@ fn measure(bench: &mut Bench, round: u32, kind: Kind) -> anyhow::Result<()> {
     let done = flood.end()?;
     server.process.settle()?;
     calm.watch(&server, &mut load, window / 2)?;
+    load.overhear()?;
     server.process.settle()?;
     let after = server.process.anonymous()?;
 

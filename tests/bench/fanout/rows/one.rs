@@ -26,6 +26,7 @@ fn measure(bench: &mut Bench, server: &Server, round: u32, clients: usize) -> an
         tries.push(deliver(server, &mut load)?);
         server.process.settle()?;
     }
+    load.overhear()?;
 
     let row = format!("one broadcast to {clients} idle clients");
     let mut column = bench.table.column(&row, PEERS, server.name, round);

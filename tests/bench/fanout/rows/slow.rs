@@ -44,6 +44,7 @@ fn measure(
     }
     let took = begun.elapsed();
     let (cpu, _) = cost.a_delivery(&server, &load)?;
+    load.overhear()?;
     let row =
         format!("{} broadcasts to {clients} clients, a tenth of whom do not read", bench.options.broadcasts);
     let mut column = bench.table.column(&row, ("a tenth does not read", "all read"), name, round);
@@ -51,7 +52,11 @@ fn measure(
     column.compare("all broadcasts", "s", took.as_secs_f64());
     column.compare("slowest, from the post to the last client who reads", "ms", millis(slowest));
     let slow = metric(server.address, "tidings_slow_clients_total")?;
-    column.keep("let go because they do not read", "clients", slow);
-    column.keep("lost, doubled or out of order", "deliveries", counted(usize::try_from(load.heard.wrong())?));
+    match deaf {
+        0 => column.none("let go because they do not read", "clients", slow),
+        _ => column.keep("let go because they do not read", "clients", slow),
+    }
+    column.none("lost, doubled or out of order", "deliveries", counted(usize::try_from(load.heard.wrong())?));
+    column.none("refused or disconnected though they read", "clients", counted(load.refused + load.lost));
     Ok(())
 }

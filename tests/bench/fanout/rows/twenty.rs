@@ -43,6 +43,7 @@ fn measure(bench: &mut Bench, server: &Server, round: u32) -> anyhow::Result<()>
             last: millis(last.saturating_duration_since(begun)),
         });
     }
+    load.overhear()?;
 
     let row = format!("{BROADCASTS} broadcasts back to back to {clients} clients");
     let mut column = bench.table.column(&row, PEERS, server.name, round);
