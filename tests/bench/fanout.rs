@@ -8,6 +8,7 @@ mod fanout {
     pub mod flood;
     pub mod frames;
     pub mod heard;
+    pub mod identity;
     pub mod load;
     pub mod logs;
     pub mod measure;

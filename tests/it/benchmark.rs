@@ -6,6 +6,11 @@ mod capacity;
 mod frames;
 #[path = "../bench/fanout/heard.rs"]
 mod heard;
+#[path = "../bench/fanout/identity.rs"]
+mod identity;
+#[expect(dead_code, reason = "its rows use the rest")]
+#[path = "../bench/fanout/load.rs"]
+mod load;
 #[path = "../bench/fanout/statistics.rs"]
 mod statistics;
 #[path = "../bench/fanout/table.rs"]
@@ -167,6 +172,61 @@ mod of_heard {
         assert_eq!((message(0).len(), message(999_999).len()), (CHARACTERS, CHARACTERS));
         let long = long_message(7);
         assert_eq!((long.chars().count(), long.len()), (MOST_CHARACTERS, 8 + 4 * (MOST_CHARACTERS - 8)));
+    }
+}
+
+mod of_load {
+    use super::identity::{BELIEVING, Issuer, SECRET};
+    use super::load::{Load, Plan};
+    use crate::support::{Nats, Replica, Spec};
+
+    const PLAN: Plan = Plan { clients: 20, deaf: 0, at_once: 4, greeted: true, long: false };
+
+    /// A load of its own number, which has addresses of its own.
+    async fn load_of(issuer: &Issuer, number: u32) -> (Nats, Replica, Load) {
+        let nats = Nats::start().await;
+        let spec = Spec::joining(nats.url()).with(&BELIEVING).with_variable("TIDINGS_AUTH_SECRET", SECRET);
+        let replica = Replica::start_with(spec).await;
+        let address = replica.url().trim_start_matches("http://").parse().unwrap();
+        let load = Load::of(address, PLAN, number, issuer).unwrap();
+        (nats, replica, load)
+    }
+
+    // The load blocks the thread that it is on.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn clients_with_tokens_hear_each_broadcast_once_and_acknowledge_it() {
+        let (_nats, _replica, mut load) = load_of(&Issuer::new().unwrap(), 90).await;
+        load.connect().unwrap();
+        assert_eq!((load.upgraded, load.refused, load.heard.greeted), (20, 0, 20));
+        for expected in 0..3 {
+            let number = load.post().unwrap();
+            let accepted = load.accepted().unwrap();
+            assert_eq!(number, expected);
+            assert!(load.delivered(number).unwrap() >= accepted.posted);
+            for client in 0..20 {
+                load.acknowledge(client, &accepted.id).unwrap();
+            }
+            let confirmed = 20 * (usize::try_from(number).unwrap() + 1);
+            load.until("all are confirmed", |load| load.heard.confirmed >= confirmed).unwrap();
+        }
+        load.overhear().unwrap();
+        let heard = &load.heard;
+        assert_eq!((heard.deliveries, heard.wrong(), load.lost), (60, 0, 0));
+        assert_eq!((heard.confirmed, &heard.trouble), (60, &None));
+    }
+
+    // The load blocks the thread that it is on.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn clients_whose_tokens_are_of_somebody_else_are_refused() {
+        let stranger = Issuer::of("another secret: 32 bytes or more of it").unwrap();
+        let (_nats, _replica, mut load) = load_of(&stranger, 91).await;
+        load.connect().unwrap();
+        assert_eq!((load.upgraded, load.refused), (0, 20));
+        let trouble = load.heard.trouble.as_deref().unwrap();
+        assert!(trouble.contains("401") && trouble.contains("invalid_token"), "{trouble}");
+        load.post().unwrap();
+        let refused = load.accepted().unwrap_err();
+        assert!(format!("{refused:#}").contains("a broadcast was not accepted"), "{refused:#}");
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_
 use rustix::process::nice;
 
 use super::measure::own_cpu;
-use kinds::{Kind, Pace};
+use kinds::{Kind, Pace, Tokens};
 
 /// The kernel refuses nobody a connection on loopback for longer, unless the server's queue is full.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
@@ -68,8 +68,10 @@ impl Flood {
         let (goes_on, ends) = sync_channel(0);
         let (ready, is_ready) = sync_channel(1);
         let says = kind.says(broadcast);
+        let tokens = Tokens::new()?;
         let slots = (0..pace.connections).map(|_| None).collect();
-        let mut crowd = Crowd { kind, pace, server, from, says, slots, made: 0, done: Done::default() };
+        let mut crowd =
+            Crowd { kind, pace, server, from, says, tokens, slots, made: 0, done: Done::default() };
         let thread = std::thread::Builder::new().name("flood".to_owned()).spawn(move || {
             nice(LEAST_URGENT).context("being least urgent")?;
             if !kind.leaves() {
@@ -101,6 +103,7 @@ struct Crowd {
     server: SocketAddrV4,
     from: Ipv4Addr,
     says: Vec<u8>,
+    tokens: Tokens,
     slots: Vec<Option<TcpStream>>,
     /// Connections so far, which is the number of the next.
     made: u64,
@@ -147,7 +150,7 @@ impl Crowd {
                 Err(_) => return self.done.failed += 1,
             }
             self.done.opened += 1;
-            let opening = self.kind.opening(self.made);
+            let opening = self.kind.opening(self.made, &self.tokens);
             self.made += 1;
             self.say(slot, &opening);
         }

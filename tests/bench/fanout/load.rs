@@ -1,5 +1,7 @@
 //! The load: as many clients as wanted and one creator, on one thread over epoll, at a low cost of its own.
 
+// By its path, since the tests of the benchmark take this file from where they are.
+#[path = "load/creator.rs"]
 mod creator;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,6 +19,7 @@ use rustix::net::{
 
 use super::frames::{PONG, TEXT, find, frame_at, of_client};
 use super::heard::{Heard, Reaction, long_message, message};
+use super::identity::Issuer;
 pub use creator::Accepted;
 use creator::Creator;
 
@@ -79,6 +82,8 @@ pub struct Load {
     epoll: OwnedFd,
     server: SocketAddrV4,
     plan: Plan,
+    /// A client's by its number; made before anybody connects.
+    tokens: Vec<String>,
     clients: Vec<Client>,
     creator: Creator,
     accepted: Option<Accepted>,
@@ -98,15 +103,16 @@ pub struct Load {
 }
 
 impl Load {
-    /// Nobody connects yet. The so many-th load of this process has addresses of its own.
-    pub fn of(server: SocketAddrV4, plan: Plan, number: u32) -> anyhow::Result<Self> {
+    /// Nobody connects yet, and everybody has a token of this issuer. The so many-th load of this process has addresses of its own.
+    pub fn of(server: SocketAddrV4, plan: Plan, number: u32, issuer: &Issuer) -> anyhow::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         Ok(Self {
             epoll,
             server,
             plan,
+            tokens: issuer.tokens("user", plan.clients)?,
             clients: Vec::with_capacity(plan.clients),
-            creator: Creator::of(server),
+            creator: Creator::of(server, issuer.token("bench", "creator")?),
             accepted: None,
             events: Vec::with_capacity(EVENTS),
             buffer: vec![0; 64 * 1024],
@@ -269,7 +275,8 @@ impl Load {
         for event in &events {
             match event.data.u64() {
                 CREATOR => {
-                    if let Some(accepted) = self.creator.read()? {
+                    let first = || format!("the first trouble of clients: {:?}", self.heard.trouble);
+                    if let Some(accepted) = self.creator.read().with_context(first)? {
                         self.accepted = Some(accepted);
                     }
                 }
@@ -318,8 +325,9 @@ impl Load {
         }
         let request = format!(
             "GET /api/creator/broadcast/ws?user_id=user-{index}&role=user HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\n\
-             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            self.server
+             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Authorization: Bearer {}\r\n\r\n",
+            self.server, self.tokens[index]
         );
         match send(socket, request.as_bytes(), SendFlags::NOSIGNAL) {
             Ok(sent) => ensure!(sent == request.len(), "a handshake fits into a socket's buffer"),

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::cores::Cores;
+use super::identity::{BELIEVING, SECRET};
 
 const TIDINGS: &str = env!("CARGO_BIN_EXE_tidings");
 
@@ -171,6 +172,9 @@ impl Replica {
         let _ = fs::remove_file(data.join("http.url"));
         let mut command = Running::command(TIDINGS, &log)?;
         command.args(["serve", "--listen", "127.0.0.1:0", "--nats", &nats.url]).arg("--data-dir").arg(&data);
+        let secret = self.folder.path().join("secret");
+        fs::write(&secret, SECRET)?;
+        command.args(BELIEVING).arg("--auth-secret-file").arg(secret);
         let begun = Instant::now();
         let mut running = Running(spawn(command.args(arguments).env("TIDINGS_LOG", "warn"))?);
         self.address = until("the replica is ready", || {

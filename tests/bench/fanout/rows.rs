@@ -13,6 +13,7 @@ use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use super::cores::Cores;
+use super::identity::Issuer;
 use super::load::{Load, Plan};
 use super::measure::{CpuTime, Measured, own_cpu};
 use super::options::Options;
@@ -123,7 +124,7 @@ impl Bench {
 
     fn load_as(&mut self, server: &Server, plan: Plan) -> anyhow::Result<Load> {
         self.loads += 1;
-        Load::of(server.address, plan, self.loads)
+        Load::of(server.address, plan, self.loads, &Issuer::new()?)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::frames::{PING, TEXT, of_client};
+use super::super::identity::Issuer;
 
 /// A client's frame that begins a message and does not end it.
 const FIRST_PIECE: u8 = TEXT;
@@ -17,6 +18,28 @@ const MESSAGES: usize = 50;
 const PIECES: usize = 2_000;
 /// Bytes of garbage in one go.
 const GARBAGE: usize = 3_000;
+
+/// Users of a flood: as many as it has connections at most, so that the bound on those of one user stops nobody.
+const USERS: usize = 2_000;
+
+/// The tokens of those who misbehave, who are somebody all the same.
+pub struct Tokens {
+    users: Vec<String>,
+    creator: String,
+}
+
+impl Tokens {
+    /// All that a flood needs, made before it begins.
+    pub fn new() -> anyhow::Result<Self> {
+        let issuer = Issuer::new()?;
+        Ok(Self { users: issuer.tokens("flood", USERS)?, creator: issuer.token("flood", "creator")? })
+    }
+
+    fn of(&self, number: u64) -> (usize, &str) {
+        let user = usize::try_from(number).unwrap_or_default() % self.users.len();
+        (user, &self.users[user])
+    }
+}
 
 /// How somebody misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,12 +134,18 @@ impl Kind {
     }
 
     /// What the so many-th connection says first.
-    pub fn opening(self, number: u64) -> Vec<u8> {
+    pub fn opening(self, number: u64, tokens: &Tokens) -> Vec<u8> {
+        let handshake = || handshake(tokens.of(number));
         match self {
-            Self::HalfOpenHeads => b"POST /api/creator/broadcast HTTP/1.1\r\nHost: localhost\r\nX-Slow: ".to_vec(),
-            Self::SlowBodies => b"POST /api/creator/broadcast HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-                Content-Length: 1000\r\n\r\n{"
-                .to_vec(),
+            Self::HalfOpenHeads => {
+                b"POST /api/creator/broadcast HTTP/1.1\r\nHost: localhost\r\nX-Slow: ".to_vec()
+            }
+            Self::SlowBodies => format!(
+                "POST /api/creator/broadcast HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+                 Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{",
+                tokens.creator
+            )
+            .into_bytes(),
             Self::ComeAndGo => Vec::new(),
             Self::Garbage if number.is_multiple_of(2) => Vec::new(),
             Self::Unfinished => {
@@ -127,9 +156,9 @@ impl Kind {
                     1 => whole[..9].to_vec(),
                     _ => piece(FIRST_PIECE, b"more to come"),
                 };
-                [handshake(number), begun].concat()
+                [handshake(), begun].concat()
             }
-            _ => handshake(number),
+            _ => handshake(),
         }
     }
 
@@ -156,10 +185,11 @@ fn piece(kind: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn handshake(number: u64) -> Vec<u8> {
+fn handshake((user, token): (usize, &str)) -> Vec<u8> {
     format!(
-        "GET /api/creator/broadcast/ws?user_id=flood-{number}&role=user HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
-         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        "GET /api/creator/broadcast/ws?user_id=flood-{user}&role=user HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Authorization: Bearer {token}\r\n\r\n"
     )
     .into_bytes()
 }

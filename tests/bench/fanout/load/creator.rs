@@ -28,14 +28,15 @@ pub struct Accepted {
 pub struct Creator {
     socket: Option<OwnedFd>,
     server: SocketAddrV4,
+    token: String,
     posted: Instant,
     received: Vec<u8>,
 }
 
 impl Creator {
     /// One that has not connected yet.
-    pub(super) fn of(server: SocketAddrV4) -> Self {
-        Self { socket: None, server, posted: Instant::now(), received: Vec::new() }
+    pub(super) fn of(server: SocketAddrV4, token: String) -> Self {
+        Self { socket: None, server, token, posted: Instant::now(), received: Vec::new() }
     }
 
     /// Its connection; the first time it connects, and waits for that, and is watched from then on.
@@ -62,9 +63,10 @@ impl Creator {
     ) -> anyhow::Result<()> {
         let body = json!({"message": message, "type": "info"}).to_string();
         let request = format!(
-            "POST /api/creator/broadcast HTTP/1.1\r\nHost: {}\r\nX-User-Id: bench\r\nX-User-Role: creator\r\n\
+            "POST /api/creator/broadcast HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.server,
+            self.token,
             body.len()
         );
         let socket = self.connected(epoll, data)?;
