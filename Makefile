@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test faults sim bench bench-audit bench-micro check lint doc contracts nats
+.PHONY: help run test faults sim bench bench-peers bench-audit bench-micro check lint doc contracts nats
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ sim: ## Simulate replicas in virtual time under seeded trouble (SEEDS=, SEED=)
 # What may be chosen besides is in tests/bench/README.md. On a machine that does nothing else, and has two cores.
 bench: ## Measure a replica under load, beside the least that a server could do (ROUNDS=, CLIENTS=, ONLY=)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
+	cargo bench --locked --bench fanout
+
+# Fetches Bun and FastAPI into .tools/, and Redis as Debian's package: tests/bench/peers/install.sh.
+bench-peers: ## The same beside Bun and FastAPI + Redis too, which it installs (ROUNDS=, CLIENTS=, ONLY=)
+	@NATS_SERVER=$$(nats/install.sh); PEERS=$$(tests/bench/peers/install.sh); export NATS_SERVER PEERS; \
 	cargo bench --locked --bench fanout
 
 bench-audit: ## Measure how long a long log takes to verify (EVENTS=)

@@ -30,6 +30,15 @@ impl Cores {
         spawn(command, self.apart.map_or(self.all, |(server, _)| only(server)))
     }
 
+    /// Does something with the thread that calls on all cores, and puts it back.
+    pub fn unpinned<T>(&self, act: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let own = sched_getaffinity(None)?;
+        sched_setaffinity(None, &self.all)?;
+        let done = act();
+        sched_setaffinity(None, &own)?;
+        done
+    }
+
     /// Starts what may run anywhere.
     pub fn spawn_anywhere(&self, command: &mut Command) -> anyhow::Result<Child> {
         spawn(command, self.all)
@@ -51,7 +60,7 @@ impl std::fmt::Display for Cores {
             Some((server, load)) => write!(
                 f,
                 "the server is pinned to core {server}, the load to core {load}; nats-server may run on all {}, and so may what \
-                 only reads a log",
+                 only reads a log, and everybody in the row `shards`",
                 self.all.count()
             ),
             None => write!(f, "nothing is pinned; there are {} cores", self.all.count()),

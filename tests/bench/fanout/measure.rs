@@ -9,7 +9,7 @@ use procfs::process::Process;
 use rustix::time::{ClockId, clock_gettime};
 
 /// How fine the processor time is, for the table.
-pub const RESOLUTION: &str = "CPU is user + system time of the server's process alone, the sum over its threads in \
+pub const RESOLUTION: &str = "CPU is user + system time of the server's processes alone, the sum over their threads in \
     /proc/<pid>/task/*/schedstat: in nanoseconds, exact while a thread sleeps, so it is read when all of them do";
 
 /// A process has to rest for this long, with less than a fiftieth of a core, to count as settled.
@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Of the kernel's clock ticks, on every Linux that there is.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A process whose cost is measured.
-pub struct Measured(Process);
+/// A server whose cost is measured: one process, or several together.
+pub struct Measured(Vec<Process>);
 
 /// The processor time that a process has had so far.
 pub struct CpuTime {
@@ -44,37 +44,61 @@ pub struct Memory {
 impl Measured {
     /// The one with this id.
     pub fn new(pid: u32) -> anyhow::Result<Self> {
-        let process =
-            i32::try_from(pid).ok().map(Process::new).context("a process id is a positive number")?;
-        Ok(Self(process.context("looking at a process that was started a moment ago")?))
+        Self::together([pid])
+    }
+
+    /// The ones with these ids.
+    pub fn together(pids: impl IntoIterator<Item = u32>) -> anyhow::Result<Self> {
+        let process = |pid| {
+            let process =
+                i32::try_from(pid).ok().map(Process::new).context("a process id is a positive number")?;
+            process.context("looking at a process that was started a moment ago")
+        };
+        Ok(Self(pids.into_iter().map(process).collect::<anyhow::Result<_>>()?))
     }
 
     /// What it has had by now.
     pub fn cpu(&self) -> anyhow::Result<CpuTime> {
-        let mut by_thread = BTreeMap::new();
-        for thread in self.0.tasks()? {
-            // One that ends meanwhile has nothing to tell.
-            if let Ok(thread) = thread
-                && let Ok(scheduled) = thread.schedstat()
-            {
-                by_thread.insert(thread.tid, scheduled.sum_exec_runtime);
+        let (mut by_thread, mut ticks) = (BTreeMap::new(), 0);
+        for process in &self.0 {
+            for thread in process.tasks()? {
+                // One that ends meanwhile has nothing to tell.
+                if let Ok(thread) = thread
+                    && let Ok(scheduled) = thread.schedstat()
+                {
+                    by_thread.insert(thread.tid, scheduled.sum_exec_runtime);
+                }
             }
+            let stat = process.stat()?;
+            ticks += stat.utime + stat.stime;
         }
-        let stat = self.0.stat()?;
-        Ok(CpuTime { by_thread, ticks: stat.utime + stat.stime })
+        Ok(CpuTime { by_thread, ticks })
     }
 
     /// The same, once none of its threads runs or waits for a core.
     pub fn cpu_at_rest(&self) -> anyhow::Result<CpuTime> {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
-            let threads = self.0.tasks()?.filter_map(|thread| thread.ok()?.stat().ok());
-            if threads.filter(|stat| stat.state == 'R').count() == 0 {
+            if !self.is_running()? {
                 return self.cpu();
             }
             sleep(Duration::from_micros(200));
         }
-        bail!("process {} never rests", self.0.pid())
+        bail!("a server never rests: {:?}", self.pids())
+    }
+
+    fn is_running(&self) -> anyhow::Result<bool> {
+        for process in &self.0 {
+            let mut threads = process.tasks()?.filter_map(|thread| thread.ok()?.stat().ok());
+            if threads.any(|stat| stat.state == 'R') {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn pids(&self) -> Vec<i32> {
+        self.0.iter().map(Process::pid).collect()
     }
 
     /// Waits until it does nearly nothing.
@@ -87,26 +111,42 @@ impl Measured {
                 return Ok(());
             }
         }
-        bail!("process {} does not settle", self.0.pid())
+        bail!("a server does not settle: {:?}", self.pids())
     }
 
     /// What it takes now.
     pub fn memory(&self) -> anyhow::Result<Memory> {
-        let maps = self.0.smaps_rollup()?.memory_map_rollup;
-        let proportional = maps.into_iter().find_map(|map| map.extension.map.get("Pss").copied());
-        Ok(Memory {
-            anonymous: self.anonymous()?,
-            proportional: proportional.context("the kernel tells Pss")?,
-        })
+        let mut proportional = 0;
+        for process in &self.0 {
+            let maps = process.smaps_rollup()?.memory_map_rollup;
+            let pss = maps.into_iter().find_map(|map| map.extension.map.get("Pss").copied());
+            proportional += pss.context("the kernel tells Pss")?;
+        }
+        Ok(Memory { anonymous: self.anonymous()?, proportional })
     }
 
     /// Bytes of its own that no file is behind: the part of its memory that costs little to ask for.
     pub fn anonymous(&self) -> anyhow::Result<u64> {
-        Ok(self.0.status()?.rssanon.context("the kernel tells RssAnon")? * 1024)
+        let mut anonymous = 0;
+        for process in &self.0 {
+            anonymous += process.status()?.rssanon.context("the kernel tells RssAnon")? * 1024;
+        }
+        Ok(anonymous)
     }
 }
 
 impl CpuTime {
+    /// What was added since then to each thread that is there now, the busiest first.
+    pub fn of_threads_since(&self, earlier: &Self) -> Vec<Duration> {
+        let added = |(thread, now): (&i32, &u64)| {
+            let before = earlier.by_thread.get(thread).copied().unwrap_or_default();
+            Duration::from_nanos(now.saturating_sub(before))
+        };
+        let mut threads: Vec<_> = self.by_thread.iter().map(added).collect();
+        threads.sort_unstable_by(|one, other| other.cmp(one));
+        threads
+    }
+
     /// What was added since then. Should a thread have ended, which takes its nanoseconds along, the ticks tell at least as
     /// much.
     pub fn since(&self, earlier: &Self) -> Duration {

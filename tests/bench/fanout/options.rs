@@ -1,6 +1,7 @@
 //! What may be chosen, by variables of the environment, so that `make bench ROUNDS=3 CLIENTS=1000` is a quick look.
 
 use std::env;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct Options {
     pub broadcasts: u32,
     /// `WINDOW`: how long each flood is watched, and the calm around it.
     pub window: Duration,
+    /// `PEERS`: the folder of the servers that are no Rust; `make bench-peers` names it, and without it they are not measured.
+    pub peers: Option<PathBuf>,
     /// `PIN=0` leaves it to the kernel where the server and the load run.
     pub pin: bool,
 }
@@ -40,6 +43,7 @@ impl Options {
             watched: Duration::from_secs(number("SECONDS", 60)?),
             broadcasts: number("BROADCASTS", 400)?,
             window: Duration::from_secs(number("WINDOW", 5)?),
+            peers: env::var_os("PEERS").filter(|folder| !folder.is_empty()).map(PathBuf::from),
             pin: number("PIN", 1)? != 0,
         })
     }

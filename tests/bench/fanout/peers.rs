@@ -1,19 +1,23 @@
-//! What a replica is compared with: servers of this benchmark itself, processes of its own binary.
+//! What a replica is compared with: servers of this benchmark itself, processes of its own binary or, if they are no Rust, of
+//! programs that `make bench-peers` installs.
 //!
 //! They take connections and broadcasts at the same addresses as a replica and send the same bytes, but have no log, no users and
 //! no bounds. Another one is another variant of [`Peer`] and a file beside these.
 
 mod axum_plain;
+mod installed;
 mod send_loop;
 
 use std::env;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, SocketAddrV4};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::cores::Cores;
 use super::replica::Running;
@@ -30,11 +34,40 @@ pub enum Peer {
     AxumDefaults,
     /// The same with 4 KiB.
     AxumSmall,
+    /// Bun's own WebSocket server, with uWebSockets inside.
+    Bun,
+    /// What Tidings replaces: `FastAPI` with its WebSockets, and Redis between its processes, of which there is one.
+    FastApiRedis,
+}
+
+/// A peer that was started. It ends with this value.
+pub struct Started {
+    running: Vec<Running>,
+    /// Where it listens.
+    pub address: SocketAddrV4,
+    /// What it writes.
+    _folder: Option<TempDir>,
+}
+
+impl Started {
+    /// The ids of its processes.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.running.iter().map(Running::pid)
+    }
 }
 
 impl Peer {
-    /// All, in the order of the table.
-    pub const ALL: [Self; 3] = [Self::SendLoop, Self::AxumDefaults, Self::AxumSmall];
+    /// Those that are this binary.
+    const OWN: [Self; 3] = [Self::SendLoop, Self::AxumDefaults, Self::AxumSmall];
+
+    /// Those that have to be installed.
+    const INSTALLED: [Self; 2] = [Self::Bun, Self::FastApiRedis];
+
+    /// All that are there.
+    pub fn all(installed: bool) -> impl Iterator<Item = Self> {
+        let others = if installed { &Self::INSTALLED[..] } else { &[] };
+        Self::OWN.into_iter().chain(others.iter().copied())
+    }
 
     /// What the table calls it.
     pub const fn name(self) -> &'static str {
@@ -42,11 +75,30 @@ impl Peer {
             Self::SendLoop => "send loop",
             Self::AxumDefaults => "axum, defaults",
             Self::AxumSmall => "axum, 4 KiB",
+            Self::Bun => "Bun",
+            Self::FastApiRedis => "FastAPI + Redis",
         }
     }
 
-    /// Starts it on the server's core.
-    pub fn start(self, cores: &Cores) -> anyhow::Result<(Running, SocketAddrV4)> {
+    /// How many clients it is given at most: more of them take minutes to connect to the slow.
+    pub const fn most_clients(self) -> usize {
+        match self {
+            Self::FastApiRedis => 2_000,
+            Self::SendLoop | Self::AxumDefaults | Self::AxumSmall | Self::Bun => usize::MAX,
+        }
+    }
+
+    /// Starts it on the server's core; one that has to be installed from the folder where it is.
+    pub fn start(self, cores: &Cores, installed: Option<&Path>) -> anyhow::Result<Started> {
+        let folder = || installed.context("PEERS names the folder; `make bench-peers` sets it");
+        match self {
+            Self::SendLoop | Self::AxumDefaults | Self::AxumSmall => self.start_own(cores),
+            Self::Bun => installed::bun(folder()?, cores),
+            Self::FastApiRedis => installed::fastapi_redis(folder()?, cores),
+        }
+    }
+
+    fn start_own(self, cores: &Cores) -> anyhow::Result<Started> {
         let mut command = Command::new(env::current_exe()?);
         command.args([BECOME, self.name()]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = cores.spawn_server(&mut command)?;
@@ -54,19 +106,19 @@ impl Peer {
         let running = Running::of(child);
         let mut address = String::new();
         BufReader::new(said).read_line(&mut address)?;
-        Ok((
-            running,
-            address.trim().parse().with_context(|| format!("{} says where it listens", self.name()))?,
-        ))
+        let address =
+            address.trim().parse().with_context(|| format!("{} says where it listens", self.name()))?;
+        Ok(Started { running: vec![running], address, _folder: None })
     }
 
     /// Is this server until it is killed, or its parent dies.
     pub fn run(name: &str) -> anyhow::Result<()> {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        match Self::ALL.into_iter().find(|peer| peer.name() == name).context("a peer has a name")? {
+        match Self::OWN.into_iter().find(|peer| peer.name() == name).context("it is none of this binary")? {
             Self::SendLoop => send_loop::run(),
             Self::AxumDefaults => axum_plain::run(None),
             Self::AxumSmall => axum_plain::run(Some(4 * 1024)),
+            Self::Bun | Self::FastApiRedis => bail!("{name} is a program of its own"),
         }
     }
 }

@@ -28,7 +28,7 @@ pub struct Running(Child);
 
 impl Running {
     /// By the binary's command for children, which die with their parent.
-    fn command(program: impl AsRef<OsStr>, log: &Path) -> anyhow::Result<Command> {
+    pub fn command(program: impl AsRef<OsStr>, log: &Path) -> anyhow::Result<Command> {
         let log = fs::File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(TIDINGS);
         command.arg("nats-child").arg(program).arg("--");
@@ -54,7 +54,8 @@ impl Running {
         Ok(())
     }
 
-    fn has_ended(&mut self) -> bool {
+    /// Whether it is over.
+    pub fn has_ended(&mut self) -> bool {
         !matches!(self.0.try_wait(), Ok(None))
     }
 }
@@ -67,7 +68,7 @@ impl Drop for Running {
 }
 
 /// A folder on the disk of the build, which is a disk even where `/tmp` is none.
-fn folder() -> anyhow::Result<TempDir> {
+pub fn folder() -> anyhow::Result<TempDir> {
     Ok(tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?)
 }
 
@@ -224,7 +225,8 @@ fn get(address: SocketAddrV4, path: &str) -> anyhow::Result<String> {
     Ok(answer)
 }
 
-fn until<T>(what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+/// Looks until there is something, for as long as a start may take.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         if let Some(found) = look()? {

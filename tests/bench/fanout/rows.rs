@@ -6,6 +6,7 @@ mod hostile;
 mod slow;
 mod one;
 mod rebuild;
+mod shards;
 mod storm;
 mod twenty;
 
@@ -17,8 +18,8 @@ use super::identity::Issuer;
 use super::load::{Load, Plan};
 use super::measure::{CpuTime, Measured, own_cpu};
 use super::options::Options;
-use super::peers::Peer;
-use super::replica::{Nats, Replica, Running};
+use super::peers::{Peer, Started};
+use super::replica::{Nats, Replica};
 use super::statistics::{Summary, counted};
 use super::table::{Column, Table};
 
@@ -53,7 +54,7 @@ pub struct Bench {
 type Round = fn(&mut Bench, u32) -> anyhow::Result<()>;
 
 /// Every row, with its name for `ONLY`.
-const ROWS: [(&str, Round); 8] = [
+const ROWS: [(&str, Round); 9] = [
     ("one", one::round),
     ("twenty", twenty::round),
     ("storm", storm::round),
@@ -62,6 +63,7 @@ const ROWS: [(&str, Round); 8] = [
     ("heartbeat", heartbeat::round),
     ("slow", slow::round),
     ("hostile", hostile::round),
+    ("shards", shards::round),
 ];
 
 impl Bench {
@@ -89,13 +91,15 @@ impl Bench {
         let nats = Nats::start(&self.cores)?;
         let replica = Replica::start(&nats, &self.cores, arguments)?;
         let (address, process) = (replica.address, Measured::new(replica.pid()?)?);
-        Ok(Server { name: TIDINGS, address, process, greets: true, running: Kept::Replica(replica, nats) })
+        let running = Kept::Replica(replica, nats);
+        Ok(Server { name: TIDINGS, address, process, greets: true, most: usize::MAX, running })
     }
 
     fn peer(&self, peer: Peer) -> anyhow::Result<Server> {
-        let (running, address) = peer.start(&self.cores)?;
-        let process = Measured::new(running.pid())?;
-        Ok(Server { name: peer.name(), address, process, greets: false, running: Kept::Peer(running) })
+        let started = peer.start(&self.cores, self.options.peers.as_deref())?;
+        let (address, process) = (started.address, Measured::together(started.pids())?);
+        let (most, running) = (peer.most_clients(), Kept::Peer(started));
+        Ok(Server { name: peer.name(), address, process, greets: false, most, running })
     }
 
     /// A replica and everybody that it is compared with, one after the other, each time another one first.
@@ -104,7 +108,8 @@ impl Bench {
         round: u32,
         mut measure: impl FnMut(&mut Self, &Server) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut servers = [None].into_iter().chain(Peer::ALL.map(Some)).collect::<Vec<_>>();
+        let peers = Peer::all(self.options.peers.is_some()).map(Some);
+        let mut servers = [None].into_iter().chain(peers).collect::<Vec<_>>();
         let first = usize::try_from(round)? % servers.len();
         servers.rotate_left(first);
         for server in servers {
@@ -135,13 +140,15 @@ struct Server {
     process: Measured,
     /// Whether it tells a client the state on connect.
     greets: bool,
+    /// How many clients it is given at most.
+    most: usize,
     running: Kept,
 }
 
 #[expect(dead_code, reason = "the processes live as long as this")]
 enum Kept {
     Replica(Replica, Nats),
-    Peer(Running),
+    Peer(Started),
 }
 
 /// What broadcasts cost, however many.

@@ -13,7 +13,8 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(bench: &mut Bench, server: &Server, round: u32, clients: usize) -> anyhow::Result<()> {
+fn measure(bench: &mut Bench, server: &Server, round: u32, wanted: usize) -> anyhow::Result<()> {
+    let clients = wanted.min(server.most);
     server.process.settle()?;
     let (empty, cpu_before) = (server.process.memory()?, server.process.cpu_at_rest()?);
     let mut load = bench.load(server, clients)?;
@@ -28,8 +29,9 @@ fn measure(bench: &mut Bench, server: &Server, round: u32, clients: usize) -> an
     }
     load.overhear()?;
 
-    let row = format!("one broadcast to {clients} idle clients");
+    let row = format!("one broadcast to {wanted} idle clients");
     let mut column = bench.table.column(&row, PEERS, server.name, round);
+    column.keep("clients, fewer of who is slow", "", counted(clients));
     column.compare("CPU a delivery", "µs", middle(&tries, |tried| tried.cpu.0));
     column.compare("the answer to the last client", "ms", middle(&tries, |tried| tried.from_answer));
     column.compare("the post to the last client", "ms", middle(&tries, |tried| tried.from_post));

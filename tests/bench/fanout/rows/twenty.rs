@@ -20,7 +20,8 @@ struct Burst {
 }
 
 fn measure(bench: &mut Bench, server: &Server, round: u32) -> anyhow::Result<()> {
-    let clients = bench.options.at_most(CLIENTS);
+    let wanted = bench.options.at_most(CLIENTS);
+    let clients = wanted.min(server.most);
     let mut load = bench.load(server, clients)?;
     load.connect()?;
     let (mut alone, mut bursts) = (Vec::new(), Vec::new());
@@ -45,8 +46,9 @@ fn measure(bench: &mut Bench, server: &Server, round: u32) -> anyhow::Result<()>
     }
     load.overhear()?;
 
-    let row = format!("{BROADCASTS} broadcasts back to back to {clients} clients");
+    let row = format!("{BROADCASTS} broadcasts back to back to {wanted} clients");
     let mut column = bench.table.column(&row, PEERS, server.name, round);
+    column.keep("clients, fewer of who is slow", "", counted(clients));
     column.compare("CPU a delivery", "µs", middle(&bursts, |burst| burst.cpu));
     column.compare("CPU a delivery, one alone", "µs", middle(&alone, |alone| alone.cpu.0));
     column.compare(
