@@ -47,6 +47,10 @@ pub enum Action {
     Close(Close),
 }
 
+/// Broadcasts that a connection acknowledged itself, the last ones: their notices are for the user's other connections.
+#[derive(Debug, Default)]
+struct OwnAcks(VecDeque<BroadcastId>);
+
 /// The state of one connection.
 #[derive(Debug)]
 pub struct Session {
@@ -54,8 +58,7 @@ pub struct Session {
     pinged: Moment,
     /// Of the messages that may come at once, thousandths that are used up.
     used: u32,
-    /// Broadcasts that this connection acknowledged itself: their notices are for the user's other connections.
-    own_acks: Option<Box<VecDeque<BroadcastId>>>,
+    own_acks: Option<Box<OwnAcks>>,
     in_flight: u8,
     life: Lifetime,
     refreshing: bool,
@@ -125,7 +128,7 @@ impl Session {
     pub fn acknowledged(&mut self, id: BroadcastId, confirmed: bool) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if !confirmed && let Some(own) = &mut self.own_acks {
-            own.retain(|known| *known != id);
+            own.0.retain(|known| *known != id);
         }
     }
 
@@ -153,7 +156,7 @@ impl Session {
 
     /// Whether this connection should be told that the user acknowledged: not when it did so itself.
     pub fn wants_notice(&self, broadcast: BroadcastId) -> bool {
-        self.own_acks.as_ref().is_none_or(|own| !own.contains(&broadcast))
+        self.own_acks.as_ref().is_none_or(|own| !own.0.contains(&broadcast))
     }
 
     /// When [`Session::tick`] has something to do.
@@ -183,7 +186,7 @@ impl Session {
     }
 
     fn remember(&mut self, id: BroadcastId) {
-        let own = self.own_acks.get_or_insert_default();
+        let OwnAcks(own) = &mut **self.own_acks.get_or_insert_default();
         if own.len() == ACKS_IN_FLIGHT {
             own.pop_front();
         }

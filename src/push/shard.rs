@@ -170,7 +170,7 @@ impl Shard {
                     self.detach(&who.channel, unclaimed.id);
                 }
             }
-            Request::Adopt(who, upgraded) => self.adopt(who, upgraded, inbox),
+            Request::Adopt(who, upgraded) => self.adopt(&who, upgraded, inbox),
             Request::Detach(channel, id) => self.detach(&channel, id),
             Request::SendActive(channel, id) => {
                 if let Some(floor) = floor_of(&mut self.floors, &channel) {

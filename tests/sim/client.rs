@@ -10,6 +10,7 @@ use tidings::domain::{BroadcastId, Channel, UserId};
 use tidings::push::client::Limits;
 use tidings::push::frame::Received;
 use tidings::push::hub::{Attached, Connecting, Outgoing};
+use tidings::push::moment::Stopwatch;
 use tidings::push::session::{self, Action, Session};
 use tidings::push::wire::{Frame, Place, ServerMessage};
 use tidings::submit::{Acknowledged, SubmitError};
@@ -104,6 +105,7 @@ async fn visit(
         attached = replica.hub.attach(who) => attached.ok()?,
     };
     let id = attached.id;
+    let watch = Stopwatch::start();
     let mut connection = Connection {
         visit: Visit {
             user: user.clone(),
@@ -116,7 +118,8 @@ async fn visit(
             end: End::Left,
             modes: replica.spec.mode_log.clone(),
         },
-        session: Session::new(LIMITS.session, None),
+        session: Session::new(watch.now(), None),
+        watch,
         acks: FuturesUnordered::new(),
         replica: replica.clone(),
         id,
@@ -132,6 +135,7 @@ type Confirmed = (BroadcastId, Result<Acknowledged, SubmitError>);
 struct Connection {
     visit: Visit,
     session: Session,
+    watch: Stopwatch,
     acks: FuturesUnordered<BoxFuture<'static, Confirmed>>,
     replica: Arc<Replica>,
     id: u64,
@@ -144,7 +148,7 @@ impl Connection {
         let mut acts = Instant::now() + dice.ms(1..2_000);
         let replica = self.replica.clone();
         loop {
-            let due = self.visit.began + self.session.deadline();
+            let due = self.watch.instant(self.session.deadline(&LIMITS.session));
             tokio::select! {
                 biased;
                 () = replica.died() => return End::Died,
@@ -163,13 +167,17 @@ impl Connection {
                     acts += dice.ms(100..3_000);
                     self.speak(world, dice).await;
                 }
-                () = sleep_until(due) => match self.session.tick(self.visit.began.elapsed()) {
+                () = sleep_until(due) => match self.session.tick(self.watch.now(), &LIMITS.session) {
                     Some(Action::Close(why)) => return End::Closed(why.code()),
                     // It hears the ping and answers.
-                    _ => drop(self.session.hear(self.visit.began.elapsed(), Received::Text("pong"))),
+                    _ => drop(self.say("pong")),
                 },
             }
         }
+    }
+
+    fn say(&mut self, text: &str) -> Option<Action> {
+        self.session.hear(self.watch.now(), Received::Text(text), &LIMITS.session)
     }
 
     /// Says one thing: that it has seen what it was shown last, or that it wants to see what is active.
@@ -181,7 +189,7 @@ impl Connection {
             }
             _ => json!({"type": "get_active_broadcast"}).to_string(),
         };
-        match self.session.hear(self.visit.began.elapsed(), Received::Text(&text)) {
+        match self.say(&text) {
             Some(Action::Acknowledge(id)) => {
                 let (acks, channel) = (self.replica.acks.clone(), self.visit.channel.clone());
                 let user = self.visit.user.clone();

@@ -89,7 +89,7 @@ impl Shard {
     }
 
     /// Takes a WebSocket over after its handshake.
-    pub(super) fn adopt(&mut self, who: Connecting, upgraded: Upgraded, inbox: &mpsc::WeakSender<Request>) {
+    pub(super) fn adopt(&mut self, who: &Connecting, upgraded: Upgraded, inbox: &mpsc::WeakSender<Request>) {
         let Upgraded { stream, read, lasts, errands, places } = upgraded;
         let now = self.means.watch.now();
         let mut client = Client::new(Socket::new(stream), now, lasts, errands, places);
