@@ -163,9 +163,7 @@ pub fn decide(
             }))
         }
         Command::Acknowledge { channel, broadcast, user } => {
-            let known = view.broadcast(*broadcast).filter(|known| known.channel == *channel);
-            let known = known.ok_or(Rejection::UnknownBroadcast { id: *broadcast })?;
-            if view.acknowledged_at(known.broadcast.id, user).is_some() {
+            if acknowledged_before(view, channel, *broadcast, user.fingerprint())?.is_some() {
                 return Ok(None);
             }
             Ok(Some(Event::Acknowledged(Acknowledged {
@@ -174,6 +172,20 @@ pub fn decide(
                 salt: None,
             })))
         }
+    }
+}
+
+/// Judges an acknowledgement alone, by the user's [`UserId::fingerprint`]: the sequence at which the user made it before,
+/// or `None` when that is still to do.
+pub fn acknowledged_before(
+    view: View<'_>,
+    channel: &Channel,
+    broadcast: BroadcastId,
+    user: u128,
+) -> Result<Option<u64>, Rejection> {
+    match view.broadcast(broadcast) {
+        Some(known) if known.channel == *channel => Ok(view.acknowledged_by(broadcast, user)),
+        _ => Err(Rejection::UnknownBroadcast { id: broadcast }),
     }
 }
 

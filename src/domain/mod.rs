@@ -19,7 +19,7 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Command, Rejection, decide};
+pub use decide::{Command, Rejection, acknowledged_before, decide};
 pub use delays::Delays;
 pub use digest::Digest;
 pub use event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event, Recorded};

@@ -70,7 +70,12 @@ pub struct BroadcastState {
 impl BroadcastState {
     /// The sequence at which this user first acknowledged it.
     pub fn acknowledged_at(&self, user: &UserId) -> Option<u64> {
-        self.acknowledgements.get(&user.fingerprint()).copied()
+        self.acknowledged_by(user.fingerprint())
+    }
+
+    /// The same of a user who is known by the [`UserId::fingerprint`].
+    pub fn acknowledged_by(&self, fingerprint: u128) -> Option<u64> {
+        self.acknowledgements.get(&fingerprint).copied()
     }
 }
 

@@ -164,8 +164,13 @@ impl<'a> View<'a> {
 
     /// The sequence at which this user first acknowledged the broadcast.
     pub fn acknowledged_at(self, id: BroadcastId, user: &UserId) -> Option<u64> {
+        self.acknowledged_by(id, user.fingerprint())
+    }
+
+    /// The same of a user who is known by the [`UserId::fingerprint`]: who looks up many has each once.
+    pub fn acknowledged_by(self, id: BroadcastId, fingerprint: u128) -> Option<u64> {
         let states = [self.log, &self.pending.state];
-        states.into_iter().find_map(|state| state.broadcast(id)?.acknowledged_at(user))
+        states.into_iter().find_map(|state| state.broadcast(id)?.acknowledged_by(fingerprint))
     }
 
     /// The lifecycle event of this id, if there is one.

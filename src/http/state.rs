@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::notary::note::PublicKey;
 use crate::projection::Projection;
 use crate::push::admission::Admission;
-use crate::push::client::{self, Errands};
+use crate::push::client;
 use crate::push::heartbeat::{Connected, Counts};
 use crate::push::hub::Hub;
 use crate::shutdown::Shutdown;
@@ -61,8 +61,6 @@ pub struct App {
     pub projection: Projection,
     /// Who is connected to it.
     pub hub: Hub,
-    /// What its WebSockets may ask for.
-    pub errands: Arc<dyn Errands>,
     /// Who is connected to all of them.
     pub counts: watch::Receiver<BTreeMap<Channel, Counts>>,
     /// Its connection to NATS.

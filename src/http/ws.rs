@@ -1,11 +1,13 @@
 //! The WebSocket: from a request to a connection of the hub, and what its clients ask of the rest of the replica.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _};
 use tracing::debug;
 
 use super::error::ApiError;
@@ -16,11 +18,11 @@ use super::rates::Rates;
 use super::request::{Fresh, InChannel};
 use super::state::App;
 use crate::clock::Clock;
-use crate::domain::{BroadcastId, Channel, UserId};
-use crate::push::client::{Done, Errands, Granted, Places};
+use crate::domain::{BroadcastId, UserId};
+use crate::push::client::{Answered, Asking, Errands, Granted, Places, Refreshed};
 use crate::push::hub::{Connecting, Upgraded};
-use crate::push::wire::{Place, ServerMessage, Token};
-use crate::submit::{Acknowledged, Acks};
+use crate::push::wire::{Frame, Place, ServerMessage, Token};
+use crate::submit::{self, Acknowledged, Acks, Asked};
 
 /// `GET /ws`
 pub async fn upgrade(
@@ -47,7 +49,7 @@ pub async fn upgrade(
             Ok(Opened { stream, read, place }) => {
                 let lasts = who.lasts(app.clock.now());
                 let (hub, places) = (app.hub.clone(), Places { of_user: admitted, of_edge: place });
-                hub.adopt(connecting, Upgraded { stream, read, lasts, errands: app.errands, places }).await;
+                hub.adopt(connecting, Upgraded { stream, read, lasts, places }).await;
             }
             Err(error) => debug!("a WebSocket ended in its handshake: {error:#}"),
         }
@@ -56,6 +58,7 @@ pub async fn upgrade(
 }
 
 /// What WebSockets ask of the rest of the replica.
+#[derive(Clone)]
 pub struct Edge {
     /// The write path of acknowledgements.
     pub acks: Acks,
@@ -68,33 +71,31 @@ pub struct Edge {
 }
 
 impl Errands for Edge {
-    fn acknowledge(
-        &self,
-        channel: Channel,
-        broadcast: BroadcastId,
-        user: UserId,
-    ) -> BoxFuture<'static, Done> {
-        if let Err(error) = self.rates.acknowledge(&user) {
-            let answer = refusal(error, Some(broadcast));
-            return ready(Done::Acknowledged { broadcast, confirmed: false, answer }).boxed();
-        }
-        let acks = self.acks.clone();
-        async move {
-            let acknowledged = acks.acknowledge(channel, broadcast, user, None).await;
-            let confirmed = acknowledged.is_ok();
-            let answer = match acknowledged {
-                Ok(Acknowledged { already, sequence }) => {
-                    let place = Place { sequence };
-                    ServerMessage::Acknowledged { broadcast_id: broadcast, already, place }
+    fn acknowledge(&self, asked: Vec<Asking>) -> BoxStream<'static, Vec<Answered>> {
+        let mut refused = Vec::new();
+        let (mut askers, mut lot) = (Vec::with_capacity(asked.len()), Vec::with_capacity(asked.len()));
+        for Asking { name, channel, broadcast, user } in asked {
+            match self.rates.acknowledge(&user) {
+                Ok(_) => {
+                    askers.push((name, broadcast));
+                    lot.push(Asked { channel, broadcast, user, trace: None });
                 }
-                Err(error) => refusal(error.into(), Some(broadcast)),
-            };
-            Done::Acknowledged { broadcast, confirmed, answer }
+                Err(error) => {
+                    let answer = refusal(error, Some(broadcast)).frame();
+                    refused.push(Answered { name, broadcast, confirmed: false, answer });
+                }
+            }
         }
-        .boxed()
+        let refused = stream::iter((!refused.is_empty()).then_some(refused));
+        let answers = self.acks.acknowledge_all(lot);
+        let confirmed = stream::unfold((answers, askers), |(mut answers, askers)| async move {
+            let worded = word(answers.next().await?, &askers);
+            Some((worded, (answers, askers)))
+        });
+        refused.chain(confirmed).boxed()
     }
 
-    fn refresh(&self, token: Token, user: UserId) -> BoxFuture<'static, Done> {
+    fn refresh(&self, token: Token, user: UserId) -> BoxFuture<'static, Refreshed> {
         let (gate, clock) = (self.gate.clone(), self.clock.clone());
         async move {
             let who = gate.refresh(token.as_str(), &user, clock.now()).await;
@@ -102,10 +103,32 @@ impl Errands for Edge {
                 let lasts = who.lasts(clock.now()).unwrap_or_default();
                 Granted { lasts, staff: who.is_staff() }
             });
-            Done::Refreshed(granted.map_err(|error| refusal(error, None)))
+            granted.map_err(|error| refusal(error, None))
         }
         .boxed()
     }
+}
+
+/// Words what became of acknowledgements, each distinct answer once.
+fn word(answers: Vec<submit::Answered>, askers: &[(usize, BroadcastId)]) -> Vec<Answered> {
+    let mut said: HashMap<(BroadcastId, Acknowledged), Frame> = HashMap::new();
+    let worded = answers.into_iter().map(|submit::Answered { nth, answer }| {
+        let (name, broadcast) = askers[nth];
+        let confirmed = answer.is_ok();
+        let answer = match answer {
+            Ok(known) => {
+                said.entry((broadcast, known)).or_insert_with(|| confirmation(broadcast, known)).clone()
+            }
+            Err(error) => refusal(error.into(), Some(broadcast)).frame(),
+        };
+        Answered { name, broadcast, confirmed, answer }
+    });
+    worded.collect()
+}
+
+fn confirmation(broadcast_id: BroadcastId, known: Acknowledged) -> Frame {
+    let Acknowledged { already, sequence } = known;
+    ServerMessage::Acknowledged { broadcast_id, already, place: Place { sequence } }.frame()
 }
 
 /// Why something was not done, as the client is told.

@@ -5,16 +5,19 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::{self, BoxFuture};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _};
+
 use super::admission::Permit;
 use super::frame::Received;
 use super::moment::{Moment, Stopwatch};
 use super::session::{self, Action, Session};
 use super::socket::{Parting, Read, Slow, Socket, Stage};
-use super::wire::{Close, ServerMessage, Token};
+use super::wire::{Close, Frame, ServerMessage, Token};
 use crate::domain::{BroadcastId, Channel, UserId};
 use crate::metrics::{ByCode, Metrics};
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 
 /// How a WebSocket is limited.
 #[derive(Clone, Copy, Debug)]
@@ -38,21 +41,34 @@ const GOODBYE_TIME: Duration = Duration::from_secs(5);
 /// When the replica stops, acknowledgements that are under way are answered first, for at most this long.
 const FINISH_TIME: Duration = Duration::from_secs(7);
 
-/// An errand that was run.
+/// An acknowledgement that a client asks for.
 #[derive(Debug)]
-pub enum Done {
-    /// An acknowledgement was confirmed or not, and what is answered to it.
-    Acknowledged {
-        /// Of what.
-        broadcast: BroadcastId,
-        /// Whether it is durable.
-        confirmed: bool,
-        /// The answer.
-        answer: ServerMessage<'static>,
-    },
-    /// A token was looked at: what it grants, or what is answered to one that is not good.
-    Refreshed(Result<Granted, ServerMessage<'static>>),
+pub struct Asking {
+    /// The client, as its shard names it.
+    pub name: usize,
+    /// Where the broadcast was sent.
+    pub channel: Channel,
+    /// What is acknowledged.
+    pub broadcast: BroadcastId,
+    /// Who does.
+    pub user: UserId,
 }
+
+/// What a client is answered to an acknowledgement.
+#[derive(Debug)]
+pub struct Answered {
+    /// The client, as its shard names it.
+    pub name: usize,
+    /// What was acknowledged.
+    pub broadcast: BroadcastId,
+    /// Whether it is durable.
+    pub confirmed: bool,
+    /// The answer. Those that say the same share it.
+    pub answer: Frame,
+}
+
+/// A token was looked at: what it grants, or what is answered to one that is not good.
+pub type Refreshed = Result<Granted, ServerMessage<'static>>;
 
 /// What a token grants to a connection that lives.
 #[derive(Clone, Copy, Debug)]
@@ -65,12 +81,22 @@ pub struct Granted {
 
 /// What a client asks for that takes time. The edge does it, and words the answer.
 pub trait Errands: Send + Sync {
-    /// Acknowledges a broadcast for a user.
-    fn acknowledge(&self, channel: Channel, broadcast: BroadcastId, user: UserId)
-    -> BoxFuture<'static, Done>;
+    /// Acknowledges what clients have asked for together. Each is answered once, many of them at a time.
+    fn acknowledge(&self, asked: Vec<Asking>) -> BoxStream<'static, Vec<Answered>>;
 
     /// Looks at a token that is to be of this user.
-    fn refresh(&self, token: Token, user: UserId) -> BoxFuture<'static, Done>;
+    fn refresh(&self, token: Token, user: UserId) -> BoxFuture<'static, Refreshed>;
+}
+
+/// None are run: of a hub that has event streams alone, which ask for nothing.
+impl Errands for () {
+    fn acknowledge(&self, _: Vec<Asking>) -> BoxStream<'static, Vec<Answered>> {
+        stream::empty().boxed()
+    }
+
+    fn refresh(&self, _: Token, _: UserId) -> BoxFuture<'static, Refreshed> {
+        future::pending().boxed()
+    }
 }
 
 /// Why and when a connection ends that has begun to.
@@ -84,7 +110,6 @@ enum Ending {
 pub(super) struct Client {
     pub(super) socket: Socket,
     pub(super) session: Session,
-    pub(super) errands: Arc<dyn Errands>,
     trouble: Option<Box<Trouble>>,
     /// Whether its end is counted.
     is_counted: bool,
@@ -118,17 +143,10 @@ pub struct Places {
 }
 
 impl Client {
-    pub(super) fn new(
-        socket: Socket,
-        now: Moment,
-        lasts: Option<Duration>,
-        errands: Arc<dyn Errands>,
-        places: Places,
-    ) -> Self {
+    pub(super) fn new(socket: Socket, now: Moment, lasts: Option<Duration>, places: Places) -> Self {
         Self {
             socket,
             session: Session::new(now, lasts),
-            errands,
             trouble: None,
             is_counted: false,
             armed: None,
@@ -251,18 +269,26 @@ impl Client {
         self.socket.refuse(why.code(), &why.reason());
     }
 
-    /// An errand was run; the answer is sent. Ends what waited for that.
-    pub(super) fn done(&mut self, done: Done, watch: &Stopwatch, limits: &Limits) -> Result<(), Slow> {
-        let answer = match done {
-            Done::Acknowledged { broadcast, confirmed, answer } => {
-                self.session.acknowledged(broadcast, confirmed);
-                answer
-            }
-            Done::Refreshed(granted) => {
-                self.session.refreshed(watch.now(), granted.map(|granted| granted.lasts))
-            }
-        };
-        self.say(answer.frame().websocket().clone(), watch, limits)?;
+    /// A token was looked at; the answer is sent.
+    pub(super) fn refreshed(
+        &mut self,
+        refreshed: Refreshed,
+        watch: &Stopwatch,
+        limits: &Limits,
+    ) -> Result<(), Slow> {
+        let answer = self.session.refreshed(watch.now(), refreshed.map(|granted| granted.lasts));
+        self.say(answer.frame().websocket().clone(), watch, limits)
+    }
+
+    /// An acknowledgement was confirmed or not; the answer is sent. Ends what waited for that.
+    pub(super) fn acknowledged(
+        &mut self,
+        answered: &Answered,
+        watch: &Stopwatch,
+        limits: &Limits,
+    ) -> Result<(), Slow> {
+        self.session.acknowledged(answered.broadcast, answered.confirmed);
+        self.say(answered.answer.websocket().clone(), watch, limits)?;
         if let Some(Ending::Finishing(why, _)) = self.ending()
             && self.session.acks_in_flight() == 0
         {

@@ -1,8 +1,10 @@
 //! One connection, from the server's side: whose it is, how far it was told what everybody is told, and the line to it.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, oneshot};
 
-use super::client::{Client, Done, Limits};
+use super::client::{Answered, Client, Errands, Limits, Refreshed};
 use super::hub::Outgoing;
 use super::moment::Stopwatch;
 use super::socket::Slow;
@@ -18,6 +20,8 @@ pub(super) struct Means {
     pub(super) projection: Projection,
     /// Where it counts.
     pub(super) metrics: Metrics,
+    /// What WebSockets may ask for.
+    pub(super) errands: Arc<dyn Errands>,
     /// How WebSockets are limited.
     pub(super) limits: Limits,
     /// What time it is.
@@ -180,11 +184,21 @@ impl Connection {
         })
     }
 
-    /// An errand of its own was run.
-    pub(super) fn done(&mut self, done: Done, tape: &mut Tape, means: &Means) {
+    /// A token of its own was looked at.
+    pub(super) fn refreshed(&mut self, refreshed: Refreshed, tape: &mut Tape, means: &Means) {
         self.catch_up(tape, means);
         if let Line::Socket(client) = &mut self.line
-            && let Err(Slow) = client.done(done, &means.watch, &means.limits)
+            && let Err(Slow) = client.refreshed(refreshed, &means.watch, &means.limits)
+        {
+            self.end(Close::Slow, means);
+        }
+    }
+
+    /// An acknowledgement of its own is answered.
+    pub(super) fn acknowledged(&mut self, answered: &Answered, tape: &mut Tape, means: &Means) {
+        self.catch_up(tape, means);
+        if let Line::Socket(client) = &mut self.line
+            && let Err(Slow) = client.acknowledged(answered, &means.watch, &means.limits)
         {
             self.end(Close::Slow, means);
         }

@@ -77,8 +77,6 @@ pub struct Upgraded {
     pub read: Bytes,
     /// How long its token lasts; `None`: as long as it likes.
     pub lasts: Option<Duration>,
-    /// What it may ask for.
-    pub errands: Arc<dyn Errands>,
     /// Places that it has taken, given back when it is over.
     pub places: Places,
 }
@@ -145,6 +143,8 @@ pub struct Options {
     pub channels: Vec<Channel>,
     /// Connections that this replica takes.
     pub max_connections: usize,
+    /// What WebSockets may ask for.
+    pub errands: Arc<dyn Errands>,
     /// How WebSockets are limited.
     pub limits: Limits,
     /// Where it counts.
@@ -161,7 +161,7 @@ impl Hub {
         announcements: Vec<mpsc::Receiver<Announcement>>,
         counts: &watch::Receiver<BTreeMap<Channel, Counts>>,
     ) -> io::Result<Self> {
-        let Options { mut channels, max_connections, limits, metrics, modes } = options;
+        let Options { mut channels, max_connections, errands, limits, metrics, modes } = options;
         channels.sort();
         for channel in &channels {
             metrics.begin(channel);
@@ -174,8 +174,8 @@ impl Hub {
         });
         let of = announcements.len();
         let shards = announcements.into_iter().enumerate().map(|(number, announcements)| {
-            let (projection, metrics) = (projection.clone(), metrics.clone());
-            let means = Means { projection, metrics, limits, watch: Stopwatch::start() };
+            let (projection, metrics, errands) = (projection.clone(), metrics.clone(), errands.clone());
+            let means = Means { projection, metrics, errands, limits, watch: Stopwatch::start() };
             let (inbox, requests) = mpsc::channel(INBOX);
             let shard =
                 Shard::new((number, of), &channels, means, local.clone(), counts.clone(), modes.clone())?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::client::{Done, Limits};
+use super::client::{Answered, Limits, Refreshed};
 use super::connection::{Connection, Means};
 use super::hub::{ConnectionId, Outgoing};
 use super::tape::Tape;
@@ -120,13 +120,23 @@ impl Room {
         }
     }
 
-    /// An errand of this connection was run.
-    pub(super) fn done(&mut self, id: ConnectionId, done: Done, means: &Means) {
-        if let Done::Refreshed(Ok(granted)) = &done {
+    /// A token of this connection was looked at.
+    pub(super) fn refreshed(&mut self, id: ConnectionId, refreshed: Refreshed, means: &Means) {
+        if let Ok(granted) = &refreshed {
             self.set_staff(id, granted.staff);
         }
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.done(done, &mut self.tape, means);
+            connection.refreshed(refreshed, &mut self.tape, means);
+            if connection.is_troubled() {
+                self.troubled.push(id);
+            }
+        }
+    }
+
+    /// An acknowledgement of this connection is answered.
+    pub(super) fn acknowledged(&mut self, id: ConnectionId, answered: &Answered, means: &Means) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.acknowledged(answered, &mut self.tape, means);
             if connection.is_troubled() {
                 self.troubled.push(id);
             }
@@ -281,22 +291,18 @@ impl Room {
         sequence: u64,
         means: &Means,
     ) -> u64 {
-        let mut outgoing = None;
+        let place = Place::of(sequence);
+        let notice = ServerMessage::BroadcastAcknowledged { broadcast_id: id, place }.frame();
+        let notice = Outgoing::Notice(id, notice);
         let mut sent = 0;
         for Acknowledgement { user, .. } in new {
-            let is_theirs = |id: &ConnectionId| {
-                self.connections.get(id).is_some_and(|connection| connection.user() == user)
-            };
-            let connections: Vec<_> = self.users.connections(user).filter(is_theirs).collect();
-            for connection in connections {
-                let outgoing = outgoing.get_or_insert_with(|| {
-                    let place = Place::of(sequence);
-                    Outgoing::Notice(
-                        id,
-                        ServerMessage::BroadcastAcknowledged { broadcast_id: id, place }.frame(),
-                    )
-                });
-                sent += u64::from(self.tell(connection, outgoing, means));
+            for id in self.users.connections(user) {
+                let known = self.connections.get_mut(&id).filter(|connection| connection.user() == user);
+                let Some(connection) = known else { continue };
+                sent += u64::from(connection.tell(&notice, &mut self.tape, means));
+                if connection.is_troubled() {
+                    self.troubled.push(id);
+                }
             }
         }
         sent

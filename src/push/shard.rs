@@ -4,6 +4,7 @@
 //! after it: no gap and no double by construction. What everybody is told goes out in steps; between two of them the
 //! shard takes in what has come meanwhile, so that it goes out joined to what the rest still lack.
 
+mod acknowledging;
 mod attending;
 mod telling;
 
@@ -18,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::client::Done;
+use super::client::{Answered, Refreshed};
 use super::connection::{Connection, Means};
 use super::drain::{Drain, next_tick, retry_after_ms};
 use super::heartbeat::Counts;
@@ -30,6 +31,7 @@ use crate::domain::Channel;
 use crate::metrics::{ByChannel, gauge};
 use crate::projection::Announcement;
 use crate::submit;
+use acknowledging::Acknowledging;
 use attending::Sockets;
 
 /// Creators and team are told of new counts at most this often.
@@ -47,7 +49,8 @@ pub(super) enum Request {
     Adopt(Connecting, Upgraded),
     Detach(Channel, ConnectionId),
     SendActive(Channel, ConnectionId),
-    Done(usize, Done),
+    Refreshed(usize, Refreshed),
+    Answered(Vec<Answered>),
     Presence(oneshot::Sender<LocalPresence>),
     Drain(Duration, oneshot::Sender<()>),
 }
@@ -82,6 +85,7 @@ pub(super) struct Shard {
     local: Arc<Local>,
     drain: Option<Drain>,
     sockets: Sockets,
+    acknowledging: Acknowledging,
 }
 
 impl Shard {
@@ -110,6 +114,7 @@ impl Shard {
             local,
             drain: None,
             sockets: Sockets::new()?,
+            acknowledging: Acknowledging::default(),
         })
     }
 
@@ -123,7 +128,7 @@ impl Shard {
         let mut stats = interval(STATS_EVERY);
         stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let is_busy = self.is_telling() || self.sockets.are_unread();
+            let is_busy = self.is_telling() || self.sockets.are_unread() || self.acknowledging.is_answering();
             tokio::select! {
                 biased;
                 // First, so that who attaches after an event was announced gets the state with it.
@@ -155,9 +160,11 @@ impl Shard {
             for floor in &mut self.floors {
                 floor.room.tell_some(TOLD_AT_ONCE, &self.means);
             }
+            self.answer_some(TOLD_AT_ONCE);
             if is_busy {
                 self.attend(&inbox);
             }
+            self.ask(&inbox);
             self.look_after_troubled();
         }
     }
@@ -177,7 +184,8 @@ impl Shard {
                     floor.room.send_active(id, &self.means, self.sequence);
                 }
             }
-            Request::Done(name, done) => self.done(name, done),
+            Request::Refreshed(name, refreshed) => self.refreshed(name, refreshed),
+            Request::Answered(answered) => self.acknowledging.take_in(answered),
             Request::Presence(reply) => drop(reply.send(self.presence())),
             Request::Drain(over, reply) => self.begin_drain(over, reply),
         }

@@ -81,6 +81,7 @@ impl Replica {
         let options = hub::Options {
             channels: spec.channels.clone(),
             max_connections: 100,
+            errands: Arc::new(()),
             limits: client::LIMITS,
             metrics,
             modes: submit.modes().watch(),

@@ -30,6 +30,7 @@ use crate::notary::note::SecretKey;
 use crate::projection::mirror::Mirror;
 use crate::projection::{self, Announcement, Projection};
 use crate::push::admission::Admission;
+use crate::push::client::Errands;
 use crate::push::heartbeat::{Counts, Heartbeat};
 use crate::push::hub::{self, Hub};
 use crate::push::presence::{self, Identity, Presence};
@@ -103,6 +104,7 @@ impl<'a> Base<'a> {
     fn hub(
         &self,
         projection: &Projection,
+        errands: Arc<dyn Errands>,
         modes: &Modes,
         announcements: Vec<mpsc::Receiver<Announcement>>,
         counts: &watch::Receiver<BTreeMap<Channel, Counts>>,
@@ -110,6 +112,7 @@ impl<'a> Base<'a> {
         let options = hub::Options {
             channels: self.options.channels.clone(),
             max_connections: self.options.max_connections,
+            errands,
             limits: self.options.socket_limits(),
             metrics: self.metrics.clone(),
             modes: modes.watch(),
@@ -176,9 +179,19 @@ impl<'a> Base<'a> {
         Ok(Submit::start(log, projection, self.clock.clone(), outbox, options))
     }
 
+    fn edge(&self, submit: Arc<Submit>) -> Edge {
+        Edge {
+            acks: Acks::start(submit),
+            gate: self.gate.clone(),
+            rates: Arc::new(self.options.rates.rates(self.options.identity.auth)),
+            clock: self.clock.clone(),
+        }
+    }
+
     fn app(
         &self,
         submit: Arc<Submit>,
+        edge: &Edge,
         projection: Projection,
         hub: Hub,
         counts: watch::Receiver<BTreeMap<Channel, Counts>>,
@@ -191,17 +204,13 @@ impl<'a> Base<'a> {
             answer_timeout: self.options.answer_timeout(),
             sockets: self.options.socket_limits(),
         };
-        let acks = Acks::start(submit.clone());
-        let gate = self.gate.clone();
-        let rates = Arc::new(self.options.rates.rates(self.options.identity.auth));
-        let clock = self.clock.clone();
+        let Edge { acks, gate, rates, clock } = edge.clone();
         state::App {
             channels: self.options.channels.clone().into(),
-            acks: acks.clone(),
+            acks,
             submit,
             projection,
             hub,
-            errands: Arc::new(Edge { acks, gate: gate.clone(), rates: rates.clone(), clock: clock.clone() }),
             counts,
             nats: self.connection.clone(),
             auditing,
@@ -258,11 +267,12 @@ impl<'a> Running<'a> {
         let notary = tokio::spawn(notary.run());
         let submit = base.submit(log, projection.clone())?;
         let modes = submit.modes().clone();
-        let hub = base.hub(&projection, &modes, announcements, &counts)?;
+        let edge = base.edge(submit.clone());
+        let hub = base.hub(&projection, Arc::new(edge.clone()), &modes, announcements, &counts)?;
         let presence = base.presence(hub.clone(), projection.clone(), modes);
         let presence = tokio::spawn(presence.run(tell_counts, tell_taken));
         let mirror = tokio::spawn(base.mirror(projection.clone()).run());
-        let app = base.app(submit.clone(), projection, hub.clone(), counts, auditing);
+        let app = base.app(submit.clone(), &edge, projection, hub.clone(), counts, auditing);
         let server = tokio::spawn(server::serve(listener, router(app), base.server(), stopped));
         Ok(Self {
             base,

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::sync::mpsc;
 
 use super::{Connecting, ConnectionId, Request, Shard, Upgraded};
-use crate::domain::UserId;
-use crate::push::client::{Client, Done, Errands, From, Tick};
+use crate::push::client::{Asking, Client, From, Refreshed, Tick};
 use crate::push::connection::{Connection, Means};
 use crate::push::hub::Outgoing;
 use crate::push::moment::Stopwatch;
@@ -18,7 +16,7 @@ use crate::push::readiness::Readiness;
 use crate::push::session::Action;
 use crate::push::socket::{Parting, Read, Socket, Stage};
 use crate::push::timers::Timers;
-use crate::push::wire::Frame;
+use crate::push::wire::{Frame, Token};
 
 /// All sockets of a shard are read through one buffer of this size.
 const READ_BUFFER: usize = 16 * 1024;
@@ -90,9 +88,9 @@ impl Shard {
 
     /// Takes a WebSocket over after its handshake.
     pub(super) fn adopt(&mut self, who: &Connecting, upgraded: Upgraded, inbox: &mpsc::WeakSender<Request>) {
-        let Upgraded { stream, read, lasts, errands, places } = upgraded;
+        let Upgraded { stream, read, lasts, places } = upgraded;
         let now = self.means.watch.now();
-        let mut client = Client::new(Socket::new(stream), now, lasts, errands, places);
+        let mut client = Client::new(Socket::new(stream), now, lasts, places);
         let admitted = self.admit(&who.channel);
         let (floor, id) = admitted.clone().unwrap_or_else(|_| {
             self.attached += 1;
@@ -204,38 +202,32 @@ impl Shard {
             Action::Close(why) => floor.room.end(id, why, &self.means),
             Action::Acknowledge(broadcast) => {
                 let channel = floor.channel.clone();
-                self.send_for(name, inbox, |errands, user| errands.acknowledge(channel, broadcast, user));
+                let Some(connection) = floor.room.connections.get(&id) else { return };
+                let user = connection.user().clone();
+                self.acknowledging.ask(Asking { name, channel, broadcast, user });
             }
-            Action::Refresh(token) => {
-                self.send_for(name, inbox, |errands, user| errands.refresh(token, user));
-            }
+            Action::Refresh(token) => self.refresh(name, token, inbox),
         }
     }
 
-    /// Has an errand run for a client, whose session bounds how many are under way.
-    fn send_for(
-        &mut self,
-        name: usize,
-        inbox: &mpsc::WeakSender<Request>,
-        errand: impl FnOnce(&dyn Errands, UserId) -> BoxFuture<'static, Done>,
-    ) {
+    /// Has a token looked at for a client, whose session lets one be under way.
+    fn refresh(&mut self, name: usize, token: Token, inbox: &mpsc::WeakSender<Request>) {
         let Some((floor, id)) = self.place(name) else { return };
-        let Some(connection) = self.floors[floor].room.connections.get_mut(&id) else { return };
+        let Some(connection) = self.floors[floor].room.connections.get(&id) else { return };
         let user = connection.user().clone();
-        let Some(client) = connection.client() else { return };
-        let (errand, inbox) = (errand(&*client.errands, user), inbox.clone());
+        let (refreshed, inbox) = (self.means.errands.refresh(token, user), inbox.clone());
         tokio::spawn(async move {
-            let done = errand.await;
+            let refreshed = refreshed.await;
             if let Some(inbox) = inbox.upgrade() {
                 // The shard has ended: the replica stops.
-                let _ = inbox.send(Request::Done(name, done)).await;
+                let _ = inbox.send(Request::Refreshed(name, refreshed)).await;
             }
         });
     }
 
-    pub(super) fn done(&mut self, name: usize, done: Done) {
+    pub(super) fn refreshed(&mut self, name: usize, refreshed: Refreshed) {
         if let Some((floor, id)) = self.place(name) {
-            self.floors[floor].room.done(id, done, &self.means);
+            self.floors[floor].room.refreshed(id, refreshed, &self.means);
             self.look_after(name);
         }
     }

@@ -77,6 +77,7 @@ impl Projecting {
         let options = hub::Options {
             channels: vec![channel()],
             max_connections: 10,
+            errands: Arc::new(()),
             limits: Limits {
                 session: session::Limits {
                     heartbeat: Duration::from_secs(30),

@@ -1,0 +1,403 @@
+//! Group commit: one round of appends in flight, and what arrives meanwhile shares the next one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::sync::{OwnedMutexGuard, mpsc};
+use tracing::Instrument as _;
+
+use super::lot::{Asker, Lot, Request};
+use super::{Acknowledged, Answer, Answered, Waiting};
+use crate::domain::{self, Acknowledgement, BroadcastId, Channel, Event, Needs};
+use crate::log::envelope::MAX_ACKS_PER_EVENT;
+use crate::log::names::Subject;
+use crate::log::{NewEvent, TraceParent};
+use crate::submit::attempt::Attempt;
+use crate::submit::outbox::Outbox;
+use crate::submit::{PROJECTION_PATIENCE, Submit, SubmitError};
+
+/// Acknowledgements taken from the queue for one round, and what its last lot has beyond that.
+const DRAINED_AT_ONCE: usize = 10_000;
+
+/// The most bytes of acknowledgements in one event; a message of the log may have 256 KiB.
+const MAX_EVENT_BYTES: usize = 192 * 1024;
+
+/// What an acknowledgement takes in an event's body beside the user. A time has one length.
+const BYTES_BESIDE_USER: usize = r#"{"user":"","at":"2026-11-26T03:13:07.772Z"},"#.len();
+
+pub(super) async fn commit_until_closed(
+    submit: Arc<Submit>,
+    waiting: Waiting,
+    mut queue: mpsc::Receiver<Lot>,
+) {
+    let mut lots = Vec::new();
+    while let Some(first) = queue.recv().await {
+        let mut count = first.requests.len();
+        lots.push(first);
+        while count < DRAINED_AT_ONCE
+            && let Ok(next) = queue.try_recv()
+        {
+            count += next.requests.len();
+            lots.push(next);
+        }
+        waiting.leave(count);
+        let commits = group(lots.drain(..)).into_iter().map(|commit| commit.begin(&submit));
+        if let Some(outbox) = submit.outbox_unless_with_log().await.transpose() {
+            keep_locally(&submit, outbox, commits.collect()).await;
+            continue;
+        }
+        let appended = join_all(commits.map(|begun| begun.append(&submit))).await;
+        let unanswered: Vec<_> = appended.into_iter().flatten().collect();
+        if !unanswered.is_empty() {
+            keep_locally(&submit, submit.hold_outbox().await, unanswered).await;
+        }
+    }
+}
+
+/// What the log does not answer about goes to the outbox, all of it with one sync of the disk.
+async fn keep_locally(
+    submit: &Submit,
+    outbox: Result<OwnedMutexGuard<Outbox>, SubmitError>,
+    begun: Vec<Begun>,
+) {
+    let events = begun.iter().map(|begun| begun.new.clone()).collect();
+    let accepted = match outbox {
+        Ok(outbox) => submit.accept_acks(outbox, events).await,
+        Err(error) => Err(error),
+    };
+    match accepted {
+        Ok(already) => {
+            for (begun, already) in begun.into_iter().zip(already) {
+                begun.tell(submit, |entry| (already.get(entry).copied(), None));
+            }
+        }
+        Err(error) => {
+            for begun in begun {
+                begun.refuse(&error);
+            }
+        }
+    }
+}
+
+/// Who waits for an entry of an event.
+struct Waiter {
+    entry: usize,
+    /// The asker, by the place among those of the event, and the number there.
+    asker: usize,
+    nth: usize,
+}
+
+/// One event in the making, and who waits for it. Waiters for the same user share an entry.
+struct Commit {
+    channel: Channel,
+    broadcast: BroadcastId,
+    acknowledgements: Vec<Acknowledgement>,
+    /// The users' fingerprints, by entry.
+    fingerprints: Vec<u128>,
+    entries: HashMap<u128, usize>,
+    askers: Vec<Asker>,
+    waiters: Vec<Waiter>,
+    bytes: usize,
+    /// The one that all who wait came with.
+    trace: Option<TraceParent>,
+    /// The lot that was looked at last when somebody of it joined.
+    last_lot: Option<usize>,
+}
+
+impl Commit {
+    fn new(channel: Channel, broadcast: BroadcastId, trace: Option<TraceParent>) -> Self {
+        Self {
+            channel,
+            broadcast,
+            acknowledgements: vec![],
+            fingerprints: vec![],
+            entries: HashMap::new(),
+            askers: vec![],
+            waiters: vec![],
+            bytes: 0,
+            trace,
+            last_lot: None,
+        }
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.acknowledgements.len() < MAX_ACKS_PER_EVENT && self.bytes + bytes <= MAX_EVENT_BYTES
+    }
+
+    /// Takes a request of the so many-th lot in, if its user is there already or there is room; or gives it back.
+    fn take(&mut self, lot: usize, asker: &Asker, request: Request) -> Option<Request> {
+        let next = self.acknowledgements.len();
+        let entry = self.entries.get(&request.fingerprint).copied().unwrap_or(next);
+        if entry == next {
+            let bytes = stored_bytes(request.user.as_str());
+            if !self.has_room_for(bytes) {
+                return Some(request);
+            }
+            self.entries.insert(request.fingerprint, entry);
+            self.fingerprints.push(request.fingerprint);
+            self.acknowledgements.push(Acknowledgement { user: request.user, at: request.at });
+            self.bytes += bytes;
+        }
+        if self.last_lot.replace(lot) != Some(lot) {
+            self.askers.push(asker.clone());
+        }
+        self.waiters.push(Waiter { entry, asker: self.askers.len() - 1, nth: request.nth });
+        // An event of several traces belongs to none.
+        self.trace = self.trace.filter(|known| Some(*known) == request.trace);
+        None
+    }
+
+    fn begin(self, submit: &Submit) -> Begun {
+        let Self { channel, broadcast, acknowledgements, fingerprints, askers, waiters, trace, .. } = self;
+        submit.options.metrics.ack_commit_size.observe(acknowledgements.len());
+        let new = NewEvent {
+            subject: Subject::Acks(channel, broadcast),
+            id: submit.clock.new_id(),
+            event: Event::Acknowledged(domain::Acknowledged {
+                broadcast_id: broadcast,
+                acknowledgements,
+                salt: Some(submit.clock.new_salt()),
+            }),
+            time: submit.clock.now(),
+            source: submit.source.clone(),
+            expected: None,
+            trace,
+        };
+        Begun { new, fingerprints, askers, waiters, unsure: false }
+    }
+}
+
+/// An event on its way, and who waits for it.
+struct Begun {
+    new: NewEvent,
+    /// The users' fingerprints, by entry.
+    fingerprints: Vec<u128>,
+    askers: Vec<Asker>,
+    waiters: Vec<Waiter>,
+    /// The log may have it.
+    unsure: bool,
+}
+
+impl Begun {
+    /// Appends the event, and leaves telling the waiters to a task, so that the next commit can begin. Gives back what
+    /// the log did not answer about.
+    async fn append(mut self, submit: &Arc<Submit>) -> Option<Self> {
+        let mut attempt = Attempt::new(submit, self.new.id);
+        let said_of = TraceParent::span(self.new.trace);
+        match attempt.append(self.new.clone()).instrument(said_of.clone()).await {
+            Ok(appended) => {
+                drop(tokio::spawn(confirm(submit.clone(), self, appended.sequence)));
+                None
+            }
+            Err(error) => match said_of.in_scope(|| attempt.refusal(&error)) {
+                SubmitError::Unknown { .. } if submit.options.accept_on_outage => {
+                    self.unsure = true;
+                    Some(self)
+                }
+                refusal => {
+                    self.refuse(&refusal);
+                    None
+                }
+            },
+        }
+    }
+
+    fn refuse(self, error: &SubmitError) {
+        let error = error.clone().honest(self.unsure, self.new.id);
+        self.answer(|_, _| Err(error.clone()));
+    }
+
+    /// Tells the waiters of each entry whether it was known, and where it stands.
+    fn tell(self, submit: &Submit, told: impl Fn(usize) -> (Option<bool>, Option<u64>)) {
+        for waiter in &self.waiters {
+            let began = self.askers[waiter.asker].begun();
+            submit.options.metrics.ack_confirmation.observe(began.elapsed());
+        }
+        self.answer(|entry, brought_news| {
+            let (already, sequence) = told(entry);
+            Ok(Acknowledged { already: already.map(|already| already || !brought_news), sequence })
+        });
+    }
+
+    /// Answers each waiter, and each asker once for all of theirs. Of several devices of one user that share an entry, the
+    /// first one brought the news.
+    fn answer(self, answer: impl Fn(usize, bool) -> Answer) {
+        let mut is_news = vec![true; self.fingerprints.len()];
+        let mut answers: Vec<Vec<Answered>> = self.askers.iter().map(|_| Vec::new()).collect();
+        for Waiter { entry, asker, nth } in self.waiters {
+            let brought_news = std::mem::replace(&mut is_news[entry], false);
+            answers[asker].push(Answered { nth, answer: answer(entry, brought_news) });
+        }
+        for (asker, answers) in self.askers.iter().zip(answers) {
+            asker.tell(answers);
+        }
+    }
+}
+
+/// The requests as few events as possible, in the order of their arrival.
+fn group(lots: impl Iterator<Item = Lot>) -> Vec<Commit> {
+    let mut commits: Vec<Commit> = Vec::new();
+    let mut open: HashMap<BroadcastId, usize> = HashMap::new();
+    for (lot, Lot { asker, requests }) in lots.enumerate() {
+        for mut request in requests {
+            let index = open.entry(request.broadcast).or_insert(usize::MAX);
+            if let Some(commit) = commits.get_mut(*index) {
+                match commit.take(lot, &asker, request) {
+                    None => continue,
+                    Some(too_much) => request = too_much,
+                }
+            }
+            *index = commits.len();
+            let mut commit = Commit::new(request.channel.clone(), request.broadcast, request.trace);
+            // An event without any has room for one.
+            let _ = commit.take(lot, &asker, request);
+            commits.push(commit);
+        }
+    }
+    commits
+}
+
+/// What an acknowledgement takes in an event's body at most: JSON writes some characters in six bytes.
+fn stored_bytes(user: &str) -> usize {
+    let wide = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+    BYTES_BESIDE_USER + user.bytes().map(|byte| if wide(byte) { 6 } else { 1 }).sum::<usize>()
+}
+
+/// Tells the waiters what the own projection made of the event: it alone knows who was new.
+async fn confirm(submit: Arc<Submit>, begun: Begun, sequence: u64) {
+    let broadcast = begun.new.event.broadcast_id();
+    let mut firsts = Vec::new();
+    if submit.projection.reached(sequence, PROJECTION_PATIENCE).await {
+        let needs = Needs { broadcasts: vec![broadcast], written: vec![] };
+        let users = begun.fingerprints.clone();
+        let looked = submit.projection.with(needs, move |view| {
+            users.iter().map(|user| view.acknowledged_by(broadcast, *user)).collect::<Vec<_>>()
+        });
+        firsts = looked.await.unwrap_or_default();
+    }
+    begun.tell(&submit, |entry| {
+        let first = firsts.get(entry).copied().flatten();
+        (first.map(|first| first != sequence), Some(first.unwrap_or(sequence)))
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Timestamp;
+    use crate::submit::acks::{Answers, Asked};
+    use uuid::Uuid;
+
+    fn asked(broadcast: u128, user: &str) -> Asked {
+        Asked {
+            channel: "creator".parse().unwrap(),
+            broadcast: BroadcastId(Uuid::from_u128(broadcast)),
+            user: user.parse().unwrap(),
+            trace: None,
+        }
+    }
+
+    fn lot(all: impl IntoIterator<Item = Asked>) -> (Lot, Answers) {
+        let at = Timestamp::from_unix_ms(0);
+        let requests = all.into_iter().enumerate().map(|(nth, one)| Request::of(nth, one, at));
+        let requests: Vec<_> = requests.collect();
+        let (asker, answers) = Asker::of(requests.len());
+        (Lot { asker, requests }, answers)
+    }
+
+    fn grouped(asked: impl IntoIterator<Item = Asked>) -> Vec<Commit> {
+        group([lot(asked).0].into_iter())
+    }
+
+    fn begun(commit: Commit) -> Begun {
+        let Commit { fingerprints, askers, waiters, .. } = commit;
+        let event = Event::Acknowledged(domain::Acknowledged {
+            broadcast_id: commit.broadcast,
+            acknowledgements: commit.acknowledgements,
+            salt: None,
+        });
+        let (subject, id) = (Subject::Acks(commit.channel, commit.broadcast), Uuid::nil());
+        let (time, source) = (Timestamp::from_unix_ms(0), String::new());
+        let new = NewEvent { subject, id, event, time, source, expected: None, trace: None };
+        Begun { new, fingerprints, askers, waiters, unsure: false }
+    }
+
+    #[test]
+    fn what_waits_together_becomes_one_event_a_broadcast_with_each_user_once() {
+        let together = [[asked(1, "a"), asked(2, "a")], [asked(1, "b"), asked(1, "a")]];
+        let commits = group(together.map(|asked| lot(asked).0).into_iter());
+        let shape =
+            |c: &Commit| (c.broadcast.0.as_u128(), c.acknowledgements.len(), c.waiters.len(), c.askers.len());
+        assert_eq!(commits.iter().map(shape).collect::<Vec<_>>(), [(1, 2, 3, 2), (2, 1, 1, 1)]);
+    }
+
+    #[tokio::test]
+    async fn each_asker_is_answered_once_for_all_of_theirs_and_the_first_of_a_user_brings_the_news() {
+        let (one, mut first) = lot([asked(1, "a"), asked(1, "b")]);
+        let (other, mut second) = lot([asked(1, "c"), asked(1, "a")]);
+        for commit in group([one, other].into_iter()) {
+            begun(commit).answer(|entry, is_news| {
+                let sequence = u64::try_from(entry).ok();
+                Ok(Acknowledged { already: Some(!is_news), sequence })
+            });
+        }
+        let told = |answers: Vec<Answered>| {
+            let told = answers.into_iter().map(|answered| {
+                let Acknowledged { already, sequence } = answered.answer.unwrap();
+                (answered.nth, already.unwrap(), sequence.unwrap())
+            });
+            told.collect::<Vec<_>>()
+        };
+        assert_eq!(told(first.next().await.unwrap()), [(0, false, 0), (1, false, 1)]);
+        assert_eq!(told(second.next().await.unwrap()), [(0, false, 2), (1, true, 0)]);
+        assert!(first.next().await.is_none() && second.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_works_on_any_more_is_answered_too() {
+        let (Lot { asker, requests }, mut answers) = lot([asked(1, "a"), asked(1, "b"), asked(1, "c")]);
+        asker.refuse(&requests[1..2], &SubmitError::CatchingUp);
+        drop(asker);
+        let numbers = |answers: Vec<Answered>| {
+            let busy = |answered: &Answered| matches!(answered.answer, Err(SubmitError::Busy));
+            answers.iter().map(|answered| (answered.nth, busy(answered))).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(answers.next().await.unwrap()), [(1, false)]);
+        assert_eq!(numbers(answers.next().await.unwrap()), [(0, true), (2, true)]);
+        assert!(answers.next().await.is_none());
+    }
+
+    #[test]
+    fn an_event_has_a_trace_when_all_of_it_came_with_the_same_one() {
+        let [one, other] = ["1", "2"].map(|digit| format!("00-{}-{}-01", digit.repeat(32), digit.repeat(16)));
+        let (one, other) = (one.parse().ok(), other.parse().ok());
+        let of = |traces: &[(&str, Option<TraceParent>)]| {
+            let asked = traces.iter().map(|(user, trace)| Asked { trace: *trace, ..asked(1, user) });
+            grouped(asked).iter().map(|commit| commit.trace).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[("a", one), ("b", one), ("a", one)]), [one]);
+        for mixed in [
+            [("a", one), ("b", other)],
+            [("a", one), ("a", other)],
+            [("a", one), ("b", None)],
+            [("a", None), ("b", one)],
+        ] {
+            assert_eq!(of(&mixed), [None], "{mixed:?}");
+        }
+        assert_eq!(of(&[("a", one), ("b", other), ("c", one)]), [None], "it does not come back");
+    }
+
+    #[test]
+    fn an_event_stays_within_its_bounds() {
+        let many = grouped((0..2_500).map(|n| asked(1, &n.to_string())));
+        assert_eq!(many.iter().map(|c| c.acknowledgements.len()).collect::<Vec<_>>(), [1_000, 1_000, 500]);
+        // Control characters take six bytes each in JSON.
+        let large = grouped((0..1_000).map(|n| asked(1, &format!("{}{n:03}", "\u{1}".repeat(125)))));
+        assert!(large.len() > 1);
+        for commit in large {
+            let body = serde_json::to_vec(&commit.acknowledgements).unwrap();
+            assert!(body.len() <= MAX_EVENT_BYTES + 64, "{}", body.len());
+        }
+    }
+}
