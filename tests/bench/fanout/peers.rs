@@ -149,6 +149,11 @@ fn told(posted: &Value) -> String {
     message.to_string()
 }
 
+/// What a client is told that acknowledges: as long as what a replica says.
+fn confirmation() -> String {
+    json!({"type": "acknowledged", "broadcast_id": ID, "already": false, "sequence": 42}).to_string()
+}
+
 /// What the creator is answered.
 fn answer() -> Value {
     json!({"status": "success", "id": ID})

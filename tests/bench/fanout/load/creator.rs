@@ -24,22 +24,25 @@ pub struct Accepted {
     pub at: Instant,
 }
 
-/// One HTTP connection, from the first post on: a server does not wait long for the first request of a connection.
+/// One HTTP connection, from the first post on: a server does not wait long for the first request of a connection. When it
+/// is closed in between, the next post takes another one.
 pub struct Creator {
     socket: Option<OwnedFd>,
     server: SocketAddrV4,
     token: String,
     posted: Instant,
+    /// Whether what was posted last is not answered yet.
+    waits: bool,
     received: Vec<u8>,
 }
 
 impl Creator {
     /// One that has not connected yet.
     pub(super) fn of(server: SocketAddrV4, token: String) -> Self {
-        Self { socket: None, server, token, posted: Instant::now(), received: Vec::new() }
+        Self { socket: None, server, token, posted: Instant::now(), waits: false, received: Vec::new() }
     }
 
-    /// Its connection; the first time it connects, and waits for that, and is watched from then on.
+    /// Its connection; when there is none it connects, and waits for that, and is watched from then on.
     fn connected(&mut self, epoll: &OwnedFd, data: epoll::EventData) -> anyhow::Result<&OwnedFd> {
         match &mut self.socket {
             Some(socket) => Ok(socket),
@@ -72,7 +75,7 @@ impl Creator {
         let socket = self.connected(epoll, data)?;
         let posted = Instant::now();
         let sent = send(socket, request.as_bytes(), SendFlags::NOSIGNAL)?;
-        self.posted = posted;
+        (self.posted, self.waits) = (posted, true);
         ensure!(sent == request.len(), "the request fits into the socket's buffer");
         Ok(())
     }
@@ -83,7 +86,12 @@ impl Creator {
         let mut buffer = [0; 16 * 1024];
         let socket = self.socket.as_ref().context("who is answered is connected")?;
         let (read, _) = recv(socket, &mut buffer, RecvFlags::DONTWAIT)?;
-        ensure!(read > 0, "the server closed the creator's connection");
+        if read == 0 {
+            ensure!(!self.waits, "the server closed the creator's connection");
+            // It has been idle for too long. The next post takes another one.
+            self.socket = None;
+            return Ok(None);
+        }
         self.received.extend(&buffer[..read]);
         let Some(end) = find(&self.received, b"\r\n\r\n") else { return Ok(None) };
         let head = self.received[..end].to_ascii_lowercase();
@@ -96,6 +104,7 @@ impl Creator {
         };
         let accepted = Accepted { id: id.to_owned(), posted: self.posted, at };
         self.received.clear();
+        self.waits = false;
         Ok(Some(accepted))
     }
 }

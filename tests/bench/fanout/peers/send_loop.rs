@@ -1,4 +1,4 @@
-//! The floor: sockets that were accepted, and a loop that writes the same bytes to each.
+//! The floor: sockets that were accepted, a loop that writes the same bytes to each, and an answer to whatever a client says.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use rustix::net::{
 };
 use tungstenite::handshake::derive_accept_key;
 
-use super::super::frames::{find, number_after, of_server};
+use super::super::frames::{TEXT, find, number_after, of_server};
 
 const LISTENER: u64 = u64::MAX;
 const EVENTS: usize = 256;
@@ -25,7 +25,12 @@ struct Server {
     sockets: Vec<Option<OwnedFd>>,
     /// Those that were upgraded.
     clients: Vec<usize>,
+    /// What a client is answered that acknowledges.
+    confirmation: Vec<u8>,
 }
+
+/// How a client's message begins: a text that is not in pieces.
+const TEXT_OF_CLIENT: u8 = 0x80 | TEXT;
 
 pub(super) fn run() -> anyhow::Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -35,7 +40,8 @@ pub(super) fn run() -> anyhow::Result<()> {
     listen(&listener, super::BACKLOG.into())?;
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     super::say(SocketAddr::try_from(getsockname(&listener)?)?)?;
-    let mut server = Server { epoll, listener, sockets: Vec::new(), clients: Vec::new() };
+    let confirmation = of_server(&super::confirmation());
+    let mut server = Server { epoll, listener, sockets: Vec::new(), clients: Vec::new(), confirmation };
     let mut events = Vec::with_capacity(EVENTS);
     loop {
         events.clear();
@@ -67,7 +73,8 @@ impl Server {
         }
     }
 
-    /// A handshake, a broadcast, or what nobody asked a client for. Whoever asks does so in one piece.
+    /// A handshake, a broadcast, an acknowledgement, or what nobody asked a client for. Whoever asks does so in one piece, and
+    /// alone.
     fn read(&mut self, index: usize) -> anyhow::Result<()> {
         let Some(socket) = &self.sockets[index] else { return Ok(()) };
         let mut buffer = [0; 4 * 1024];
@@ -79,6 +86,11 @@ impl Server {
                 return Ok(());
             }
         };
+        if request.starts_with(&[TEXT_OF_CLIENT]) {
+            let sent = send(socket, &self.confirmation, SendFlags::NOSIGNAL)?;
+            ensure!(sent == self.confirmation.len(), "a confirmation fits into a socket's buffer");
+            return Ok(());
+        }
         if request.starts_with(b"POST ") {
             return self.broadcast(index, request);
         }

@@ -4,10 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 
-use super::{APPEND, Bench, Kept, NO_HEARTBEAT, TIDINGS, keep_faults, micros, middle, millis};
+use super::{
+    APPEND, Bench, Column, Kept, NO_HEARTBEAT, Server, TIDINGS, keep_faults, micros, middle, millis,
+};
 use crate::fanout::load::Load;
 use crate::fanout::logs::Client;
+use crate::fanout::peers::Peer;
 use crate::fanout::statistics::counted;
+
+/// The send loop answers at once, and keeps nothing: what sockets and the load take alone.
+const ECHO: &str = "an echo";
 
 const CLIENTS: usize = 15_000;
 
@@ -19,54 +25,93 @@ const EVENT_BYTES: usize = 650;
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     let clients = bench.options.at_most(CLIENTS);
+    let row = format!("{clients} acknowledgements at once, and one alone");
+    let echoed = {
+        let server = bench.peer(Peer::SendLoop)?;
+        let mut load = bench.load(&server, clients)?;
+        load.connect()?;
+        let storm = Storm::at(&server, &mut load, clients)?;
+        let mut column = bench.table.column(&row, (TIDINGS, APPEND), ECHO, round);
+        storm.keep(&mut column, clients);
+        keep_faults(&mut column, &load)?;
+        storm.a_second(clients)
+    };
+
     let server = bench.replica(&NO_HEARTBEAT)?;
     let mut load = bench.load(&server, clients)?;
     load.connect()?;
-    server.process.settle()?;
-
-    let number = load.post()?;
-    let broadcast = load.accepted()?.id;
-    load.delivered(number)?;
     let Kept::Replica(_, nats) = &server.running else { bail!("replicas have a log") };
     let log = Client::of(nats)?;
-    server.process.settle()?;
-    let (bytes_before, before) = (log.bytes()?, server.process.cpu_at_rest()?);
-    let begun = Instant::now();
-    for client in 0..clients {
-        load.acknowledge(client, &broadcast)?;
-    }
-    let all_sent = begun.elapsed();
-    load.until("every acknowledgement is confirmed", |load| load.heard.confirmed >= clients)?;
-    let took = begun.elapsed();
-    server.process.settle()?;
-    let cpu = server.process.cpu_at_rest()?.since(&before);
+    let storm = Storm::at(&server, &mut load, clients)?;
     let events = load.heard.confirmed_in.len();
-    let bytes = log.bytes()?.saturating_sub(bytes_before);
+    let bytes = log.bytes()?.saturating_sub(storm.log_before);
 
     let alone = one_by_one(&mut load, ALONE.min(clients))?;
     let appends = log.append_one_by_one(ALONE, EVENT_BYTES)?;
 
-    let row = format!("{clients} acknowledgements at once, and one alone");
     let mut column = bench.table.column(&row, (TIDINGS, APPEND), TIDINGS, round);
-    column.keep("confirmed", "a second", counted(clients) / took.as_secs_f64());
-    column.keep("all are sent", "ms", millis(all_sent));
-    column.keep("all are confirmed", "ms", millis(took));
+    storm.keep(&mut column, clients);
+    column.keep("confirmed, of what the echo answers", "%", 100.0 * storm.a_second(clients) / echoed);
     column.keep("acknowledgements an event", "", counted(clients) / counted(events.max(1)));
     column.keep(
         "an acknowledgement in the log",
         "bytes",
         counted(usize::try_from(bytes)?) / counted(clients),
     );
-    column.keep(
-        "CPU an acknowledgement, with its place in the KV mirror",
-        "µs",
-        micros(cpu) / counted(clients),
-    );
     column.compare("one alone is confirmed", "ms", middle(&alone, |took| millis(*took)));
     keep_faults(&mut column, &load)?;
     let mut column = bench.table.column(&row, (TIDINGS, APPEND), APPEND, round);
     column.compare("one alone is confirmed", "ms", middle(&appends, |took| millis(*took)));
     Ok(())
+}
+
+/// Everybody acknowledged at once.
+struct Storm {
+    log_before: u64,
+    all_sent: Duration,
+    took: Duration,
+    /// Until the last one is confirmed, and until the server has come to rest.
+    cpu: (Duration, Duration),
+}
+
+impl Storm {
+    /// A new broadcast, which all clients acknowledge.
+    fn at(server: &Server, load: &mut Load, clients: usize) -> anyhow::Result<Self> {
+        server.process.settle()?;
+        let number = load.post()?;
+        let broadcast = load.accepted()?.id;
+        load.delivered(number)?;
+        server.process.settle()?;
+        let log_before = match &server.running {
+            Kept::Replica(_, nats) => Client::of(nats)?.bytes()?,
+            Kept::Peer(_) => 0,
+        };
+        let before = server.process.cpu_at_rest()?;
+        let begun = Instant::now();
+        for client in 0..clients {
+            load.acknowledge(client, &broadcast)?;
+        }
+        let all_sent = begun.elapsed();
+        load.until("every acknowledgement is confirmed", |load| load.heard.confirmed >= clients)?;
+        let took = begun.elapsed();
+        let until_confirmed = server.process.cpu()?.since(&before);
+        server.process.settle()?;
+        let cpu = (until_confirmed, server.process.cpu_at_rest()?.since(&before));
+        Ok(Self { log_before, all_sent, took, cpu })
+    }
+
+    fn a_second(&self, clients: usize) -> f64 {
+        counted(clients) / self.took.as_secs_f64()
+    }
+
+    fn keep(&self, column: &mut Column<'_>, clients: usize) {
+        column.keep("confirmed", "a second", self.a_second(clients));
+        column.keep("all are sent", "ms", millis(self.all_sent));
+        column.keep("all are confirmed", "ms", millis(self.took));
+        let each = |cpu| micros(cpu) / counted(clients);
+        column.keep("CPU an acknowledgement, until all are confirmed", "µs", each(self.cpu.0));
+        column.keep("CPU an acknowledgement, with its place in the KV mirror", "µs", each(self.cpu.1));
+    }
 }
 
 /// A new broadcast, which clients acknowledge one after the other.
