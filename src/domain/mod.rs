@@ -13,6 +13,7 @@ pub mod delays;
 pub mod digest;
 pub mod event;
 pub mod state;
+pub mod timestamp;
 pub mod types;
 pub mod view;
 

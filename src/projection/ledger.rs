@@ -140,7 +140,7 @@ impl Ledger {
                 What::Event(recorded, trace) => {
                     store.load(state, &State::needs_of(&recorded))?;
                     let change = evolve(state, &recorded);
-                    batch.change(state, sequence, &change)?;
+                    batch.change(state, sequence, &change);
                     if !matches!(recorded.event, Event::Acknowledged(_)) {
                         if let Some(written) = state.written_by(recorded.id) {
                             batch.written(recorded.id, written);

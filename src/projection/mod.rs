@@ -5,6 +5,7 @@
 //! state is disposable: when it does not open, does not decode, or belongs to another log, it is moved aside and
 //! rebuilt. A full disk damages nothing: then it stands still, with what is in memory, until there is room.
 
+mod acks;
 pub mod cursor;
 mod fold;
 pub mod ledger;

@@ -4,7 +4,7 @@
 //! damaged, but to a state in which whole batches are there or not; so the cursor is written in the batch of what it
 //! stands for, and losing the tail only means reading it again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::acks::{Read, Reading, Record};
 use super::cursor::CursorRecord;
 use crate::domain::{
     Acknowledgement, BroadcastId, BroadcastState, Change, Channel, ChannelState, Needs, State, Timestamp,
-    Written,
+    UserId, Written,
 };
 use crate::log::merkle::Hash;
 
@@ -41,7 +42,7 @@ const KEPT_ASIDE: usize = 3;
 /// c                         the cursor
 /// h {channel}               a channel's state
 /// b {broadcast}             a broadcast, without its acknowledgements
-/// a {broadcast} {sequence}  the acknowledgements that one event brought: one value an event, not one a user
+/// a {broadcast} {sequence}  the acknowledgements that events of one batch brought, from this one on: see `acks.rs`
 /// w {event}                 a lifecycle event: the broadcast that it is about, and its sequence
 /// t {channel} 0 {sequence}  the broadcast that this event created: the channel's history
 /// m {block}                 the root over a block of leaves of the Merkle tree: 32 bytes
@@ -74,12 +75,6 @@ impl Key<'_> {
     }
 }
 
-/// The sequence at the end of a key of acknowledgements.
-fn sequence_of(key: &[u8]) -> anyhow::Result<u64> {
-    let tail = key.last_chunk::<8>().context("a key of acknowledgements is too short")?;
-    Ok(u64::from_be_bytes(*tail))
-}
-
 /// What is stored of a lifecycle event.
 fn written(record: &[u8]) -> anyhow::Result<Written> {
     let (about, sequence) = record.split_first_chunk::<16>().context("a record does not decode")?;
@@ -99,13 +94,15 @@ pub struct AckAt {
 /// What one batch writes.
 #[derive(Default)]
 pub struct Batch {
-    batch: sled::Batch,
+    writes: sled::Batch,
     touched: BTreeSet<BroadcastId>,
+    /// What was brought to each broadcast and is no record of the batch yet.
+    acks: BTreeMap<BroadcastId, Record>,
 }
 
 impl Batch {
     fn put(&mut self, key: &Key<'_>, record: &impl Serialize) -> anyhow::Result<()> {
-        self.batch.insert(key.bytes(), serde_json::to_vec(record)?);
+        self.writes.insert(key.bytes(), serde_json::to_vec(record)?);
         Ok(())
     }
 
@@ -114,13 +111,18 @@ impl Batch {
         self.put(&Key::Cursor, cursor)
     }
 
-    /// What an event changed, read from the state behind it. The broadcasts that it touched are written by
-    /// [`Batch::touched`], once for all events of the batch.
-    pub fn change(&mut self, state: &State, sequence: u64, change: &Change) -> anyhow::Result<()> {
+    /// What an event changed, read from the state behind it. The broadcasts that it touched, and who acknowledged them, are
+    /// written by [`Batch::touched`], once for all events of the batch.
+    pub fn change(&mut self, state: &State, sequence: u64, change: &Change) {
         match change {
             Change::Acknowledged { id, new } => {
                 self.touched.insert(*id);
-                self.put(&Key::Acks(*id, sequence), new)?;
+                let record = self.acks.entry(*id).or_insert_with(|| Record::of(sequence));
+                if record.is_full() {
+                    let full = std::mem::replace(record, Record::of(sequence));
+                    self.writes.insert(Key::Acks(*id, full.first).bytes(), full.into_bytes());
+                }
+                record.push(sequence, new);
             }
             Change::Activated { id, .. } | Change::RecordedLate { id } => {
                 self.touched.insert(*id);
@@ -129,17 +131,19 @@ impl Batch {
                 }
                 if let Some(known) = state.broadcast(*id) {
                     let key = Key::Created(&known.channel, sequence).bytes();
-                    self.batch.insert(key, id.0.as_bytes().as_slice());
+                    self.writes.insert(key, id.0.as_bytes().as_slice());
                 }
             }
             Change::Ended { id, .. } => drop(self.touched.insert(*id)),
             Change::Nothing => {}
         }
-        Ok(())
     }
 
-    /// Every broadcast that was touched, as it is after the last event.
+    /// Every broadcast that was touched, as it is after the last event, and who acknowledged it.
     pub fn touched(&mut self, state: &State) -> anyhow::Result<()> {
+        for (id, record) in std::mem::take(&mut self.acks) {
+            self.writes.insert(Key::Acks(id, record.first).bytes(), record.into_bytes());
+        }
         for known in std::mem::take(&mut self.touched).into_iter().filter_map(|id| state.broadcast(id)) {
             self.put(&Key::Broadcast(known.broadcast.id), known)?;
         }
@@ -153,14 +157,14 @@ impl Batch {
 
     /// The root over a block of leaves.
     pub fn block(&mut self, number: u64, root: Hash) {
-        self.batch.insert(Key::Block(number).bytes(), root.0.as_slice());
+        self.writes.insert(Key::Block(number).bytes(), root.0.as_slice());
     }
 
     /// Where a lifecycle event stands, and what it is about.
     pub fn written(&mut self, event: Uuid, written: Written) {
         let mut record = written.about.0.as_bytes().to_vec();
         record.extend(written.sequence.to_be_bytes());
-        self.batch.insert(Key::Written(event).bytes(), record);
+        self.writes.insert(Key::Written(event).bytes(), record);
     }
 }
 
@@ -249,8 +253,8 @@ impl Store {
 
     fn broadcast(&self, id: BroadcastId) -> anyhow::Result<Option<BroadcastState>> {
         let Some(mut loaded) = self.get::<BroadcastState>(&Key::Broadcast(id))? else { return Ok(None) };
-        self.each_ack(id, |sequence, acknowledgement| {
-            loaded.acknowledgements.insert(acknowledgement.user.fingerprint(), sequence);
+        self.each_read(id, |read| {
+            loaded.acknowledgements.insert(UserId::fingerprint_of(read.user), read.place.0);
             Ok(())
         })?;
         if loaded.acknowledgements.len() as u64 != loaded.acknowledged {
@@ -286,22 +290,24 @@ impl Store {
     pub fn acks_after(
         &self,
         id: BroadcastId,
-        (sequence, brought): (u64, usize),
+        after: (u64, usize),
         limit: usize,
     ) -> anyhow::Result<Vec<AckAt>> {
-        let range = Key::Acks(id, sequence).bytes()..=Key::Acks(id, u64::MAX).bytes();
+        // An event stands in the record that begins with it, or in one that begins before it.
+        let up_to = Key::Acks(id, 0).bytes()..=Key::Acks(id, after.0).bytes();
+        let first = self.db.range(up_to).next_back().transpose()?;
+        let from = first.map_or_else(|| Key::Acks(id, 0).bytes(), |(key, _)| key.to_vec());
         let mut found = Vec::new();
-        for entry in self.db.range(range) {
-            let (key, value) = entry?;
-            let at = sequence_of(&key)?;
-            let skip = if at == sequence { brought } else { 0 };
-            let brought: Vec<Acknowledgement> =
-                serde_json::from_slice(&value).context("a record does not decode")?;
-            let numbered = (1..).zip(brought).skip(skip);
-            found.extend(numbered.map(|(nth, acknowledgement)| AckAt { place: (at, nth), acknowledgement }));
-            if found.len() >= limit {
-                found.truncate(limit);
-                break;
+        for entry in self.db.range(from..=Key::Acks(id, u64::MAX).bytes()) {
+            let (_, record) = entry?;
+            for read in Reading::of(&record) {
+                let read = read?;
+                if found.len() >= limit {
+                    return Ok(found);
+                }
+                if read.place > after {
+                    found.push(AckAt { place: read.place, acknowledgement: read.acknowledgement()? });
+                }
             }
         }
         Ok(found)
@@ -313,12 +319,16 @@ impl Store {
         id: BroadcastId,
         mut visit: impl FnMut(u64, Acknowledgement) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
+        self.each_read(id, |read| visit(read.place.0, read.acknowledgement()?))
+    }
+
+    fn each_read(
+        &self,
+        id: BroadcastId,
+        mut visit: impl FnMut(Read<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         for entry in self.db.scan_prefix([b"a", id.0.as_bytes().as_slice()].concat()) {
-            let (key, value) = entry?;
-            let sequence = sequence_of(&key)?;
-            let brought: Vec<Acknowledgement> =
-                serde_json::from_slice(&value).context("a record does not decode")?;
-            brought.into_iter().try_for_each(|acknowledgement| visit(sequence, acknowledgement))?;
+            Reading::of(&entry?.1).try_for_each(|read| visit(read?))?;
         }
         Ok(())
     }
@@ -331,8 +341,8 @@ impl Store {
     ) -> anyhow::Result<()> {
         for entry in self.db.scan_prefix(b"b") {
             let id = BroadcastId(Uuid::from_slice(&entry?.0[1..]).context("a key does not decode")?);
-            self.each_ack(id, |sequence, acknowledgement| {
-                if acknowledgement.at >= since { visit(id, sequence, acknowledgement) } else { Ok(()) }
+            self.each_read(id, |read| {
+                if read.at >= since { visit(id, read.place.0, read.acknowledgement()?) } else { Ok(()) }
             })?;
         }
         Ok(())
@@ -354,7 +364,7 @@ impl Store {
 
     /// Writes a batch: all of it or, after a crash, none.
     pub fn apply(&self, batch: Batch) -> anyhow::Result<()> {
-        self.db.apply_batch(batch.batch).map_err(plain).context("writing to the projection")
+        self.db.apply_batch(batch.writes).map_err(plain).context("writing to the projection")
     }
 
     /// Waits until everything is on disk.
