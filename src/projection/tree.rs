@@ -11,18 +11,24 @@ pub const BLOCK: u64 = 256;
 const RECENT: u64 = 16 * BLOCK;
 
 /// A tree that knows its root now, and at each size that it had a while ago.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tree {
     now: Frontier,
-    /// Before the recent leaves.
-    before: Frontier,
+    /// As it was before the recent leaves, and since then at the beginning of each block.
+    before: VecDeque<Frontier>,
     recent: VecDeque<Hash>,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self::from(Frontier::default())
+    }
 }
 
 impl Tree {
     /// One that goes on from here.
     pub fn from(frontier: Frontier) -> Self {
-        Self { before: frontier.clone(), now: frontier, recent: VecDeque::new() }
+        Self { before: [frontier.clone()].into(), now: frontier, recent: VecDeque::new() }
     }
 
     /// As it is now.
@@ -40,17 +46,35 @@ impl Tree {
         });
         self.now.push(leaf);
         self.recent.push_back(leaf);
-        if self.recent.len() as u64 > RECENT {
-            self.before.extend(self.recent.pop_front());
+        if filled.is_some() {
+            self.before.push_back(self.now.clone());
+            self.forget();
         }
         filled
     }
 
+    /// Drops whole blocks that are older than what is remembered.
+    fn forget(&mut self) {
+        while let (Some(first), Some(second)) = (self.before.front(), self.before.get(1))
+            && self.now.size() - second.size() >= RECENT
+        {
+            let leaves = usize::try_from(second.size() - first.size()).unwrap_or(usize::MAX);
+            self.recent.drain(..leaves.min(self.recent.len()));
+            self.before.pop_front();
+        }
+    }
+
     /// The root that it had at a size; `None` for one that it has not had, or had too long ago.
     pub fn root_at(&self, size: u64) -> Option<Hash> {
-        let more = size.checked_sub(self.before.size()).filter(|_| size <= self.now.size())?;
-        let mut tree = self.before.clone();
-        tree.extend(self.recent.iter().take(usize::try_from(more).ok()?).copied());
+        let first = self.before.front()?.size();
+        if size < first || self.now.size().checked_sub(size)? > RECENT {
+            return None;
+        }
+        let known = self.before.partition_point(|before| before.size() <= size).checked_sub(1)?;
+        let mut tree = self.before.get(known)?.clone();
+        let skipped = usize::try_from(tree.size() - first).ok()?;
+        let more = usize::try_from(size - tree.size()).ok()?;
+        tree.extend(self.recent.iter().skip(skipped).take(more).copied());
         Some(tree.root())
     }
 }
