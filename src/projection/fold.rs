@@ -13,12 +13,82 @@ use super::shared::{Shared, Views};
 use super::store::Store;
 use super::{Announcement, Changed, Position};
 use crate::blocking::blocking;
-use crate::domain::{Change, Channel, Recorded, View};
-use crate::log::TraceParent;
+use crate::domain::{Change, Channel, Event, Recorded, View};
 use crate::log::envelope::Skipped;
 use crate::log::merkle::Hash;
-use crate::log::reader::{Delivery, Entry};
+use crate::log::reader::{Delivery, Entry, MAX_BATCH};
+use crate::log::{Epoch, TraceParent};
 use crate::metrics::Metrics;
+
+/// Places of the log that are folded together at most, and acknowledgements in them: what waits is written as one batch,
+/// since a batch costs the store about as much as what is in it.
+const TOGETHER: usize = 1_024;
+const ACKS_TOGETHER: usize = 1 << 15;
+
+/// So many entries are decoded where they are; more of them off the threads of the runtime.
+const FEW: usize = 4;
+
+/// What the reader handed on, decoded.
+enum Decoded {
+    Epoch(Epoch),
+    Head(u64),
+    Steps(Vec<Step>),
+}
+
+/// Decodes what comes while that before it is folded. Ends with the reader, and when nobody folds any more.
+fn decoded(mut deliveries: mpsc::Receiver<Delivery>) -> mpsc::Receiver<anyhow::Result<Decoded>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(delivery) = deliveries.recv().await {
+            let decoded = match delivery {
+                Delivery::Epoch(epoch) => Ok(Decoded::Epoch(epoch)),
+                Delivery::Head(head) => Ok(Decoded::Head(head)),
+                Delivery::Batch(entries) if entries.len() <= FEW => Ok(Decoded::Steps(steps(&entries))),
+                Delivery::Batch(entries) => {
+                    let steps = blocking(move || steps(&entries)).await;
+                    steps.map(Decoded::Steps).context("decoding panicked")
+                }
+            };
+            if sender.send(decoded).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn steps(entries: &[Entry]) -> Vec<Step> {
+    entries.iter().map(Step::of).collect()
+}
+
+fn acknowledgements(steps: &[Step]) -> usize {
+    let of_each = steps.iter().map(|step| match &step.what {
+        What::Event(Recorded { event: Event::Acknowledged(brought), .. }, _) => {
+            brought.acknowledgements.len()
+        }
+        _ => 0,
+    });
+    of_each.sum()
+}
+
+/// Adds what waits to be folded. Returns what comes after that and is something else.
+fn add_waiting(
+    steps: &mut Vec<Step>,
+    decoded: &mut mpsc::Receiver<anyhow::Result<Decoded>>,
+) -> Option<anyhow::Result<Decoded>> {
+    let mut acks = acknowledgements(steps);
+    while steps.len() + MAX_BATCH <= TOGETHER && acks < ACKS_TOGETHER {
+        match decoded.try_recv() {
+            Ok(Ok(Decoded::Steps(more))) => {
+                acks += acknowledgements(&more);
+                steps.extend(more);
+            }
+            Ok(other) => return Some(other),
+            Err(_) => return None,
+        }
+    }
+    None
+}
 
 /// How a fold ended, when nothing was damaged.
 pub(super) enum Outcome {
@@ -54,7 +124,7 @@ impl Fold {
     }
 
     /// Folds until the reader ends. An error means that the store is damaged.
-    pub(super) async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<Outcome> {
+    pub(super) async fn run(mut self, deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<Outcome> {
         // What is on disk is true of its log, and can be shown while the rest is read; but not over something newer,
         // that a full disk did not take.
         if self.ledger.cursor.epoch.is_some() && !self.shared.position.borrow().serving {
@@ -64,20 +134,31 @@ impl Fold {
             drop(order);
             self.publish(|position| position.serving = true);
         }
-        while let Some(delivery) = deliveries.recv().await {
-            let entries = match delivery {
-                Delivery::Epoch(_) if self.ledger.cursor.epoch.is_some() => return Ok(Outcome::OtherLog),
-                Delivery::Epoch(epoch) => {
+        let (mut decoded, mut next) = (decoded(deliveries), None);
+        loop {
+            let taken = match next.take() {
+                Some(taken) => taken,
+                None => match decoded.recv().await {
+                    Some(taken) => taken,
+                    None => break,
+                },
+            };
+            let steps = match taken? {
+                Decoded::Epoch(_) if self.ledger.cursor.epoch.is_some() => return Ok(Outcome::OtherLog),
+                Decoded::Epoch(epoch) => {
                     self.ledger.cursor.epoch = Some(epoch);
                     vec![]
                 }
-                Delivery::Head(head) => {
+                Decoded::Head(head) => {
                     self.target.get_or_insert(head);
                     vec![]
                 }
-                Delivery::Batch(entries) => entries,
+                Decoded::Steps(mut steps) => {
+                    next = add_waiting(&mut steps, &mut decoded);
+                    steps
+                }
             };
-            self = self.apply(entries).await?;
+            self = self.apply(steps).await?;
         }
         let shared = self.shared.clone();
         let flushed = blocking(move || shared.locked_store().as_ref().context("the store is gone")?.flush());
@@ -86,11 +167,11 @@ impl Fold {
     }
 
     /// Folds a batch, writes it, and tells of it.
-    async fn apply(mut self, entries: Vec<Entry>) -> anyhow::Result<Self> {
+    async fn apply(mut self, steps: Vec<Step>) -> anyhow::Result<Self> {
         let shared = self.shared.clone();
         let _order = shared.order.lock().await;
         let written = blocking(move || {
-            let changes = self.write(&entries);
+            let changes = self.write(steps);
             (self, changes)
         });
         let (mut fold, changes) = written.await.context("the fold panicked")?;
@@ -98,15 +179,15 @@ impl Fold {
         Ok(fold)
     }
 
-    fn write(&mut self, entries: &[Entry]) -> anyhow::Result<Vec<Told>> {
-        let steps: Vec<_> = entries.iter().map(Step::of).collect();
+    fn write(&mut self, steps: Vec<Step>) -> anyhow::Result<Vec<Told>> {
+        let places = steps.len() as u64;
         steps.iter().for_each(say_if_passed_over);
         let begun = Instant::now();
         let shared = self.shared.clone();
         let store = shared.locked_store();
         let changes = self.fold(store.as_ref().context("the store is gone")?, steps)?;
-        if !entries.is_empty() {
-            self.metrics.applied.inc_by(entries.len() as u64);
+        if places > 0 {
+            self.metrics.applied.inc_by(places);
             self.metrics.apply_duration.observe(begun.elapsed());
         }
         Ok(changes)
@@ -140,10 +221,13 @@ impl Fold {
         let shared = self.shared.clone();
         let mut views = shared.write();
         let Views { log, tree, pending } = &mut *views;
-        let mut changes = Vec::new();
+        let (mut changes, mut untold) = (Vec::new(), false);
+        let somebody_is_told = shared.position.borrow().caught_up;
         self.ledger.fold(store, log, tree, steps, |state, Folded { recorded, change, trace }| {
             let Recorded { sequence, channel, .. } = recorded;
-            if change != Change::Nothing {
+            if !somebody_is_told {
+                untold |= change != Change::Nothing;
+            } else if change != Change::Nothing {
                 let view = View::new(state, pending);
                 let of = |change| Arc::new(changed(view, channel.clone(), sequence, change, trace));
                 let shown = view.has_pending().then(|| pending.shown(&change).map(of));
@@ -151,6 +235,7 @@ impl Fold {
                 changes.push(Told { clients: shown.unwrap_or_else(|| Some(mirror.clone())), mirror });
             }
         })?;
+        self.untold |= untold;
         Ok(changes)
     }
 
