@@ -196,7 +196,7 @@ mod tests {
         #[test]
         fn what_is_cut_off_is_damaged_and_said_once(events in events(), at in any::<prop::sample::Index>()) {
             let bytes = record_of(&events).into_bytes();
-            let cut = &bytes[..1 + at.index(bytes.len() - 1)];
+            let cut = &bytes[..=at.index(bytes.len() - 1)];
             let read: Vec<_> = Reading::of(cut).collect();
             let whole = Reading::of(&bytes).take(read.len()).collect::<Result<Vec<_>, _>>().unwrap();
             let right = read.iter().zip(&whole).take_while(|(read, whole)| {
