@@ -12,13 +12,15 @@ use mimalloc::MiMalloc;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// `mi_option_purge_delay` of mimalloc 2, which its bindings do not name.
-const PURGE_DELAY: mi_option_t = 15;
-
-/// Pages that nothing is in any more go back to the system after so many milliseconds. By default they wait for ten, and when
-/// a replica has become idle by then, for ever: what thousands of handshakes took stays with it (some 4 MiB, measured after
-/// 15,000 of them, 256 at a time).
-const PURGED_AFTER_MS: c_long = 1;
+/// Options of mimalloc 3 that its bindings do not name, and what they are set to. The allocator keeps pages that nothing is in any
+/// more: some of each size of block, and others for ten milliseconds, which is for ever when the replica has become idle by
+/// then. What thousands of handshakes took would stay with it (some 4 MiB, measured after 15,000 of them, 256 at a time).
+const KEEP_NO_EMPTY_PAGES: [(mi_option_t, c_long); 2] = [
+    // mi_option_purge_delay, in milliseconds.
+    (15, 1),
+    // mi_option_page_full_retain.
+    (36, 0),
+];
 
 fn main() -> ExitCode {
     keep_no_empty_pages();
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
 
 #[expect(unsafe_code, reason = "the allocator has no other way to be told")]
 fn keep_no_empty_pages() {
-    // SAFETY: it sets a number, in memory of the allocator's own that exists from the start, and no other thread runs yet.
-    unsafe { mi_option_set(PURGE_DELAY, PURGED_AFTER_MS) };
+    for (option, value) in KEEP_NO_EMPTY_PAGES {
+        // SAFETY: it sets a number, in memory of the allocator's own that exists from the start, and no other thread runs yet.
+        unsafe { mi_option_set(option, value) };
+    }
 }

@@ -69,9 +69,10 @@ async fn feed_until_stopped(
             None => std::future::pending().await,
         }
     };
-    let App { auditing, nats, mut shutdown, .. } = app;
+    let (log, reconnected, mut shutdown) =
+        (app.auditing.log.clone(), app.nats.generation.clone(), app.shutdown.clone());
     tokio::select! {
-        fed = feed(auditing.log, nats.generation, info, part, &lines) => fed,
+        fed = feed(log, reconnected, info, part, &lines) => fed,
         () = shutdown.wait(), if part.follow => Ok(()),
         () = ended, if part.follow => Ok(()),
     }

@@ -13,7 +13,7 @@ use axum::http::header::{CONNECTION, CONTENT_LENGTH};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::IntoResponse as _;
 use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::server::conn::http1;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -21,8 +21,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tracing::debug;
 
 use super::error::ApiError;
+use super::handshake::{Handover, Opened, Then};
 use super::limits::{HeadLimits, Patience};
 use super::observe;
 use super::server::is_told;
@@ -61,8 +63,11 @@ impl Serving {
         let standing = Arc::new(Standing::new(self.patience));
         let router = TowerToHyperService::new(self.router.clone());
         let (place, whose) = (permit.clone(), standing.clone());
+        let handover = Arc::new(Handover::default());
+        let handed_over = handover.clone();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(place.clone());
+            request.extensions_mut().insert(handover.clone());
             let busy = whose.busy();
             let answered = router.call(request);
             async move {
@@ -74,7 +79,7 @@ impl Serving {
             }
         });
         let socket = TokioIo::new(Socket::new(stream, permit, standing.clone()));
-        let mut connection = self.http1().serve_connection(socket, service).with_upgrades();
+        let mut connection = self.http1().serve_connection(socket, service);
         let mut stop = pin!(is_told(&mut stopped));
         let mut stopping = false;
         let end = loop {
@@ -88,10 +93,13 @@ impl Serving {
                 late = late(&standing) => break End::Late(late),
             }
         };
-        // None of one that was upgraded: it goes on elsewhere.
-        if let Some(parts) = connection.into_parts() {
-            drop(parts.service);
-            self.end(parts.io.into_inner(), end).await;
+        let Parts { io, read_buf, service, .. } = connection.into_parts();
+        drop(service);
+        match handed_over.take() {
+            Some(then) if matches!(end, End::Served) && standing.is_upgraded() => {
+                hand_over(io.into_inner(), read_buf, then).await;
+            }
+            _ => self.end(io.into_inner(), end).await,
         }
     }
 
@@ -121,6 +129,15 @@ impl Serving {
             let _ = timeout(LAST_WORD, stream.write_all(&unasked(error).await)).await;
         }
         close(stream).await;
+    }
+}
+
+/// After a handshake a connection is none of HTTP any more.
+async fn hand_over(socket: Socket, read: Bytes, then: Then) {
+    let (stream, place) = socket.into_parts();
+    match stream.into_std() {
+        Ok(stream) => then(Opened { stream: mio::net::TcpStream::from_std(stream), read, place }).await,
+        Err(error) => debug!("a WebSocket ended in its handshake: {error}"),
     }
 }
 

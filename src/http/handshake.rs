@@ -1,8 +1,7 @@
 //! A WebSocket's handshake (RFC 6455, section 4.2), after which the connection leaves the HTTP server as a bare TCP stream.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, anyhow};
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::header::{
@@ -13,21 +12,25 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use mio::net::TcpStream;
 use sha1::{Digest as _, Sha1};
 
-use super::socket::Socket;
 use super::sockets::SocketPermit;
 
 /// What a server adds to a client's key before it hashes it (RFC 6455, section 1.3).
 const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The answer to a request for a WebSocket, and the connection once that is out; or what is missing. Of the subprotocols
-/// that the client offers, this one is taken.
-pub fn begin(request: &mut Request, subprotocol: &'static str) -> Result<(Response, Opening), &'static str> {
+/// The answer to a request for a WebSocket, and where to say what becomes of the connection once that is out; or what is
+/// missing. Of the subprotocols that the client offers, this one is taken.
+pub fn begin(
+    request: &Request,
+    subprotocol: &'static str,
+) -> Result<(Response, Arc<Handover>), &'static str> {
     let accept = accepted(request)?;
+    let handover =
+        request.extensions().get::<Arc<Handover>>().ok_or("They begin on a connection of this server")?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = [
@@ -39,11 +42,32 @@ pub fn begin(request: &mut Request, subprotocol: &'static str) -> Result<(Respon
     if has_word(request.headers(), &SEC_WEBSOCKET_PROTOCOL, subprotocol) {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
     }
-    Ok((response, Opening(hyper::upgrade::on(request))))
+    Ok((response, handover.clone()))
 }
 
-/// A connection whose answer is on its way.
-pub struct Opening(OnUpgrade);
+/// What becomes of a connection.
+pub(super) type Then = Box<dyn FnOnce(Opened) -> BoxFuture<'static, ()> + Send>;
+
+/// Who takes a connection over after its handshake: said by a handler, asked by the server when the answer is out. The server
+/// puts one into the extensions of each request.
+#[derive(Default)]
+pub struct Handover(Mutex<Option<Then>>);
+
+impl Handover {
+    /// The connection goes to this one, if the answer of the handshake gets out.
+    pub fn then<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        take_over: impl FnOnce(Opened) -> F + Send + 'static,
+    ) {
+        let then: Then = Box::new(|opened| take_over(opened).boxed());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(then);
+    }
+
+    /// Whoever it was.
+    pub(super) fn take(&self) -> Option<Then> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 /// A connection after its handshake.
 pub struct Opened {
@@ -53,18 +77,6 @@ pub struct Opened {
     pub read: Bytes,
     /// Its place among those that the server takes, to be kept until it is over.
     pub place: Arc<SocketPermit>,
-}
-
-impl Opening {
-    /// Waits until the answer is out.
-    pub async fn opened(self) -> anyhow::Result<Opened> {
-        let upgraded = self.0.await.context("the handshake's answer did not go out")?;
-        let parts = upgraded.downcast::<TokioIo<Socket>>();
-        let parts = parts.map_err(|_| anyhow!("the connection is none of this server"))?;
-        let (stream, place) = parts.io.into_inner().into_parts();
-        let stream = stream.into_std().context("taking a stream out of the runtime")?;
-        Ok(Opened { stream: TcpStream::from_std(stream), read: parts.read_buf, place })
-    }
 }
 
 /// The answer to a client's key; or what is missing for a WebSocket.

@@ -96,6 +96,11 @@ impl Standing {
         }
     }
 
+    /// Whether it is no HTTP any more.
+    pub(super) fn is_upgraded(&self) -> bool {
+        matches!(self.now().phase, Phase::Upgraded)
+    }
+
     /// Whether there is nothing that an answer could be to.
     fn owes_nothing(&self) -> bool {
         matches!(self.now().phase, Phase::Silent { .. } | Phase::Head { .. })

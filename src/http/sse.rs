@@ -48,7 +48,7 @@ pub async fn events(
     let admitted = app.admission.enter(&who.user)?;
     let attached = app.hub.attach(connecting).await?;
     let lasts = who.lasts(app.clock.now());
-    let listening = Listening::new(app.hub, channel, attached, lasts, admitted);
+    let listening = Listening::new(app.hub.clone(), channel, attached, lasts, admitted);
     let events =
         stream::unfold(
             listening,

@@ -1,6 +1,7 @@
 //! What handlers share.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,9 +49,20 @@ pub struct Auditing {
     pub readers: Arc<Semaphore>,
 }
 
-/// A replica, as its handlers see it.
+/// A replica, as its handlers see it. Every request has one, so that a clone of it costs nothing.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// What a replica consists of for its handlers.
+pub struct Parts {
     /// The channels that exist.
     pub channels: Arc<[Channel]>,
     /// The write path.
@@ -86,6 +98,11 @@ pub struct App {
 }
 
 impl App {
+    /// Of these parts.
+    pub fn of(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
     /// How many are connected in a channel, over all replicas.
     pub fn connected(&self, channel: &Channel) -> Connected {
         let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();

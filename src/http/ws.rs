@@ -8,7 +8,6 @@ use axum::response::Response;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _};
-use tracing::debug;
 
 use super::error::ApiError;
 use super::handshake::{self, Opened};
@@ -30,10 +29,10 @@ pub async fn upgrade(
     InChannel(channel): InChannel,
     Listener(who): Listener,
     _: Fresh,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    let opened = handshake::begin(&mut request, SUBPROTOCOL).map_err(ApiError::not_a_websocket)?;
-    let (response, opening) = opened;
+    let begun = handshake::begin(&request, SUBPROTOCOL).map_err(ApiError::not_a_websocket)?;
+    let (response, handover) = begun;
     if app.connections_here() >= app.limits.max_connections {
         return Err(ApiError::full());
     }
@@ -44,15 +43,10 @@ pub async fn upgrade(
         user: who.user.clone(),
         heartbeat_seconds: app.limits.sockets.session.heartbeat.as_secs(),
     };
-    tokio::spawn(async move {
-        match opening.opened().await {
-            Ok(Opened { stream, read, place }) => {
-                let lasts = who.lasts(app.clock.now());
-                let (hub, places) = (app.hub.clone(), Places { of_user: admitted, of_edge: place });
-                hub.adopt(connecting, Upgraded { stream, read, lasts, places }).await;
-            }
-            Err(error) => debug!("a WebSocket ended in its handshake: {error:#}"),
-        }
+    handover.then(move |Opened { stream, read, place }| async move {
+        let lasts = who.lasts(app.clock.now());
+        let places = Places { of_user: admitted, of_edge: place };
+        app.hub.adopt(connecting, Upgraded { stream, read, lasts, places }).await;
     });
     Ok(response)
 }

@@ -32,13 +32,11 @@ const IDLE: Duration = Duration::from_secs(30);
 /// All cases together; they take some seconds.
 const ALL_CASES: Duration = Duration::from_mins(5);
 
-async fn upgrade(mut request: Request) -> Response {
-    match handshake::begin(&mut request, "none") {
-        Ok((response, opening)) => {
-            tokio::spawn(async move {
-                let opened = opening.opened().await.unwrap();
-                tokio::task::spawn_blocking(move || echo(opened)).await.unwrap();
-            });
+async fn upgrade(request: Request) -> Response {
+    match handshake::begin(&request, "none") {
+        Ok((response, handover)) => {
+            handover
+                .then(|opened| async { tokio::task::spawn_blocking(move || echo(opened)).await.unwrap() });
             response
         }
         Err(why) => why.into_response(),

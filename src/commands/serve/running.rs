@@ -18,6 +18,7 @@ use crate::commands::data_dir::DataDir;
 use crate::config::{Auth, OnOutage, Serve};
 use crate::domain::Channel;
 use crate::http::identity::gate::Gate;
+use crate::http::state::{App, Parts};
 use crate::http::ws::Edge;
 use crate::http::{router, server, state};
 use crate::log::EventLog;
@@ -196,7 +197,7 @@ impl<'a> Base<'a> {
         hub: Hub,
         counts: watch::Receiver<BTreeMap<Channel, Counts>>,
         auditing: state::Auditing,
-    ) -> state::App {
+    ) -> App {
         let limits = state::Limits {
             max_body_bytes: self.options.max_body_bytes,
             max_connections: self.options.max_connections as u64,
@@ -205,7 +206,7 @@ impl<'a> Base<'a> {
             sockets: self.options.socket_limits(),
         };
         let Edge { acks, gate, rates, clock } = edge.clone();
-        state::App {
+        App::of(Parts {
             channels: self.options.channels.clone().into(),
             acks,
             submit,
@@ -222,7 +223,7 @@ impl<'a> Base<'a> {
             serves_page: self.options.identity.auth == Auth::Dev,
             shutdown: self.shutdown.clone(),
             clock,
-        }
+        })
     }
 }
 
