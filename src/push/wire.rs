@@ -5,7 +5,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use strum::{EnumIter, VariantNames};
 use tracing::error;
 
@@ -264,6 +264,13 @@ impl ClientMessage {
             "pong" => return Ok(Self::Pong),
             _ => {}
         }
+        match Plain::of(text) {
+            Some(acknowledge) => Ok(Self::Acknowledge(acknowledge.broadcast_id)),
+            None => Self::parse_any(text),
+        }
+    }
+
+    fn parse_any(text: &str) -> Result<Self, ServerMessage<'static>> {
         let json: serde_json::Value = serde_json::from_str(text)
             .map_err(|e| error("malformed_json", format!("This is not JSON: {e}.")))?;
         let kind = json.get("type").and_then(serde_json::Value::as_str);
@@ -292,6 +299,24 @@ impl ClientMessage {
             }
             None => Err(error("unknown_type", "A message is an object with a string `type`.".to_owned())),
         }
+    }
+}
+
+/// An acknowledgement as clients write it. It is most of what they say, and all of it at one moment, so it is read
+/// without a tree of values in between. Whatever is written in another way is none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    broadcast_id: BroadcastId,
+}
+
+impl<'a> Plain<'a> {
+    fn of(text: &'a str) -> Option<Self> {
+        // A list of the two would be read as well.
+        let read = text.starts_with('{').then(|| serde_json::from_str::<Self>(text).ok()).flatten();
+        read.filter(|plain| plain.kind == "acknowledge_broadcast")
     }
 }
 
@@ -408,6 +433,37 @@ mod tests {
         assert!(frame(ServerMessage::cleared(None, EndReason::Cleared, 8)).starts_with(
             r#"{"type":"broadcast_cleared","message":"Active broadcast has been cleared","broadcast_id":null,"reason":"cleared""#
         ));
+    }
+
+    #[test]
+    fn an_acknowledgement_is_one_however_it_is_written() {
+        let id = "0198c5a0-1111-7222-8333-444455556666";
+        let kind = r#""type":"acknowledge_broadcast""#;
+        let deep =
+            format!(r#"{{{kind},"broadcast_id":"{id}","more":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
+        for text in [
+            format!(r#"{{{kind},"broadcast_id":"{id}"}}"#),
+            format!(r#" {{ "broadcast_id" : "{id}" , {kind} }} "#),
+            format!(r#"{{{kind},"broadcast_id":"{}"}}"#, id.to_uppercase()),
+            format!(r#"{{{kind},"broadcast_id":"{}"}}"#, id.replace('-', "")),
+            format!(r#"{{{kind},"broadcast_id":"{{{id}}}"}}"#),
+            format!(r#"{{{kind},"broadcast_id":"urn:uuid:{id}"}}"#),
+            format!(r#"{{{kind},"broadcast_id":"1","broadcast_id":"{id}"}}"#),
+            format!(r#"{{{kind},"broadcast_id":"{id}","broadcast_id":7}}"#),
+            format!(r#"{{"type":"x","broadcast_id":"{id}",{kind}}}"#),
+            format!(r#"{{"type":"acknowledge\u005fbroadcast","broadcast_id":"{id}"}}"#),
+            format!(r#"{{"type":{{"acknowledge_broadcast":null}},"broadcast_id":"{id}"}}"#),
+            format!(r#"{{{kind},"broadcast_id":["{id}"]}}"#),
+            format!(r#"{{{kind},"broadcast_id":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]}}"#),
+            format!(r#"["acknowledge_broadcast","{id}"]"#),
+            format!(r#"{{{kind},"broadcast_id":"{id}"}} x"#),
+            format!("{{{kind}}}"),
+            deep,
+        ] {
+            assert_eq!(ClientMessage::parse(&text), ClientMessage::parse_any(&text), "{text}");
+        }
+        let plain = format!(r#"{{{kind},"broadcast_id":"{id}"}}"#);
+        assert!(Plain::of(&plain).is_some());
     }
 
     proptest! {
