@@ -14,7 +14,7 @@ use super::admission::Permit;
 use super::frame::Received;
 use super::moment::{Moment, Stopwatch};
 use super::session::{self, Action, Session};
-use super::socket::{Parting, Read, Slow, Socket, Stage};
+use super::socket::{Extent, Parting, Read, Slow, Socket, Stage};
 use super::wire::{Close, Frame, ServerMessage, Token};
 use crate::domain::{BroadcastId, Channel, UserId};
 use crate::metrics::{ByCode, Metrics};
@@ -209,7 +209,9 @@ impl Client {
             if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let read = match from {
-            From::Socket(buffer) => self.socket.read(buffer, limits.message_bytes, &mut hear),
+            From::Socket(buffer, extent) => {
+                self.socket.read((buffer, extent), limits.message_bytes, &mut hear)
+            }
             From::Handshake(bytes) => self.socket.take(bytes, limits.message_bytes, &mut hear),
         };
         self.note_unfinished(now);
@@ -353,8 +355,8 @@ impl Client {
 
 /// Where bytes come from.
 pub(super) enum From<'a> {
-    /// The socket, through this buffer.
-    Socket(&'a mut [u8]),
+    /// The socket, through this buffer, so far.
+    Socket(&'a mut [u8], Extent),
     /// They came with the handshake.
     Handshake(&'a mut [u8]),
 }

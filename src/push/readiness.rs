@@ -12,6 +12,8 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use tokio::io::unix::AsyncFd;
 
+use super::socket::Extent;
+
 /// Sockets that are told of at once.
 const EVENTS_AT_ONCE: usize = 1_024;
 
@@ -52,15 +54,18 @@ impl Readiness {
         }
     }
 
-    /// Those that are ready, without waiting: the name of each, and whether it can be read and written. When more are,
+    /// Those that are ready, without waiting: the name of each, how far it is to be read, and whether it can be written. When more are,
     /// they come with the next call.
-    pub(super) fn take(&mut self) -> Vec<(usize, bool, bool)> {
+    pub(super) fn take(&mut self) -> Vec<(usize, Option<Extent>, bool)> {
         // It fails when interrupted alone; then the next call tells.
         if self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO)).is_err() {
             self.events.clear();
         }
         self.more = self.events.iter().count() == EVENTS_AT_ONCE;
-        let readable = |event: &Event| event.is_readable() || event.is_read_closed() || event.is_error();
+        let readable = |event: &Event| {
+            let has_ended = event.is_read_closed() || event.is_error();
+            if has_ended { Some(Extent::End) } else { event.is_readable().then_some(Extent::Come) }
+        };
         let ready = self.events.iter().map(|event| (event.token().0, readable(event), event.is_writable()));
         ready.collect()
     }
@@ -69,8 +74,11 @@ impl Readiness {
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
+    use std::ops::ControlFlow;
 
     use super::*;
+    use crate::push::frame::Received;
+    use crate::push::socket::{Read, Socket, Stage};
 
     #[tokio::test]
     async fn a_socket_is_told_of_each_time_that_it_becomes_ready_and_not_in_between() {
@@ -82,22 +90,68 @@ mod tests {
         let mut readiness = Readiness::new().unwrap();
         readiness.watch(&mut socket, 7).unwrap();
         readiness.wait().await;
-        assert_eq!(readiness.take(), [(7, false, true)], "it can be written from the start");
+        assert_eq!(readiness.take(), [(7, None, true)], "it can be written from the start");
         assert_eq!(readiness.take(), []);
 
         for _ in 0..2 {
             client.write_all(b"x").unwrap();
             readiness.wait().await;
             let ready = readiness.take();
-            assert!(matches!(ready[..], [(7, true, _)]), "{ready:?}");
+            assert!(matches!(ready[..], [(7, Some(Extent::Come), _)]), "{ready:?}");
             assert_eq!(socket.read(&mut [0; 9]).unwrap(), 1);
             assert_eq!(readiness.take(), [], "told once");
         }
         drop(client);
         readiness.wait().await;
-        assert!(matches!(readiness.take()[..], [(7, true, _)]), "its end is something to read");
+        assert!(matches!(readiness.take()[..], [(7, Some(Extent::End), _)]), "its end is something to read");
         drop(socket);
         assert_eq!(readiness.take(), []);
+    }
+
+    #[tokio::test]
+    async fn an_end_is_read_whether_it_comes_with_the_last_bytes_or_after_them() {
+        const TEXT: &[u8] = b"\x81\x81\0\0\0\0x";
+        for comes_after in [false, true] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            accepted.set_nonblocking(true).unwrap();
+            let mut socket = Socket::new(TcpStream::from_std(accepted));
+            let mut readiness = Readiness::new().unwrap();
+            readiness.watch(socket.stream(), 7).unwrap();
+            client.write_all(TEXT).unwrap();
+            let mut client = Some(client);
+            let mut heard = 0;
+            let mut read = |socket: &mut Socket, extent| {
+                let mut hear = |_: Received<'_>| {
+                    heard += 1;
+                    ControlFlow::Continue(())
+                };
+                assert_eq!(socket.read((&mut [0; 64], extent), 64, &mut hear), Read::Later);
+                heard
+            };
+            if comes_after {
+                assert_eq!(told(&mut readiness).await, Extent::Come);
+                drop(client.take());
+                assert_eq!(read(&mut socket, Extent::Come), 1);
+                assert_eq!(socket.stage(), Stage::Open, "one read is enough for what has come");
+            }
+            drop(client.take());
+            while told(&mut readiness).await != Extent::End {}
+            assert_eq!(read(&mut socket, Extent::End), 1);
+            assert_eq!(socket.stage(), Stage::Over);
+        }
+    }
+
+    /// How far the one socket is to be read, once it is.
+    async fn told(readiness: &mut Readiness) -> Extent {
+        loop {
+            let soon = tokio::time::timeout(Duration::from_secs(20), readiness.wait());
+            soon.await.expect("it is told of");
+            if let Some(extent) = readiness.take().into_iter().find_map(|(_, extent, _)| extent) {
+                return extent;
+            }
+        }
     }
 
     #[tokio::test]

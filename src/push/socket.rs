@@ -30,6 +30,16 @@ pub enum Stage {
     Over,
 }
 
+/// How far a socket is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// What has come. A read that leaves room in the buffer had all of it, and the readiness loop tells of what comes
+    /// after that, its end too: another read would only be told that there is nothing.
+    Come,
+    /// Until there is nothing. Its end may be there already, behind the bytes, and then nothing tells of it any more.
+    End,
+}
+
 /// What reading came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the end has to be answered"]
@@ -98,11 +108,11 @@ impl Socket {
         self.unsent.as_ref().map_or((0, 0), |unsent| (unsent.frames.len(), unsent.bytes))
     }
 
-    /// Reads what has come, through a buffer that sockets share. `hear` gets everything but goodbyes, in order, and may
+    /// Reads what has come, through a buffer that sockets share, so far. `hear` gets everything but goodbyes, in order, and may
     /// break off: the rest of what was read is dropped then. No message has more than `limit` bytes.
     pub fn read(
         &mut self,
-        buffer: &mut [u8],
+        (buffer, extent): (&mut [u8], Extent),
         limit: usize,
         hear: &mut impl FnMut(Received<'_>) -> ControlFlow<()>,
     ) -> Read {
@@ -110,6 +120,7 @@ impl Socket {
             match self.stream.read(buffer) {
                 Ok(0) => self.stage = Stage::Over,
                 Ok(read) => match self.take(&mut buffer[..read], limit, hear) {
+                    Read::Later | Read::Again if extent == Extent::Come && read < buffer.len() => {}
                     Read::Later | Read::Again => continue,
                     ended @ Read::Ended(_) => return ended,
                 },

@@ -17,7 +17,7 @@ use tidings::http::limits::{HeadLimits, Patience};
 use tidings::http::server::{self, Options};
 use tidings::metrics::Metrics;
 use tidings::push::frame::{Opcode, Received, encode};
-use tidings::push::socket::{Read, Socket, Stage};
+use tidings::push::socket::{Extent, Read, Socket, Stage};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -65,7 +65,7 @@ fn echo(Opened { mut stream, read, place: _place }: Opened) {
                 Read::Later => Read::Again,
                 read => read,
             },
-            None => socket.read(&mut buffer, MAX_MESSAGE, &mut hear),
+            None => socket.read((&mut buffer, Extent::End), MAX_MESSAGE, &mut hear),
         };
         for answer in answers {
             socket.send(answer, usize::MAX).unwrap();

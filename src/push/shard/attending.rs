@@ -14,7 +14,7 @@ use crate::push::hub::Outgoing;
 use crate::push::moment::Stopwatch;
 use crate::push::readiness::Readiness;
 use crate::push::session::Action;
-use crate::push::socket::{Parting, Read, Socket, Stage};
+use crate::push::socket::{Extent, Parting, Read, Socket, Stage};
 use crate::push::timers::Timers;
 use crate::push::wire::{Frame, Token};
 
@@ -29,6 +29,14 @@ const MAX_REFUSED: usize = 1_024;
 
 /// The text `ping`, for clients that hear texts alone, and a ping frame, which libraries answer by themselves.
 const HEARTBEAT: &[u8] = b"\x81\x04ping\x89\x00";
+
+/// What is heard of a client.
+enum Heard {
+    /// What it said with its handshake.
+    Handshake(Bytes),
+    /// What its socket has, so far.
+    Socket(Extent),
+}
 
 /// What a shard has for its sockets.
 pub(super) struct Sockets {
@@ -120,7 +128,7 @@ impl Shard {
         room.add(id, Connection::of_socket(who.staff, room.tape(), client));
         self.greet(floor, id, who.heartbeat_seconds);
         if !read.is_empty() {
-            self.hear(name, Some(read), inbox);
+            self.hear(name, Heard::Handshake(read), inbox);
         }
         self.look_after(name);
     }
@@ -128,35 +136,38 @@ impl Shard {
     /// Reads and writes the sockets that are ready.
     pub(super) fn attend(&mut self, inbox: &mpsc::WeakSender<Request>) {
         for name in std::mem::take(&mut self.sockets.unread) {
-            self.hear(name, None, inbox);
+            self.hear(name, Heard::Socket(Extent::End), inbox);
             self.look_after(name);
         }
         let ready = self.sockets.readiness.take();
         let now = self.means.watch.now();
-        for (name, is_readable, is_writable) in ready {
+        for (name, readable, is_writable) in ready {
             if is_writable && let Some(client) = self.client(name) {
                 client.flush(now);
             }
-            if is_readable {
-                self.hear(name, None, inbox);
+            if let Some(extent) = readable {
+                self.hear(name, Heard::Socket(extent), inbox);
             }
             self.look_after(name);
         }
     }
 
     /// Hears what a client says, or said with its handshake, and does what that asks for.
-    fn hear(&mut self, name: usize, handshake: Option<Bytes>, inbox: &mpsc::WeakSender<Request>) {
+    fn hear(&mut self, name: usize, heard: Heard, inbox: &mpsc::WeakSender<Request>) {
         let mut buffer = std::mem::take(&mut self.sockets.buffer);
         let mut actions = std::mem::take(&mut self.sockets.actions);
         let (now, limits) = (self.means.watch.now(), self.means.limits);
         let mut read = Read::Later;
         if let Some(client) = self.client(name) {
-            let mut handshake = handshake.map(Vec::from);
-            let from = match &mut handshake {
-                Some(bytes) => From::Handshake(bytes),
-                None => From::Socket(&mut buffer),
+            read = match heard {
+                Heard::Handshake(bytes) => {
+                    let from = From::Handshake(&mut Vec::from(bytes));
+                    client.read(from, now, &limits, &mut actions)
+                }
+                Heard::Socket(extent) => {
+                    client.read(From::Socket(&mut buffer, extent), now, &limits, &mut actions)
+                }
             };
-            read = client.read(from, now, &limits, &mut actions);
         }
         for action in actions.drain(..) {
             self.act(name, action, inbox);
