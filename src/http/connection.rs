@@ -28,7 +28,7 @@ use super::handshake::{Handover, Opened, Then};
 use super::limits::{HeadLimits, Patience};
 use super::observe;
 use super::server::is_told;
-use super::socket::{Busy, Late, Socket, Standing};
+use super::socket::{Busy, Late, Rest, Socket, Standing};
 use super::sockets::SocketPermit;
 use crate::metrics::Metrics;
 
@@ -123,7 +123,7 @@ impl Serving {
             (End::NoHttp, None) if socket.owes_nothing() => unreadable(400),
             (End::Late(Late::Silent), _) | (End::Served | End::NoHttp, None) => None,
         };
-        let (mut stream, _permit) = socket.into_parts();
+        let Rest { mut stream, permit: _permit, .. } = socket.into_rest();
         if let Some(error) = why {
             observe::count_refused(&self.metrics, &error);
             let _ = timeout(LAST_WORD, stream.write_all(&unasked(error).await)).await;
@@ -134,9 +134,12 @@ impl Serving {
 
 /// After a handshake a connection is none of HTTP any more.
 async fn hand_over(socket: Socket, read: Bytes, then: Then) {
-    let (stream, place) = socket.into_parts();
+    let Rest { stream, permit, answer } = socket.into_rest();
     match stream.into_std() {
-        Ok(stream) => then(Opened { stream: mio::net::TcpStream::from_std(stream), read, place }).await,
+        Ok(stream) => {
+            let stream = mio::net::TcpStream::from_std(stream);
+            then(Opened { stream, answer: answer.into(), read, place: permit }).await;
+        }
         Err(error) => debug!("a WebSocket ended in its handshake: {error}"),
     }
 }

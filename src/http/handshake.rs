@@ -22,7 +22,7 @@ use super::sockets::SocketPermit;
 /// What a server adds to a client's key before it hashes it (RFC 6455, section 1.3).
 const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The answer to a request for a WebSocket, and where to say what becomes of the connection once that is out; or what is
+/// The answer to a request for a WebSocket, and where to say what becomes of the connection then; or what is
 /// missing. Of the subprotocols that the client offers, this one is taken.
 pub fn begin(
     request: &Request,
@@ -48,13 +48,13 @@ pub fn begin(
 /// What becomes of a connection.
 pub(super) type Then = Box<dyn FnOnce(Opened) -> BoxFuture<'static, ()> + Send>;
 
-/// Who takes a connection over after its handshake: said by a handler, asked by the server when the answer is out. The server
+/// Who takes a connection over after its handshake: said by a handler, asked by the server when the answer is made. The server
 /// puts one into the extensions of each request.
 #[derive(Default)]
 pub struct Handover(Mutex<Option<Then>>);
 
 impl Handover {
-    /// The connection goes to this one, if the answer of the handshake gets out.
+    /// The connection goes to this one, if nothing gets between it and the answer of the handshake.
     pub fn then<F: Future<Output = ()> + Send + 'static>(
         &self,
         take_over: impl FnOnce(Opened) -> F + Send + 'static,
@@ -69,10 +69,12 @@ impl Handover {
     }
 }
 
-/// A connection after its handshake.
+/// A connection after its handshake, but for the sending of the answer.
 pub struct Opened {
     /// Out of the runtime's hands; it does not block.
     pub stream: TcpStream,
+    /// The answer, which the client is still to be sent, before anything else.
+    pub answer: Bytes,
     /// What was read of it already.
     pub read: Bytes,
     /// Its place among those that the server takes, to be kept until it is over.

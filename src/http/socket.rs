@@ -1,5 +1,6 @@
 //! A socket under HTTP: it knows where its connection is in the exchange, so that somebody can tell when a client takes
-//! too long, and it keeps hyper's own refusals, which have no body, from the client.
+//! too long, and it keeps from the client what others say better: hyper's own refusals, which have no body, and the answer to
+//! the handshake of a WebSocket, which goes out together with the first message.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -135,22 +136,34 @@ impl Drop for Busy {
     }
 }
 
-/// The socket. Of one that was upgraded, [`Socket::into_parts`] has what is needed to go on without HTTP.
+/// The socket.
 pub struct Socket {
     stream: TcpStream,
     permit: Arc<SocketPermit>,
     standing: Arc<Standing>,
     refusal: Option<u16>,
+    /// What was said since it was upgraded.
+    last: Vec<u8>,
+}
+
+/// What is needed to go on without HTTP.
+pub(super) struct Rest {
+    /// The TCP connection.
+    pub(super) stream: TcpStream,
+    /// Its place among those of the replica.
+    pub(super) permit: Arc<SocketPermit>,
+    /// The answer to the handshake, which the client has not been sent.
+    pub(super) answer: Vec<u8>,
 }
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, permit: Arc<SocketPermit>, standing: Arc<Standing>) -> Self {
-        Self { stream, permit, standing, refusal: None }
+        Self { stream, permit, standing, refusal: None, last: Vec::new() }
     }
 
-    /// The TCP connection, and its place among those of the replica.
-    pub fn into_parts(self) -> (TcpStream, Arc<SocketPermit>) {
-        (self.stream, self.permit)
+    /// What is left of it.
+    pub(super) fn into_rest(self) -> Rest {
+        Rest { stream: self.stream, permit: self.permit, answer: self.last }
     }
 
     /// The status with which hyper refused what it could not read. The client has not been told.
@@ -177,6 +190,19 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Keeps what is said after an upgrade: that is the rest of what HTTP has to say, whole.
+    fn keep_last(&mut self, slices: &[IoSlice<'_>]) -> bool {
+        let keeps = self.standing.is_upgraded();
+        if keeps {
+            for slice in slices {
+                self.last.extend_from_slice(slice);
+            }
+        }
+        keeps
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -194,7 +220,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.keep_refusal(bytes) {
+        if self.keep_refusal(bytes) || self.keep_last(&[IoSlice::new(bytes)]) {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -207,7 +233,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.keep_refusal(slices.first().map_or(&[][..], |slice| slice)) {
+        if self.keep_refusal(slices.first().map_or(&[][..], |slice| slice)) || self.keep_last(slices) {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);

@@ -34,7 +34,7 @@ pub enum Refused {
 /// A socket that was taken. Requests have it as an extension; whoever takes a socket over from HTTP keeps it for as long
 /// as the socket, which is counted for so long.
 pub struct SocketPermit {
-    peer: SocketAddr,
+    peer: IpAddr,
     of: Arc<Places>,
 }
 
@@ -42,13 +42,13 @@ impl Drop for SocketPermit {
     fn drop(&mut self) {
         self.of.taken.fetch_sub(1, Ordering::Relaxed);
         self.of.gauge.dec();
-        self.of.addresses.give_back(&site(self.peer.ip()));
+        self.of.addresses.give_back(&site(self.peer));
     }
 }
 
 impl SocketPermit {
     /// Who is at the other end: a client, or the last balancer before this replica.
-    pub const fn peer(&self) -> SocketAddr {
+    pub const fn peer(&self) -> IpAddr {
         self.peer
     }
 }
@@ -71,7 +71,7 @@ impl Sockets {
             return Err(Refused::Full);
         }
         gauge.inc();
-        Ok(Arc::new(SocketPermit { peer, of: self.0.clone() }))
+        Ok(Arc::new(SocketPermit { peer: peer.ip(), of: self.0.clone() }))
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(sockets.enter(peer("::ffff:10.0.0.1")).err(), Some(Refused::AddressFull));
         taken.push(sockets.enter(peer("10.0.0.2")).unwrap());
         assert_eq!(sockets.enter(peer("10.0.0.3")).err(), Some(Refused::Full));
-        assert_eq!((gauge.get(), taken[2].peer()), (3, peer("10.0.0.2")));
+        assert_eq!((gauge.get(), taken[2].peer()), (3, peer("10.0.0.2").ip()));
         let kept_by_a_handler = taken[0].clone();
         taken.clear();
         assert_eq!(gauge.get(), 1);

@@ -43,10 +43,10 @@ pub async fn upgrade(
         user: who.user.clone(),
         heartbeat_seconds: app.limits.sockets.session.heartbeat.as_secs(),
     };
-    handover.then(move |Opened { stream, read, place }| async move {
+    handover.then(move |Opened { stream, answer, read, place }| async move {
         let lasts = who.lasts(app.clock.now());
         let places = Places { of_user: admitted, of_edge: place };
-        app.hub.adopt(connecting, Upgraded { stream, read, lasts, places }).await;
+        app.hub.adopt(connecting, Upgraded { stream, answer, read, lasts, places }).await;
     });
     Ok(response)
 }

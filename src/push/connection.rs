@@ -138,8 +138,9 @@ impl Connection {
         }
     }
 
-    /// Tells it what comes first. A WebSocket gets that in one piece, since each costs as much as a broadcast.
-    pub(super) fn greet(&mut self, first: [Frame; 2], means: &Means) {
+    /// Tells it what comes first. A WebSocket gets that in one piece with the answer to its handshake, since each piece costs as
+    /// much as a broadcast.
+    pub(super) fn greet(&mut self, answer: &[u8], first: [Frame; 2], means: &Means) {
         let told = match &mut self.line {
             Line::Stream { outgoing, .. } => {
                 let mut frames = first.into_iter();
@@ -147,8 +148,9 @@ impl Connection {
                 if full { Err(Slow) } else { Ok(()) }
             }
             Line::Socket(client) => {
-                let joined = first.iter().flat_map(|frame| frame.websocket().iter().copied()).collect();
-                client.say(joined, &means.watch, &means.limits)
+                let [hello, state] = &first;
+                let joined = [answer, &**hello.websocket(), &**state.websocket()].concat();
+                client.say(joined.into(), &means.watch, &means.limits)
             }
         };
         if told.is_err() {

@@ -69,10 +69,12 @@ pub struct Attached {
     pub close: oneshot::Receiver<Close>,
 }
 
-/// A WebSocket after its handshake, on its way to the hub, which owns it from then on.
+/// A WebSocket after its handshake, on its way to the hub, which owns it from then on, and answers.
 pub struct Upgraded {
     /// The connection. It must not block.
     pub stream: TcpStream,
+    /// What the client is to be sent first: the answer to its handshake.
+    pub answer: Bytes,
     /// What was read of it already.
     pub read: Bytes,
     /// How long its token lasts; `None`: as long as it likes.

@@ -211,13 +211,14 @@ impl Shard {
         let (close, closed) = oneshot::channel();
         let room = &mut self.floors[floor].room;
         room.add(id, Connection::of_stream(who.user.clone(), who.staff, room.tape(), sender, close));
-        self.greet(floor, id, who.heartbeat_seconds);
+        self.greet(floor, id, &[], who.heartbeat_seconds);
         Ok(Attached { id, outgoing, close: closed })
     }
 
-    fn greet(&mut self, floor: usize, id: ConnectionId, heartbeat_seconds: u64) {
+    /// Tells a newcomer the state, after the answer to its handshake, if that is still to be sent.
+    fn greet(&mut self, floor: usize, id: ConnectionId, answer: &[u8], heartbeat_seconds: u64) {
         let hello = ServerMessage::connected(self.sequence, self.mode.told(), heartbeat_seconds).frame();
-        self.floors[floor].room.greet(id, hello, &self.means, self.sequence);
+        self.floors[floor].room.greet(id, answer, hello, &self.means, self.sequence);
         self.count(floor);
     }
 

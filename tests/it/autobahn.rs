@@ -44,10 +44,11 @@ async fn upgrade(request: Request) -> Response {
 }
 
 /// Sends every message back, until the end.
-fn echo(Opened { mut stream, read, place: _place }: Opened) {
+fn echo(Opened { mut stream, answer, read, place: _place }: Opened) {
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(8));
     poll.registry().register(&mut stream, Token(0), Interest::READABLE | Interest::WRITABLE).unwrap();
     let mut socket = Socket::new(stream);
+    socket.send(answer, usize::MAX).unwrap();
     let mut buffer = vec![0; 64 * 1024];
     let mut early = Some(read.to_vec());
     while socket.stage() != Stage::Over {

@@ -28,7 +28,7 @@ impl Proxies {
 
     /// The address that a request came from, as far as that is known.
     pub fn address(&self, parts: &Parts) -> Option<IpAddr> {
-        let peer = peer(parts)?.ip().to_canonical();
+        let peer = peer(parts)?.to_canonical();
         let said = parts.headers.get_all(FORWARDED);
         let said: Vec<_> = said.iter().flat_map(|value| value.to_str().unwrap_or("?").split(',')).collect();
         if !said.is_empty() && !self.trusts(peer) && !self.warned.swap(true, Ordering::Relaxed) {
@@ -60,7 +60,7 @@ impl Proxies {
 }
 
 /// The other end of the connection, as the server that took it knows it.
-fn peer(parts: &Parts) -> Option<SocketAddr> {
+fn peer(parts: &Parts) -> Option<IpAddr> {
     parts.extensions.get::<Arc<SocketPermit>>().map(|place| place.peer())
 }
 

@@ -96,7 +96,7 @@ impl Shard {
 
     /// Takes a WebSocket over after its handshake.
     pub(super) fn adopt(&mut self, who: &Connecting, upgraded: Upgraded, inbox: &mpsc::WeakSender<Request>) {
-        let Upgraded { stream, read, lasts, places } = upgraded;
+        let Upgraded { stream, answer, read, lasts, places } = upgraded;
         let now = self.means.watch.now();
         let mut client = Client::new(Socket::new(stream), now, lasts, places);
         let admitted = self.admit(&who.channel);
@@ -117,6 +117,8 @@ impl Shard {
         }
         if let Err(why) = admitted {
             client.count_end(Some(why.code()), &self.means.metrics);
+            // Little enough that it waits, if it must.
+            let _ = client.say(answer, &self.means.watch, &self.means.limits);
             client.end(why, now);
             self.sockets.timers.arm(&mut client, name, &self.means.limits);
             if self.sockets.refused.len() < MAX_REFUSED {
@@ -126,7 +128,7 @@ impl Shard {
         }
         let room = &mut self.floors[floor].room;
         room.add(id, Connection::of_socket(who.staff, room.tape(), client));
-        self.greet(floor, id, who.heartbeat_seconds);
+        self.greet(floor, id, &answer, who.heartbeat_seconds);
         if !read.is_empty() {
             self.hear(name, Heard::Handshake(read), inbox);
         }
