@@ -63,7 +63,7 @@ fn measure(bench: &mut Bench, round: u32, name: &'static str, shards: &str) -> a
     }
     load.overhear()?;
 
-    let row = format!("one broadcast to {clients} idle clients on all cores, by shards");
+    let row = format!("one broadcast to {clients} clients on all cores, by shards");
     let mut column = bench.table.column(&row, (TWO, ONE), name, round);
     column.compare("CPU a delivery", "µs", middle(&tries, |tried| tried.cpu));
     column.compare("the answer to the last client", "ms", middle(&tries, |tried| tried.from_answer));
