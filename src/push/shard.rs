@@ -215,11 +215,12 @@ impl Shard {
         Ok(Attached { id, outgoing, close: closed })
     }
 
-    /// Tells a newcomer the state, after the answer to its handshake, if that is still to be sent.
+    /// Tells a newcomer the state, after the answer to its handshake, if that is still to be sent. It is counted first: who has been
+    /// greeted finds itself among those that are there.
     fn greet(&mut self, floor: usize, id: ConnectionId, answer: &[u8], heartbeat_seconds: u64) {
+        self.count(floor);
         let hello = ServerMessage::connected(self.sequence, self.mode.told(), heartbeat_seconds).frame();
         self.floors[floor].room.greet(id, answer, hello, &self.means, self.sequence);
-        self.count(floor);
     }
 
     fn detach(&mut self, channel: &Channel, id: ConnectionId) {
