@@ -1,19 +1,21 @@
 //! The fold: one task that turns batches of the log into state, records and announcements.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::cursor::CursorRecord;
-use super::ledger::{Folded, Ledger, Step, What};
+use super::ledger::{Folded, Step, What, has_room, known_acks};
 use super::shared::{Shared, Views};
 use super::store::Store;
 use super::{Announcement, Changed, Position};
 use crate::blocking::blocking;
-use crate::domain::{Change, Channel, Event, Recorded, View};
+use crate::crash_point::CrashPoint;
+use crate::domain::{Change, Channel, Event, Needs, Recorded, State, View};
 use crate::log::envelope::Skipped;
 use crate::log::merkle::Hash;
 use crate::log::reader::{Delivery, Entry, MAX_BATCH};
@@ -27,6 +29,13 @@ const ACKS_TOGETHER: usize = 1 << 15;
 
 /// So many entries are decoded where they are; more of them off the threads of the runtime.
 const FEW: usize = 4;
+
+/// So many acknowledgements of what is loaded are folded where they are: a millisecond or two.
+const FEW_ACKS: usize = 4_096;
+
+/// How long what was folded may wait to be written: what comes meanwhile is written with it. A batch costs the store
+/// about as much as what is in it, so a single event would cost a hundred.
+const WRITTEN_AFTER: Duration = Duration::from_millis(10);
 
 /// What the reader handed on, decoded.
 enum Decoded {
@@ -90,6 +99,17 @@ fn add_waiting(
     None
 }
 
+/// What was taken already, or what comes next.
+async fn next_of(
+    taken: &mut Option<anyhow::Result<Decoded>>,
+    decoded: &mut mpsc::Receiver<anyhow::Result<Decoded>>,
+) -> Option<anyhow::Result<Decoded>> {
+    match taken.take() {
+        Some(taken) => Some(taken),
+        None => decoded.recv().await,
+    }
+}
+
 /// How a fold ended, when nothing was damaged.
 pub(super) enum Outcome {
     /// The reader ended: the replica stops.
@@ -103,12 +123,41 @@ pub(super) enum Outcome {
 /// The state of the fold's task.
 pub(super) struct Fold {
     shared: Arc<Shared>,
-    ledger: Ledger,
     metrics: Metrics,
     /// The head that the log had when reading began: the projection has caught up when it gets there.
     target: Option<u64>,
     /// Whether something changed that no snapshot and no announcement has told.
     untold: bool,
+    writing: Writing,
+}
+
+/// When what was folded is written.
+#[derive(Default)]
+struct Writing {
+    at: Option<Instant>,
+    begun: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Writing {
+    /// Something was folded.
+    fn plan(&mut self) {
+        self.at.get_or_insert_with(|| Instant::now() + WRITTEN_AFTER);
+    }
+
+    /// Begins to write when it is time to, and comes back with what became of that. It can be left and taken up again.
+    async fn go_on(&mut self, shared: &Arc<Shared>) -> anyhow::Result<()> {
+        if self.begun.is_none() {
+            let Some(at) = self.at else { return std::future::pending().await };
+            sleep_until(at).await;
+            self.at = None;
+            let shared = shared.clone();
+            self.begun = Some(blocking(move || shared.with_store(|_| Ok(()))));
+        }
+        let Some(begun) = &mut self.begun else { return Ok(()) };
+        let written = begun.await;
+        self.begun = None;
+        written.context("the store panicked")?
+    }
 }
 
 /// A change as it is announced: the mirror is told what the log says, clients what does not contradict what they have
@@ -119,15 +168,15 @@ struct Told {
 }
 
 impl Fold {
-    pub(super) fn new(shared: Arc<Shared>, cursor: CursorRecord, metrics: Metrics) -> Self {
-        Self { shared, ledger: Ledger::from(cursor), metrics, target: None, untold: true }
+    pub(super) fn new(shared: Arc<Shared>, metrics: Metrics) -> Self {
+        Self { shared, metrics, target: None, untold: true, writing: Writing::default() }
     }
 
     /// Folds until the reader ends. An error means that the store is damaged.
     pub(super) async fn run(mut self, deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<Outcome> {
         // What is on disk is true of its log, and can be shown while the rest is read; but not over something newer,
         // that a full disk did not take.
-        if self.ledger.cursor.epoch.is_some() && !self.shared.position.borrow().serving {
+        if self.epoch().is_some() && !self.shared.position.borrow().serving {
             let shared = self.shared.clone();
             let order = shared.order.lock().await;
             self.announce_snapshot().await;
@@ -136,17 +185,19 @@ impl Fold {
         }
         let (mut decoded, mut next) = (decoded(deliveries), None);
         loop {
-            let taken = match next.take() {
-                Some(taken) => taken,
-                None => match decoded.recv().await {
-                    Some(taken) => taken,
-                    None => break,
-                },
+            let taken = tokio::select! {
+                biased;
+                written = self.writing.go_on(&self.shared) => {
+                    written?;
+                    continue;
+                }
+                taken = next_of(&mut next, &mut decoded) => taken,
             };
+            let Some(taken) = taken else { break };
             let steps = match taken? {
-                Decoded::Epoch(_) if self.ledger.cursor.epoch.is_some() => return Ok(Outcome::OtherLog),
+                Decoded::Epoch(_) if self.epoch().is_some() => return Ok(Outcome::OtherLog),
                 Decoded::Epoch(epoch) => {
-                    self.ledger.cursor.epoch = Some(epoch);
+                    self.shared.write().ledger.cursor.epoch = Some(epoch);
                     vec![]
                 }
                 Decoded::Head(head) => {
@@ -158,46 +209,50 @@ impl Fold {
                     steps
                 }
             };
-            self = self.apply(steps).await?;
+            self.apply(steps).await?;
         }
         let shared = self.shared.clone();
-        let flushed = blocking(move || shared.locked_store().as_ref().context("the store is gone")?.flush());
+        let flushed = blocking(move || shared.with_store(Store::flush));
         flushed.await.context("the store panicked")??;
         Ok(Outcome::Stopped)
     }
 
-    /// Folds a batch, writes it, and tells of it.
-    async fn apply(mut self, steps: Vec<Step>) -> anyhow::Result<Self> {
-        let shared = self.shared.clone();
-        let _order = shared.order.lock().await;
-        let written = blocking(move || {
-            let changes = self.write(steps);
-            (self, changes)
-        });
-        let (mut fold, changes) = written.await.context("the fold panicked")?;
-        fold.announce(changes?).await;
-        Ok(fold)
+    fn epoch(&self) -> Option<Epoch> {
+        self.shared.read().ledger.cursor.epoch
     }
 
-    fn write(&mut self, steps: Vec<Step>) -> anyhow::Result<Vec<Told>> {
+    /// Folds a batch, tells of it, and sees to it that it is written.
+    async fn apply(&mut self, steps: Vec<Step>) -> anyhow::Result<()> {
+        let shared = self.shared.clone();
+        let _order = shared.order.lock().await;
         let places = steps.len() as u64;
         steps.iter().for_each(say_if_passed_over);
+        if places > 0 {
+            CrashPoint::BeforeApply.reached();
+        }
         let begun = Instant::now();
-        let shared = self.shared.clone();
-        let store = shared.locked_store();
-        let changes = self.fold(store.as_ref().context("the store is gone")?, steps)?;
+        let (changes, is_untold) = if is_light(&shared, &steps) {
+            fold(&mut shared.write(), steps, true, |_, _| Ok(()))?
+        } else {
+            let shared = shared.clone();
+            blocking(move || fold_from_store(&shared, steps)).await.context("the fold panicked")??
+        };
         if places > 0 {
             self.metrics.applied.inc_by(places);
             self.metrics.apply_duration.observe(begun.elapsed());
         }
-        Ok(changes)
+        self.untold |= is_untold;
+        self.writing.plan();
+        self.announce(changes).await;
+        Ok(())
     }
 
     async fn announce(&mut self, changes: Vec<Told>) {
-        let caught_up = self.target.is_some_and(|target| self.ledger.cursor.sequence >= target);
+        let sequence = self.shared.read().ledger.cursor.sequence;
+        let caught_up = self.target.is_some_and(|target| sequence >= target);
         let newly = caught_up && !self.shared.position.borrow().caught_up;
         if newly {
-            info!(log.sequence = self.ledger.cursor.sequence, "the projection has caught up with the log");
+            info!(log.sequence = sequence, "the projection has caught up with the log");
         }
         // Before it has caught up nobody is told of single events: they are old. A snapshot stands for them.
         if caught_up && !newly {
@@ -217,47 +272,31 @@ impl Fold {
         });
     }
 
-    fn fold(&mut self, store: &Store, steps: Vec<Step>) -> anyhow::Result<Vec<Told>> {
-        let shared = self.shared.clone();
-        let mut views = shared.write();
-        let Views { log, tree, pending } = &mut *views;
-        let (mut changes, mut untold) = (Vec::new(), false);
-        let somebody_is_told = shared.position.borrow().caught_up;
-        self.ledger.fold(store, log, tree, steps, |state, Folded { recorded, change, trace }| {
-            let Recorded { sequence, channel, .. } = recorded;
-            if !somebody_is_told {
-                untold |= change != Change::Nothing;
-            } else if change != Change::Nothing {
-                let view = View::new(state, pending);
-                let of = |change| Arc::new(changed(view, channel.clone(), sequence, change, trace));
-                let shown = view.has_pending().then(|| pending.shown(&change).map(of));
-                let mirror = of(change);
-                changes.push(Told { clients: shown.unwrap_or_else(|| Some(mirror.clone())), mirror });
-            }
-        })?;
-        self.untold |= untold;
-        Ok(changes)
-    }
-
     fn publish(&self, also: impl FnOnce(&mut Position)) {
+        let views = self.shared.read();
+        let cursor = &views.ledger.cursor;
         self.shared.position.send_modify(|position| {
-            position.epoch = self.ledger.cursor.epoch;
-            position.sequence = self.ledger.cursor.sequence;
-            position.digest = self.ledger.cursor.digest;
-            position.milestone = self.ledger.cursor.milestone;
-            position.skipped = (self.ledger.cursor.skipped_future, self.ledger.cursor.skipped_foreign);
-            position.holes = self.ledger.cursor.holes;
-            position.rebuilt_for = self.ledger.cursor.rebuilt_for;
+            position.epoch = cursor.epoch;
+            position.sequence = cursor.sequence;
+            position.digest = cursor.digest;
+            position.milestone = cursor.milestone;
+            position.skipped = (cursor.skipped_future, cursor.skipped_foreign);
+            position.holes = cursor.holes;
+            position.rebuilt_for = cursor.rebuilt_for;
             also(position);
         });
+        drop(views);
         self.shared.moved.notify_waiters();
     }
 
     async fn announce_snapshot(&mut self) {
-        let Some(epoch) = self.ledger.cursor.epoch else { return };
-        let active = Arc::new(Shared::active(&self.shared.read()));
+        let (cursor, active) = {
+            let views = self.shared.read();
+            ((views.ledger.cursor.epoch, views.ledger.cursor.sequence), Arc::new(Shared::active(&views)))
+        };
+        let (Some(epoch), sequence) = cursor else { return };
         self.untold = false;
-        let snapshot = Announcement::Snapshot { epoch, sequence: self.ledger.cursor.sequence, active };
+        let snapshot = Announcement::Snapshot { epoch, sequence, active };
         self.tell(snapshot.clone(), Some(snapshot)).await;
     }
 
@@ -268,6 +307,56 @@ impl Fold {
             self.shared.tell(&clients).await;
         }
     }
+}
+
+/// Whether these can be folded where they are: somebody waits to be told, they need nothing of the store, little time, and
+/// not much waits to be written.
+fn is_light(shared: &Shared, steps: &[Step]) -> bool {
+    let Views { log, ledger, .. } = &*shared.read();
+    shared.position.borrow().caught_up
+        && known_acks(log, steps).is_some_and(|acks| (1..=FEW_ACKS).contains(&acks))
+        && ledger.unwritten() < ACKS_TOGETHER
+        && has_room(log)
+}
+
+/// Folds what may need the store. What nobody is told of is many events, which are written at once; and only what is written
+/// can be dropped.
+fn fold_from_store(shared: &Shared, steps: Vec<Step>) -> anyhow::Result<(Vec<Told>, bool)> {
+    let somebody_is_told = shared.position.borrow().caught_up;
+    shared.with_store(|store| {
+        let folded =
+            fold(&mut shared.write(), steps, somebody_is_told, |state, needs| store.load(state, needs))?;
+        if !somebody_is_told || !has_room(&shared.read().log) {
+            shared.write_gathered(store)?;
+            let Views { log, ledger, .. } = &mut *shared.write();
+            ledger.drop_unused(log);
+        }
+        Ok(folded)
+    })
+}
+
+/// Folds into the views. Returns what is to be told; or, when nobody is, whether there was something.
+fn fold(
+    views: &mut Views,
+    steps: Vec<Step>,
+    somebody_is_told: bool,
+    load: impl Fn(&mut State, &Needs) -> anyhow::Result<()>,
+) -> anyhow::Result<(Vec<Told>, bool)> {
+    let Views { log, tree, ledger, pending } = views;
+    let (mut changes, mut is_untold) = (Vec::new(), false);
+    ledger.fold(load, log, tree, steps, |state, Folded { recorded, change, trace }| {
+        let Recorded { sequence, channel, .. } = recorded;
+        if !somebody_is_told {
+            is_untold |= change != Change::Nothing;
+        } else if change != Change::Nothing {
+            let view = View::new(state, pending);
+            let of = |change| Arc::new(changed(view, channel.clone(), sequence, change, trace));
+            let shown = view.has_pending().then(|| pending.shown(&change).map(of));
+            let mirror = of(change);
+            changes.push(Told { clients: shown.unwrap_or_else(|| Some(mirror.clone())), mirror });
+        }
+    })?;
+    Ok((changes, is_untold))
 }
 
 fn say_if_passed_over(step: &Step) {

@@ -1,4 +1,4 @@
-//! The ledger: folds places of the log into a state, and writes what came of them in one batch of the store.
+//! The ledger: folds places of the log into a state, and gathers what came of them into batches of the store.
 //!
 //! A replica's projection and an auditor's verification share it: there is no second way to read the log.
 
@@ -7,8 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::cursor::CursorRecord;
 use super::store::{Batch, Store};
 use super::tree::Tree;
-use crate::crash_point::CrashPoint;
-use crate::domain::{BroadcastId, Change, Channel, Event, Recorded, State, evolve};
+use crate::domain::{BroadcastId, Change, Channel, Event, Needs, Recorded, State, evolve};
 use crate::log::TraceParent;
 use crate::log::envelope::{Decoded, Skipped, decode, trace_of};
 use crate::log::merkle::Hash;
@@ -26,6 +25,18 @@ const LOADED_ACKS: usize = 1 << 20;
 pub(super) fn has_room(state: &State) -> bool {
     let acks: usize = state.broadcasts.values().map(|loaded| loaded.acknowledgements.len()).sum();
     state.broadcasts.len() <= LOADED_BROADCASTS && acks <= LOADED_ACKS
+}
+
+/// Whether all of these are acknowledgements of what is loaded, and how many.
+pub(super) fn known_acks(state: &State, steps: &[Step]) -> Option<usize> {
+    let of_each = steps.iter().map(|step| match &step.what {
+        What::Event(Recorded { event: Event::Acknowledged(brought), .. }, _) => {
+            let is_loaded = state.broadcasts.contains_key(&brought.broadcast_id);
+            is_loaded.then_some(brought.acknowledgements.len())
+        }
+        _ => None,
+    });
+    of_each.sum()
 }
 
 /// A place of the log, decoded.
@@ -92,35 +103,39 @@ pub struct Folded {
     pub trace: Option<TraceParent>,
 }
 
-/// Where a fold stands, and what of its state is in use.
+/// Where a fold stands, what of its state is in use, and what of it is not in the store yet.
+#[derive(Default)]
 pub struct Ledger {
-    /// As it is written with each batch.
+    /// Where it stands.
     pub cursor: CursorRecord,
     /// When each loaded broadcast was last part of an event: sequences order them.
     used: HashMap<BroadcastId, u64>,
+    /// What was folded since the last batch, if anything was.
+    gathered: Batch,
+    has_moved: bool,
 }
 
 impl Ledger {
     /// One that goes on from here.
     pub fn from(cursor: CursorRecord) -> Self {
-        Self { cursor, used: HashMap::new() }
+        Self { cursor, ..Self::default() }
     }
 
-    /// Folds steps in the order of the log, and writes them. `tell` is called after each event, with the state behind it.
+    /// Folds steps in the order of the log, and gathers what they change. Events may need what is not loaded. `tell` is
+    /// called after each event, with the state behind it.
     pub fn fold(
         &mut self,
-        store: &Store,
+        load: impl Fn(&mut State, &Needs) -> anyhow::Result<()>,
         state: &mut State,
         tree: &mut Tree,
         steps: Vec<Step>,
         mut tell: impl FnMut(&State, Folded),
     ) -> anyhow::Result<()> {
-        let mut batch = Batch::default();
-        let mut channels = BTreeSet::new();
+        self.has_moved = true;
         for Step { sequence, leaf, what } in steps {
             self.cursor.move_to(sequence, Last::Message(leaf));
             if let Some((block, root)) = tree.push(leaf) {
-                batch.block(block, root);
+                self.gathered.block(block, root);
             }
             match what {
                 What::Hole => {
@@ -134,18 +149,18 @@ impl Ledger {
                     }
                     if let Some(channel) = guarded {
                         state.note_lifecycle_head(&channel, sequence);
-                        channels.insert(channel);
+                        self.gathered.moved(channel);
                     }
                 }
                 What::Event(recorded, trace) => {
-                    store.load(state, &State::needs_of(&recorded))?;
+                    load(state, &State::needs_of(&recorded))?;
                     let change = evolve(state, &recorded);
-                    batch.change(state, sequence, &change);
+                    self.gathered.change(state, sequence, &change);
                     if !matches!(recorded.event, Event::Acknowledged(_)) {
                         if let Some(written) = state.written_by(recorded.id) {
-                            batch.written(recorded.id, written);
+                            self.gathered.written(recorded.id, written);
                         }
-                        channels.insert(recorded.channel.clone());
+                        self.gathered.moved(recorded.channel.clone());
                     }
                     self.used.insert(recorded.event.broadcast_id(), sequence);
                     tell(state, Folded { recorded, change, trace });
@@ -155,23 +170,39 @@ impl Ledger {
                 self.cursor.milestone = (sequence, state.digest);
             }
         }
-        batch.touched(state)?;
-        for channel in &channels {
-            batch.channel(channel, state.channel(channel))?;
-        }
         self.cursor.digest = state.digest;
-        self.cursor.tree = tree.now().clone();
-        batch.cursor(&self.cursor)?;
-        CrashPoint::BeforeApply.reached();
-        store.apply(batch)?;
-        CrashPoint::AfterApply.reached();
-        state.written.clear();
+        Ok(())
+    }
+
+    /// How many acknowledgements wait to be written.
+    pub fn unwritten(&self) -> usize {
+        self.gathered.acknowledgements()
+    }
+
+    /// Writes what was folded since the last time, with the cursor behind it, and drops what is loaded beyond the bounds.
+    pub fn write(&mut self, store: &Store, state: &mut State, tree: &Tree) -> anyhow::Result<()> {
+        if let Some(batch) = self.take(state, tree)? {
+            store.apply(batch)?;
+        }
         self.drop_unused(state);
         Ok(())
     }
 
-    /// Drops what is loaded beyond the bounds, longest unused first. Active broadcasts stay.
-    fn drop_unused(&mut self, state: &mut State) {
+    /// What was folded since the last time, as one batch with the cursor behind it. It has to be written before the next one.
+    pub fn take(&mut self, state: &mut State, tree: &Tree) -> anyhow::Result<Option<Batch>> {
+        if !std::mem::take(&mut self.has_moved) {
+            return Ok(None);
+        }
+        self.cursor.tree = tree.now().clone();
+        let mut batch = std::mem::take(&mut self.gathered);
+        batch.touched(state)?;
+        batch.cursor(&self.cursor)?;
+        state.written.clear();
+        Ok(Some(batch))
+    }
+
+    /// Drops what is loaded beyond the bounds, longest unused first. Active broadcasts stay. Nothing of it may be unwritten.
+    pub(super) fn drop_unused(&mut self, state: &mut State) {
         let active: BTreeSet<_> = state.channels.values().filter_map(|channel| channel.active).collect();
         let mut loaded: Vec<_> =
             state.broadcasts.keys().filter(|id| !active.contains(*id)).copied().collect();

@@ -283,17 +283,17 @@ impl Writer {
         let known = self.known_acks;
         let max_age = i64::try_from(self.mirror.provision.acks_max_age.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp::from_unix_ms(self.mirror.clock.now().as_unix_ms().saturating_sub(max_age));
-        let store = self.mirror.projection.store().context("the projection is being rebuilt")?;
+        let projection = self.mirror.projection.clone();
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
         let read: JoinHandle<anyhow::Result<()>> = tokio::task::spawn_blocking(move || {
-            store.each_ack_since(since, |id, sequence, acknowledgement| {
+            let send = |id, sequence, acknowledgement| {
                 if sequence > known {
-                    sender
-                        .blocking_send((id, sequence, acknowledgement))
-                        .context("nobody writes any more")?;
+                    let pending = (id, sequence, acknowledgement);
+                    sender.blocking_send(pending).context("nobody writes any more")?;
                 }
                 Ok(())
-            })
+            };
+            projection.look_long(|store| store.each_ack_since(since, send))
         });
         let pending = stream::unfold(receiver, |mut receiver| async move {
             let next = receiver.recv().await?;

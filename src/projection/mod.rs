@@ -1,7 +1,7 @@
 //! The projection: read → apply → announce. What this replica knows, folded from the log and from nothing else.
 //!
-//! One reader hands over the log in order; one task folds each batch into the state, writes it to the store together with
-//! the cursor, and announces what changed. The projection never appends and never reads KV. Its disk
+//! One reader hands over the log in order; one task folds each batch into the state and announces what changed. The store
+//! follows, a batch at a time and the cursor with it. The projection never appends and never reads KV. Its disk
 //! state is disposable: when it does not open, does not decode, or belongs to another log, it is moved aside and
 //! rebuilt. A full disk damages nothing: then it stands still, with what is in memory, until there is room.
 
@@ -20,7 +20,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinError;
 use tokio::time::timeout;
@@ -345,8 +344,8 @@ impl Projection {
     ) -> Result<T, Unavailable> {
         let shared = self.shared.clone();
         let looked = blocking(move || {
-            let store = shared.locked_store().clone();
-            look(&store.context("the projection is being rebuilt")?).inspect_err(|_| shared.report_damage())
+            let store = shared.with_store(|store| Ok(store.clone()))?;
+            look(&store).inspect_err(|_| shared.report_damage())
         });
         self.answered(looked.await)
     }
@@ -386,8 +385,8 @@ impl Projection {
         self.shared.changes.subscribe()
     }
 
-    /// The store, for a long look that does not hold up the fold.
-    fn store(&self) -> Option<Store> {
-        self.shared.locked_store().clone()
+    /// A long look into the store, which does not hold up the fold. It waits for the disk.
+    fn look_long<T>(&self, look: impl FnOnce(&Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        look(&self.shared.with_store(|store| Ok(store.clone()))?)
     }
 }

@@ -1,5 +1,9 @@
 //! What the fold, the readers and the supervisor share, and what is folded over the log's state while the log is away.
 //!
+//! The store follows the fold: what was folded is gathered, and written a little later, all of it as one batch. Who reads
+//! the store writes what was gathered first. Nothing is dropped from memory that is not written, so what is loaded from the
+//! store is never older than what was folded.
+//!
 //! Locks are taken in this order: `order`, `store`, `views`. Nobody waits for a subscriber with the last two held, since
 //! subscribers look at the views.
 
@@ -9,20 +13,23 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tracing::warn;
 
+use super::cursor::CursorRecord;
 use super::fold::changed;
-use super::ledger::has_room;
+use super::ledger::{Ledger, has_room};
 use super::store::Store;
 use super::tree::Tree;
 use super::{Active, Announcement, Changed, Position};
+use crate::crash_point::CrashPoint;
 use crate::domain::{Accepted, Change, Channel, Needs, Pending, State, View};
 use crate::log::TraceParent;
-use crate::log::merkle::{Frontier, Hash};
+use crate::log::merkle::Hash;
 
-/// The log's state and its tree, and what was accepted here and is not in the log yet.
+/// The log's state, its tree and where in the log that is, and what was accepted here and is not in the log yet.
 #[derive(Default)]
 pub(super) struct Views {
     pub(super) log: State,
     pub(super) tree: Tree,
+    pub(super) ledger: Ledger,
     pub(super) pending: Pending,
 }
 
@@ -34,7 +41,7 @@ impl Views {
 
 pub(super) struct Shared {
     views: RwLock<Views>,
-    /// Held while a batch is folded and while something is loaded on demand, so that the two never interleave.
+    /// Held while something is loaded and while a batch is written, so that the two never interleave.
     store: Mutex<Option<Store>>,
     pub(super) position: watch::Sender<Position>,
     /// Wakes those who wait for a place of the log, in the order in which they came. A `watch` wakes in an order of its own.
@@ -74,15 +81,50 @@ impl Shared {
         self.views.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes on from here.
-    pub(super) fn restart(&self, state: State, tree: Frontier) {
+    /// Goes on from here, with this store.
+    pub(super) fn restart(&self, store: Option<Store>, state: State, cursor: CursorRecord) {
+        let mut held = self.held_store();
         let mut views = self.write();
         views.log = state;
-        views.tree = Tree::from(tree);
+        views.tree = Tree::from(cursor.tree.clone());
+        views.ledger = Ledger::from(cursor);
+        *held = store;
     }
 
-    pub(super) fn locked_store(&self) -> MutexGuard<'_, Option<Store>> {
+    /// Gives the store up. What was not written is read from the log again.
+    pub(super) fn close(&self) {
+        *self.held_store() = None;
+    }
+
+    fn held_store(&self) -> MutexGuard<'_, Option<Store>> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the store, when everything that was folded is written, and holds it meanwhile. Once it has not taken
+    /// something, it is given up: it must not get what comes after that.
+    pub(super) fn with_store<T>(&self, act: impl FnOnce(&Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let mut held = self.held_store();
+        let store = held.as_ref().context("the projection is being rebuilt")?;
+        if let Err(error) = self.write_gathered(store) {
+            *held = None;
+            self.report_damage();
+            return Err(error);
+        }
+        act(store)
+    }
+
+    /// Writes what was gathered to the store, which is held.
+    pub(super) fn write_gathered(&self, store: &Store) -> anyhow::Result<()> {
+        let batch = {
+            let mut views = self.write();
+            let Views { log, tree, ledger, .. } = &mut *views;
+            ledger.take(log, tree)?
+        };
+        if let Some(batch) = batch {
+            store.apply(batch)?;
+            CrashPoint::AfterApply.reached();
+        }
+        Ok(())
     }
 
     /// Who is told; `None` once the projection has ended.
@@ -122,14 +164,15 @@ impl Shared {
         needs: &Needs,
         look: impl FnOnce(View<'_>) -> T,
     ) -> anyhow::Result<T> {
-        let store = self.locked_store();
-        let store = store.as_ref().context("the projection is being rebuilt")?;
-        let mut loaded = State::default();
-        if let Err(error) = store.load(&mut loaded, needs) {
-            // Said while the store is held, so that it is never said of the next one.
-            self.report_damage();
-            return Err(error);
-        }
+        // Damage is said of while the store is held, so that it is never said of the next one.
+        self.with_store(|store| {
+            let mut loaded = State::default();
+            store.load(&mut loaded, needs).inspect_err(|_| self.report_damage())?;
+            Ok(self.look_at(loaded, look))
+        })
+    }
+
+    fn look_at<T>(&self, mut loaded: State, look: impl FnOnce(View<'_>) -> T) -> T {
         let mut views = self.write();
         let state = &mut views.log;
         loaded.broadcasts.retain(|id, _| !state.broadcasts.contains_key(id));
@@ -143,13 +186,13 @@ impl Shared {
         if !has_room(state) {
             state.broadcasts.retain(|id, _| !new.contains(id));
         }
-        Ok(answer)
+        answer
     }
 
     /// Folds what was accepted here over the log's state. It is on disk already, so it is folded in any case: over what
     /// is resident, when the store cannot say more.
     pub(super) fn fold_pending(&self, accepted: Vec<(Accepted, Option<TraceParent>)>) -> Vec<Changed> {
-        let store = self.locked_store();
+        let store = self.held_store();
         let mut views = self.write();
         let Views { log, pending, .. } = &mut *views;
         let mut changes = Vec::new();

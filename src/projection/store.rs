@@ -19,8 +19,7 @@ use uuid::Uuid;
 use super::acks::{Read, Reading, Record};
 use super::cursor::CursorRecord;
 use crate::domain::{
-    Acknowledgement, BroadcastId, BroadcastState, Change, Channel, ChannelState, Needs, State, Timestamp,
-    UserId, Written,
+    Acknowledgement, BroadcastId, BroadcastState, Change, Channel, Needs, State, Timestamp, UserId, Written,
 };
 use crate::log::merkle::Hash;
 
@@ -96,8 +95,10 @@ pub struct AckAt {
 pub struct Batch {
     writes: sled::Batch,
     touched: BTreeSet<BroadcastId>,
+    moved: BTreeSet<Channel>,
     /// What was brought to each broadcast and is no record of the batch yet.
     acks: BTreeMap<BroadcastId, Record>,
+    acknowledgements: usize,
 }
 
 impl Batch {
@@ -111,8 +112,8 @@ impl Batch {
         self.put(&Key::Cursor, cursor)
     }
 
-    /// What an event changed, read from the state behind it. The broadcasts that it touched, and who acknowledged them, are
-    /// written by [`Batch::touched`], once for all events of the batch.
+    /// What an event changed, read from the state behind it. The broadcasts and channels that it touched, and who acknowledged
+    /// them, are written by [`Batch::touched`], once for all events of the batch.
     pub fn change(&mut self, state: &State, sequence: u64, change: &Change) {
         match change {
             Change::Acknowledged { id, new } => {
@@ -123,6 +124,7 @@ impl Batch {
                     self.writes.insert(Key::Acks(*id, full.first).bytes(), full.into_bytes());
                 }
                 record.push(sequence, new);
+                self.acknowledgements += new.len();
             }
             Change::Activated { id, .. } | Change::RecordedLate { id } => {
                 self.touched.insert(*id);
@@ -139,7 +141,17 @@ impl Batch {
         }
     }
 
-    /// Every broadcast that was touched, as it is after the last event, and who acknowledged it.
+    /// A channel whose state an event changed.
+    pub fn moved(&mut self, channel: Channel) {
+        self.moved.insert(channel);
+    }
+
+    /// How many acknowledgements it has.
+    pub const fn acknowledgements(&self) -> usize {
+        self.acknowledgements
+    }
+
+    /// Every broadcast and channel that was touched, as it is after the last event, and who acknowledged it.
     pub fn touched(&mut self, state: &State) -> anyhow::Result<()> {
         for (id, record) in std::mem::take(&mut self.acks) {
             self.writes.insert(Key::Acks(id, record.first).bytes(), record.into_bytes());
@@ -147,12 +159,10 @@ impl Batch {
         for known in std::mem::take(&mut self.touched).into_iter().filter_map(|id| state.broadcast(id)) {
             self.put(&Key::Broadcast(known.broadcast.id), known)?;
         }
+        for channel in std::mem::take(&mut self.moved) {
+            self.put(&Key::Channel(&channel), state.channel(&channel))?;
+        }
         Ok(())
-    }
-
-    /// A channel's state.
-    pub fn channel(&mut self, channel: &Channel, state: &ChannelState) -> anyhow::Result<()> {
-        self.put(&Key::Channel(channel), state)
     }
 
     /// The root over a block of leaves.

@@ -17,7 +17,7 @@ use crate::blocking::blocking;
 use crate::disk;
 use crate::domain::State;
 use crate::log::EventLog;
-use crate::log::merkle::{Frontier, Hash};
+use crate::log::merkle::Hash;
 use crate::log::reader::{Reader, Seen};
 use crate::metrics::ByReason;
 
@@ -68,7 +68,7 @@ impl Supervised {
         loop {
             let outcome = self.live_once(&mut stopped, rebuilt_for).await;
             let caught_up = self.shared.position.borrow().caught_up;
-            *self.shared.locked_store() = None;
+            self.shared.close();
             let reason = match outcome {
                 Ok(Outcome::Stopped) => return,
                 Ok(Outcome::OtherLog) => {
@@ -144,7 +144,7 @@ impl Supervised {
             let (epochs, life) = (position.epochs, position.life + 1);
             *position = Position { epochs, life, ..Position::default() };
         });
-        self.shared.restart(State::default(), Frontier::default());
+        self.shared.restart(None, State::default(), CursorRecord::default());
         let directory = self.options.directory.clone();
         match blocking(move || store::set_aside(&directory)).await {
             Ok(Ok(None)) => {}
@@ -164,15 +164,14 @@ impl Supervised {
     ) -> anyhow::Result<Outcome> {
         let mut damage = self.shared.damage.subscribe();
         let mut disagreement = self.shared.disagreement.subscribe();
-        let mut cursor = self.open_store().await?;
-        let rebuilt_for = rebuilt_for.or(cursor.rebuilt_for);
-        cursor.rebuilt_for = rebuilt_for;
+        let cursor = self.open_store(rebuilt_for).await?;
+        let rebuilt_for = cursor.rebuilt_for;
         info!(log.sequence = cursor.sequence, "the projection is open");
         let (sender, deliveries) = mpsc::channel(BATCHES_IN_FLIGHT);
         let (reader, mut seen) =
             Reader::new(self.log.clone(), cursor.cursor(), sender, self.reconnected.clone());
         let reader = tokio::spawn(reader.counting(self.options.metrics.reader_passes.clone()).run());
-        let fold = Fold::new(self.shared.clone(), cursor, self.options.metrics.clone());
+        let fold = Fold::new(self.shared.clone(), self.options.metrics.clone());
         let mut folded = tokio::spawn(fold.run(deliveries));
         let (mut stopping, mut damaged, mut disagrees) = (false, false, None);
         let outcome = loop {
@@ -211,16 +210,16 @@ impl Supervised {
         }
     }
 
-    /// Opens the store and shares it, with what is resident of it.
-    async fn open_store(&self) -> anyhow::Result<CursorRecord> {
+    /// Opens the store and shares it, with what is resident of it. It may have been begun anew for a checkpoint.
+    async fn open_store(&self, rebuilt_for: Option<(u64, Hash)>) -> anyhow::Result<CursorRecord> {
         let options = self.options.clone();
         let opened = blocking(move || -> anyhow::Result<_> {
             let store = Store::open(&options.directory, options.open_patience)?;
             Ok((store.cursor()?, store.resident()?, store))
         });
-        let (cursor, state, store) = opened.await.context("the store panicked")??;
-        self.shared.restart(state, cursor.tree.clone());
-        *self.shared.locked_store() = Some(store);
+        let (mut cursor, state, store) = opened.await.context("the store panicked")??;
+        cursor.rebuilt_for = rebuilt_for.or(cursor.rebuilt_for);
+        self.shared.restart(Some(store), state, cursor.clone());
         // What was shown is shown on until it is caught up with, unless there is nothing to show any more.
         self.shared.position.send_modify(|position| {
             position.serving &= cursor.epoch.is_some();

@@ -10,7 +10,8 @@ use divan::counter::ItemsCount;
 use tempfile::TempDir;
 use tidings::clock::{Clock as _, SystemClock};
 use tidings::domain::{
-    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, Recorded, State, Timestamp, evolve,
+    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, Needs, Recorded, State, Timestamp,
+    evolve,
 };
 use tidings::log::envelope::{decode, encode};
 use tidings::log::names::Subject;
@@ -154,6 +155,8 @@ fn apply_a_batch(bencher: Bencher<'_, '_>, together: usize) {
     bencher.counter(ItemsCount::new(BATCH)).with_inputs(Projecting::begin).bench_refs(|projecting| {
         let Projecting { store, ledger, state, tree, .. } = projecting;
         let steps = entries.iter().map(Step::of).collect();
-        ledger.fold(store, state, tree, steps, |_, _| {}).expect("it is applied");
+        let load = |state: &mut State, needs: &Needs| store.load(state, needs);
+        ledger.fold(load, state, tree, steps, |_, _| {}).expect("it is folded");
+        ledger.write(store, state, tree).expect("it is written");
     });
 }

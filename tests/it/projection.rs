@@ -114,6 +114,25 @@ async fn an_empty_log_has_a_snapshot_too() {
 }
 
 #[tokio::test]
+async fn what_is_told_before_it_is_written_is_found_in_the_store_at_once() {
+    let (log, directory) = (MemoryLog::default(), TempDir::new().unwrap());
+    let projecting = Projecting::start(log.clone(), directory.path());
+    let id = post(&log, "acknowledged by many, one after the other").await;
+    projecting.digest_at(1).await;
+    for n in 1..=50 {
+        log.append(acknowledged(id.0, &[format!("user-{n}").as_str()])).await.unwrap();
+        projecting.digest_at(1 + n).await;
+        let stored = projecting.projection.acks_after(id, (n, 1), 10).await.unwrap();
+        let stored: Vec<_> =
+            stored.iter().map(|ack| (ack.place, ack.acknowledgement.user.as_str())).collect();
+        assert_eq!(stored, [((1 + n, 1), format!("user-{n}").as_str())]);
+        let record = projecting.projection.record(channel(), id).await.unwrap().unwrap();
+        assert_eq!(record.acknowledged, n);
+    }
+    projecting.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_at_or_below_the_cursor_is_not_folded_again_after_a_restart() {
     let (log, _) = log_of_rounds(5).await;
     let home = TempDir::new().unwrap();

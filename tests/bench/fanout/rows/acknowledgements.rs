@@ -17,8 +17,8 @@ const ECHO: &str = "an echo";
 
 const CLIENTS: usize = 15_000;
 
-/// Acknowledgements one after the other, and appends: their median counts.
-const ALONE: usize = 50;
+/// Acknowledgements alone, and as many appends: their median counts.
+const ALONE: usize = 25;
 
 /// As many bytes as the event of one acknowledgement has, with its headers.
 const EVENT_BYTES: usize = 650;
@@ -46,8 +46,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     let events = load.heard.confirmed_in.len();
     let bytes = log.bytes()?.saturating_sub(storm.log_before);
 
-    let alone = one_by_one(&mut load, ALONE.min(clients))?;
-    let appends = log.append_one_by_one(ALONE, EVENT_BYTES)?;
+    let (alone, appends) = one_by_one(&server, &mut load, &log)?;
 
     let mut column = bench.table.column(&row, (TIDINGS, APPEND), TIDINGS, round);
     storm.keep(&mut column, clients);
@@ -114,19 +113,27 @@ impl Storm {
     }
 }
 
-/// A new broadcast, which clients acknowledge one after the other.
-fn one_by_one(load: &mut Load, clients: usize) -> anyhow::Result<Vec<Duration>> {
+/// A new broadcast, which clients acknowledge one after the other, each when nothing else goes on: what is done for the one before,
+/// in the KV mirror too, is done. In between a bare append, under the same conditions.
+fn one_by_one(
+    server: &Server,
+    load: &mut Load,
+    log: &Client,
+) -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
     let number = load.post()?;
     let broadcast = load.accepted()?.id;
     load.delivered(number)?;
-    let mut took = Vec::new();
-    for client in 0..clients {
+    let (mut alone, mut appends) = (Vec::new(), Vec::new());
+    for client in 0..ALONE.min(load.upgraded) {
+        server.process.settle()?;
         let confirmed = load.heard.confirmed;
         let begun = Instant::now();
         load.acknowledge(client, &broadcast)?;
         load.until("an acknowledgement is confirmed", |load| load.heard.confirmed > confirmed)?;
-        took.push(begun.elapsed());
+        alone.push(begun.elapsed());
+        server.process.settle()?;
+        appends.push(log.append(EVENT_BYTES)?);
     }
-    ensure!(!took.is_empty(), "somebody acknowledges");
-    Ok(took)
+    ensure!(!alone.is_empty(), "somebody acknowledges");
+    Ok((alone, appends))
 }
