@@ -17,7 +17,7 @@ use async_nats::{Client, jetstream};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -138,7 +138,11 @@ impl Mirror {
         loop {
             tokio::select! {
                 announced = changes.recv() => match announced {
-                    Ok(Announcement::Changed(change)) => writer.follow(&change).await?,
+                    Ok(Announcement::Changed(change)) => {
+                        // Clients first: whoever waits to be told of it has their turn before.
+                        yield_now().await;
+                        writer.follow(&change).await?;
+                    }
                     Ok(Announcement::Snapshot { .. } | Announcement::Settled { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
                         writer = Writer::open(self.clone(), context.clone()).await?;
                         writer.fill().await?;

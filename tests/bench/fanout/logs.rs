@@ -11,7 +11,7 @@ use tidings::clock::{Clock as _, SystemClock};
 use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, Timestamp};
 use tidings::log::NewEvent;
 use tidings::log::envelope::encode;
-use tidings::log::names::{LOG_STREAM, Subject};
+use tidings::log::names::{ACKS_BUCKET, LOG_STREAM, Subject};
 use tidings::log::provision::{Provision, context};
 use tokio::runtime::Runtime;
 
@@ -80,6 +80,13 @@ impl Client {
     pub fn bytes(&self) -> anyhow::Result<u64> {
         self.runtime
             .block_on(async { Ok(self.context.get_stream(LOG_STREAM).await?.get_info().await?.state.bytes) })
+    }
+
+    /// How many acknowledgements the KV mirror has.
+    pub fn mirrored(&self) -> anyhow::Result<u64> {
+        let bucket = format!("KV_{ACKS_BUCKET}");
+        self.runtime
+            .block_on(async { Ok(self.context.get_stream(bucket).await?.get_info().await?.state.messages) })
     }
 
     /// Reads the whole log through a consumer as a replica has one, does nothing with it, and returns how long that took.
