@@ -242,7 +242,12 @@ impl Metrics {
             "Messages of the log folded, skipped ones and holes included",
             &self.applied,
         );
-        seconds(r, "projection_apply_duration", "Folding and storing one batch", &self.apply_duration.0);
+        seconds(
+            r,
+            "projection_apply_duration",
+            "Folding one batch, and storing it until the log has been read once",
+            &self.apply_duration.0,
+        );
         add(r, "projection_rebuilds", "Stores moved aside and begun anew", &self.rebuilds);
         add(
             r,
