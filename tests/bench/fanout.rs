@@ -14,6 +14,7 @@ mod fanout {
     pub mod measure;
     pub mod options;
     pub mod peers;
+    pub mod relay;
     pub mod replica;
     pub mod rows;
     pub mod statistics;
@@ -34,6 +35,7 @@ use fanout::cores::Cores;
 use fanout::measure::RESOLUTION;
 use fanout::options::Options;
 use fanout::peers::{BECOME, Peer};
+use fanout::relay;
 use fanout::rows::{APPEND, Bench, TIDINGS};
 
 fn main() -> anyhow::Result<()> {
@@ -41,6 +43,7 @@ fn main() -> anyhow::Result<()> {
     raise_open_files();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [BECOME, peer] => Peer::run(peer),
+        [relay::BECOME, nats] => relay::run(nats),
         // `cargo test --benches` runs this too, and is no benchmark.
         ref others if !others.contains(&"--bench") => Ok(()),
         _ => bench(),

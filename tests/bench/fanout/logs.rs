@@ -26,6 +26,9 @@ const IN_FLIGHT: usize = 4_096;
 /// Messages asked for at once by who only reads.
 const READ_AHEAD: usize = 4_096;
 
+/// The subject of a message that is appended by itself, and as many bytes as the event of one acknowledgement has, with its headers.
+pub const APPENDED: (&str, usize) = ("bench", 650);
+
 /// How long an acknowledgement stays in the KV mirror of a replica that reads these logs, in seconds, and how old they are: so
 /// old that the mirror leaves them out, and reading alone is measured.
 pub const MIRRORED_SECONDS: &str = "60";
@@ -114,17 +117,18 @@ impl Client {
         })
     }
 
-    /// Appends a message of so many bytes to a stream of its own, and returns how long it took until its PubAck.
-    pub fn append(&self, bytes: usize) -> anyhow::Result<Duration> {
+    /// Appends a message to a stream of its own, and returns how long it took until its PubAck.
+    pub fn append(&self) -> anyhow::Result<Duration> {
+        let (subject, bytes) = APPENDED;
         self.runtime.block_on(async {
             let config = stream::Config {
                 name: "BENCH".to_owned(),
-                subjects: vec!["bench".to_owned()],
+                subjects: vec![subject.to_owned()],
                 ..stream::Config::default()
             };
             self.context.get_or_create_stream(config).await?;
             let begun = Instant::now();
-            self.context.publish("bench", vec![b'x'; bytes].into()).await?.await?;
+            self.context.publish(subject, vec![b'x'; bytes].into()).await?.await?;
             Ok(begun.elapsed())
         })
     }

@@ -10,6 +10,7 @@ use super::{
 use crate::fanout::load::Load;
 use crate::fanout::logs::Client;
 use crate::fanout::peers::Peer;
+use crate::fanout::relay::Relay;
 use crate::fanout::statistics::counted;
 
 /// The send loop answers at once, and keeps nothing: what sockets and the load take alone.
@@ -20,8 +21,8 @@ const CLIENTS: usize = 15_000;
 /// Acknowledgements alone, and as many appends: their median counts.
 const ALONE: usize = 100;
 
-/// As many bytes as the event of one acknowledgement has, with its headers.
-const EVENT_BYTES: usize = 650;
+/// The least that stands between a client and the log.
+const RELAY: &str = "a relay";
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     let clients = bench.options.at_most(CLIENTS);
@@ -46,7 +47,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     let events = load.heard.confirmed_in.len();
     let bytes = log.bytes()?.saturating_sub(storm.log_before);
 
-    let (alone, appends) = one_by_one(&server, &mut load, &log)?;
+    let alone = one_by_one(&server, &mut load, &log, Relay::start(&bench.cores, nats)?)?;
 
     let mut column = bench.table.column(&row, (TIDINGS, APPEND), TIDINGS, round);
     storm.keep(&mut column, clients);
@@ -57,10 +58,11 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
         "bytes",
         counted(usize::try_from(bytes)?) / counted(clients),
     );
-    column.compare("one alone is confirmed", "ms", middle(&alone, |took| millis(*took)));
     keep_faults(&mut column, &load)?;
-    let mut column = bench.table.column(&row, (TIDINGS, APPEND), APPEND, round);
-    column.compare("one alone is confirmed", "ms", middle(&appends, |took| millis(*took)));
+    for (who, took) in [TIDINGS, RELAY, APPEND].into_iter().zip(alone) {
+        let mut column = bench.table.column(&row, (TIDINGS, APPEND), who, round);
+        column.compare("one alone is confirmed", "ms", middle(&took, |took| millis(*took)));
+    }
     Ok(())
 }
 
@@ -114,26 +116,29 @@ impl Storm {
 }
 
 /// A new broadcast, which clients acknowledge one after the other, each when nothing else goes on: the KV mirror has the one before.
-/// In between bare appends, under the same conditions.
+/// In between an append through a relay and a bare one, under the same conditions. How long each took.
 fn one_by_one(
     server: &Server,
     load: &mut Load,
     log: &Client,
-) -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
+    mut relay: Relay,
+) -> anyhow::Result<[Vec<Duration>; 3]> {
     let number = load.post()?;
     let broadcast = load.accepted()?.id;
     load.delivered(number)?;
     server.process.settle()?;
-    let (mut alone, mut appends) = (Vec::new(), Vec::new());
+    log.append()?;
+    let mut took = <[Vec<Duration>; 3]>::default();
     for client in 0..ALONE.min(load.upgraded) {
         let (confirmed, mirrored) = (load.heard.confirmed, log.mirrored()?);
         let begun = Instant::now();
         load.acknowledge(client, &broadcast)?;
         load.until("an acknowledgement is confirmed", |load| load.heard.confirmed > confirmed)?;
-        alone.push(begun.elapsed());
+        took[0].push(begun.elapsed());
         while log.mirrored()? == mirrored {}
-        appends.push(log.append(EVENT_BYTES)?);
+        took[1].push(relay.append()?);
+        took[2].push(log.append()?);
     }
-    ensure!(!alone.is_empty(), "somebody acknowledges");
-    Ok((alone, appends))
+    ensure!(!took[0].is_empty(), "somebody acknowledges");
+    Ok(took)
 }
