@@ -23,8 +23,10 @@ const USERS: u64 = 20_000;
 /// Publishes that wait for their PubAck at once.
 const IN_FLIGHT: usize = 4_096;
 
-/// Messages asked for at once by who only reads.
+/// Messages asked for at once by who only reads, and bytes: more than 64 MiB under way is more than a nats-server keeps for
+/// anybody.
 const READ_AHEAD: usize = 4_096;
+const READ_AHEAD_BYTES: usize = 16 << 20;
 
 /// The subject of a message that is appended by itself, and as many bytes as the event of one acknowledgement has, with its headers.
 pub const APPENDED: (&str, usize) = ("bench", 650);
@@ -105,7 +107,8 @@ impl Client {
                     ..pull::Config::default()
                 })
                 .await?;
-            let messages = consumer.stream().max_messages_per_batch(READ_AHEAD).messages().await?;
+            let reading = consumer.stream().max_messages_per_batch(READ_AHEAD);
+            let messages = reading.max_bytes_per_batch(READ_AHEAD_BYTES).messages().await?;
             let mut messages = messages.take(usize::try_from(events)?);
             let mut read = 0;
             while let Some(message) = messages.next().await {
