@@ -27,8 +27,10 @@ const READER_HEARTBEAT: Duration = Duration::from_secs(2);
 /// An ephemeral consumer that nobody pulls from is removed by the server after this.
 const CONSUMER_INACTIVE: Duration = Duration::from_secs(30);
 
-/// Messages asked for at once: with 256 KiB each at the most, they fit into 64 MiB.
-const READ_BATCH: usize = 256;
+/// Messages asked for at once, and bytes. The next are asked for when half of either has come: with fewer, the server waits for the
+/// reader; with more bytes than 64 MiB, it would take the reader for one that does not read.
+const READ_BATCH: usize = 2_048;
+const READ_BATCH_BYTES: usize = 16 << 20;
 
 /// How often "not found" is asked, and how wide apart, while the stream may only be electing a leader.
 const MISSING_ASKED: u32 = 3;
@@ -133,7 +135,7 @@ fn raw(message: &async_nats::Message, sequence: u64, time: time::OffsetDateTime)
     RawMessage {
         sequence,
         time_ns: nanoseconds(time),
-        subject: message.subject.to_string(),
+        subject: message.subject.as_str().to_owned(),
         headers: message.headers.as_ref().map(|headers| flatten(headers, &[])).unwrap_or_default(),
         body: message.payload.clone(),
     }
@@ -240,6 +242,7 @@ impl EventLog for JetStreamLog {
             let pulled = consumer
                 .stream()
                 .max_messages_per_batch(READ_BATCH)
+                .max_bytes_per_batch(READ_BATCH_BYTES)
                 .heartbeat(READER_HEARTBEAT)
                 .expires(Duration::from_secs(30))
                 .messages()
