@@ -22,6 +22,10 @@ use super::{Epoch, EventLog, LogInfo, RawMessage, ReadError};
 /// Entries handed on together at most: what arrives together is applied together.
 pub const MAX_BATCH: usize = 256;
 
+/// While the log is known to go on, entries are gathered until there are [`MAX_BATCH`] of them, or so many bytes in their bodies:
+/// to fold a batch costs something beside what is in it.
+const GATHERED_BYTES: usize = 64 << 10;
+
 /// How often the reader asks the log how long and how large it is.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -227,7 +231,7 @@ impl Reader {
         }
         let mut looks = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut silent = true;
+        let (mut silent, mut batch) = (true, Vec::new());
         loop {
             // Messages are last: while they come without a pause, all the rest must get its turn.
             let chunk = tokio::select! {
@@ -236,13 +240,17 @@ impl Reader {
                 () = change(&mut self.reconnected) => return Err(Interrupted::Restart),
                 _ = looks.tick() => {
                     self.say_head(&mut head).await?;
+                    self.hand_on(&mut batch).await?;
                     self.look(std::mem::replace(&mut silent, true)).await?;
                     continue;
                 }
-                chunk = messages.next() => chunk.ok_or(Interrupted::Restart)?,
+                chunk = messages.next() => chunk,
+            };
+            let Some(chunk) = chunk else {
+                self.hand_on(&mut batch).await?;
+                return Err(Interrupted::Restart);
             };
             silent = false;
-            let mut batch = Vec::with_capacity(chunk.len());
             let mut broken = None;
             for next in chunk {
                 match next {
@@ -256,7 +264,9 @@ impl Reader {
                     Err(error) => broken = Some(error),
                 }
             }
-            self.hand_on(batch).await?;
+            if broken.is_some() || self.has_enough(&batch) {
+                self.hand_on(&mut batch).await?;
+            }
             if let Some(error) = broken {
                 return Err(error.into());
             }
@@ -331,7 +341,7 @@ impl Reader {
         }
         // The message at the cursor was handed on by the pass before.
         if message.sequence >= next {
-            batch.push(Entry::Message(message));
+            self.push(Entry::Message(message), batch).await?;
         }
         Ok(())
     }
@@ -382,9 +392,19 @@ impl Reader {
     async fn push(&mut self, entry: Entry, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
         batch.push(entry);
         if batch.len() >= MAX_BATCH {
-            self.hand_on(std::mem::take(batch)).await?;
+            self.hand_on(batch).await?;
         }
         Ok(())
+    }
+
+    /// Whether there is nothing to wait for: the last that is known of the log is here, or enough to be worth a batch.
+    fn has_enough(&self, batch: &[Entry]) -> bool {
+        let bytes = batch.iter().map(|entry| match entry {
+            Entry::Message(message) => message.body.len(),
+            Entry::Hole(_) => 0,
+        });
+        let is_last = |last: &Entry| last.sequence() >= self.seen.borrow().head;
+        batch.last().is_some_and(is_last) || bytes.sum::<usize>() >= GATHERED_BYTES
     }
 
     /// Asks the log how it is. When nothing came since it was asked before and it was longer already then, its tail is
@@ -399,12 +419,12 @@ impl Reader {
         if silent && known > self.cursor.sequence {
             let mut batch = Vec::new();
             self.fill(self.cursor.sequence + 1..known + 1, &mut batch).await?;
-            self.hand_on(batch).await?;
+            self.hand_on(&mut batch).await?;
         }
         Ok(())
     }
 
-    async fn hand_on(&mut self, batch: Vec<Entry>) -> Result<(), Interrupted> {
+    async fn hand_on(&mut self, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
         let Some(last) = batch.last() else { return Ok(()) };
         self.cursor.sequence = last.sequence();
         self.cursor.last = Some(last.as_last());
@@ -414,7 +434,7 @@ impl Reader {
             seen.head = seen.head.max(head);
             longer
         });
-        self.deliveries.send(Delivery::Batch(batch)).await.map_err(|_| Interrupted::Unwanted)
+        self.deliveries.send(Delivery::Batch(std::mem::take(batch))).await.map_err(|_| Interrupted::Unwanted)
     }
 
     fn note(&self, info: LogInfo) {
