@@ -142,8 +142,8 @@ impl fmt::Display for UserId {
 }
 
 /// Names one broadcast for ever: the id of the event that created it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(into = "String")]
 pub struct BroadcastId(pub Uuid);
 
 /// A string is not a UUID in its one spelling: lower case, hyphenated.
@@ -184,7 +184,14 @@ impl FromStr for BroadcastId {
     fn from_str(id: &str) -> Result<Self, Self::Err> {
         // The hyphenated form in lower case alone, so that an id has one spelling in URLs, subjects and keys.
         let uuid = uuid::fmt::Hyphenated::from_str(id)?.into_uuid();
-        if uuid.to_string() == id { Ok(Self(uuid)) } else { Err(NotAnId) }
+        let spelled = &mut Uuid::encode_buffer();
+        if uuid.hyphenated().encode_lower(spelled) == id { Ok(Self(uuid)) } else { Err(NotAnId) }
+    }
+}
+
+impl<'de> Deserialize<'de> for BroadcastId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Parsed(PhantomData))
     }
 }
 
@@ -352,6 +359,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_broadcast_id_has_one_spelling(id: u128, at in 0..36_usize) {
+            let id = BroadcastId(Uuid::from_u128(id));
+            let text = id.to_string();
+            prop_assert_eq!((text.parse(), text.parse().map(|id: BroadcastId| id.to_string())), (Ok(id), Ok(text.clone())));
+            let (before, rest) = text.split_at(at);
+            let other = format!("{before}{}{}", rest[..1].to_uppercase(), &rest[1..]);
+            prop_assert_eq!(other.parse::<BroadcastId>().is_ok(), other == text);
+            for other in [text.replace('-', ""), format!("{{{text}}}"), format!("urn:uuid:{text}")] {
+                prop_assert!(other.parse::<BroadcastId>().is_err());
+            }
+        }
+
         #[test]
         fn parsing_a_message_twice_changes_nothing(raw in "\\PC{0,300}") {
             if let Ok(message) = Message::parse(&raw) {

@@ -122,7 +122,7 @@ fn bytes_of_message<'a>(
     headers: impl IntoIterator<Item = &'a (String, String)>,
     body: &[u8],
 ) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(768);
+    let mut bytes = Vec::with_capacity(1_024);
     put(&mut bytes, &sequence.to_be_bytes());
     put(&mut bytes, &time_ns.to_be_bytes());
     put(&mut bytes, subject.as_bytes());
