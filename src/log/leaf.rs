@@ -197,6 +197,14 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_message_has_the_leaf_of_its_statement(
+            headers in prop::collection::vec(("(Nats-|ce-)?[a-c]{0,2}", "[a-c]{0,2}"), 0..6),
+        ) {
+            let message = RawMessage { headers, ..message() };
+            prop_assert_eq!(message.leaf(), Statement::of(&message).leaf());
+        }
+
+        #[test]
         fn a_statement_is_read_as_it_was_written(
             sequence in any::<u64>(),
             time_ns in any::<i64>(),

@@ -337,7 +337,7 @@ impl Reader {
     async fn take(&mut self, message: RawMessage, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
         let next = batch.last().map_or(self.cursor.sequence, Entry::sequence) + 1;
         if message.sequence > next {
-            self.fill(next..message.sequence, batch).await?;
+            self.fill(next..message.sequence, usize::MAX, batch).await?;
         }
         // The message at the cursor was handed on by the pass before.
         if message.sequence >= next {
@@ -346,15 +346,20 @@ impl Reader {
         Ok(())
     }
 
-    /// Fetches from the leader what was not delivered. Where it has nothing, the log has holes.
-    async fn fill(&mut self, missing: Range<u64>, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
+    /// Fetches from the leader what was not delivered, so many messages at the most. Where it has nothing, the log has holes.
+    async fn fill(
+        &mut self,
+        missing: Range<u64>,
+        at_most: usize,
+        batch: &mut Vec<Entry>,
+    ) -> Result<(), Interrupted> {
         warn!(
             log.from = missing.start,
             log.to = missing.end - 1,
             "the log was delivered with a gap; fetching it"
         );
-        let mut next = missing.start;
-        while next < missing.end {
+        let (mut next, mut fetched) = (missing.start, 0);
+        while next < missing.end && fetched < at_most {
             let found = self.first_from(next).await?;
             let there = found.as_ref().map_or(missing.end, |message| message.sequence.min(missing.end));
             if there > next {
@@ -370,7 +375,7 @@ impl Reader {
             next = there;
             if let Some(message) = found.filter(|_| next < missing.end) {
                 self.push(Entry::Message(message), batch).await?;
-                next += 1;
+                (next, fetched) = (next + 1, fetched + 1);
             }
         }
         Ok(())
@@ -408,7 +413,8 @@ impl Reader {
     }
 
     /// Asks the log how it is. When nothing came since it was asked before and it was longer already then, its tail is
-    /// damaged or the consumer is stuck.
+    /// damaged or the consumer is stuck. What is missing is fetched, but not a long log message by message: another consumer
+    /// may bring the rest.
     async fn look(&mut self, silent: bool) -> Result<(), Interrupted> {
         let info = self.log.info().await?;
         if Some(info.epoch) != self.cursor.epoch || info.last_sequence < self.cursor.sequence {
@@ -418,8 +424,11 @@ impl Reader {
         self.note(info);
         if silent && known > self.cursor.sequence {
             let mut batch = Vec::new();
-            self.fill(self.cursor.sequence + 1..known + 1, &mut batch).await?;
+            self.fill(self.cursor.sequence + 1..known + 1, MAX_BATCH, &mut batch).await?;
             self.hand_on(&mut batch).await?;
+            if self.cursor.sequence < known {
+                return Err(Interrupted::Restart);
+            }
         }
         Ok(())
     }
@@ -461,3 +470,6 @@ async fn change(watched: &mut watch::Receiver<u64>) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Tests of the reader, over a log in memory that gives its messages one by one, or not at all.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+
+use super::*;
+use crate::log::memory::MemoryLog;
+use crate::log::names::Subject;
+use crate::log::{AppendError, Appended, Messages, NewEvent};
+
+const LENGTH: u64 = 1_000;
+
+/// A log whose messages come one after the other, each after a breath.
+#[derive(Default)]
+struct Faltering {
+    log: MemoryLog,
+    /// Consumers that give nothing, before the first that does.
+    stuck: usize,
+    follows: AtomicUsize,
+    /// Messages that were asked for one by one.
+    fetched: AtomicUsize,
+}
+
+impl Faltering {
+    fn new(stuck: usize) -> Arc<Self> {
+        let faltering = Self { stuck, ..Self::default() };
+        for _ in 0..LENGTH {
+            faltering.log.inject("broadcasts.creator.late", vec![], "{}".into());
+        }
+        Arc::new(faltering)
+    }
+
+    fn read(self: &Arc<Self>) -> mpsc::Receiver<Delivery> {
+        let (sender, deliveries) = mpsc::channel(1);
+        let (reader, _) =
+            Reader::new(self.clone(), Cursor::default(), sender, watch::Sender::new(0).subscribe());
+        tokio::spawn(reader.run());
+        deliveries
+    }
+}
+
+impl EventLog for Faltering {
+    fn append(&self, event: NewEvent) -> BoxFuture<'_, Result<Appended, AppendError>> {
+        self.log.append(event)
+    }
+
+    fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>> {
+        self.log.info()
+    }
+
+    fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
+        self.log.get(sequence)
+    }
+
+    fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
+        self.fetched.fetch_add(1, Ordering::Relaxed);
+        self.log.first_from(sequence)
+    }
+
+    fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {
+        self.log.head_of(subject)
+    }
+
+    fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>> {
+        if self.follows.fetch_add(1, Ordering::Relaxed) < self.stuck {
+            return async { Ok(stream::pending().boxed()) }.boxed();
+        }
+        let breath = |message| async {
+            tokio::task::yield_now().await;
+            message
+        };
+        self.log.follow(from).map(move |followed| Ok(followed?.then(breath).boxed())).boxed()
+    }
+
+    fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.log.ensure()
+    }
+}
+
+/// The first and the last sequence of the next batch.
+async fn next_batch(deliveries: &mut mpsc::Receiver<Delivery>) -> Option<(u64, u64)> {
+    loop {
+        if let Delivery::Batch(batch) = deliveries.recv().await? {
+            let sequences: Vec<_> = batch.iter().map(Entry::sequence).collect();
+            assert!(sequences.len() <= MAX_BATCH && sequences.is_sorted());
+            return Some((*sequences.first()?, *sequences.last()?));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_one_by_one_is_handed_on_together_until_the_log_ends() {
+    let log = Faltering::new(0);
+    let mut deliveries = log.read();
+    for batch in [(1, 256), (257, 512), (513, 768), (769, LENGTH)] {
+        assert_eq!(next_batch(&mut deliveries).await, Some(batch));
+    }
+    for sequence in [LENGTH + 1, LENGTH + 2] {
+        log.log.inject("broadcasts.creator.late", vec![], "{}".into());
+        assert_eq!(next_batch(&mut deliveries).await, Some((sequence, sequence)), "nothing waits at the end");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_consumer_brings_what_a_stuck_one_does_not() {
+    let log = Faltering::new(2);
+    let mut deliveries = log.read();
+    let mut next = 1;
+    while next <= LENGTH {
+        let (first, last) = next_batch(&mut deliveries).await.unwrap();
+        assert_eq!(first, next);
+        next = last + 1;
+    }
+    assert_eq!(log.follows.load(Ordering::Relaxed), 3);
+    assert_eq!(log.fetched.load(Ordering::Relaxed), 2 * MAX_BATCH, "no long log comes message by message");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_tail_is_holes_at_once() {
+    let log = Faltering::new(0);
+    (301..=LENGTH).for_each(|sequence| log.log.damage(sequence));
+    let mut deliveries = log.read();
+    let mut batches = Vec::new();
+    while batches.last().is_none_or(|(_, last)| *last < LENGTH) {
+        batches.push(next_batch(&mut deliveries).await.unwrap());
+    }
+    assert_eq!(batches, [(1, 256), (257, 300), (301, 556), (557, 812), (813, LENGTH)]);
+    assert_eq!(log.follows.load(Ordering::Relaxed), 1);
+}
