@@ -162,7 +162,11 @@ impl Ledger {
                         }
                         self.gathered.moved(recorded.channel.clone());
                     }
-                    self.used.insert(recorded.event.broadcast_id(), sequence);
+                    // Of one that nobody knows nothing is loaded that could be dropped.
+                    let about = recorded.event.broadcast_id();
+                    if state.broadcast(about).is_some() {
+                        self.used.insert(about, sequence);
+                    }
                     tell(state, Folded { recorded, change, trace });
                 }
             }
@@ -217,5 +221,53 @@ impl Ledger {
             self.used.remove(&id);
             acks -= state.broadcasts.remove(&id).map_or(0, |b| b.acknowledgements.len());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::{Acknowledged, Acknowledgement, Broadcast, Kind, Timestamp};
+
+    /// A broadcast that is created, and somebody's acknowledgement of one that nobody knows.
+    fn steps(number: u64) -> [Step; 2] {
+        let at = Timestamp::from_unix_ms(0);
+        let known = Broadcast {
+            id: BroadcastId(Uuid::from_u128(number.into())),
+            message: "hi".to_owned().try_into().unwrap(),
+            kind: Kind::Info,
+            created_by: "ann".parse().unwrap(),
+            created_at: at,
+        };
+        let unknown = Acknowledged {
+            broadcast_id: BroadcastId(Uuid::from_u128(u128::MAX - u128::from(number))),
+            acknowledgements: vec![Acknowledgement { user: "bob".parse().unwrap(), at }],
+            salt: None,
+        };
+        let events = [(0, known.id.0, Event::Created(known)), (1, Uuid::nil(), Event::Acknowledged(unknown))];
+        events.map(|(more, id, event)| {
+            let (sequence, channel) = (2 * number + 1 + more, "creator".parse().unwrap());
+            let recorded = Recorded { sequence, recorded_at: at, channel, id, late: false, event };
+            Step { sequence, leaf: Hash::empty(), what: What::Event(recorded, None) }
+        })
+    }
+
+    #[test]
+    fn only_what_is_loaded_is_kept_in_mind() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open_scratch(folder.path(), Duration::from_secs(60)).unwrap();
+        let (mut state, mut tree) = (State::default(), Tree::default());
+        let mut ledger = Ledger::from(CursorRecord::default());
+        for first in (0..1_000).step_by(100) {
+            let steps = (first..first + 100).flat_map(steps).collect();
+            ledger.fold(&store, &mut state, &mut tree, steps, |_, _| {}).unwrap();
+            assert!(state.broadcasts.len() <= LOADED_BROADCASTS + 100);
+            assert!(ledger.used.keys().all(|id| state.broadcasts.contains_key(id)), "after {first}");
+        }
+        assert_eq!(state.channels.values().map(|channel| channel.created).sum::<u64>(), 1_000);
     }
 }
