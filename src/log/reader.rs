@@ -20,11 +20,10 @@ use super::merkle::Hash;
 use super::{Epoch, EventLog, LogInfo, RawMessage, ReadError};
 
 /// Entries handed on together at most: what arrives together is applied together.
-pub const MAX_BATCH: usize = 256;
+pub const MAX_BATCH: usize = 512;
 
-/// While the log is known to go on, entries are gathered until there are [`MAX_BATCH`] of them, or so many bytes in their bodies:
-/// to fold a batch costs something beside what is in it.
-const GATHERED_BYTES: usize = 64 << 10;
+/// With so many bytes in their bodies, fewer of them are enough.
+const ENOUGH_BYTES: usize = 256 << 10;
 
 /// How often the reader asks the log how long and how large it is.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -92,6 +91,33 @@ impl Entry {
             Self::Message(message) => Last::Message(message.leaf()),
             Self::Hole(_) => Last::Hole,
         }
+    }
+}
+
+/// What is gathered to be handed on: to fold a batch costs something beside what is in it, so while the log is known to go on,
+/// it waits until it is full.
+#[derive(Default)]
+struct Batch {
+    entries: Vec<Entry>,
+    /// In their bodies.
+    bytes: usize,
+}
+
+impl Batch {
+    fn push(&mut self, entry: Entry) {
+        self.bytes += match &entry {
+            Entry::Message(message) => message.body.len(),
+            Entry::Hole(_) => 0,
+        };
+        self.entries.push(entry);
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= MAX_BATCH || self.bytes >= ENOUGH_BYTES
+    }
+
+    fn last(&self) -> Option<u64> {
+        self.entries.last().map(Entry::sequence)
     }
 }
 
@@ -231,7 +257,7 @@ impl Reader {
         }
         let mut looks = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut silent, mut batch) = (true, Vec::new());
+        let (mut silent, mut batch) = (true, Batch::default());
         loop {
             // Messages are last: while they come without a pause, all the rest must get its turn.
             let chunk = tokio::select! {
@@ -264,7 +290,7 @@ impl Reader {
                     Err(error) => broken = Some(error),
                 }
             }
-            if broken.is_some() || self.has_enough(&batch) {
+            if broken.is_some() || batch.last() >= Some(self.seen.borrow().head) {
                 self.hand_on(&mut batch).await?;
             }
             if let Some(error) = broken {
@@ -334,8 +360,8 @@ impl Reader {
     }
 
     /// Takes a message that was delivered, and before it what was left out.
-    async fn take(&mut self, message: RawMessage, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
-        let next = batch.last().map_or(self.cursor.sequence, Entry::sequence) + 1;
+    async fn take(&mut self, message: RawMessage, batch: &mut Batch) -> Result<(), Interrupted> {
+        let next = batch.last().unwrap_or(self.cursor.sequence) + 1;
         if message.sequence > next {
             self.fill(next..message.sequence, usize::MAX, batch).await?;
         }
@@ -351,7 +377,7 @@ impl Reader {
         &mut self,
         missing: Range<u64>,
         at_most: usize,
-        batch: &mut Vec<Entry>,
+        batch: &mut Batch,
     ) -> Result<(), Interrupted> {
         warn!(
             log.from = missing.start,
@@ -394,22 +420,9 @@ impl Reader {
         Ok(found)
     }
 
-    async fn push(&mut self, entry: Entry, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
+    async fn push(&mut self, entry: Entry, batch: &mut Batch) -> Result<(), Interrupted> {
         batch.push(entry);
-        if batch.len() >= MAX_BATCH {
-            self.hand_on(batch).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether there is nothing to wait for: the last that is known of the log is here, or enough to be worth a batch.
-    fn has_enough(&self, batch: &[Entry]) -> bool {
-        let bytes = batch.iter().map(|entry| match entry {
-            Entry::Message(message) => message.body.len(),
-            Entry::Hole(_) => 0,
-        });
-        let is_last = |last: &Entry| last.sequence() >= self.seen.borrow().head;
-        batch.last().is_some_and(is_last) || bytes.sum::<usize>() >= GATHERED_BYTES
+        if batch.is_full() { self.hand_on(batch).await } else { Ok(()) }
     }
 
     /// Asks the log how it is. When nothing came since it was asked before and it was longer already then, its tail is
@@ -423,7 +436,7 @@ impl Reader {
         let known = self.seen.borrow().head;
         self.note(info);
         if silent && known > self.cursor.sequence {
-            let mut batch = Vec::new();
+            let mut batch = Batch::default();
             self.fill(self.cursor.sequence + 1..known + 1, MAX_BATCH, &mut batch).await?;
             self.hand_on(&mut batch).await?;
             if self.cursor.sequence < known {
@@ -433,8 +446,8 @@ impl Reader {
         Ok(())
     }
 
-    async fn hand_on(&mut self, batch: &mut Vec<Entry>) -> Result<(), Interrupted> {
-        let Some(last) = batch.last() else { return Ok(()) };
+    async fn hand_on(&mut self, batch: &mut Batch) -> Result<(), Interrupted> {
+        let Some(last) = batch.entries.last() else { return Ok(()) };
         self.cursor.sequence = last.sequence();
         self.cursor.last = Some(last.as_last());
         let head = self.cursor.sequence;
@@ -443,7 +456,10 @@ impl Reader {
             seen.head = seen.head.max(head);
             longer
         });
-        self.deliveries.send(Delivery::Batch(std::mem::take(batch))).await.map_err(|_| Interrupted::Unwanted)
+        self.deliveries
+            .send(Delivery::Batch(std::mem::take(batch).entries))
+            .await
+            .map_err(|_| Interrupted::Unwanted)
     }
 
     fn note(&self, info: LogInfo) {

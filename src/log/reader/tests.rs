@@ -10,7 +10,7 @@ use crate::log::memory::MemoryLog;
 use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, Messages, NewEvent};
 
-const LENGTH: u64 = 1_000;
+const LENGTH: u64 = 1_100;
 
 /// A log whose messages come one after the other, each after a breath.
 #[derive(Default)]
@@ -94,12 +94,24 @@ async fn next_batch(deliveries: &mut mpsc::Receiver<Delivery>) -> Option<(u64, u
 async fn what_comes_one_by_one_is_handed_on_together_until_the_log_ends() {
     let log = Faltering::new(0);
     let mut deliveries = log.read();
-    for batch in [(1, 256), (257, 512), (513, 768), (769, LENGTH)] {
+    for batch in [(1, 512), (513, 1_024), (1_025, LENGTH)] {
         assert_eq!(next_batch(&mut deliveries).await, Some(batch));
     }
     for sequence in [LENGTH + 1, LENGTH + 2] {
         log.log.inject("broadcasts.creator.late", vec![], "{}".into());
         assert_eq!(next_batch(&mut deliveries).await, Some((sequence, sequence)), "nothing waits at the end");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_messages_are_handed_on_a_few_at_a_time() {
+    let log = Faltering::new(0);
+    for _ in 0..10 {
+        log.log.inject("broadcasts.creator.late", vec![], vec![b' '; ENOUGH_BYTES / 4].into());
+    }
+    let mut deliveries = log.read();
+    for batch in [(1, 512), (513, 1_024), (1_025, 1_104), (1_105, 1_108), (1_109, 1_110)] {
+        assert_eq!(next_batch(&mut deliveries).await, Some(batch));
     }
 }
 
@@ -120,12 +132,12 @@ async fn another_consumer_brings_what_a_stuck_one_does_not() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_tail_is_holes_at_once() {
     let log = Faltering::new(0);
-    (301..=LENGTH).for_each(|sequence| log.log.damage(sequence));
+    (601..=LENGTH).for_each(|sequence| log.log.damage(sequence));
     let mut deliveries = log.read();
     let mut batches = Vec::new();
     while batches.last().is_none_or(|(_, last)| *last < LENGTH) {
         batches.push(next_batch(&mut deliveries).await.unwrap());
     }
-    assert_eq!(batches, [(1, 256), (257, 300), (301, 556), (557, 812), (813, LENGTH)]);
+    assert_eq!(batches, [(1, 512), (513, 600), (601, LENGTH)]);
     assert_eq!(log.follows.load(Ordering::Relaxed), 1);
 }
