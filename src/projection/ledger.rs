@@ -259,12 +259,14 @@ mod tests {
     #[test]
     fn only_what_is_loaded_is_kept_in_mind() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open_scratch(folder.path(), Duration::from_secs(60)).unwrap();
+        let store = Store::open_scratch(folder.path(), Duration::from_mins(1)).unwrap();
         let (mut state, mut tree) = (State::default(), Tree::default());
         let mut ledger = Ledger::from(CursorRecord::default());
         for first in (0..1_000).step_by(100) {
             let steps = (first..first + 100).flat_map(steps).collect();
-            ledger.fold(&store, &mut state, &mut tree, steps, |_, _| {}).unwrap();
+            let load = |state: &mut State, needs: &Needs| store.load(state, needs);
+            ledger.fold(load, &mut state, &mut tree, steps, |_, _| {}).unwrap();
+            ledger.write(&store, &mut state, &tree).unwrap();
             assert!(state.broadcasts.len() <= LOADED_BROADCASTS + 100);
             assert!(ledger.used.keys().all(|id| state.broadcasts.contains_key(id)), "after {first}");
         }
