@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::format_description::well_known::Rfc3339;
-use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
 use super::types::Parsed;
@@ -16,8 +16,7 @@ use super::types::Parsed;
 const UNIX_EPOCH_JULIAN_DAY: i32 = 2_440_588;
 
 /// A moment in UTC, in whole milliseconds; on the wire RFC 3339 with three decimals and `Z`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
@@ -44,13 +43,48 @@ impl Timestamp {
     }
 }
 
+/// Letters that a timestamp is written in.
+const LETTERS: usize = 24;
+
+impl Timestamp {
+    /// As it is written. Every acknowledgement of a log has one, so the digits are put down one by one.
+    fn letters(self) -> [u8; LETTERS] {
+        let (year, month, day) = i32::try_from(self.day())
+            .ok()
+            .and_then(|day| Date::from_julian_day(day + UNIX_EPOCH_JULIAN_DAY).ok())
+            .map_or((0, 1, 1), |date| (date.year(), u8::from(date.month()), date.day()));
+        let ms = self.0.rem_euclid(86_400_000);
+        let parts = [
+            (0..4, i64::from(year)),
+            (5..7, month.into()),
+            (8..10, day.into()),
+            (11..13, ms / 3_600_000),
+            (14..16, ms / 60_000 % 60),
+            (17..19, ms / 1_000 % 60),
+            (20..23, ms % 1_000),
+        ];
+        let mut letters = *b"0000-00-00T00:00:00.000Z";
+        for (place, mut left) in parts {
+            for letter in letters[place].iter_mut().rev() {
+                *letter = DIGITS[usize::try_from(left % 10).unwrap_or_default()];
+                left /= 10;
+            }
+        }
+        letters
+    }
+}
+
+const DIGITS: &[u8; 10] = b"0123456789";
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let format =
-            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-        let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
-            .map_err(|_| fmt::Error)?;
-        f.write_str(&moment.format(&format).map_err(|_| fmt::Error)?)
+        f.write_str(str::from_utf8(&self.letters()).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(str::from_utf8(&self.letters()).map_err(S::Error::custom)?)
     }
 }
 
@@ -71,7 +105,7 @@ impl FromStr for Timestamp {
 /// The milliseconds of a moment to the letter as [`Timestamp`] writes it, as in every acknowledgement of a log. `None`: it
 /// wants a closer look, which a leap second does, too.
 fn as_written(text: &str) -> Option<i64> {
-    let bytes: &[u8; 24] = text.as_bytes().try_into().ok()?;
+    let bytes: &[u8; LETTERS] = text.as_bytes().try_into().ok()?;
     let is_at = |at: usize, byte| bytes[at] == byte;
     let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.'), (23, b'Z')];
     if !marks.iter().all(|(at, mark)| is_at(*at, *mark)) {
@@ -98,15 +132,10 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-impl From<Timestamp> for String {
-    fn from(moment: Timestamp) -> Self {
-        moment.to_string()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use time::macros::format_description;
 
     use super::*;
 
@@ -123,6 +152,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_written_is_what_the_library_writes(ms in any::<i64>(), days in -719_528..2_932_896_i64, of_day in 0..86_400_000_i64) {
+            let format =
+                format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+            for moment in [Timestamp::from_unix_ms(ms), Timestamp::from_unix_ms(days * 86_400_000 + of_day)] {
+                let nanos = i128::from(moment.as_unix_ms()) * 1_000_000;
+                let written = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap().format(&format).unwrap();
+                prop_assert_eq!(moment.to_string(), &*written);
+                prop_assert_eq!(serde_json::to_value(moment).unwrap(), serde_json::Value::from(written));
+            }
+        }
+
         #[test]
         fn the_short_way_to_a_timestamp_leads_where_the_long_one_does(
             text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9]\\.[0-9]{3}Z",
