@@ -9,7 +9,7 @@ use super::decide::Command;
 use super::delays::Delays;
 use super::digest::Digest;
 use super::event::{Acknowledgement, Broadcast, Event, Recorded};
-use super::types::{BroadcastId, Channel, Timestamp, UserId};
+use super::types::{BroadcastId, ByUser, Channel, Timestamp, UserId};
 
 /// Why a broadcast is no longer active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ pub struct BroadcastState {
     pub delays: Delays,
     /// The sequence of each user's first acknowledgement, by [`UserId::fingerprint`]. Kept apart from the record.
     #[serde(skip)]
-    pub acknowledgements: HashMap<u128, u64>,
+    pub acknowledgements: ByUser<u64>,
 }
 
 impl BroadcastState {
@@ -245,7 +245,7 @@ impl State {
                 end: None,
                 acknowledged: 0,
                 delays: Delays::default(),
-                acknowledgements: HashMap::new(),
+                acknowledgements: ByUser::default(),
             },
         );
         let counts = self.channels.entry(channel.clone()).or_default();

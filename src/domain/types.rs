@@ -1,5 +1,6 @@
 //! The words of the domain as types: each is checked once, where it enters, and carried from there on.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -140,6 +141,10 @@ impl fmt::Display for UserId {
         f.write_str(&self.0)
     }
 }
+
+/// Something of each of many users, by [`UserId::fingerprint`]: which is a hash already, and only has to be mixed with something
+/// that nobody outside can foresee.
+pub type ByUser<T> = HashMap<u128, T, foldhash::fast::RandomState>;
 
 /// Names one broadcast for ever: the id of the event that created it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

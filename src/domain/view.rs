@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::event::{Acknowledgement, Event, Recorded};
 use super::state::{BroadcastState, Change, ChannelState, State, Written, evolve};
-use super::types::{BroadcastId, Channel, Timestamp, UserId};
+use super::types::{BroadcastId, ByUser, Channel, Timestamp, UserId};
 
 /// Sequences from here on are no places in the log, but count what was accepted here and is not in the log yet: they
 /// come after every place that the log has, in the order of acceptance. (At a million a second a log takes 292,000
@@ -106,7 +106,7 @@ fn without_acknowledgements(known: &BroadcastState) -> BroadcastState {
         broadcast: known.broadcast.clone(),
         end: known.end.clone(),
         delays: known.delays.clone(),
-        acknowledgements: HashMap::new(),
+        acknowledgements: ByUser::default(),
         ..*known
     }
 }

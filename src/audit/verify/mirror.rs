@@ -1,6 +1,6 @@
 //! The KV mirror, held to the log: what it says is active, and who it says has acknowledged.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Verified;
 use crate::audit::finding::{Finding, Kind};
-use crate::domain::{BroadcastId, Channel, Timestamp};
+use crate::domain::{BroadcastId, ByUser, Channel, Timestamp};
 use crate::log::names::{
     ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, UserToken, bucket_stream, bucket_subject, header,
 };
@@ -228,7 +228,7 @@ fn agrees(
 }
 
 /// Where and when each user acknowledged a broadcast, by their fingerprints.
-type Acks = HashMap<u128, (u64, Timestamp)>;
+type Acks = ByUser<(u64, Timestamp)>;
 
 /// The acknowledgements of the log, by broadcast, those asked for last at hand.
 struct Logged<'a> {
@@ -241,7 +241,7 @@ impl Logged<'_> {
         if let Some(at) = self.at_hand.iter().position(|(known, _)| *known == id) {
             return Ok(&self.at_hand[at].1);
         }
-        let mut acks = Acks::new();
+        let mut acks = Acks::default();
         self.verified.store().each_ack(id, |sequence, ack| {
             acks.entry(ack.user.fingerprint()).or_insert((sequence, ack.at));
             Ok(())

@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 
 use super::lot::{Asker, Lot, Request};
 use super::{Acknowledged, Answer, Answered, Waiting};
-use crate::domain::{self, Acknowledgement, BroadcastId, Channel, Event, Needs};
+use crate::domain::{self, Acknowledgement, BroadcastId, ByUser, Channel, Event, Needs};
 use crate::log::envelope::MAX_ACKS_PER_EVENT;
 use crate::log::names::Subject;
 use crate::log::{NewEvent, TraceParent};
@@ -95,7 +95,7 @@ struct Commit {
     acknowledgements: Vec<Acknowledgement>,
     /// The users' fingerprints, by entry.
     fingerprints: Vec<u128>,
-    entries: HashMap<u128, usize>,
+    entries: ByUser<usize>,
     askers: Vec<Asker>,
     waiters: Vec<Waiter>,
     bytes: usize,
@@ -112,7 +112,7 @@ impl Commit {
             broadcast,
             acknowledgements: vec![],
             fingerprints: vec![],
-            entries: HashMap::new(),
+            entries: ByUser::default(),
             askers: vec![],
             waiters: vec![],
             bytes: 0,
