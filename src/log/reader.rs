@@ -23,7 +23,7 @@ use super::{Epoch, EventLog, LogInfo, RawMessage, ReadError};
 pub const MAX_BATCH: usize = 512;
 
 /// With so many bytes in their bodies, fewer of them are enough.
-const ENOUGH_BYTES: usize = 256 << 10;
+const ENOUGH_BYTES: usize = 4 << 20;
 
 /// How often the reader asks the log how long and how large it is.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
