@@ -5,6 +5,8 @@
 //! begins, it compares the log's identity with its cursor, follows **from** the cursor, and demands that the first
 //! message is the one it knows and each next one the next sequence.
 
+mod batch;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +17,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tracing::{error, warn};
 
-use super::leaf::Statement;
-use super::merkle::Hash;
 use super::{Epoch, EventLog, LogInfo, RawMessage, ReadError};
-
-/// Entries handed on together at most: what arrives together is applied together.
-pub const MAX_BATCH: usize = 512;
-
-/// With so many bytes in their bodies, fewer of them are enough.
-const ENOUGH_BYTES: usize = 4 << 20;
+use batch::Batch;
+pub use batch::{Entry, Last, MAX_BATCH};
 
 /// How often the reader asks the log how long and how large it is.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -48,77 +44,6 @@ pub struct Cursor {
     pub sequence: u64,
     /// What stood there, to recognise the log by; `None`: take it unseen.
     pub last: Option<Last>,
-}
-
-/// What stands at a cursor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Last {
-    /// A message with this [`RawMessage::leaf`].
-    Message(Hash),
-    /// Nothing: the log has lost that message.
-    Hole,
-}
-
-/// One place of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// A message.
-    Message(RawMessage),
-    /// The log has no message here any more (a damaged block). Skipped in the same way on every replica.
-    Hole(u64),
-}
-
-impl Entry {
-    /// Its place.
-    pub const fn sequence(&self) -> u64 {
-        match self {
-            Self::Message(message) => message.sequence,
-            Self::Hole(sequence) => *sequence,
-        }
-    }
-
-    /// What the Merkle tree says of it.
-    pub fn leaf(&self) -> Hash {
-        match self {
-            Self::Message(message) => message.leaf(),
-            Self::Hole(sequence) => Statement::hole(*sequence).leaf(),
-        }
-    }
-
-    /// What a cursor behind it remembers.
-    pub fn as_last(&self) -> Last {
-        match self {
-            Self::Message(message) => Last::Message(message.leaf()),
-            Self::Hole(_) => Last::Hole,
-        }
-    }
-}
-
-/// What is gathered to be handed on: to fold a batch costs something beside what is in it, so while the log is known to go on,
-/// it waits until it is full.
-#[derive(Default)]
-struct Batch {
-    entries: Vec<Entry>,
-    /// In their bodies.
-    bytes: usize,
-}
-
-impl Batch {
-    fn push(&mut self, entry: Entry) {
-        self.bytes += match &entry {
-            Entry::Message(message) => message.body.len(),
-            Entry::Hole(_) => 0,
-        };
-        self.entries.push(entry);
-    }
-
-    fn is_full(&self) -> bool {
-        self.entries.len() >= MAX_BATCH || self.bytes >= ENOUGH_BYTES
-    }
-
-    fn last(&self) -> Option<u64> {
-        self.entries.last().map(Entry::sequence)
-    }
 }
 
 /// What the reader hands on.

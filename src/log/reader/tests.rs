@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
+use super::batch::ENOUGH_BYTES;
 use super::*;
 use crate::log::memory::MemoryLog;
 use crate::log::names::Subject;
