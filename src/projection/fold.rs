@@ -231,8 +231,9 @@ impl Fold {
             CrashPoint::BeforeApply.reached();
         }
         let begun = Instant::now();
-        let (changes, is_untold) = if is_light(&shared, &steps) {
-            fold(&mut shared.write(), steps, true, |_, _| Ok(()))?
+        let (changes, is_untold) = if is_light(&shared.read(), &steps) {
+            let somebody_is_told = shared.position.borrow().caught_up;
+            fold(&mut shared.write(), steps, somebody_is_told, |_, _| Ok(()))?
         } else {
             let shared = shared.clone();
             blocking(move || fold_from_store(&shared, steps)).await.context("the fold panicked")??
@@ -309,18 +310,16 @@ impl Fold {
     }
 }
 
-/// Whether these can be folded where they are: somebody waits to be told, they need nothing of the store, little time, and
-/// not much waits to be written.
-fn is_light(shared: &Shared, steps: &[Step]) -> bool {
-    let Views { log, ledger, .. } = &*shared.read();
-    shared.position.borrow().caught_up
-        && known_acks(log, steps).is_some_and(|acks| (1..=FEW_ACKS).contains(&acks))
+/// Whether these can be folded where they are, beside a batch that is being written: they need nothing of the store and little
+/// time, and not much waits to be written.
+fn is_light(Views { log, ledger, .. }: &Views, steps: &[Step]) -> bool {
+    known_acks(log, steps).is_some_and(|acks| (1..=FEW_ACKS).contains(&acks))
         && ledger.unwritten() < ACKS_TOGETHER
         && has_room(log)
 }
 
-/// Folds what may need the store. What nobody is told of is many events, which are written at once; and only what is written
-/// can be dropped.
+/// Folds what may need the store. What nobody is told of is written at once, since there is more of it; and only what is written can
+/// be dropped.
 fn fold_from_store(shared: &Shared, steps: Vec<Step>) -> anyhow::Result<(Vec<Told>, bool)> {
     let somebody_is_told = shared.position.borrow().caught_up;
     shared.with_store(|store| {
