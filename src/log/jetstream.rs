@@ -30,7 +30,7 @@ const CONSUMER_INACTIVE: Duration = Duration::from_secs(30);
 /// Messages asked for at once, and bytes. The next are asked for when half of either has come: with fewer, the server waits for the
 /// reader; with more bytes than 64 MiB, it would take the reader for one that does not read.
 const READ_BATCH: usize = 2_048;
-const READ_BATCH_BYTES: usize = 16 << 20;
+const READ_BATCH_BYTES: usize = 8 << 20;
 
 /// How often "not found" is asked, and how wide apart, while the stream may only be electing a leader.
 const MISSING_ASKED: u32 = 3;

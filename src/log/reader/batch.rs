@@ -8,7 +8,7 @@ use crate::log::merkle::Hash;
 pub const MAX_BATCH: usize = 512;
 
 /// With so many bytes in their bodies, fewer of them are enough.
-pub(super) const ENOUGH_BYTES: usize = 4 << 20;
+pub(super) const ENOUGH_BYTES: usize = 1 << 20;
 
 /// What stands at a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
