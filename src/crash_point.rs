@@ -12,7 +12,7 @@ pub enum CrashPoint {
     AfterAppend,
     /// A batch was read, and not folded.
     BeforeApply,
-    /// The store has what was folded; whoever is told of it may have been told, or not.
+    /// The store has what was folded; whoever is told of it has been told, or not.
     AfterApply,
     /// A command was accepted, and is not in the outbox.
     BeforeOutboxWrite,

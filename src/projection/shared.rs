@@ -52,7 +52,7 @@ pub(super) struct Shared {
     subscribers: Mutex<Vec<mpsc::Sender<Announcement>>>,
     /// Held from a change of the views until it is announced, so that announcements come in the order of the changes.
     pub(super) order: tokio::sync::Mutex<()>,
-    /// Changes when a request met a damaged record.
+    /// Changes when a request met a damaged record, or the store did not take something.
     pub(super) damage: watch::Sender<()>,
     /// The checkpoint that the tree disagrees with.
     pub(super) disagreement: watch::Sender<Option<(u64, Hash)>>,
