@@ -18,6 +18,7 @@ pub mod presence;
 mod readiness;
 mod report;
 mod room;
+mod roster;
 pub mod session;
 mod shard;
 pub mod socket;

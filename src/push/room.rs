@@ -1,10 +1,11 @@
 //! A room: the connections of one channel, what they were last shown, and what they are told next.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use super::client::{Answered, Limits, Refreshed};
 use super::connection::{Connection, Means};
 use super::hub::{ConnectionId, Outgoing};
+use super::roster::Roster;
 use super::tape::Tape;
 use super::users::Users;
 use super::wire::{BroadcastView, Close, ConnectedStats, Frame, Place, ServerMessage};
@@ -14,8 +15,7 @@ use crate::projection::{Active, Projection};
 /// A channel's connections and what they were last shown. The connections are in order: who came first is told first, always.
 #[derive(Default)]
 pub(super) struct Room {
-    /// Boxed, since the nodes of a map to which the last is always added stay half empty.
-    pub(super) connections: BTreeMap<ConnectionId, Box<Connection>>,
+    pub(super) connections: Roster<Connection>,
     pub(super) users: Users,
     pub(super) shown: Option<Active>,
     /// What was shown until something that is not in the log took its place: the log may bring it back, and everybody was
@@ -63,12 +63,12 @@ impl Room {
             self.told = None;
         }
         self.users.add(connection.user(), id);
-        self.connections.insert(id, Box::new(connection));
+        self.connections.push(id, connection);
     }
 
     /// Changes what a connection learns. Who knows nothing yet is told the numbers soon.
     fn set_staff(&mut self, id: ConnectionId, staff: bool) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return };
         if staff && !connection.staff {
             self.told = None;
         }
@@ -89,7 +89,7 @@ impl Room {
     }
 
     pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
-        let connection = self.connections.remove(&id)?;
+        let connection = self.connections.remove(id)?;
         self.users.remove(connection.user(), id);
         Some(connection)
     }
@@ -101,12 +101,12 @@ impl Room {
         why: impl Fn(ConnectionId) -> Close,
         means: &Means,
     ) -> usize {
-        let open = self.connections.iter_mut().filter(|(_, connection)| connection.is_open());
+        let open = self.connections.from_mut(0).filter(|(_, connection)| connection.is_open());
         let mut ended = 0;
         for (id, connection) in open.take(most) {
             connection.catch_up(&mut self.tape, means);
-            connection.end(why(*id), means);
-            self.troubled.push(*id);
+            connection.end(why(id), means);
+            self.troubled.push(id);
             ended += 1;
         }
         ended
@@ -114,7 +114,7 @@ impl Room {
 
     /// Ends one.
     pub(super) fn end(&mut self, id: ConnectionId, why: Close, means: &Means) {
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             connection.end(why, means);
             self.troubled.push(id);
         }
@@ -125,7 +125,7 @@ impl Room {
         if let Ok(granted) = &refreshed {
             self.set_staff(id, granted.staff);
         }
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             connection.refreshed(refreshed, &mut self.tape, means);
             if connection.is_troubled() {
                 self.troubled.push(id);
@@ -135,7 +135,7 @@ impl Room {
 
     /// An acknowledgement of this connection is answered.
     pub(super) fn acknowledged(&mut self, id: ConnectionId, answered: &Answered, means: &Means) {
-        if let Some(connection) = self.connections.get_mut(&id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             connection.acknowledged(answered, &mut self.tape, means);
             if connection.is_troubled() {
                 self.troubled.push(id);
@@ -145,7 +145,7 @@ impl Room {
 
     /// Tells one connection something, after what everybody was told before. Whether it is told.
     pub(super) fn tell(&mut self, id: ConnectionId, outgoing: &Outgoing, means: &Means) -> bool {
-        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        let Some(connection) = self.connections.get_mut(id) else { return false };
         let told = connection.tell(outgoing, &mut self.tape, means);
         if connection.is_troubled() {
             self.troubled.push(id);
@@ -180,16 +180,16 @@ impl Room {
             sweep.again = false;
         }
         let mut told = 0;
-        for (id, connection) in self.connections.range_mut(sweep.next..) {
+        for (id, connection) in self.connections.from_mut(sweep.next) {
             if told == most {
-                sweep.next = *id;
+                sweep.next = id;
                 return;
             }
             if connection.lags(&self.tape) {
                 connection.catch_up(&mut self.tape, means);
                 told += 1;
                 if connection.is_troubled() {
-                    self.troubled.push(*id);
+                    self.troubled.push(id);
                 }
             }
         }
@@ -209,7 +209,7 @@ impl Room {
         means: &Means,
         sequence: u64,
     ) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return };
         let active = state_for(self.shown.as_ref(), connection.user(), &means.projection, sequence);
         connection.greet(answer, [hello, active], means);
         if connection.is_troubled() {
@@ -219,14 +219,14 @@ impl Room {
 
     /// Sends one connection what is active for its user.
     pub(super) fn send_active(&mut self, id: ConnectionId, means: &Means, sequence: u64) {
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get(id) else { return };
         let active = state_for(self.shown.as_ref(), connection.user(), &means.projection, sequence);
         self.tell(id, &Outgoing::Frame(active), means);
     }
 
     pub(super) fn send_staff(&mut self, message: &ServerMessage<'_>, means: &Means) -> u64 {
         let staff = self.connections.iter().filter(|(_, connection)| connection.staff);
-        let staff: Vec<_> = staff.map(|(id, _)| *id).collect();
+        let staff: Vec<_> = staff.map(|(id, _)| id).collect();
         if staff.is_empty() {
             return 0;
         }
@@ -280,7 +280,7 @@ impl Room {
         let told = if self.replaced_alone.contains(&active.broadcast.id) { again } else { new };
         let (told, nothing) = (Outgoing::Frame(told.frame()), Outgoing::Frame(nothing.frame()));
         let mut sent = 0;
-        let everyone: Vec<_> = self.connections.iter().map(|(id, c)| (*id, c.user().clone())).collect();
+        let everyone: Vec<_> = self.connections.iter().map(|(id, c)| (id, c.user().clone())).collect();
         for (id, user) in everyone {
             let known =
                 means.projection.read(|view| view.acknowledged_at(active.broadcast.id, &user)).is_some();
@@ -304,7 +304,7 @@ impl Room {
         let mut sent = 0;
         for Acknowledgement { user, .. } in new {
             for id in self.users.connections(user) {
-                let known = self.connections.get_mut(&id).filter(|connection| connection.user() == user);
+                let known = self.connections.get_mut(id).filter(|connection| connection.user() == user);
                 let Some(connection) = known else { continue };
                 sent += u64::from(connection.tell(&notice, &mut self.tape, means));
                 if connection.is_troubled() {
@@ -321,7 +321,7 @@ impl Room {
         let resync = frame(ServerMessage::Resync { sequence });
         let gone = before.map(|active| active.broadcast.id);
         let cleared = frame(ServerMessage::cleared(gone, EndReason::Cleared, sequence));
-        let everyone: Vec<_> = self.connections.iter().map(|(id, c)| (*id, c.user().clone())).collect();
+        let everyone: Vec<_> = self.connections.iter().map(|(id, c)| (id, c.user().clone())).collect();
         for (id, user) in everyone {
             let active = active_for(self.shown.as_ref(), &user, &means.projection, sequence);
             self.tell(id, &resync, means);

@@ -88,7 +88,7 @@ impl Shard {
 
     fn client(&mut self, name: usize) -> Option<&mut Client> {
         let (floor, id) = self.place(name)?;
-        match self.floors[floor].room.connections.get_mut(&id) {
+        match self.floors[floor].room.connections.get_mut(id) {
             Some(connection) => connection.client(),
             None => self.sockets.refused.get_mut(&name),
         }
@@ -215,7 +215,7 @@ impl Shard {
             Action::Close(why) => floor.room.end(id, why, &self.means),
             Action::Acknowledge(broadcast) => {
                 let channel = floor.channel.clone();
-                let Some(connection) = floor.room.connections.get(&id) else { return };
+                let Some(connection) = floor.room.connections.get(id) else { return };
                 let user = connection.user().clone();
                 self.acknowledging.ask(Asking { name, channel, broadcast, user });
             }
@@ -226,7 +226,7 @@ impl Shard {
     /// Has a token looked at for a client, whose session lets one be under way.
     fn refresh(&mut self, name: usize, token: Token, inbox: &mpsc::WeakSender<Request>) {
         let Some((floor, id)) = self.place(name) else { return };
-        let Some(connection) = self.floors[floor].room.connections.get(&id) else { return };
+        let Some(connection) = self.floors[floor].room.connections.get(id) else { return };
         let user = connection.user().clone();
         let (refreshed, inbox) = (self.means.errands.refresh(token, user), inbox.clone());
         tokio::spawn(async move {
