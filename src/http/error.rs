@@ -1,10 +1,9 @@
 //! From what went wrong to what the caller is told: every status code and error code of the interface, in one file.
 
-use axum::Json;
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+mod response;
+
+use axum::http::StatusCode;
+use serde_json::json;
 
 use super::identity::Places;
 use super::rates::Standing;
@@ -17,58 +16,10 @@ use crate::projection::Unavailable;
 use crate::push::admission;
 use crate::push::wire::Close;
 use crate::submit::SubmitError;
-
-/// An error as it goes out: `{"status":"error","code","message", …}`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ApiError {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-    retry_after_seconds: Option<u64>,
-    /// What kind of proof is wanted (RFC 6750, section 3).
-    challenge: Option<&'static str>,
-    /// Where the caller stands with the budget that is spent.
-    standing: Option<Box<Standing>>,
-    more: Vec<(&'static str, Value)>,
-}
-
-/// The code of the error in an answer, for whoever counts answers.
-#[derive(Clone, Copy, Debug)]
-pub struct Code(pub &'static str);
+use response::capitalised;
+pub use response::{ApiError, Code};
 
 impl ApiError {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self {
-            status,
-            code,
-            message,
-            retry_after_seconds: None,
-            challenge: None,
-            standing: None,
-            more: Vec::new(),
-        }
-    }
-
-    fn retry_after(self, seconds: u64) -> Self {
-        Self { retry_after_seconds: Some(seconds), ..self }
-    }
-
-    fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
-        self.more.push((name, value.into()));
-        self
-    }
-
-    /// The status code.
-    pub const fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    /// The code that clients match on, and the sentence for people.
-    pub fn into_parts(self) -> (&'static str, String) {
-        (self.code, self.message)
-    }
-
     /// `400`: the request cannot be read.
     pub fn malformed(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
@@ -83,20 +34,20 @@ impl ApiError {
     pub fn no_token(places: &Places) -> Self {
         let cookie = if places.cookie.is_empty() { "" } else { ", or in a cookie" };
         let message = format!("Nobody is asking: there is no token in `Authorization: Bearer`{cookie}.");
-        Self { challenge: Some("Bearer"), ..Self::no_identity(message) }
+        Self::no_identity(message).challenging("Bearer")
     }
 
     /// `401`: there is a token, and it is not to be believed.
     pub fn invalid_token(why: impl AsRef<str>) -> Self {
         let message = format!("The token is not valid. {}", why.as_ref());
-        let error = Self::new(StatusCode::UNAUTHORIZED, "invalid_token", message);
-        Self { challenge: Some(r#"Bearer error="invalid_token""#), ..error }
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_token", message)
+            .challenging(r#"Bearer error="invalid_token""#)
     }
 
     /// `401`: there was a token.
     pub fn token_expired() -> Self {
-        let error = Self::new(StatusCode::UNAUTHORIZED, "token_expired", "The token has expired.");
-        Self { challenge: Some(r#"Bearer error="invalid_token""#), ..error }
+        Self::new(StatusCode::UNAUTHORIZED, "token_expired", "The token has expired.")
+            .challenging(r#"Bearer error="invalid_token""#)
     }
 
     /// `403`: a token of one user, for a connection or a request of another.
@@ -248,14 +199,12 @@ impl ApiError {
     /// `429`: more often than it may be.
     pub fn too_many(what: &str, standing: Standing) -> Self {
         let message = format!("Too many {what} in a short time.");
-        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
-        let seconds = standing.seconds();
-        Self { standing: Some(standing.into()), ..error.retry_after(seconds) }
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message).spent(standing)
     }
 
     /// Whether it says that it is not clear who is asking.
     pub fn is_about_identity(&self) -> bool {
-        self.status == StatusCode::UNAUTHORIZED
+        self.status() == StatusCode::UNAUTHORIZED
     }
 
     /// `500`. The cause was logged.
@@ -383,12 +332,6 @@ fn sentence(reason: &str) -> String {
     capitalised(reason) + "."
 }
 
-fn capitalised(words: &str) -> String {
-    let mut letters = words.chars();
-    let first = letters.next().map(|first| first.to_uppercase().collect::<String>());
-    first.unwrap_or_default() + letters.as_str()
-}
-
 /// How a connection would be closed, said before there is one.
 impl From<Close> for ApiError {
     fn from(close: Close) -> Self {
@@ -396,51 +339,5 @@ impl From<Close> for ApiError {
             Close::Full => Self::full(),
             _ => Self::stopping(),
         }
-    }
-}
-
-impl ApiError {
-    /// The same as a problem (RFC 9457). Its type is a name, and leads nowhere.
-    pub fn problem(self, status: StatusCode) -> Value {
-        let mut problem = json!({
-            "type": format!("urn:tidings:error:{}", self.code),
-            "title": capitalised(&self.code.replace('_', " ")),
-            "status": status.as_u16(),
-            "detail": self.message,
-            "code": self.code,
-        });
-        for (name, value) in self.more {
-            problem[name] = value;
-        }
-        if let Some(seconds) = self.retry_after_seconds {
-            problem["retry_after_seconds"] = seconds.into();
-        }
-        problem
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let (code, as_problem) = (Code(self.code), self.clone());
-        let mut body = json!({"status": "error", "code": self.code, "message": self.message});
-        if let Some(body) = body.as_object_mut() {
-            body.extend(self.more.into_iter().map(|(name, value)| (name.to_owned(), value)));
-            if let Some(seconds) = self.retry_after_seconds {
-                body.insert("retry_after_seconds".to_owned(), seconds.into());
-            }
-        }
-        let mut response = (self.status, Json(body)).into_response();
-        response.extensions_mut().insert(code);
-        response.extensions_mut().insert(as_problem);
-        if let Some(standing) = self.standing {
-            standing.say(&mut response);
-        }
-        if let Some(challenge) = self.challenge {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-        }
-        if let Some(seconds) = self.retry_after_seconds {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
     }
 }

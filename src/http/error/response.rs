@@ -1,0 +1,123 @@
+//! What an error is made of, and the response that it becomes.
+
+use axum::Json;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::http::rates::Standing;
+
+/// An error as it goes out: `{"status":"error","code","message", …}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry_after_seconds: Option<u64>,
+    /// What kind of proof is wanted (RFC 6750, section 3).
+    challenge: Option<&'static str>,
+    /// Where the caller stands with the budget that is spent.
+    standing: Option<Box<Standing>>,
+    more: Vec<(&'static str, Value)>,
+}
+
+/// The code of the error in an answer, for whoever counts answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Code(pub &'static str);
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            status,
+            code,
+            message,
+            retry_after_seconds: None,
+            challenge: None,
+            standing: None,
+            more: Vec::new(),
+        }
+    }
+
+    pub(super) fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after_seconds: Some(seconds), ..self }
+    }
+
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.more.push((name, value.into()));
+        self
+    }
+
+    /// Tells the caller what kind of proof is wanted.
+    pub(super) fn challenging(self, challenge: &'static str) -> Self {
+        Self { challenge: Some(challenge), ..self }
+    }
+
+    /// Tells the caller where it stands with the budget that is spent, and when there is something in it again.
+    pub(super) fn spent(self, standing: Standing) -> Self {
+        let seconds = standing.seconds();
+        Self { standing: Some(standing.into()), ..self.retry_after(seconds) }
+    }
+
+    /// The status code.
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The code that clients match on, and the sentence for people.
+    pub fn into_parts(self) -> (&'static str, String) {
+        (self.code, self.message)
+    }
+
+    /// The same as a problem (RFC 9457). Its type is a name, and leads nowhere.
+    pub fn problem(self, status: StatusCode) -> Value {
+        let mut problem = json!({
+            "type": format!("urn:tidings:error:{}", self.code),
+            "title": capitalised(&self.code.replace('_', " ")),
+            "status": status.as_u16(),
+            "detail": self.message,
+            "code": self.code,
+        });
+        for (name, value) in self.more {
+            problem[name] = value;
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            problem["retry_after_seconds"] = seconds.into();
+        }
+        problem
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (code, as_problem) = (Code(self.code), self.clone());
+        let mut body = json!({"status": "error", "code": self.code, "message": self.message});
+        if let Some(body) = body.as_object_mut() {
+            body.extend(self.more.into_iter().map(|(name, value)| (name.to_owned(), value)));
+            if let Some(seconds) = self.retry_after_seconds {
+                body.insert("retry_after_seconds".to_owned(), seconds.into());
+            }
+        }
+        let mut response = (self.status, Json(body)).into_response();
+        response.extensions_mut().insert(code);
+        response.extensions_mut().insert(as_problem);
+        if let Some(standing) = self.standing {
+            standing.say(&mut response);
+        }
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// Words as a sentence begins with them.
+pub(super) fn capitalised(words: &str) -> String {
+    let mut letters = words.chars();
+    let first = letters.next().map(|first| first.to_uppercase().collect::<String>());
+    first.unwrap_or_default() + letters.as_str()
+}
