@@ -1,5 +1,8 @@
 //! Real nats-server processes on ports that the system chose.
 
+mod cluster;
+mod store;
+
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -11,7 +14,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tidings::log::connection::{Address, Connection, connect};
 use tidings::log::jetstream::JetStreamLog;
-use tidings::log::names::LOG_STREAM;
 use tidings::log::provision::Provision;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -19,7 +21,9 @@ use tokio::time::timeout;
 
 use super::operator::Operator;
 use super::tls::Identity;
-use super::{PATIENCE, Replica, eventually, nats_server, shipped, within};
+use super::{PATIENCE, Replica, eventually, nats_server, shipped};
+pub use cluster::Cluster;
+pub use store::{copy_folder, files_below};
 
 /// One server; its store lives as long as this value, over restarts.
 pub struct Nats {
@@ -149,20 +153,6 @@ impl Nats {
         Self { child: None, directory, store, port, name, configuration, environment, extra, password }
     }
 
-    /// A node of three, as `nats/cluster.conf` has it; the flags are those that it names for one machine.
-    fn node(cluster_port: u16, routes: &str) -> Self {
-        let mut nats = Self::prepared();
-        nats.configuration = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/cluster.conf");
-        nats.environment = vec![
-            ("NATS_NAME", nats.name.clone()),
-            ("NATS_STORE", nats.store().display().to_string()),
-            ("NATS_ROUTES", routes.to_owned()),
-        ];
-        let cluster = format!("nats://127.0.0.1:{cluster_port}");
-        nats.extra = ["-a", "127.0.0.1", "-m", "-1", "--cluster", &cluster].map(str::to_owned).to_vec();
-        nats
-    }
-
     fn spawn(&mut self) {
         let log =
             fs::File::options().create(true).append(true).open(self.directory.path().join("log")).unwrap();
@@ -232,11 +222,6 @@ impl Nats {
         self.port
     }
 
-    /// The folder of the streams on disk.
-    pub fn store(&self) -> PathBuf {
-        self.store.clone()
-    }
-
     fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it runs");
         kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal).unwrap();
@@ -274,50 +259,6 @@ impl Nats {
 
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
-    }
-
-    /// Flips a bit of the first stored message that contains these words. It must not be running.
-    pub fn damage(&self, words: &str) {
-        assert!(self.child.is_none(), "stop it first");
-        let stored = files_below(&self.store())
-            .into_iter()
-            .filter(|file| file.extension().is_some_and(|e| e == "blk"));
-        for file in stored {
-            let mut block = fs::read(&file).unwrap();
-            if let Some(at) = block.windows(words.len()).position(|bytes| bytes == words.as_bytes()) {
-                block[at] ^= 1;
-                return fs::write(file, block).unwrap();
-            }
-        }
-        panic!("no stored message contains {words}");
-    }
-
-    /// A copy of everything it stored. It must not be running.
-    pub fn backup(&self) -> TempDir {
-        assert!(self.child.is_none(), "stop it first");
-        let backup = tempfile::Builder::new().prefix("tidings-backup-").tempdir().unwrap();
-        copy_folder(&self.store(), backup.path());
-        backup
-    }
-
-    /// Stores what a backup has, and nothing else. It must not be running.
-    pub fn restore(&self, backup: &TempDir) {
-        self.wipe();
-        copy_folder(backup.path(), &self.store());
-    }
-
-    /// Has one stream as a backup has it, and all else as it is. It must not be running.
-    pub fn restore_stream(&self, backup: &TempDir, name: &str) {
-        assert!(self.child.is_none(), "stop it first");
-        let folder = Path::new("jetstream/$G/streams").join(name);
-        fs::remove_dir_all(self.store().join(&folder)).unwrap();
-        copy_folder(&backup.path().join(&folder), &self.store().join(&folder));
-    }
-
-    /// Deletes everything it stored. It must not be running.
-    pub fn wipe(&self) {
-        assert!(self.child.is_none(), "stop it first");
-        fs::remove_dir_all(self.store()).unwrap();
     }
 
     /// A connection as a replica makes it.
@@ -366,64 +307,6 @@ pub fn provision(replicas: usize) -> Provision {
     Provision { replicas, log_max_bytes: 1 << 30, acks_max_age: Duration::from_hours(1) }
 }
 
-/// Three servers of one cluster, by the configuration that is shipped for it.
-pub struct Cluster {
-    pub nodes: Vec<Nats>,
-}
-
-impl Cluster {
-    pub async fn start() -> Self {
-        let ports: Vec<_> = (0..3).map(|_| free_port()).collect();
-        let routes: Vec<_> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        let routes = format!("[{}]", routes.join(", "));
-        let mut nodes: Vec<_> = ports.iter().map(|port| Nats::node(*port, &routes)).collect();
-        nodes.iter_mut().for_each(Nats::spawn);
-        for node in &mut nodes {
-            node.ready(true).await;
-        }
-        let cluster = Self { nodes };
-        cluster.has_a_leader().await;
-        cluster
-    }
-
-    /// Waits until the nodes agree on who leads.
-    pub async fn has_a_leader(&self) {
-        let context = self.nodes[0].jetstream().await;
-        within(Duration::from_secs(40), "the cluster has a leader", || async {
-            context.query_account().await.is_ok()
-        })
-        .await;
-    }
-
-    /// The node that leads the log's stream, once one does that this node knows of.
-    pub async fn log_leader(&self, asked: usize) -> usize {
-        let context = self.nodes[asked].jetstream().await;
-        let started = Instant::now();
-        loop {
-            assert!(started.elapsed() < Duration::from_secs(40), "nobody leads the log's stream");
-            // The leader itself answers, or nobody.
-            if let Ok(stream) = context.get_stream(LOG_STREAM).await
-                && let Some(cluster) = &stream.cached_info().cluster
-                && let Some(leader) =
-                    self.nodes.iter().position(|node| Some(&node.name) == cluster.leader.as_ref())
-            {
-                return leader;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Every node, for a client's list of servers.
-    pub fn url(&self) -> String {
-        self.nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",")
-    }
-
-    /// The log with three copies, provisioned.
-    pub async fn log(&self) -> JetStreamLog {
-        provisioned(self.nodes[0].client().await, 3).await
-    }
-}
-
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -431,23 +314,4 @@ pub fn free_port() -> u16 {
 pub fn tail(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
-}
-
-pub fn copy_folder(from: &Path, to: &Path) {
-    for file in files_below(from) {
-        let copy = to.join(file.strip_prefix(from).unwrap());
-        fs::create_dir_all(copy.parent().unwrap()).unwrap();
-        fs::copy(file, copy).unwrap();
-    }
-}
-
-/// Every file below a folder.
-pub fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
 }
