@@ -6,6 +6,7 @@
 //! message is the one it knows and each next one the next sequence.
 
 mod batch;
+mod gap;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -295,54 +296,6 @@ impl Reader {
             self.push(Entry::Message(message), batch).await?;
         }
         Ok(())
-    }
-
-    /// Fetches from the leader what was not delivered, so many messages at the most. Where it has nothing, the log has holes.
-    async fn fill(
-        &mut self,
-        missing: Range<u64>,
-        at_most: usize,
-        batch: &mut Batch,
-    ) -> Result<(), Interrupted> {
-        warn!(
-            log.from = missing.start,
-            log.to = missing.end - 1,
-            "the log was delivered with a gap; fetching it"
-        );
-        let (mut next, mut fetched) = (missing.start, 0);
-        while next < missing.end && fetched < at_most {
-            let found = self.first_from(next).await?;
-            let there = found.as_ref().map_or(missing.end, |message| message.sequence.min(missing.end));
-            if there > next {
-                error!(
-                    log.from = next,
-                    log.to = there - 1,
-                    "the log has lost messages: their places are holes, on every replica"
-                );
-            }
-            for hole in next..there {
-                self.push(Entry::Hole(hole), batch).await?;
-            }
-            next = there;
-            if let Some(message) = found.filter(|_| next < missing.end) {
-                self.push(Entry::Message(message), batch).await?;
-                (next, fetched) = (next + 1, fetched + 1);
-            }
-        }
-        Ok(())
-    }
-
-    /// The leader's first message from a place on; asked three times before it is believed that none is at that place.
-    async fn first_from(&self, sequence: u64) -> Result<Option<RawMessage>, ReadError> {
-        let mut found = self.log.first_from(sequence).await?;
-        for _ in 1..ASKED {
-            if found.as_ref().is_some_and(|message| message.sequence == sequence) {
-                break;
-            }
-            sleep(MISSING_ASKED_EVERY).await;
-            found = self.log.first_from(sequence).await?;
-        }
-        Ok(found)
     }
 
     async fn push(&mut self, entry: Entry, batch: &mut Batch) -> Result<(), Interrupted> {

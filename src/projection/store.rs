@@ -4,10 +4,12 @@
 //! damaged, but to a state in which whole batches are there or not; so the cursor is written in the batch of what it
 //! stands for, and losing the tail only means reading it again.
 
+mod aside;
+mod key;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ use crate::domain::{
     Acknowledgement, BroadcastId, BroadcastState, Change, Channel, Needs, State, Timestamp, UserId, Written,
 };
 use crate::log::merkle::Hash;
+pub use aside::{delete_aside, set_aside};
+use key::Key;
 
 /// Memory that sled may use for its pages.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -31,48 +35,6 @@ const SCRATCH_CACHE_BYTES: u64 = 8 << 20;
 
 /// How often sled writes to disk what it was given.
 const FLUSH_EVERY_MS: u64 = 500;
-
-/// States that were moved aside and are kept for a look; the oldest beyond that are deleted.
-const KEPT_ASIDE: usize = 3;
-
-/// A key of the store. The first byte says what it is; ids are 16 bytes, sequences 8 bytes big-endian.
-///
-/// ```text
-/// c                         the cursor
-/// h {channel}               a channel's state
-/// b {broadcast}             a broadcast, without its acknowledgements
-/// a {broadcast} {sequence}  the acknowledgements that events of one batch brought, from this one on: see `acks.rs`
-/// w {event}                 a lifecycle event: the broadcast that it is about, and its sequence
-/// t {channel} 0 {sequence}  the broadcast that this event created: the channel's history
-/// m {block}                 the root over a block of leaves of the Merkle tree: 32 bytes
-/// ```
-enum Key<'a> {
-    Cursor,
-    Channel(&'a Channel),
-    Broadcast(BroadcastId),
-    Acks(BroadcastId, u64),
-    Written(Uuid),
-    Created(&'a Channel, u64),
-    Block(u64),
-}
-
-impl Key<'_> {
-    fn bytes(&self) -> Vec<u8> {
-        match self {
-            Self::Cursor => b"c".to_vec(),
-            Self::Channel(channel) => [b"h", channel.as_str().as_bytes()].concat(),
-            Self::Broadcast(id) => [b"b", id.0.as_bytes().as_slice()].concat(),
-            Self::Acks(id, sequence) => {
-                [b"a", id.0.as_bytes().as_slice(), sequence.to_be_bytes().as_slice()].concat()
-            }
-            Self::Written(event) => [b"w", event.as_bytes().as_slice()].concat(),
-            Self::Block(number) => [b"m", number.to_be_bytes().as_slice()].concat(),
-            Self::Created(channel, sequence) => {
-                [b"t", channel.as_str().as_bytes(), b"\0", sequence.to_be_bytes().as_slice()].concat()
-            }
-        }
-    }
-}
 
 /// What is stored of a lifecycle event.
 fn written(record: &[u8]) -> anyhow::Result<Written> {
@@ -389,34 +351,4 @@ fn plain(error: sled::Error) -> anyhow::Error {
         sled::Error::Io(error) => error.into(),
         other => other.into(),
     }
-}
-
-/// The place of a state that was moved aside; 1 is the newest.
-fn aside(directory: &Path, n: usize) -> PathBuf {
-    let mut name = directory.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".aside-{n}"));
-    directory.with_file_name(name)
-}
-
-/// Deletes what was moved aside. Returns how many states that were.
-pub fn delete_aside(directory: &Path) -> usize {
-    let kept = (1..=KEPT_ASIDE).map(|n| aside(directory, n));
-    kept.filter(|kept| fs::remove_dir_all(kept).is_ok()).count()
-}
-
-/// Moves the state in `directory` aside, keeping the three newest, and leaves room for a new one. Returns where it is
-/// now; `None` when there was none.
-pub fn set_aside(directory: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let aside = |n| aside(directory, n);
-    if !directory.exists() {
-        return Ok(None);
-    }
-    if aside(KEPT_ASIDE).exists() {
-        fs::remove_dir_all(aside(KEPT_ASIDE)).context("deleting the oldest state that was moved aside")?;
-    }
-    for n in (1..KEPT_ASIDE).rev().filter(|n| aside(*n).exists()) {
-        fs::rename(aside(n), aside(n + 1)).context("making room for state to be moved aside")?;
-    }
-    fs::rename(directory, aside(1)).context("moving the projection aside")?;
-    Ok(Some(aside(1)))
 }
