@@ -18,14 +18,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::acks::{Read, Reading, Record};
+use super::acks::{Place, Read, Reading, Record};
 use super::cursor::CursorRecord;
 use crate::domain::{
     Acknowledgement, BroadcastId, BroadcastState, Change, Channel, Needs, State, Timestamp, UserId, Written,
 };
 use crate::log::merkle::Hash;
 pub use aside::{delete_aside, set_aside};
-use key::Key;
+use key::{Key, place_of};
 
 /// Memory that sled may use for its pages.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -47,7 +47,7 @@ fn written(record: &[u8]) -> anyhow::Result<Written> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AckAt {
     /// Sequence and number.
-    pub place: (u64, usize),
+    pub place: Place,
     /// Who and when.
     pub acknowledgement: Acknowledgement,
 }
@@ -80,13 +80,7 @@ impl Batch {
         match change {
             Change::Acknowledged { id, new } => {
                 self.touched.insert(*id);
-                let record = self.acks.entry(*id).or_insert_with(|| Record::of(sequence));
-                if record.is_full() {
-                    let full = std::mem::replace(record, Record::of(sequence));
-                    self.writes.insert(Key::Acks(*id, full.first).bytes(), full.into_bytes());
-                }
-                record.push(sequence, new);
-                self.acknowledgements += new.len();
+                self.acknowledge(*id, sequence, new);
             }
             Change::Activated { id, .. } | Change::RecordedLate { id } => {
                 self.touched.insert(*id);
@@ -101,6 +95,19 @@ impl Batch {
             Change::Ended { id, .. } => drop(self.touched.insert(*id)),
             Change::Nothing => {}
         }
+    }
+
+    fn acknowledge(&mut self, id: BroadcastId, sequence: u64, new: &[Acknowledgement]) {
+        let record = self.acks.entry(id).or_insert_with(|| Record::of((sequence, 1)));
+        let mut taken = 0;
+        while taken < new.len() {
+            if record.is_full() {
+                let full = std::mem::replace(record, Record::of((sequence, taken + 1)));
+                self.writes.insert(Key::Acks(id, full.first).bytes(), full.into_bytes());
+            }
+            taken += record.push(sequence, &new[taken..]);
+        }
+        self.acknowledgements += new.len();
     }
 
     /// A channel whose state an event changed.
@@ -259,20 +266,15 @@ impl Store {
 
     /// Up to `limit` acknowledgements of a broadcast, in log order, after a place: an event's sequence, and how many of
     /// those that it brought.
-    pub fn acks_after(
-        &self,
-        id: BroadcastId,
-        after: (u64, usize),
-        limit: usize,
-    ) -> anyhow::Result<Vec<AckAt>> {
-        // An event stands in the record that begins with it, or in one that begins before it.
-        let up_to = Key::Acks(id, 0).bytes()..=Key::Acks(id, after.0).bytes();
+    pub fn acks_after(&self, id: BroadcastId, after: Place, limit: usize) -> anyhow::Result<Vec<AckAt>> {
+        // What follows stands in the record with that place in it, or after it.
+        let up_to = Key::Acks(id, (0, 0)).bytes()..=Key::Acks(id, after).bytes();
         let first = self.db.range(up_to).next_back().transpose()?;
-        let from = first.map_or_else(|| Key::Acks(id, 0).bytes(), |(key, _)| key.to_vec());
+        let from = first.map_or_else(|| Key::Acks(id, (0, 0)).bytes(), |(key, _)| key.to_vec());
         let mut found = Vec::new();
-        for entry in self.db.range(from..=Key::Acks(id, u64::MAX).bytes()) {
-            let (_, record) = entry?;
-            for read in Reading::of(&record) {
+        for entry in self.db.range(from..=Key::Acks(id, (u64::MAX, usize::MAX)).bytes()) {
+            let (key, record) = entry?;
+            for read in Reading::of(place_of(&key)?, &record) {
                 let read = read?;
                 if found.len() >= limit {
                     return Ok(found);
@@ -300,7 +302,8 @@ impl Store {
         mut visit: impl FnMut(Read<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         for entry in self.db.scan_prefix([b"a", id.0.as_bytes().as_slice()].concat()) {
-            Reading::of(&entry?.1).try_for_each(|read| visit(read?))?;
+            let (key, record) = entry?;
+            Reading::of(place_of(&key)?, &record).try_for_each(|read| visit(read?))?;
         }
         Ok(())
     }

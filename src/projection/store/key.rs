@@ -1,16 +1,20 @@
 //! The keys of the store: what stands where, and in which order.
 
+use anyhow::Context as _;
 use uuid::Uuid;
 
+use super::super::acks::Place;
 use crate::domain::{BroadcastId, Channel};
 
-/// A key of the store. The first byte says what it is; ids are 16 bytes, sequences 8 bytes big-endian.
+/// A key of the store. The first byte says what it is; ids are 16 bytes, sequences 8 bytes big-endian and
+/// numbers 4.
 ///
 /// ```text
 /// c                         the cursor
 /// h {channel}               a channel's state
 /// b {broadcast}             a broadcast, without its acknowledgements
-/// a {broadcast} {sequence}  the acknowledgements that events of one batch brought, from this one on: see `acks.rs`
+/// a {broadcast} {sequence} {number}
+///                           acknowledgements of one batch, from this one of those that an event brought: see `acks.rs`
 /// w {event}                 a lifecycle event: the broadcast that it is about, and its sequence
 /// t {channel} 0 {sequence}  the broadcast that this event created: the channel's history
 /// m {block}                 the root over a block of leaves of the Merkle tree: 32 bytes
@@ -19,7 +23,7 @@ pub(super) enum Key<'a> {
     Cursor,
     Channel(&'a Channel),
     Broadcast(BroadcastId),
-    Acks(BroadcastId, u64),
+    Acks(BroadcastId, Place),
     Written(Uuid),
     Created(&'a Channel, u64),
     Block(u64),
@@ -31,8 +35,10 @@ impl Key<'_> {
             Self::Cursor => b"c".to_vec(),
             Self::Channel(channel) => [b"h", channel.as_str().as_bytes()].concat(),
             Self::Broadcast(id) => [b"b", id.0.as_bytes().as_slice()].concat(),
-            Self::Acks(id, sequence) => {
-                [b"a", id.0.as_bytes().as_slice(), sequence.to_be_bytes().as_slice()].concat()
+            Self::Acks(id, (sequence, number)) => {
+                let number = u32::try_from(*number).unwrap_or(u32::MAX);
+                let place = [sequence.to_be_bytes().as_slice(), number.to_be_bytes().as_slice()].concat();
+                [b"a", id.0.as_bytes().as_slice(), place.as_slice()].concat()
             }
             Self::Written(event) => [b"w", event.as_bytes().as_slice()].concat(),
             Self::Block(number) => [b"m", number.to_be_bytes().as_slice()].concat(),
@@ -41,4 +47,13 @@ impl Key<'_> {
             }
         }
     }
+}
+
+/// Where the first acknowledgement of a record stands, by the record's key.
+pub(super) fn place_of(key: &[u8]) -> anyhow::Result<Place> {
+    let place = key.split_last_chunk::<4>().and_then(|(before, number)| {
+        let (_, sequence) = before.split_last_chunk::<8>()?;
+        Some((u64::from_be_bytes(*sequence), usize::try_from(u32::from_be_bytes(*number)).ok()?))
+    });
+    place.context("a key does not decode")
 }
