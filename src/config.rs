@@ -6,6 +6,7 @@ mod checkpoints;
 mod limits;
 mod identity;
 mod rates;
+mod sockets;
 mod unshown;
 
 use std::net::SocketAddr;
@@ -20,7 +21,6 @@ use crate::domain::Channel;
 use crate::log::connection::Address;
 use crate::log::names::MIRROR_LEASE_KEY;
 use crate::log::provision::Provision;
-use crate::push::{client, session};
 use crate::submit::outbox::Bounds;
 pub use admin::{Admin, MintToken};
 pub use audit::{
@@ -31,6 +31,7 @@ pub use checkpoints::Checkpoints;
 pub use identity::{Auth, IdentityOptions, SECRET_VARIABLE, Secret};
 pub use limits::Limits as EdgeLimits;
 pub use rates::RateOptions;
+pub use sockets::SOCKET_LIMITS;
 
 /// Room that the embedded server's store has beyond the log's own limit: the checkpoints, the KV buckets and the server's
 /// books.
@@ -250,27 +251,27 @@ pub struct Serve {
     pub max_body_bytes: usize,
 
     /// Bytes that a client's WebSocket message may have.
-    #[arg(long, env = "TIDINGS_MAX_MESSAGE_BYTES", default_value_t = 4 * 1024, value_name = "BYTES")]
+    #[arg(long, env = "TIDINGS_MAX_MESSAGE_BYTES", default_value_t = SOCKET_LIMITS.message_bytes, value_name = "BYTES")]
     pub max_message_bytes: usize,
 
     /// WebSocket messages a second that a connection may send.
-    #[arg(long, env = "TIDINGS_MESSAGES_PER_SECOND", default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "TIDINGS_MESSAGES_PER_SECOND", default_value_t = SOCKET_LIMITS.session.messages_per_second, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub messages_per_second: u32,
 
     /// WebSocket messages that a connection may send at once.
-    #[arg(long, env = "TIDINGS_MESSAGE_BURST", default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "TIDINGS_MESSAGE_BURST", default_value_t = SOCKET_LIMITS.session.message_burst, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub message_burst: u32,
 
     /// A WebSocket client is closed when a message that it began has not ended after this long.
-    #[arg(long, env = "TIDINGS_MESSAGE_SECONDS", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "TIDINGS_MESSAGE_SECONDS", default_value_t = SOCKET_LIMITS.message_time.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub message_seconds: u64,
 
     /// Bytes that wait for a WebSocket client that does not read. When it would be more, it is closed.
-    #[arg(long, env = "TIDINGS_MAX_UNSENT_BYTES", default_value_t = 256 * 1024, value_name = "BYTES", value_parser = at_least_one())]
+    #[arg(long, env = "TIDINGS_MAX_UNSENT_BYTES", default_value_t = SOCKET_LIMITS.unsent_bytes, value_name = "BYTES", value_parser = at_least_one())]
     pub max_unsent_bytes: usize,
 
     /// A WebSocket client is closed when something waits for it, and it takes nothing for this long.
-    #[arg(long, env = "TIDINGS_UNSENT_SECONDS", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "TIDINGS_UNSENT_SECONDS", default_value_t = SOCKET_LIMITS.unsent_time.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub unsent_seconds: u64,
 
     /// Tasks that the connections are spread over. Default: one a processor.
@@ -278,11 +279,11 @@ pub struct Serve {
     pub shards: usize,
 
     /// A WebSocket client is pinged after this long without a word from it.
-    #[arg(long, env = "TIDINGS_HEARTBEAT_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "TIDINGS_HEARTBEAT_SECONDS", default_value_t = SOCKET_LIMITS.session.heartbeat.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub heartbeat_seconds: u64,
 
     /// A WebSocket client is closed after this long without a sign of life.
-    #[arg(long, env = "TIDINGS_LIVENESS_SECONDS", default_value_t = 75, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "TIDINGS_LIVENESS_SECONDS", default_value_t = SOCKET_LIMITS.session.liveness.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub liveness_seconds: u64,
 
     /// After SIGTERM, `/readyz` fails for this long before anything else happens: the balancer looks elsewhere.
@@ -303,22 +304,6 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// How a WebSocket is limited.
-    pub fn socket_limits(&self) -> client::Limits {
-        client::Limits {
-            session: session::Limits {
-                heartbeat: Duration::from_secs(self.heartbeat_seconds),
-                liveness: Duration::from_secs(self.liveness_seconds),
-                messages_per_second: self.messages_per_second,
-                message_burst: self.message_burst,
-            },
-            message_bytes: self.max_message_bytes,
-            message_time: Duration::from_secs(self.message_seconds),
-            unsent_bytes: self.max_unsent_bytes,
-            unsent_time: Duration::from_secs(self.unsent_seconds),
-        }
-    }
-
     /// What applies of those options whose default depends on others, by their ids; 0 for any number.
     pub fn worked_out(&self) -> [(&'static str, usize); 7] {
         let (auth, limits) = (self.identity.auth, &self.limits);

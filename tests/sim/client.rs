@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::{Value, json};
+use tidings::config::SOCKET_LIMITS;
 use tidings::domain::{BroadcastId, Channel, UserId};
-use tidings::push::client::Limits;
 use tidings::push::frame::Received;
 use tidings::push::hub::{Attached, Connecting, Outgoing};
 use tidings::push::moment::Stopwatch;
-use tidings::push::session::{self, Action, Session};
+use tidings::push::session::{Action, Session};
 use tidings::push::wire::{Frame, Place, ServerMessage};
 use tidings::submit::{Acknowledged, SubmitError};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -20,20 +20,6 @@ use crate::dice::Dice;
 use crate::people::{Acked, name};
 use crate::replica::{ModeLog, Replica};
 use crate::world::World;
-
-/// Those of `serve`, by default.
-pub const LIMITS: Limits = Limits {
-    session: session::Limits {
-        heartbeat: Duration::from_secs(30),
-        liveness: Duration::from_secs(75),
-        messages_per_second: 20,
-        message_burst: 40,
-    },
-    message_bytes: 4 * 1024,
-    message_time: Duration::from_secs(10),
-    unsent_bytes: 256 * 1024,
-    unsent_time: Duration::from_secs(10),
-};
 
 /// How a visit ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,7 +134,7 @@ impl Connection {
         let mut acts = Instant::now() + dice.ms(1..2_000);
         let replica = self.replica.clone();
         loop {
-            let due = self.watch.instant(self.session.deadline(&LIMITS.session));
+            let due = self.watch.instant(self.session.deadline(&SOCKET_LIMITS.session));
             tokio::select! {
                 biased;
                 () = replica.died() => return End::Died,
@@ -167,7 +153,7 @@ impl Connection {
                     acts += dice.ms(100..3_000);
                     self.speak(world, dice).await;
                 }
-                () = sleep_until(due) => match self.session.tick(self.watch.now(), &LIMITS.session) {
+                () = sleep_until(due) => match self.session.tick(self.watch.now(), &SOCKET_LIMITS.session) {
                     Some(Action::Close(why)) => return End::Closed(why.code()),
                     // It hears the ping and answers.
                     _ => drop(self.say("pong")),
@@ -177,7 +163,7 @@ impl Connection {
     }
 
     fn say(&mut self, text: &str) -> Option<Action> {
-        self.session.hear(self.watch.now(), Received::Text(text), &LIMITS.session)
+        self.session.hear(self.watch.now(), Received::Text(text), &SOCKET_LIMITS.session)
     }
 
     /// Says one thing: that it has seen what it was shown last, or that it wants to see what is active.

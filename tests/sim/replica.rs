@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tidings::config::SOCKET_LIMITS;
 use tidings::domain::Channel;
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
@@ -19,7 +20,6 @@ use tidings::submit::{self, Acks, Submit};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::client;
 use crate::clock::VirtualClock;
 use crate::dice::Dice;
 use crate::link::Link;
@@ -82,7 +82,7 @@ impl Replica {
             channels: spec.channels.clone(),
             max_connections: 100,
             errands: Arc::new(()),
-            limits: client::LIMITS,
+            limits: SOCKET_LIMITS,
             metrics,
             modes: submit.modes().watch(),
         };

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::clock::SystemClock;
+use tidings::config::SOCKET_LIMITS;
 use tidings::domain::{Command, Digest, Kind, Message};
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
 use tidings::projection::{Announcement, Options, Projection, Supervisor};
-use tidings::push::client::Limits;
 use tidings::push::hub::{self, Hub};
-use tidings::push::session;
 use tidings::submit::outbox::{Bounds, Outbox};
 use tidings::submit::{self, Submit};
 use tokio::sync::{mpsc, watch};
@@ -78,18 +77,7 @@ impl Projecting {
             channels: vec![channel()],
             max_connections: 10,
             errands: Arc::new(()),
-            limits: Limits {
-                session: session::Limits {
-                    heartbeat: Duration::from_secs(30),
-                    liveness: Duration::from_secs(75),
-                    messages_per_second: 20,
-                    message_burst: 40,
-                },
-                message_bytes: 4 * 1024,
-                message_time: Duration::from_secs(10),
-                unsent_bytes: 256 * 1024,
-                unsent_time: Duration::from_secs(10),
-            },
+            limits: SOCKET_LIMITS,
             metrics: Metrics::default(),
             modes: submit.modes().watch(),
         };
