@@ -5,7 +5,7 @@ use std::fmt;
 use uuid::Uuid;
 
 use super::event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event};
-use super::types::{BroadcastId, Channel, Kind, MAX_MESSAGE_CHARS, Message, Timestamp, UserId};
+use super::types::{BroadcastId, Channel, Fingerprint, Kind, MAX_MESSAGE_CHARS, Message, Timestamp, UserId};
 use super::view::View;
 
 /// What somebody wants to happen.
@@ -181,7 +181,7 @@ pub fn acknowledged_before(
     view: View<'_>,
     channel: &Channel,
     broadcast: BroadcastId,
-    user: u128,
+    user: Fingerprint,
 ) -> Result<Option<u64>, Rejection> {
     match view.broadcast(broadcast) {
         Some(known) if known.channel == *channel => Ok(view.acknowledged_by(broadcast, user)),

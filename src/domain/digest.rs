@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::event::Broadcast;
 use super::state::EndReason;
-use super::types::{BroadcastId, Channel};
+use super::types::{BroadcastId, Channel, Fingerprint};
 
 /// A sum of 128-bit fact hashes, modulo 2¹²⁸; written as 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,21 +39,22 @@ impl Digest {
     }
 
     /// Counts in that a user acknowledged a broadcast, first at this sequence.
-    pub fn add_acknowledgement(&mut self, id: BroadcastId, user: u128, sequence: u64) {
-        self.add(&[b"acknowledgement", id.0.as_bytes(), &user.to_be_bytes(), &sequence.to_be_bytes()]);
+    pub fn add_acknowledgement(&mut self, id: BroadcastId, user: Fingerprint, sequence: u64) {
+        self.add(&[b"acknowledgement", id.0.as_bytes(), &user.bytes(), &sequence.to_be_bytes()]);
     }
 
     fn add(&mut self, fact: &[&[u8]]) {
-        self.0 = self.0.wrapping_add(first_half_of_sha256(fact));
+        let [high, low] = first_half_of_sha256(fact).map(u128::from);
+        self.0 = self.0.wrapping_add(high << 64 | low);
     }
 }
 
 /// Facts of up to this many bytes are hashed in one call: that is nearly all of them, and most of the time of a fold.
 const AT_ONCE: usize = 256;
 
-/// The first 128 bits of a SHA-256 over the parts, each with its length before it, so that no two lists of parts hash
+/// The first two times 64 bits of a SHA-256 over the parts, each with its length before it, so that no two lists of parts hash
 /// the same bytes.
-pub(super) fn first_half_of_sha256(parts: &[&[u8]]) -> u128 {
+pub(super) fn first_half_of_sha256(parts: &[&[u8]]) -> [u64; 2] {
     let mut hasher = Sha256::new();
     let (mut joined, mut end) = ([0; AT_ONCE], 0);
     for part in parts {
@@ -70,7 +71,7 @@ pub(super) fn first_half_of_sha256(parts: &[&[u8]]) -> u128 {
     }
     hasher.update(&joined[..end]);
     let hash: [u8; 32] = hasher.finalize().into();
-    hash.first_chunk().map_or(0, |half| u128::from_be_bytes(*half))
+    [0, 8].map(|at| hash[at..].first_chunk().map_or(0, |part| u64::from_be_bytes(*part)))
 }
 
 impl fmt::Display for Digest {
@@ -111,7 +112,7 @@ mod tests {
             }
             let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
             let half: Vec<_> = hasher.finalize().iter().take(16).copied().collect();
-            prop_assert_eq!(first_half_of_sha256(&parts).to_be_bytes().to_vec(), half);
+            prop_assert_eq!(first_half_of_sha256(&parts).map(u64::to_be_bytes).concat(), half);
         }
     }
 }

@@ -25,5 +25,5 @@ pub use delays::Delays;
 pub use digest::Digest;
 pub use event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event, Recorded};
 pub use state::{BroadcastState, Change, ChannelState, EndReason, Needs, State, Written, evolve};
-pub use types::{BroadcastId, ByUser, Channel, Kind, Message, Timestamp, UserId};
+pub use types::{BroadcastId, ByUser, Channel, Fingerprint, Kind, Message, Timestamp, UserId};
 pub use view::{Accepted, PENDING, Pending, View, in_log};

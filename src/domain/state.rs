@@ -9,7 +9,7 @@ use super::decide::Command;
 use super::delays::Delays;
 use super::digest::Digest;
 use super::event::{Acknowledgement, Broadcast, Event, Recorded};
-use super::types::{BroadcastId, ByUser, Channel, Timestamp, UserId};
+use super::types::{BroadcastId, ByUser, Channel, Fingerprint, Timestamp, UserId};
 
 /// Why a broadcast is no longer active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ impl BroadcastState {
     }
 
     /// The same of a user who is known by the [`UserId::fingerprint`].
-    pub fn acknowledged_by(&self, fingerprint: u128) -> Option<u64> {
+    pub fn acknowledged_by(&self, fingerprint: Fingerprint) -> Option<u64> {
         self.acknowledgements.get(&fingerprint).copied()
     }
 }

@@ -91,16 +91,15 @@ impl UserId {
         &self.0
     }
 
-    /// The 128-bit name under which acknowledgement sets know this user: the first half of the SHA-256 of the id.
-    ///
-    /// Two users collide with probability 2⁻⁶⁴ only once there are some 4 billion of them.
-    pub fn fingerprint(&self) -> u128 {
+    /// The name under which acknowledgement sets know this user.
+    pub fn fingerprint(&self) -> Fingerprint {
         Self::fingerprint_of(&self.0)
     }
 
     /// The same of an id that is not held as one.
-    pub fn fingerprint_of(id: &str) -> u128 {
-        super::digest::first_half_of_sha256(&[id.as_bytes()])
+    pub fn fingerprint_of(id: &str) -> Fingerprint {
+        let [high, low] = super::digest::first_half_of_sha256(&[id.as_bytes()]);
+        Fingerprint { high, low }
     }
 }
 
@@ -142,9 +141,28 @@ impl fmt::Display for UserId {
     }
 }
 
-/// Something of each of many users, by [`UserId::fingerprint`]: which is a hash already, and only has to be mixed with something
-/// that nobody outside can foresee.
-pub type ByUser<T> = HashMap<u128, T, foldhash::fast::RandomState>;
+/// A user's name of 128 bits: the first half of the SHA-256 of the id.
+///
+/// Two users collide with probability 2⁻⁶⁴ only once there are some 4 billion of them. It is two numbers of 64 bits, since one of
+/// 128 would have to begin at a multiple of 16 bytes: with a sequence beside it that is a third more memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    /// The first 64 bits.
+    pub high: u64,
+    /// The last 64 bits.
+    pub low: u64,
+}
+
+impl Fingerprint {
+    /// The bits in their order.
+    pub fn bytes(self) -> [u8; 16] {
+        (u128::from(self.high) << 64 | u128::from(self.low)).to_be_bytes()
+    }
+}
+
+/// Something of each of many users, by [`Fingerprint`]: which is a hash already, and only has to be mixed with something that
+/// nobody outside can foresee.
+pub type ByUser<T> = HashMap<Fingerprint, T, foldhash::fast::RandomState>;
 
 /// Names one broadcast for ever: the id of the event that created it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

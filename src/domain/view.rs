@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::event::{Acknowledgement, Event, Recorded};
 use super::state::{BroadcastState, Change, ChannelState, State, Written, evolve};
-use super::types::{BroadcastId, ByUser, Channel, Timestamp, UserId};
+use super::types::{BroadcastId, ByUser, Channel, Fingerprint, Timestamp, UserId};
 
 /// Sequences from here on are no places in the log, but count what was accepted here and is not in the log yet: they
 /// come after every place that the log has, in the order of acceptance. (At a million a second a log takes 292,000
@@ -168,7 +168,7 @@ impl<'a> View<'a> {
     }
 
     /// The same of a user who is known by the [`UserId::fingerprint`]: who looks up many has each once.
-    pub fn acknowledged_by(self, id: BroadcastId, fingerprint: u128) -> Option<u64> {
+    pub fn acknowledged_by(self, id: BroadcastId, fingerprint: Fingerprint) -> Option<u64> {
         let states = [self.log, &self.pending.state];
         states.into_iter().find_map(|state| state.broadcast(id)?.acknowledged_by(fingerprint))
     }

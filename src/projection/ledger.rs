@@ -17,9 +17,9 @@ use crate::log::reader::{Entry, Last};
 /// Two replicas compare digests at multiples of this.
 const MILESTONE: u64 = 256;
 
-/// Broadcasts that are not active but stay loaded, and acknowledgements that they may have together.
+/// Broadcasts that are not active but stay loaded, and acknowledgements that they may have together: 32 MB at most.
 const LOADED_BROADCASTS: usize = 256;
-const LOADED_ACKS: usize = 1 << 20;
+const LOADED_ACKS: usize = 1 << 19;
 
 /// Whether more may stay loaded.
 pub(super) fn has_room(state: &State) -> bool {

@@ -10,7 +10,7 @@ use super::moment::Stopwatch;
 use super::socket::Slow;
 use super::tape::Tape;
 use super::wire::{Close, Frame};
-use crate::domain::UserId;
+use crate::domain::{Fingerprint, UserId};
 use crate::metrics::Metrics;
 use crate::projection::Projection;
 
@@ -229,8 +229,8 @@ impl Connection {
 
 /// The 64-bit name of a user in heartbeats.
 pub(super) fn user_hash(user: &UserId) -> u64 {
-    let [high, low] = [64, 0].map(|shift| u64::try_from(user.fingerprint() >> shift & u128::from(u64::MAX)));
-    high.unwrap_or_default() ^ low.unwrap_or_default()
+    let Fingerprint { high, low } = user.fingerprint();
+    high ^ low
 }
 
 fn is_full<T>(sent: &Result<(), mpsc::error::TrySendError<T>>) -> bool {

@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 
 use super::lot::{Asker, Lot, Request};
 use super::{Acknowledged, Answer, Answered, Waiting};
-use crate::domain::{self, Acknowledgement, BroadcastId, ByUser, Channel, Event, Needs};
+use crate::domain::{self, Acknowledgement, BroadcastId, ByUser, Channel, Event, Fingerprint, Needs};
 use crate::log::envelope::MAX_ACKS_PER_EVENT;
 use crate::log::names::Subject;
 use crate::log::{NewEvent, TraceParent};
@@ -94,7 +94,7 @@ struct Commit {
     broadcast: BroadcastId,
     acknowledgements: Vec<Acknowledgement>,
     /// The users' fingerprints, by entry.
-    fingerprints: Vec<u128>,
+    fingerprints: Vec<Fingerprint>,
     entries: ByUser<usize>,
     askers: Vec<Asker>,
     waiters: Vec<Waiter>,
@@ -172,7 +172,7 @@ impl Commit {
 struct Begun {
     new: NewEvent,
     /// The users' fingerprints, by entry.
-    fingerprints: Vec<u128>,
+    fingerprints: Vec<Fingerprint>,
     askers: Vec<Asker>,
     waiters: Vec<Waiter>,
     /// The log may have it.

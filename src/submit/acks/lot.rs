@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Acknowledged, Answer};
-use crate::domain::{BroadcastId, Channel, Timestamp, UserId};
+use crate::domain::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 use crate::log::TraceParent;
 use crate::submit::SubmitError;
 
@@ -62,7 +62,7 @@ pub(super) struct Request {
     pub(super) broadcast: BroadcastId,
     pub(super) user: UserId,
     /// The user's, which takes a hash to know.
-    pub(super) fingerprint: u128,
+    pub(super) fingerprint: Fingerprint,
     pub(super) at: Timestamp,
     pub(super) trace: Option<TraceParent>,
 }
