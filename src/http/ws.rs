@@ -105,7 +105,7 @@ impl Errands for Edge {
 
 /// Words what became of acknowledgements, each distinct answer once.
 fn word(answers: Vec<submit::Answered>, askers: &[(usize, BroadcastId)]) -> Vec<Answered> {
-    let mut said: HashMap<(BroadcastId, Acknowledged), Frame> = HashMap::new();
+    let mut said: HashMap<_, _, foldhash::fast::RandomState> = HashMap::default();
     let worded = answers.into_iter().map(|submit::Answered { nth, answer }| {
         let (name, broadcast) = askers[nth];
         let confirmed = answer.is_ok();

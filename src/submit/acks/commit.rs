@@ -238,7 +238,7 @@ impl Begun {
 /// The requests as few events as possible, in the order of their arrival.
 fn group(lots: impl Iterator<Item = Lot>) -> Vec<Commit> {
     let mut commits: Vec<Commit> = Vec::new();
-    let mut open: HashMap<BroadcastId, usize> = HashMap::new();
+    let mut open: HashMap<BroadcastId, usize, foldhash::fast::RandomState> = HashMap::default();
     for (lot, Lot { asker, requests }) in lots.enumerate() {
         for mut request in requests {
             let index = open.entry(request.broadcast).or_insert(usize::MAX);
