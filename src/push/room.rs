@@ -101,7 +101,7 @@ impl Room {
         why: impl Fn(ConnectionId) -> Close,
         means: &Means,
     ) -> usize {
-        let open = self.connections.from_mut(0).filter(|(_, connection)| connection.is_open());
+        let open = self.connections.iter_from_mut(0).filter(|(_, connection)| connection.is_open());
         let mut ended = 0;
         for (id, connection) in open.take(most) {
             connection.catch_up(&mut self.tape, means);
@@ -180,7 +180,7 @@ impl Room {
             sweep.again = false;
         }
         let mut told = 0;
-        for (id, connection) in self.connections.from_mut(sweep.next) {
+        for (id, connection) in self.connections.iter_from_mut(sweep.next) {
             if told == most {
                 sweep.next = id;
                 return;

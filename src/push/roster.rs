@@ -69,7 +69,7 @@ impl<T> Roster<T> {
     }
 
     /// Those with this number and after it.
-    pub(super) fn from_mut(&mut self, number: u64) -> impl Iterator<Item = (u64, &mut T)> {
+    pub(super) fn iter_from_mut(&mut self, number: u64) -> impl Iterator<Item = (u64, &mut T)> {
         let first = self.entries.partition_point(|(before, _)| *before < number);
         self.entries[first..].iter_mut().filter_map(|(number, value)| Some((*number, value.as_deref_mut()?)))
     }
@@ -115,7 +115,7 @@ mod tests {
                 prop_assert!(roster.entries.len() <= 2 * map.len());
                 prop_assert!(roster.iter().eq(map.iter().map(|(number, value)| (*number, value))));
                 prop_assert!(roster.values().eq(map.values()));
-                let (after, expected) = (roster.from_mut(number * 20), map.range_mut(number * 20..));
+                let (after, expected) = (roster.iter_from_mut(number * 20), map.range_mut(number * 20..));
                 prop_assert!(after.eq(expected.map(|(number, value)| (*number, value))));
             }
         }
