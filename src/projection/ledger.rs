@@ -17,7 +17,7 @@ use crate::log::reader::{Entry, Last};
 /// Two replicas compare digests at multiples of this.
 const MILESTONE: u64 = 256;
 
-/// Broadcasts that are not active but stay loaded, and acknowledgements that they may have together: 32 MB at most.
+/// Broadcasts that are not active but stay loaded, and acknowledgements that they may have together: some 30 MB.
 const LOADED_BROADCASTS: usize = 256;
 const LOADED_ACKS: usize = 1 << 19;
 

@@ -27,7 +27,7 @@ use crate::log::merkle::Hash;
 pub use aside::{delete_aside, set_aside};
 use key::{Key, place_of};
 
-/// Memory that sled may use for its pages. It fills it up, whatever is asked.
+/// Memory that sled may use for its pages. It fills it up, whatever is read: a longer log takes more memory until then.
 const CACHE_BYTES: u64 = 16 << 20;
 
 /// The same for a store that is thrown away: what a log says next is about what it said last.
