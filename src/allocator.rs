@@ -86,8 +86,8 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-#[cfg(test)]
 #[expect(unsafe_code, reason = "an allocator is unsafe by its nature")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -3,8 +3,8 @@
 use anyhow::Context as _;
 use uuid::Uuid;
 
-use super::super::acks::Place;
 use crate::domain::{BroadcastId, Channel};
+use crate::projection::acks::Place;
 
 /// A key of the store. The first byte says what it is; ids are 16 bytes, sequences 8 bytes big-endian and
 /// numbers 4.
