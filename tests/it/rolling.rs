@@ -12,12 +12,17 @@ use serde_json::Value;
 
 use crate::support::balancer::{Balancer, Kind};
 use crate::support::nats::free_port;
+use crate::support::replica::metric_in;
 use crate::support::{Nats, Replica, Spec, eventually};
 use audience::{Journal, Member};
 use creator::Posted;
 
 const WEBSOCKETS: usize = 60;
 const EVENT_STREAMS: usize = 8;
+
+/// Posts that a replica has answered since it began.
+const POSTED: &str =
+    r#"tidings_http_requests_total{method="POST",route="/api/{channel}/broadcast",status="201"}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_behind_haproxy_loses_and_doubles_nothing() {
@@ -53,6 +58,12 @@ async fn rolling_restart(kind: Kind, grace: &str) -> Vec<Posted> {
     for replica in &mut replicas {
         assert_eq!(replica.terminate().await.code(), Some(0), "{}", replica.log());
         replica.start_again().await;
+        // Until then the next one must not go, as the operations say: nginx leaves one that has refused alone for a while.
+        let again = &*replica;
+        eventually("the balancer sends to it again", || async {
+            metric_in(&again.metrics().await, POSTED).is_some_and(|posts| posts > 0.0)
+        })
+        .await;
     }
     // Every client was sent away at least once, and all of them are back.
     eventually("everybody is connected", || async {
