@@ -39,12 +39,28 @@ impl Record {
     }
 
     /// Whether what comes next belongs into another one.
-    pub(super) const fn is_full(&self) -> bool {
+    const fn is_full(&self) -> bool {
         self.bytes.len() >= FULL
     }
 
+    /// Those whom an event brought, in its order. When it is full, it is handed on, and the next one begins.
+    pub(super) fn bring(
+        &mut self,
+        sequence: u64,
+        brought: &[Acknowledgement],
+        mut hand_on: impl FnMut(Self),
+    ) {
+        let mut taken = 0;
+        while taken < brought.len() {
+            if self.is_full() {
+                hand_on(std::mem::replace(self, Self::of((sequence, taken + 1))));
+            }
+            taken += self.push(sequence, &brought[taken..]);
+        }
+    }
+
     /// Takes those whom an event brought, in its order, until it is full. Says how many these are.
-    pub(super) fn push(&mut self, sequence: u64, brought: &[Acknowledgement]) -> usize {
+    fn push(&mut self, sequence: u64, brought: &[Acknowledgement]) -> usize {
         let mut room = FULL.saturating_sub(self.bytes.len());
         let taken = brought.iter().take_while(|acknowledgement| {
             let has_room = room > 0;
@@ -195,17 +211,10 @@ mod tests {
     fn records_of(events: &[(u64, Vec<Acknowledgement>)]) -> Vec<(Place, Vec<u8>)> {
         let (mut records, mut record) = (Vec::new(), Record::of((events[0].0, 1)));
         for (sequence, brought) in events {
-            let mut taken = 0;
-            while taken < brought.len() {
-                if record.is_full() {
-                    let full = std::mem::replace(&mut record, Record::of((*sequence, taken + 1)));
-                    records.push((full.first, full.into_bytes()));
-                }
-                taken += record.push(*sequence, &brought[taken..]);
-            }
+            record.bring(*sequence, brought, |full| records.push(full));
         }
-        records.push((record.first, record.into_bytes()));
-        records
+        records.push(record);
+        records.into_iter().map(|record| (record.first, record.into_bytes())).collect()
     }
 
     proptest! {

@@ -99,14 +99,9 @@ impl Batch {
 
     fn acknowledge(&mut self, id: BroadcastId, sequence: u64, new: &[Acknowledgement]) {
         let record = self.acks.entry(id).or_insert_with(|| Record::of((sequence, 1)));
-        let mut taken = 0;
-        while taken < new.len() {
-            if record.is_full() {
-                let full = std::mem::replace(record, Record::of((sequence, taken + 1)));
-                self.writes.insert(Key::Acks(id, full.first).bytes(), full.into_bytes());
-            }
-            taken += record.push(sequence, &new[taken..]);
-        }
+        record.bring(sequence, new, |full| {
+            self.writes.insert(Key::Acks(id, full.first).bytes(), full.into_bytes());
+        });
         self.acknowledgements += new.len();
     }
 
