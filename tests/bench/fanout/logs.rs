@@ -11,7 +11,7 @@ use tidings::clock::{Clock as _, SystemClock};
 use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, Timestamp};
 use tidings::log::NewEvent;
 use tidings::log::envelope::encode;
-use tidings::log::names::{ACKS_BUCKET, LOG_STREAM, Subject};
+use tidings::log::names::{LOG_STREAM, Subject};
 use tidings::log::provision::{Provision, context};
 use tokio::runtime::Runtime;
 
@@ -87,13 +87,6 @@ impl Client {
             .block_on(async { Ok(self.context.get_stream(LOG_STREAM).await?.get_info().await?.state.bytes) })
     }
 
-    /// How many acknowledgements the KV mirror has.
-    pub fn mirrored(&self) -> anyhow::Result<u64> {
-        let bucket = format!("KV_{ACKS_BUCKET}");
-        self.runtime
-            .block_on(async { Ok(self.context.get_stream(bucket).await?.get_info().await?.state.messages) })
-    }
-
     /// Reads the whole log through a consumer as a replica has one, does nothing with it, and returns how long that took.
     pub fn read(&self, events: u64) -> anyhow::Result<Duration> {
         self.runtime.block_on(async {
@@ -120,20 +113,41 @@ impl Client {
         })
     }
 
+    /// Makes the stream that [`Self::append`] appends to.
+    pub fn prepare(&self, copies: usize) -> anyhow::Result<()> {
+        let config = stream::Config {
+            name: "BENCH".to_owned(),
+            subjects: vec![APPENDED.0.to_owned()],
+            num_replicas: copies,
+            ..stream::Config::default()
+        };
+        self.runtime.block_on(self.context.create_stream(config))?;
+        Ok(())
+    }
+
     /// Appends a message to a stream of its own, and returns how long it took until its PubAck.
     pub fn append(&self) -> anyhow::Result<Duration> {
-        let (subject, bytes) = APPENDED;
+        let begun = Instant::now();
+        self.runtime.block_on(self.append_one())?;
+        Ok(begun.elapsed())
+    }
+
+    /// How many such appends there are a second, each after the PubAck of the one before.
+    pub fn appends_a_second(&self, tried: u32) -> anyhow::Result<f64> {
+        let begun = Instant::now();
         self.runtime.block_on(async {
-            let config = stream::Config {
-                name: "BENCH".to_owned(),
-                subjects: vec![subject.to_owned()],
-                ..stream::Config::default()
-            };
-            self.context.get_or_create_stream(config).await?;
-            let begun = Instant::now();
-            self.context.publish(subject, vec![b'x'; bytes].into()).await?.await?;
-            Ok(begun.elapsed())
-        })
+            for _ in 0..tried {
+                self.append_one().await?;
+            }
+            Ok::<_, anyhow::Error>(())
+        })?;
+        Ok(f64::from(tried) / begun.elapsed().as_secs_f64())
+    }
+
+    async fn append_one(&self) -> anyhow::Result<()> {
+        let (subject, bytes) = APPENDED;
+        self.context.publish(subject, vec![b'x'; bytes].into()).await?.await?;
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The rows of the table, a file each, and what they have in common.
 
 mod acknowledgements;
+mod alone;
 mod heartbeat;
 mod hostile;
 mod slow;
@@ -54,11 +55,12 @@ pub struct Bench {
 type Round = fn(&mut Bench, u32) -> anyhow::Result<()>;
 
 /// Every row, with its name for `ONLY`.
-const ROWS: [(&str, Round); 9] = [
+const ROWS: [(&str, Round); 10] = [
     ("one", one::round),
     ("twenty", twenty::round),
     ("storm", storm::round),
     ("acks", acknowledgements::round),
+    ("alone", alone::round),
     ("rebuild", rebuild::round),
     ("heartbeat", heartbeat::round),
     ("slow", slow::round),
@@ -88,7 +90,10 @@ impl Bench {
 
     /// A replica on a nats-server of its own.
     fn replica(&self, arguments: &[&str]) -> anyhow::Result<Server> {
-        let nats = Nats::start(&self.cores)?;
+        self.replica_on(Nats::start(&self.cores)?, arguments)
+    }
+
+    fn replica_on(&self, nats: Nats, arguments: &[&str]) -> anyhow::Result<Server> {
         let replica = Replica::start(&nats, &self.cores, arguments)?;
         let (address, process) = (replica.address, Measured::new(replica.pid()?)?);
         let running = Kept::Replica(replica, nats);

@@ -1,16 +1,13 @@
-//! Everybody acknowledges at once, on a NATS that syncs each message; and one alone, beside a bare append to the same NATS.
+//! Everybody acknowledges at once, on a NATS that syncs each message.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 
-use super::{
-    APPEND, Bench, Column, Kept, NO_HEARTBEAT, Server, TIDINGS, keep_faults, micros, middle, millis,
-};
+use super::{Bench, Column, Kept, NO_HEARTBEAT, Server, TIDINGS, keep_faults, micros, millis};
 use crate::fanout::load::Load;
 use crate::fanout::logs::Client;
 use crate::fanout::peers::Peer;
-use crate::fanout::relay::Relay;
 use crate::fanout::statistics::counted;
 
 /// The send loop answers at once, and keeps nothing: what sockets and the load take alone.
@@ -18,26 +15,24 @@ const ECHO: &str = "an echo";
 
 const CLIENTS: usize = 15_000;
 
-/// Acknowledgements alone, and as many appends: their median counts.
-const ALONE: usize = 100;
-
-/// The least that stands between a client and the log.
-const RELAY: &str = "a relay";
-
 pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     let clients = bench.options.at_most(CLIENTS);
-    let row = format!("{clients} acknowledgements at once, and one alone");
-    let echoed = {
-        let server = bench.peer(Peer::SendLoop)?;
-        let mut load = bench.load(&server, clients)?;
-        load.connect()?;
-        let storm = Storm::at(&server, &mut load, clients)?;
-        let mut column = bench.table.column(&row, (TIDINGS, APPEND), ECHO, round);
-        storm.keep(&mut column, clients);
-        keep_faults(&mut column, &load)?;
-        storm.a_second(clients)
-    };
+    let row = format!("{clients} acknowledgements at once");
+    echo(bench, round, &row, clients)?;
+    replica(bench, round, &row, clients)
+}
 
+fn echo(bench: &mut Bench, round: u32, row: &str, clients: usize) -> anyhow::Result<()> {
+    let server = bench.peer(Peer::SendLoop)?;
+    let mut load = bench.load(&server, clients)?;
+    load.connect()?;
+    let storm = Storm::at(&server, &mut load, clients)?;
+    let mut column = bench.table.column(row, (TIDINGS, ECHO), ECHO, round);
+    storm.keep(&mut column, clients);
+    keep_faults(&mut column, &load)
+}
+
+fn replica(bench: &mut Bench, round: u32, row: &str, clients: usize) -> anyhow::Result<()> {
     let server = bench.replica(&NO_HEARTBEAT)?;
     let mut load = bench.load(&server, clients)?;
     load.connect()?;
@@ -46,24 +41,15 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     let storm = Storm::at(&server, &mut load, clients)?;
     let events = load.heard.confirmed_in.len();
     let bytes = log.bytes()?.saturating_sub(storm.log_before);
-
-    let alone = one_by_one(&server, &mut load, &log, Relay::start(&bench.cores, nats)?)?;
-
-    let mut column = bench.table.column(&row, (TIDINGS, APPEND), TIDINGS, round);
+    let mut column = bench.table.column(row, (TIDINGS, ECHO), TIDINGS, round);
     storm.keep(&mut column, clients);
-    column.keep("confirmed, of what the echo answers", "%", 100.0 * storm.a_second(clients) / echoed);
     column.keep("acknowledgements an event", "", counted(clients) / counted(events.max(1)));
     column.keep(
         "an acknowledgement in the log",
         "bytes",
         counted(usize::try_from(bytes)?) / counted(clients),
     );
-    keep_faults(&mut column, &load)?;
-    for (who, took) in [TIDINGS, RELAY, APPEND].into_iter().zip(alone) {
-        let mut column = bench.table.column(&row, (TIDINGS, APPEND), who, round);
-        column.compare("one alone is confirmed", "ms", middle(&took, |took| millis(*took)));
-    }
-    Ok(())
+    keep_faults(&mut column, &load)
 }
 
 /// Everybody acknowledged at once.
@@ -101,44 +87,12 @@ impl Storm {
         Ok(Self { log_before, all_sent, took, cpu })
     }
 
-    fn a_second(&self, clients: usize) -> f64 {
-        counted(clients) / self.took.as_secs_f64()
-    }
-
     fn keep(&self, column: &mut Column<'_>, clients: usize) {
-        column.keep("confirmed", "a second", self.a_second(clients));
+        column.compare("confirmed", "a second", counted(clients) / self.took.as_secs_f64());
         column.keep("all are sent", "ms", millis(self.all_sent));
-        column.keep("all are confirmed", "ms", millis(self.took));
+        column.compare("all are confirmed", "ms", millis(self.took));
         let each = |cpu| micros(cpu) / counted(clients);
-        column.keep("CPU an acknowledgement, until all are confirmed", "µs", each(self.cpu.0));
+        column.compare("CPU an acknowledgement, until all are confirmed", "µs", each(self.cpu.0));
         column.keep("CPU an acknowledgement, with its place in the KV mirror", "µs", each(self.cpu.1));
     }
-}
-
-/// A new broadcast, which clients acknowledge one after the other, each when nothing else goes on: the KV mirror has the one before.
-/// In between an append through a relay and a bare one, under the same conditions. How long each took.
-fn one_by_one(
-    server: &Server,
-    load: &mut Load,
-    log: &Client,
-    mut relay: Relay,
-) -> anyhow::Result<[Vec<Duration>; 3]> {
-    let number = load.post()?;
-    let broadcast = load.accepted()?.id;
-    load.delivered(number)?;
-    server.process.settle()?;
-    log.append()?;
-    let mut took = <[Vec<Duration>; 3]>::default();
-    for client in 0..ALONE.min(load.upgraded) {
-        let (confirmed, mirrored) = (load.heard.confirmed, log.mirrored()?);
-        let begun = Instant::now();
-        load.acknowledge(client, &broadcast)?;
-        load.until("an acknowledgement is confirmed", |load| load.heard.confirmed > confirmed)?;
-        took[0].push(begun.elapsed());
-        while log.mirrored()? == mirrored {}
-        took[1].push(relay.append()?);
-        took[2].push(log.append()?);
-    }
-    ensure!(!took[0].is_empty(), "somebody acknowledges");
-    Ok(took)
 }
