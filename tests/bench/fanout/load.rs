@@ -6,6 +6,7 @@ mod creator;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -92,6 +93,8 @@ pub struct Load {
     pong: Vec<u8>,
     next_number: u64,
     first_address: u32,
+    /// How long it looks away once it has seen all that there is.
+    looks_away: Duration,
     /// What the clients have heard.
     pub heard: Heard,
     /// Clients whose handshake was accepted.
@@ -120,6 +123,7 @@ impl Load {
             next_number: 0,
             // 127.0.0.1 is everybody's.
             first_address: u32::from(Ipv4Addr::new(127, 0, 1, 0)) + number * ADDRESSES_A_LOAD,
+            looks_away: Duration::ZERO,
             heard: Heard::default(),
             upgraded: 0,
             refused: 0,
@@ -263,6 +267,12 @@ impl Load {
         Ok(())
     }
 
+    /// From now on it looks away for so long whenever it has seen all that there is. A load that sleeps until something comes is
+    /// woken by whoever sends it something, message by message, on the sender's time; clients on other machines are not.
+    pub const fn look_away_for(&mut self, looks_away: Duration) {
+        self.looks_away = looks_away;
+    }
+
     /// Handles what there is, or waits for it for a moment.
     fn turn(&mut self) -> anyhow::Result<()> {
         let moment = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
@@ -282,6 +292,9 @@ impl Load {
                 }
                 index => self.serve(usize::try_from(index)?)?,
             }
+        }
+        if events.len() < EVENTS && !self.looks_away.is_zero() {
+            sleep(self.looks_away);
         }
         self.events = events;
         Ok(())
