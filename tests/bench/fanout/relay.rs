@@ -45,7 +45,7 @@ impl Relay {
         Ok(Self { stream, _running: running })
     }
 
-    /// Asks for an append to the log that [`super::logs::Client::append`] made, and returns how long it took until the answer.
+    /// Asks for an append to the stream that [`super::logs::Client::prepare`] made, and returns how long it took until the answer.
     pub fn append(&mut self) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         self.stream.write_all(&[b'x'; ASKED])?;

@@ -1,4 +1,4 @@
-//! A replica of the release build on a real nats-server, each a process with a folder of its own.
+//! A replica of the release build on real nats-servers, each a process with a folder of its own.
 
 use std::env;
 use std::ffi::OsStr;
