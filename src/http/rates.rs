@@ -67,12 +67,15 @@ impl Standing {
     }
 }
 
+/// The keys are hashes that nobody can foresee: how they are hashed once more matters to nobody.
+type Budgets = HashMapStateStore<u64, foldhash::fast::RandomState>;
+
 /// One rate, with a budget for each key.
 pub struct Rate<C: Clock = DefaultClock> {
     name: &'static str,
     per_minute: NonZeroU32,
     clock: C,
-    limiter: RateLimiter<u64, HashMapStateStore<u64>, C, StateInformationMiddleware>,
+    limiter: RateLimiter<u64, Budgets, C, StateInformationMiddleware>,
     /// Keys are known by a hash that nobody outside can foresee.
     hasher: RandomState,
     checks: AtomicU32,
@@ -87,7 +90,7 @@ impl Rate {
 
 impl<C: Clock + Clone> Rate<C> {
     fn by(clock: C, name: &'static str, per_minute: NonZeroU32) -> Self {
-        let store = HashMapStateStore::default();
+        let store = Budgets::default();
         let limiter = RateLimiter::new(Quota::per_minute(per_minute), store, clock.clone());
         Self { name, per_minute, clock, limiter, hasher: RandomState::new(), checks: AtomicU32::new(0) }
     }

@@ -178,7 +178,8 @@ impl Head {
 
 /// Takes the mask off, or puts it on; it is turned by as many bytes, for those that follow.
 fn unmask(mask: &mut [u8; 4], bytes: &mut [u8]) {
-    let wide = u64::from_ne_bytes([*mask, *mask].concat().try_into().unwrap_or_default());
+    let [a, b, c, d] = *mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let (chunks, rest) = bytes.as_chunks_mut::<8>();
     for chunk in chunks {
         *chunk = (u64::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();

@@ -80,9 +80,11 @@ impl<T> Roster<T> {
             return None;
         }
         // Numbers mostly come evenly: then one look is enough.
-        let share = u128::from(number - first) * (self.entries.len() as u128 - 1);
-        let guess = usize::try_from(share / u128::from(last - first).max(1)).ok()?;
-        if self.entries[guess].0 == number {
+        let share = (number - first).checked_mul(self.entries.len() as u64 - 1);
+        let guess = share.and_then(|share| usize::try_from(share / (last - first).max(1)).ok());
+        if let Some(guess) = guess
+            && self.entries[guess].0 == number
+        {
             return Some(guess);
         }
         self.entries.binary_search_by_key(&number, |(number, _)| *number).ok()

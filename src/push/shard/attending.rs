@@ -11,7 +11,7 @@ use super::{Connecting, ConnectionId, Request, Shard, Upgraded};
 use crate::push::client::{Asking, Client, From, Refreshed, Tick};
 use crate::push::connection::{Connection, Means};
 use crate::push::hub::Outgoing;
-use crate::push::moment::Stopwatch;
+use crate::push::moment::{Moment, Stopwatch};
 use crate::push::readiness::Readiness;
 use crate::push::session::Action;
 use crate::push::socket::{Extent, Parting, Read, Socket, Stage};
@@ -130,35 +130,35 @@ impl Shard {
         room.add(id, Connection::of_socket(who.staff, room.tape(), client));
         self.greet(floor, id, &answer, who.heartbeat_seconds);
         if !read.is_empty() {
-            self.hear(name, Heard::Handshake(read), inbox);
+            self.hear(name, Heard::Handshake(read), now, inbox);
         }
         self.look_after(name);
     }
 
     /// Reads and writes the sockets that are ready.
     pub(super) fn attend(&mut self, inbox: &mpsc::WeakSender<Request>) {
+        let now = self.means.watch.now();
         for name in std::mem::take(&mut self.sockets.unread) {
-            self.hear(name, Heard::Socket(Extent::End), inbox);
+            self.hear(name, Heard::Socket(Extent::End), now, inbox);
             self.look_after(name);
         }
         let ready = self.sockets.readiness.take();
-        let now = self.means.watch.now();
         for (name, readable, is_writable) in ready {
             if is_writable && let Some(client) = self.client(name) {
                 client.flush(now);
             }
             if let Some(extent) = readable {
-                self.hear(name, Heard::Socket(extent), inbox);
+                self.hear(name, Heard::Socket(extent), now, inbox);
             }
             self.look_after(name);
         }
     }
 
     /// Hears what a client says, or said with its handshake, and does what that asks for.
-    fn hear(&mut self, name: usize, heard: Heard, inbox: &mpsc::WeakSender<Request>) {
+    fn hear(&mut self, name: usize, heard: Heard, now: Moment, inbox: &mpsc::WeakSender<Request>) {
         let mut buffer = std::mem::take(&mut self.sockets.buffer);
         let mut actions = std::mem::take(&mut self.sockets.actions);
-        let (now, limits) = (self.means.watch.now(), self.means.limits);
+        let limits = self.means.limits;
         let mut read = Read::Later;
         if let Some(client) = self.client(name) {
             read = match heard {
