@@ -1,7 +1,10 @@
 //! What the parser has to read, what it has to refuse, and that it does not matter how bytes are cut.
 
+use std::ops::ControlFlow;
+
 use proptest::prelude::*;
 
+use super::parser::unmask;
 use super::*;
 
 const LIMIT: usize = 4_096;
