@@ -30,6 +30,8 @@ pub const BECOME: &str = "peer";
 pub enum Peer {
     /// `send(2)` in a loop over all sockets: nothing can cost less that makes a call for each client.
     SendLoop,
+    /// The same, but that who acknowledges is answered only when [`LATER`] others have done so too, or nobody does.
+    LateEcho,
     /// A task a connection on axum's WebSocket as it is: it keeps 128 KiB for reading for each.
     AxumDefaults,
     /// The same with 4 KiB.
@@ -39,6 +41,9 @@ pub enum Peer {
     /// What Tidings replaces: `FastAPI` with its WebSockets, and Redis between its processes, of which there is one.
     FastApiRedis,
 }
+
+/// Acknowledgements in the meantime, where an answer comes late: as many as share an event in a storm.
+const LATER: usize = 750;
 
 /// A peer that was started. It ends with this value.
 pub struct Started {
@@ -57,13 +62,13 @@ impl Started {
 }
 
 impl Peer {
-    /// Those that are this binary.
+    /// Those that are this binary, but for those that differ in answers alone.
     const OWN: [Self; 3] = [Self::SendLoop, Self::AxumDefaults, Self::AxumSmall];
 
     /// Those that have to be installed.
     const INSTALLED: [Self; 2] = [Self::Bun, Self::FastApiRedis];
 
-    /// All that are there.
+    /// All that broadcasts are compared of.
     pub fn all(installed: bool) -> impl Iterator<Item = Self> {
         let others = if installed { &Self::INSTALLED[..] } else { &[] };
         Self::OWN.into_iter().chain(others.iter().copied())
@@ -73,6 +78,7 @@ impl Peer {
     pub const fn name(self) -> &'static str {
         match self {
             Self::SendLoop => "send loop",
+            Self::LateEcho => "a late echo",
             Self::AxumDefaults => "axum, defaults",
             Self::AxumSmall => "axum, 4 KiB",
             Self::Bun => "Bun",
@@ -84,7 +90,7 @@ impl Peer {
     pub const fn most_clients(self) -> usize {
         match self {
             Self::FastApiRedis => 2_000,
-            Self::SendLoop | Self::AxumDefaults | Self::AxumSmall | Self::Bun => usize::MAX,
+            Self::SendLoop | Self::LateEcho | Self::AxumDefaults | Self::AxumSmall | Self::Bun => usize::MAX,
         }
     }
 
@@ -92,7 +98,7 @@ impl Peer {
     pub fn start(self, cores: &Cores, installed: Option<&Path>) -> anyhow::Result<Started> {
         let folder = || installed.context("PEERS names the folder; `make bench-peers` sets it");
         match self {
-            Self::SendLoop | Self::AxumDefaults | Self::AxumSmall => self.start_own(cores),
+            Self::SendLoop | Self::LateEcho | Self::AxumDefaults | Self::AxumSmall => self.start_own(cores),
             Self::Bun => installed::bun(folder()?, cores),
             Self::FastApiRedis => installed::fastapi_redis(folder()?, cores),
         }
@@ -114,8 +120,10 @@ impl Peer {
     /// Is this server until it is killed, or its parent dies.
     pub fn run(name: &str) -> anyhow::Result<()> {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        match Self::OWN.into_iter().find(|peer| peer.name() == name).context("it is none of this binary")? {
-            Self::SendLoop => send_loop::run(),
+        let mut own = Self::OWN.into_iter().chain([Self::LateEcho]);
+        match own.find(|peer| peer.name() == name).context("it is none of this binary")? {
+            Self::SendLoop => send_loop::run(0),
+            Self::LateEcho => send_loop::run(LATER),
             Self::AxumDefaults => axum_plain::run(None),
             Self::AxumSmall => axum_plain::run(Some(4 * 1024)),
             Self::Bun | Self::FastApiRedis => bail!("{name} is a program of its own"),

@@ -1,10 +1,12 @@
 //! The floor: sockets that were accepted, a loop that writes the same bytes to each, and an answer to whatever a client says.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, ensure};
 use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -27,12 +29,19 @@ struct Server {
     clients: Vec<usize>,
     /// What a client is answered that acknowledges.
     confirmation: Vec<u8>,
+    /// Those that have acknowledged and wait for their answer, and how many of them may while others acknowledge.
+    unanswered: VecDeque<usize>,
+    may_wait: usize,
 }
 
 /// How a client's message begins: a text that is not in pieces.
 const TEXT_OF_CLIENT: u8 = 0x80 | TEXT;
 
-pub(super) fn run() -> anyhow::Result<()> {
+/// When nobody has acknowledged anything for so long, all that wait are answered.
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+
+/// Who acknowledges is answered when so many others have done so too, or nobody does.
+pub(super) fn run(may_wait: usize) -> anyhow::Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let listener = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
@@ -41,11 +50,14 @@ pub(super) fn run() -> anyhow::Result<()> {
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     super::say(SocketAddr::try_from(getsockname(&listener)?)?)?;
     let confirmation = of_server(&super::confirmation());
-    let mut server = Server { epoll, listener, sockets: Vec::new(), clients: Vec::new(), confirmation };
+    let (sockets, clients, unanswered) = (Vec::new(), Vec::new(), VecDeque::new());
+    let mut server = Server { epoll, listener, sockets, clients, confirmation, unanswered, may_wait };
     let mut events = Vec::with_capacity(EVENTS);
     loop {
         events.clear();
-        match epoll::wait(&server.epoll, spare_capacity(&mut events), None) {
+        let patience = (!server.unanswered.is_empty()).then_some(&QUIET);
+        match epoll::wait(&server.epoll, spare_capacity(&mut events), patience) {
+            Ok(0) => server.answer_all_but(0)?,
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -87,9 +99,8 @@ impl Server {
             }
         };
         if request.starts_with(&[TEXT_OF_CLIENT]) {
-            let sent = send(socket, &self.confirmation, SendFlags::NOSIGNAL)?;
-            ensure!(sent == self.confirmation.len(), "a confirmation fits into a socket's buffer");
-            return Ok(());
+            self.unanswered.push_back(index);
+            return self.answer_all_but(self.may_wait);
         }
         if request.starts_with(b"POST ") {
             return self.broadcast(index, request);
@@ -103,6 +114,18 @@ impl Server {
             let sent = send(socket, answer.as_bytes(), SendFlags::NOSIGNAL)?;
             ensure!(sent == answer.len(), "an answer fits into a socket's buffer");
             self.clients.push(index);
+        }
+        Ok(())
+    }
+
+    /// Answers acknowledgements in their order, but for the last so many.
+    fn answer_all_but(&mut self, rest: usize) -> anyhow::Result<()> {
+        while self.unanswered.len() > rest
+            && let Some(first) = self.unanswered.pop_front()
+        {
+            let Some(socket) = &self.sockets[first] else { continue };
+            let sent = send(socket, &self.confirmation, SendFlags::NOSIGNAL)?;
+            ensure!(sent == self.confirmation.len(), "a confirmation fits into a socket's buffer");
         }
         Ok(())
     }

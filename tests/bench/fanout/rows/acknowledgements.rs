@@ -13,6 +13,9 @@ use crate::fanout::statistics::counted;
 /// The send loop answers at once, and keeps nothing: what sockets and the load take alone.
 const ECHO: &str = "an echo";
 
+/// One that answers later, as whoever syncs to disk first has to: other sockets have had the processor's caches meanwhile.
+const LATE: &str = Peer::LateEcho.name();
+
 const CLIENTS: usize = 15_000;
 
 /// How long the load looks away when it has read all answers that there are.
@@ -21,16 +24,28 @@ const LOOKS_AWAY: Duration = Duration::from_millis(1);
 pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     let clients = bench.options.at_most(CLIENTS);
     let row = format!("{clients} acknowledgements at once");
-    echo(bench, round, &row, clients)?;
-    replica(bench, round, &row, clients)
+    let mut servers = [None, Some((ECHO, Peer::SendLoop)), Some((LATE, Peer::LateEcho))];
+    // Another one first each time.
+    let first = usize::try_from(round)? % servers.len();
+    servers.rotate_left(first);
+    servers.into_iter().try_for_each(|server| match server {
+        None => replica(bench, round, &row, clients),
+        Some((name, peer)) => echo(bench, round, (&row, name), peer, clients),
+    })
 }
 
-fn echo(bench: &mut Bench, round: u32, row: &str, clients: usize) -> anyhow::Result<()> {
-    let server = bench.peer(Peer::SendLoop)?;
+fn echo(
+    bench: &mut Bench,
+    round: u32,
+    (row, name): (&str, &'static str),
+    peer: Peer,
+    clients: usize,
+) -> anyhow::Result<()> {
+    let server = bench.peer(peer)?;
     let mut load = bench.load(&server, clients)?;
     load.connect()?;
     let storm = Storm::at(&server, &mut load, clients)?;
-    let mut column = bench.table.column(row, (TIDINGS, ECHO), ECHO, round);
+    let mut column = bench.table.column(row, (TIDINGS, ECHO), name, round);
     storm.keep(&mut column, clients);
     keep_faults(&mut column, &load)
 }
