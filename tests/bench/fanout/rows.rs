@@ -115,8 +115,7 @@ impl Bench {
     ) -> anyhow::Result<()> {
         let peers = Peer::all(self.options.peers.is_some()).map(Some);
         let mut servers = [None].into_iter().chain(peers).collect::<Vec<_>>();
-        let first = usize::try_from(round)? % servers.len();
-        servers.rotate_left(first);
+        another_first(round, &mut servers)?;
         for server in servers {
             let server = match server {
                 None => self.replica(&NO_HEARTBEAT)?,
@@ -203,6 +202,13 @@ fn deliver(server: &Server, load: &mut Load) -> anyhow::Result<Delivered> {
         from_answer: millis(last.saturating_duration_since(accepted.at)),
         from_post: millis(last.saturating_duration_since(accepted.posted)),
     })
+}
+
+/// Turns what is measured one after the other, so that each round begins with another one.
+fn another_first<T>(round: u32, turns: &mut [T]) -> anyhow::Result<()> {
+    let first = usize::try_from(round)? % turns.len();
+    turns.rotate_left(first);
+    Ok(())
 }
 
 /// The median of what came of a few tries within one round.

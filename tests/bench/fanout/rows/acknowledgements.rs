@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use super::{Bench, Column, Kept, NO_HEARTBEAT, Server, TIDINGS, keep_faults, micros, millis};
+use super::{Bench, Column, Kept, NO_HEARTBEAT, Server, TIDINGS, another_first, keep_faults, micros, millis};
 use crate::fanout::load::Load;
 use crate::fanout::logs::Client;
 use crate::fanout::peers::Peer;
@@ -25,9 +25,7 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     let clients = bench.options.at_most(CLIENTS);
     let row = format!("{clients} acknowledgements at once");
     let mut servers = [None, Some((ECHO, Peer::SendLoop)), Some((LATE, Peer::LateEcho))];
-    // Another one first each time.
-    let first = usize::try_from(round)? % servers.len();
-    servers.rotate_left(first);
+    another_first(round, &mut servers)?;
     servers.into_iter().try_for_each(|server| match server {
         None => replica(bench, round, &row, clients),
         Some((name, peer)) => echo(bench, round, (&row, name), peer, clients),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Bench, Kept, NO_HEARTBEAT, Server, deliver, keep_faults, middle, millis};
+use super::{Bench, Kept, NO_HEARTBEAT, Server, another_first, deliver, keep_faults, middle, millis};
 use crate::fanout::measure::Measured;
 use crate::fanout::replica::{Nats, Replica};
 
@@ -16,11 +16,8 @@ const TWO: &str = "--shards 2";
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     let cores = bench.cores;
-    // In turns, so that neither is always first.
     let mut parts = [(ONE, "1"), (TWO, "2")];
-    if round.is_multiple_of(2) {
-        parts.reverse();
-    }
+    another_first(round, &mut parts)?;
     cores.unpinned(|| parts.into_iter().try_for_each(|(name, shards)| measure(bench, round, name, shards)))
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Bench, CALM, Cost, NO_HEARTBEAT, millis};
+use super::{Bench, CALM, Cost, NO_HEARTBEAT, another_first, millis};
 use crate::fanout::load::Plan;
 use crate::fanout::replica::metric;
 use crate::fanout::statistics::counted;
@@ -11,11 +11,8 @@ const CLIENTS: usize = 5_000;
 
 pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
     let clients = bench.options.at_most(CLIENTS);
-    // In turns, so that neither is always first.
     let mut parts = [("all read", 0), ("a tenth does not read", clients / 10)];
-    if round.is_multiple_of(2) {
-        parts.reverse();
-    }
+    another_first(round, &mut parts)?;
     for (name, deaf) in parts {
         measure(bench, round, name, clients, deaf)?;
     }
