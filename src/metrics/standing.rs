@@ -162,7 +162,7 @@ impl Projection {
 
 impl Queues {
     fn register(&self, r: &mut Registry) {
-        now(r, "acks_waiting", "Acknowledgements that wait for the next commit", self.acks);
+        now(r, "acks_waiting", "Acknowledgements that wait for a look-up or for the next commit", self.acks);
         let commands = Family::<ByChannel, Gauge>::default();
         for (channel, waiting) in &self.commands {
             commands.get_or_create(&channel.into()).set(gauge(*waiting));

@@ -3,22 +3,22 @@
 //! A single acknowledgement costs one append; thousands at once cost a few. There is no timer and nothing to tune.
 
 mod commit;
+mod lookup;
 mod lot;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
-use super::mode::Mode;
-use super::{PROJECTION_PATIENCE, Submit, SubmitError};
-use crate::domain::{BroadcastId, Channel, Needs, Rejection, UserId, View, acknowledged_before};
+use super::{Submit, SubmitError};
+use crate::domain::{BroadcastId, Channel, UserId, View, acknowledged_before};
 use crate::log::TraceParent;
+use lookup::Lookups;
 pub use lot::{Answered, Answers, Asked};
 use lot::{Asker, Lot, Request};
 
-/// Acknowledgements that may wait for the next commit.
+/// Acknowledgements that may wait: for a look-up, or for the next commit.
 const QUEUE: usize = 50_000;
 
 /// What is known of an acknowledgement that is durable.
@@ -37,11 +37,32 @@ pub type Answer = Result<Acknowledged, SubmitError>;
 #[derive(Clone)]
 pub struct Acks {
     submit: Arc<Submit>,
-    queue: mpsc::Sender<Lot>,
+    commits: Queue,
+    lookups: Lookups,
+}
+
+/// Acknowledgements on their way to the next commit.
+#[derive(Clone)]
+struct Queue {
+    lots: mpsc::Sender<Lot>,
     waiting: Waiting,
 }
 
-/// How many acknowledgements wait for the next commit.
+impl Queue {
+    /// Puts acknowledgements in, each of which has its place among those that wait.
+    fn put(&self, asker: &Asker, requests: Vec<Request>) {
+        if requests.is_empty() {
+            return;
+        }
+        if let Err(refused) = self.lots.try_send(Lot { asker: asker.clone(), requests }) {
+            let (mpsc::error::TrySendError::Full(lot) | mpsc::error::TrySendError::Closed(lot)) = refused;
+            self.waiting.leave(lot.requests.len());
+            asker.refuse(&lot.requests, &SubmitError::Busy);
+        }
+    }
+}
+
+/// How many acknowledgements wait for a look-up or for the next commit.
 #[derive(Clone, Default)]
 struct Waiting(Arc<AtomicUsize>);
 
@@ -89,13 +110,14 @@ fn judge(view: View<'_>, requests: Vec<Request>) -> Judged {
 }
 
 impl Acks {
-    /// Starts the one committer of this replica. It ends with the last handle.
+    /// Starts the one committer of this replica, and the look-ups. They end with the last handle.
     pub fn start(submit: Arc<Submit>) -> Self {
         // As many lots as acknowledgements may wait: who has a place for one finds a place for its lot.
-        let (queue, lots) = mpsc::channel(QUEUE);
-        let waiting = Waiting::default();
-        tokio::spawn(commit::commit_until_closed(submit.clone(), waiting.clone(), lots));
-        Self { submit, queue, waiting }
+        let (lots, queued) = mpsc::channel(QUEUE);
+        let commits = Queue { lots, waiting: Waiting::default() };
+        tokio::spawn(commit::commit_until_closed(submit.clone(), commits.waiting.clone(), queued));
+        let lookups = Lookups::start(submit.clone(), commits.clone());
+        Self { submit, commits, lookups }
     }
 
     /// Acknowledges a broadcast for a user. Confirmed when the log has it and the own projection has applied it.
@@ -131,80 +153,20 @@ impl Acks {
             judged
         });
         asker.tell(known);
-        self.enqueue(&asker, new);
-        for requests in by_broadcast(unknown) {
-            tokio::spawn(self.clone().look_further(asker.clone(), requests));
-        }
+        self.commits.put(&asker, self.admit(&asker, new));
+        self.lookups.look_up(&asker, self.admit(&asker, unknown));
         answers
     }
 
-    /// How many wait for the next commit.
-    pub fn waiting(&self) -> usize {
-        self.waiting.count()
-    }
-
-    fn enqueue(&self, asker: &Asker, mut requests: Vec<Request>) {
-        let there_is_room_for = self.waiting.enter(requests.len());
-        let too_many = requests.split_off(there_is_room_for);
+    /// Gives each a place among those that wait. Those for which there is none are refused.
+    fn admit(&self, asker: &Asker, mut requests: Vec<Request>) -> Vec<Request> {
+        let too_many = requests.split_off(self.commits.waiting.enter(requests.len()));
         asker.refuse(&too_many, &SubmitError::Busy);
-        if requests.is_empty() {
-            return;
-        }
-        if let Err(refused) = self.queue.try_send(Lot { asker: asker.clone(), requests }) {
-            let (mpsc::error::TrySendError::Full(lot) | mpsc::error::TrySendError::Closed(lot)) = refused;
-            self.waiting.leave(lot.requests.len());
-            asker.refuse(&lot.requests, &SubmitError::Busy);
-        }
+        requests
     }
 
-    /// What is said of one broadcast that is not resident, or not here yet.
-    async fn look_further(self, asker: Asker, requests: Vec<Request>) {
-        let Some(first) = requests.first() else { return };
-        let (channel, id) = (first.channel.clone(), first.broadcast);
-        let Some(unknown) = self.look(&asker, id, requests).await else { return };
-        // Another replica may have shown it to the user a moment ago. Alone, this one cannot know that.
-        if self.submit.modes.now() == Mode::Local
-            || !self.submit.catch_up(&channel, Instant::now() + PROJECTION_PATIENCE).await
-        {
-            return asker.refuse(&unknown, &SubmitError::CatchingUp);
-        }
-        if let Some(unknown) = self.look(&asker, id, unknown).await {
-            asker.refuse(&unknown, &SubmitError::Rejected(Rejection::UnknownBroadcast { id }));
-        }
+    /// How many wait for a look-up or for the next commit.
+    pub fn waiting(&self) -> usize {
+        self.commits.waiting.count()
     }
-
-    /// Judges by all that this replica has of a broadcast. What is left is of a broadcast that it does not know.
-    async fn look(&self, asker: &Asker, id: BroadcastId, requests: Vec<Request>) -> Option<Vec<Request>> {
-        if !self.submit.projection.position().serving {
-            asker.refuse(&requests, &SubmitError::CatchingUp);
-            return None;
-        }
-        let needs = Needs { broadcasts: vec![id], written: vec![] };
-        let copies = requests.clone();
-        let judged = self.submit.projection.with(needs, move |view| judge(view, copies)).await;
-        let Ok(Judged { known, new, unknown }) = judged else {
-            asker.refuse(&requests, &SubmitError::CatchingUp);
-            return None;
-        };
-        asker.tell(known);
-        self.enqueue(asker, new);
-        (!unknown.is_empty()).then_some(unknown)
-    }
-}
-
-/// Those of each broadcast, as it is named, together.
-fn by_broadcast(requests: Vec<Request>) -> Vec<Vec<Request>> {
-    let mut groups: Vec<Vec<Request>> = Vec::new();
-    for request in requests {
-        let same = |group: &&mut Vec<Request>| {
-            group.first().is_some_and(|first| {
-                (first.broadcast, &first.channel) == (request.broadcast, &request.channel)
-            })
-        };
-        match groups.iter_mut().find(same) {
-            Some(group) => group.push(request),
-            None => groups.push(vec![request]),
-        }
-    }
-    groups
 }

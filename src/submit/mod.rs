@@ -30,7 +30,7 @@ use crate::log::names::Subject;
 use crate::log::{EventLog, TraceParent};
 use crate::metrics::Metrics;
 use crate::projection::{Projection, Unavailable};
-pub use acks::{Acknowledged, Acks, Answered, Asked};
+pub use acks::{Acknowledged, Acks, Answered, Answers, Asked};
 use attempt::Attempt;
 use mode::Modes;
 use outbox::{Outbox, Standing};

@@ -153,9 +153,14 @@ impl Modes {
     pub(super) fn tell(&self, what: impl FnOnce(&mut Machine)) {
         let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
         what(&mut machine);
-        // Sent with the machine held, so that modes are seen in the order in which they came.
+        // Sent while the machine is locked, so that watchers see the modes in their order. Watchers wake only for a change:
+        // every probe and every append comes through here.
         let after = machine.mode();
-        let before = self.current.send_replace(after);
+        let mut before = after;
+        self.current.send_if_modified(|mode| {
+            before = std::mem::replace(mode, after);
+            before != after
+        });
         match (before, after) {
             (before, after) if before == after => {}
             (_, Mode::Local) => {
@@ -194,6 +199,23 @@ pub(super) async fn probe(log: Arc<dyn EventLog>, projection: Projection, modes:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn watchers_wake_when_the_mode_changes_and_for_nothing_else() {
+        let modes = Modes::new(false);
+        let mut watcher = modes.watch();
+        for _ in 0..3 {
+            modes.tell(|machine| machine.answered(true));
+            modes.tell(|machine| machine.appended(true));
+        }
+        modes.tell(Machine::missed);
+        assert!(!watcher.has_changed().unwrap(), "the mode is the same");
+        modes.tell(Machine::missed);
+        assert!(watcher.has_changed().unwrap());
+        assert_eq!(*watcher.borrow_and_update(), Mode::Local);
+        modes.tell(Machine::missed);
+        assert!(!watcher.has_changed().unwrap());
+    }
 
     #[test]
     fn one_missed_probe_is_nothing_and_two_are_an_outage() {

@@ -5,6 +5,7 @@
 mod support;
 
 mod accounts;
+mod ack_lookups;
 mod acknowledgements;
 mod api;
 mod audit;

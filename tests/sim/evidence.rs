@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use tidings::domain::{Digest, State, evolve};
 use tidings::log::envelope::{Decoded, decode};
 use tidings::log::{EventLog as _, RawMessage};
+use tidings::submit::mode::Mode;
+use tokio::time::Instant;
 
 use crate::client::Visit;
 use crate::people::{Acked, Tried};
@@ -51,13 +53,7 @@ impl Evidence {
         for number in 0..world.replicas() {
             standings.push(standing(world, number, &log).await);
         }
-        let modes = world
-            .modes
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|modes| modes.lock().unwrap().len().saturating_sub(1))
-            .sum();
+        let modes = world.modes.lock().unwrap().iter().map(|modes| changes(&modes.lock().unwrap())).sum();
         Self { replayed: replay(&log), log, standings, tried, acked, visits, modes, troubles }
     }
 }
@@ -89,4 +85,17 @@ fn replay(log: &[RawMessage]) -> Digest {
         }
     }
     state.digest
+}
+
+/// How often the mode changed. That a watcher woke up is no change.
+fn changes(modes: &[(Instant, Mode)]) -> usize {
+    modes.array_windows().filter(|[(_, before), (_, after)]| before != after).count()
+}
+
+#[test]
+fn the_tally_of_modes_counts_changes() {
+    let now = Instant::now();
+    let seen = [Mode::Cluster, Mode::Cluster, Mode::Local, Mode::Relaying, Mode::Cluster, Mode::Cluster];
+    assert_eq!(changes(&seen.map(|mode| (now, mode))), 3);
+    assert_eq!(changes(&[(now, Mode::Cluster); 9]), 0, "a mode that is reported again has not changed");
 }

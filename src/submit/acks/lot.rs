@@ -103,7 +103,12 @@ impl Asker {
 
     /// Tells that none of these was confirmed.
     pub(super) fn refuse(&self, requests: &[Request], error: &SubmitError) {
-        let refused = |request: &Request| Answered { nth: request.nth, answer: Err(error.clone()) };
+        self.refuse_each(requests, |_| error.clone());
+    }
+
+    /// Tells of each of these why it was not confirmed.
+    pub(super) fn refuse_each(&self, requests: &[Request], why: impl Fn(&Request) -> SubmitError) {
+        let refused = |request: &Request| Answered { nth: request.nth, answer: Err(why(request)) };
         self.tell(requests.iter().map(refused).collect());
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tidings::clock::{Clock as _, SystemClock};
+
 use super::super::frames::{PING, TEXT, of_client};
 use super::super::identity::Issuer;
 
@@ -14,6 +16,8 @@ const LAST: u8 = 0x80;
 
 /// Messages in one go: more than a connection may send at once (`--message-burst`, 40).
 const MESSAGES: usize = 50;
+/// As many as a connection may send at once.
+const BURST: usize = 40;
 /// Pieces in one go.
 const PIECES: usize = 2_000;
 /// Bytes of garbage in one go.
@@ -56,6 +60,8 @@ pub enum Kind {
     Fragments,
     /// More acknowledgements than are allowed, each connection's of a user of its own.
     Acknowledgements,
+    /// As many acknowledgements as a connection may send at once, of broadcasts that do not exist, from all at one moment.
+    UnknownIds,
     /// Connections that are ended as soon as they are there.
     ComeAndGo,
     /// Many WebSockets that all end and come back at one moment.
@@ -80,13 +86,14 @@ pub struct Pace {
 
 impl Kind {
     /// All, in the order of the tables.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::HalfOpenHeads,
         Self::SlowBodies,
         Self::ReadNothing,
         Self::Pings,
         Self::Fragments,
         Self::Acknowledgements,
+        Self::UnknownIds,
         Self::ComeAndGo,
         Self::BackAtOnce,
         Self::Unfinished,
@@ -102,6 +109,9 @@ impl Kind {
             Self::Pings => "50 send pings, 10,000 a second",
             Self::Fragments => "50 send empty pieces of messages, 100,000 a second",
             Self::Acknowledgements => "50 send acknowledgements, 10,000 a second",
+            Self::UnknownIds => {
+                "500 send 40 acknowledgements of unknown ids each, at once, every two seconds"
+            }
             Self::ComeAndGo => "50 connect and leave, 1,000 times a second",
             Self::BackAtOnce => "2,000 come back at once, every two seconds",
             Self::Unfinished => "100 begin a message and do not end it",
@@ -116,6 +126,7 @@ impl Kind {
             Self::ReadNothing | Self::Fragments => (50, 1, 20),
             Self::Pings | Self::Acknowledgements => (50, 2, 10),
             Self::ComeAndGo => (50, 10, 10),
+            Self::UnknownIds => (500, 500, 2_000),
             Self::BackAtOnce => (2_000, 2_000, 2_000),
             Self::Unfinished => (100, 1, 10),
             Self::Garbage => (50, 1, 10),
@@ -170,13 +181,19 @@ impl Kind {
             Self::ReadNothing | Self::ComeAndGo | Self::BackAtOnce | Self::Unfinished => Vec::new(),
             Self::Pings => of_client(PING, b"are you there").repeat(MESSAGES),
             Self::Fragments => [piece(FIRST_PIECE, b""), piece(NEXT_PIECE, b"").repeat(PIECES)].concat(),
-            Self::Acknowledgements => {
-                let text = format!(r#"{{"type":"acknowledge_broadcast","broadcast_id":"{broadcast}"}}"#);
-                of_client(TEXT, text.as_bytes()).repeat(MESSAGES)
+            Self::Acknowledgements => acknowledgement(broadcast).repeat(MESSAGES),
+            Self::UnknownIds => {
+                let ids = (0..BURST).map(|_| SystemClock.new_id().to_string());
+                ids.flat_map(|id| acknowledgement(&id)).collect()
             }
             Self::Garbage => garbage(),
         }
     }
+}
+
+fn acknowledgement(broadcast: &str) -> Vec<u8> {
+    let text = format!(r#"{{"type":"acknowledge_broadcast","broadcast_id":"{broadcast}"}}"#);
+    of_client(TEXT, text.as_bytes())
 }
 
 fn piece(kind: u8, payload: &[u8]) -> Vec<u8> {

@@ -1,0 +1,233 @@
+//! Look-ups: acknowledgements of broadcasts that are not in memory, or that this replica does not know at all.
+//!
+//! They are looked up in rounds. A round serves what waits, up to a bound, with one read of the store and at most one question
+//! to the log for each channel, whatever number of clients and of ids that is. Two tasks do it, so that an answer from the store
+//! does not wait for an answer of the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::warn;
+
+use super::lot::{Asker, Lot, Request};
+use super::{Judged, Queue, judge};
+use crate::domain::{Channel, Needs, Rejection};
+use crate::log::Epoch;
+use crate::log::names::Subject;
+use crate::submit::mode::Mode;
+use crate::submit::{PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError};
+
+/// Acknowledgements that one round looks up, which is also the most broadcasts that it reads from the store. The store is held
+/// meanwhile: about a millisecond.
+const LOOKED_UP_AT_ONCE: usize = 256;
+
+/// Looks acknowledgements up. Cheap to clone; the tasks end with the last handle.
+#[derive(Clone)]
+pub(super) struct Lookups {
+    waiting: super::Waiting,
+    queue: mpsc::Sender<Lot>,
+}
+
+impl Lookups {
+    /// Starts the two tasks. What turns out to be new goes to `commits`.
+    pub(super) fn start(submit: Arc<Submit>, commits: Queue) -> Self {
+        // Every lot has at least one place of those that may wait, so that no queue is ever full.
+        let (queue, lots) = mpsc::channel(super::QUEUE);
+        let (unknown, left) = mpsc::channel(super::QUEUE);
+        let waiting = commits.waiting.clone();
+        let work = Work { submit, commits };
+        tokio::spawn(work.clone().read_store(lots, unknown));
+        tokio::spawn(work.ask_log(left));
+        Self { waiting, queue }
+    }
+
+    /// Looks these up, each of which has its place among those that wait. Answers come to the asker.
+    pub(super) fn look_up(&self, asker: &Asker, requests: Vec<Request>) {
+        for requests in by_channel(requests) {
+            if let Err(refused) = self.queue.try_send(Lot { asker: asker.clone(), requests }) {
+                let (mpsc::error::TrySendError::Full(lot) | mpsc::error::TrySendError::Closed(lot)) = refused;
+                self.waiting.leave(lot.requests.len());
+                lot.asker.refuse(&lot.requests, &SubmitError::Busy);
+            }
+        }
+    }
+}
+
+/// Lots of one channel each, of no more than one round looks up.
+fn by_channel(requests: Vec<Request>) -> Vec<Vec<Request>> {
+    let mut channels: BTreeMap<Channel, Vec<Request>> = BTreeMap::new();
+    for request in requests {
+        channels.entry(request.channel.clone()).or_default().push(request);
+    }
+    let mut lots = Vec::new();
+    for mut requests in channels.into_values() {
+        while requests.len() > LOOKED_UP_AT_ONCE {
+            lots.push(requests.split_off(requests.len() - LOOKED_UP_AT_ONCE));
+        }
+        lots.push(requests);
+    }
+    lots
+}
+
+/// How far the projection was: in which log, and up to which sequence.
+type Seen = (Option<Epoch>, u64);
+
+/// A lot whose broadcasts the store did not have, and how far the projection was when it was asked.
+struct Unknown {
+    seen: Seen,
+    lot: Lot,
+}
+
+/// What both tasks work with.
+#[derive(Clone)]
+struct Work {
+    submit: Arc<Submit>,
+    commits: Queue,
+}
+
+impl Work {
+    /// Answers what the store knows, and passes the rest on.
+    async fn read_store(self, mut queue: mpsc::Receiver<Lot>, unknown: mpsc::Sender<Unknown>) {
+        while let Some(lots) = next_round(&mut queue, |lot| lot.requests.len(), LOOKED_UP_AT_ONCE).await {
+            let seen = self.seen();
+            for lot in self.look(lots).await {
+                if let Err(refused) = unknown.try_send(Unknown { seen, lot }) {
+                    let (mpsc::error::TrySendError::Full(left) | mpsc::error::TrySendError::Closed(left)) =
+                        refused;
+                    self.refuse(&left.lot, &SubmitError::Busy);
+                }
+            }
+        }
+    }
+
+    /// Settles what the store did not know, by the log's head.
+    async fn ask_log(self, mut queue: mpsc::Receiver<Unknown>) {
+        while let Some(round) = next_round(&mut queue, |_| 1, super::QUEUE).await {
+            let mut channels: BTreeMap<Channel, Vec<Unknown>> = BTreeMap::new();
+            for unknown in round {
+                if let Some(first) = unknown.lot.requests.first() {
+                    channels.entry(first.channel.clone()).or_default().push(unknown);
+                }
+            }
+            join_all(channels.into_iter().map(|(channel, unknown)| self.settle(channel, unknown))).await;
+        }
+    }
+
+    /// Another replica may have shown the broadcast to the user a moment ago, so the log is asked where the channel's head is.
+    /// What was unknown there is unknown for as long as the head does not move, and is not looked up again.
+    async fn settle(&self, channel: Channel, unknown: Vec<Unknown>) {
+        let until = Instant::now() + PROJECTION_PATIENCE;
+        let Some(head) = self.head(&channel, until).await else {
+            return self.refuse_all(unknown.into_iter().map(|one| one.lot), &SubmitError::CatchingUp);
+        };
+        let epoch = self.seen().0;
+        let (settled, behind): (Vec<_>, Vec<_>) =
+            unknown.into_iter().partition(|one| one.seen.0 == epoch && one.seen.1 >= head);
+        self.refuse_unknown(settled.into_iter().map(|one| one.lot));
+        if behind.is_empty() {
+            return;
+        }
+        let patience = until.saturating_duration_since(Instant::now());
+        if !self.submit.projection.reached(head, patience).await {
+            return self.refuse_all(behind.into_iter().map(|one| one.lot), &SubmitError::CatchingUp);
+        }
+        for unknown in behind {
+            self.refuse_unknown(self.look(vec![unknown.lot]).await);
+        }
+    }
+
+    /// The sequence of the channel's last lifecycle event in the log; `None` when the log does not say. A replica that is alone
+    /// does not ask.
+    async fn head(&self, channel: &Channel, until: Instant) -> Option<u64> {
+        if self.submit.modes.now() == Mode::Local {
+            return None;
+        }
+        let asked = self.submit.log.head_of(Subject::Lifecycle(channel.clone()));
+        match timeout_at(until, asked).await {
+            Ok(Ok(head)) => Some(head),
+            Ok(Err(error)) => {
+                warn!("the log does not say where its head is: {error}");
+                sleep(RETRY_PAUSE).await;
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn seen(&self) -> Seen {
+        let position = self.submit.projection.position();
+        (position.epoch, position.sequence)
+    }
+
+    /// Judges by all that this replica has of these broadcasts. Returns what is of broadcasts that it does not know.
+    async fn look(&self, lots: Vec<Lot>) -> Vec<Lot> {
+        if !self.submit.projection.position().serving {
+            self.refuse_all(lots, &SubmitError::CatchingUp);
+            return vec![];
+        }
+        let mut broadcasts: Vec<_> =
+            lots.iter().flat_map(|lot| &lot.requests).map(|request| request.broadcast).collect();
+        broadcasts.sort_unstable();
+        broadcasts.dedup();
+        let copies: Vec<_> = lots.iter().map(|lot| lot.requests.clone()).collect();
+        let needs = Needs { broadcasts, written: vec![] };
+        let judge_all = move |view: crate::domain::View<'_>| {
+            copies.into_iter().map(|requests| judge(view, requests)).collect::<Vec<_>>()
+        };
+        let Ok(judged) = self.submit.projection.with(needs, judge_all).await else {
+            self.refuse_all(lots, &SubmitError::CatchingUp);
+            return vec![];
+        };
+        let mut left = Vec::new();
+        for (Lot { asker, .. }, Judged { known, new, unknown }) in lots.into_iter().zip(judged) {
+            self.commits.waiting.leave(known.len());
+            asker.tell(known);
+            self.commits.put(&asker, new);
+            if !unknown.is_empty() {
+                left.push(Lot { asker, requests: unknown });
+            }
+        }
+        left
+    }
+
+    fn refuse_unknown(&self, lots: impl IntoIterator<Item = Lot>) {
+        for Lot { asker, requests } in lots {
+            self.commits.waiting.leave(requests.len());
+            asker.refuse_each(&requests, |request| {
+                SubmitError::Rejected(Rejection::UnknownBroadcast { id: request.broadcast })
+            });
+        }
+    }
+
+    fn refuse_all(&self, lots: impl IntoIterator<Item = Lot>, error: &SubmitError) {
+        for lot in lots {
+            self.refuse(&lot, error);
+        }
+    }
+
+    fn refuse(&self, lot: &Lot, error: &SubmitError) {
+        self.commits.waiting.leave(lot.requests.len());
+        lot.asker.refuse(&lot.requests, error);
+    }
+}
+
+/// What waits, until it is as many as one round takes; `None` when the queue has ended.
+async fn next_round<T>(
+    queue: &mut mpsc::Receiver<T>,
+    size: impl Fn(&T) -> usize,
+    most: usize,
+) -> Option<Vec<T>> {
+    let first = queue.recv().await?;
+    let mut count = size(&first);
+    let mut round = vec![first];
+    while count < most
+        && let Ok(next) = queue.try_recv()
+    {
+        count += size(&next);
+        round.push(next);
+    }
+    Some(round)
+}
