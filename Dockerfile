@@ -23,7 +23,7 @@ FROM debian:trixie-slim
 # For TLS to NATS. /data belongs to the user that runs, and a new volume takes that over.
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && install --directory --owner 65532 --group 65532 /data
+    && install --directory --owner 65532 --group 65532 --mode 0700 /data
 
 COPY --from=build /out/tidings /usr/local/bin/tidings
 

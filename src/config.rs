@@ -184,7 +184,7 @@ pub struct Serve {
     #[command(flatten)]
     pub nats: Nats,
 
-    /// The nats-server to run without --nats. Default: the one on PATH, else the one in `.tools`.
+    /// The nats-server to run without --nats. Default: the one on PATH.
     #[arg(long, env = "TIDINGS_NATS_SERVER", value_name = "FILE")]
     pub nats_server: Option<PathBuf>,
 

@@ -1,6 +1,8 @@
-//! The disk: whether it takes anything, told from every other trouble with files.
+//! The disk: whether it takes anything, told from every other trouble with files; and files for their owner alone.
 
-use std::fs::{self, File};
+pub mod private;
+
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -18,7 +20,7 @@ pub fn takes_nothing(error: &anyhow::Error) -> bool {
 /// Looks whether there is room, by writing a file and deleting it again: free blocks that are not for this user, and
 /// quotas, are found in no other way.
 pub fn has_room(file: &Path) -> anyhow::Result<()> {
-    let written = File::create(file).and_then(|mut file| {
+    let written = private::create(file).and_then(|mut file| {
         file.write_all(&vec![0; ROOM_BYTES])?;
         file.sync_all()
     });

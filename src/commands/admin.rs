@@ -102,7 +102,7 @@ fn rebuild(directory: &Path) -> anyhow::Result<ExitCode> {
     if !directory.is_dir() {
         bail!("there is no data directory {}; name a replica's with --data-dir", directory.display());
     }
-    let data_dir = match DataDir::take(directory) {
+    let data_dir = match DataDir::take_existing(directory) {
         Ok(data_dir) => data_dir,
         Err(error) => {
             let InUse { path, process } = error.downcast::<InUse>()?;

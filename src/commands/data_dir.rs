@@ -1,7 +1,7 @@
 //! The data directory: one process at a time, and the few small files by which others find it.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use tracing::warn;
 
 use crate::clock::Clock;
+use crate::disk::private;
 
 /// Where the replica listens.
 pub(super) const HTTP_URL: &str = "http.url";
@@ -52,13 +53,22 @@ impl fmt::Display for InUse {
 impl std::error::Error for InUse {}
 
 impl DataDir {
-    /// Creates the directory when it is missing, and takes it. Another process that has it is a clear error.
+    /// Creates the directory when it is missing, closes it to other users, and takes it. A directory of another user, and
+    /// one that another process has, are errors.
     pub(super) fn take(path: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(path)
-            .with_context(|| format!("creating the data directory {}", path.display()))?;
-        let path =
-            path.canonicalize().with_context(|| format!("finding the data directory {}", path.display()))?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
+        private::create_directory(path).context("making the data directory")?;
+        let path = canonical(path)?;
+        private::secure_directory(&path)?;
+        Self::lock(path)
+    }
+
+    /// Takes a directory that exists, whoever owns it: root looks after the directory of a service that is stopped.
+    pub(super) fn take_existing(path: &Path) -> anyhow::Result<Self> {
+        Self::lock(canonical(path)?)
+    }
+
+    fn lock(path: PathBuf) -> anyhow::Result<Self> {
+        let lock = private::open_or_create(&path.join(LOCK));
         let mut lock = lock.with_context(|| {
             format!(
                 "the data directory {} cannot be written to; --data-dir names another one",
@@ -110,10 +120,7 @@ impl DataDir {
 
     /// Writes one of the small files whole.
     pub(super) fn write(&self, name: &str, line: &str) -> anyhow::Result<()> {
-        let unfinished = self.path.join(format!("{name}.new"));
-        fs::write(&unfinished, format!("{line}\n"))
-            .and_then(|()| fs::rename(&unfinished, self.path.join(name)))
-            .with_context(|| format!("writing {name} in {}", self.path.display()))
+        private::write_private(&self.join(name), format!("{line}\n"))
     }
 
     /// Removes the addresses: nobody listens there any more.
@@ -122,6 +129,10 @@ impl DataDir {
             let _ = fs::remove_file(self.path.join(name));
         }
     }
+}
+
+fn canonical(path: &Path) -> anyhow::Result<PathBuf> {
+    path.canonicalize().with_context(|| format!("finding the data directory {}", path.display()))
 }
 
 /// The line in one of the small files.

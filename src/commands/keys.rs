@@ -1,8 +1,7 @@
 //! Keys on disk: made once, readable by their owner alone.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -11,13 +10,13 @@ use tracing::{info, warn};
 use super::data_dir::{CHECKPOINT_KEY, CHECKPOINT_PUBLIC_KEY, DataDir};
 use crate::clock::SystemClock;
 use crate::config::Serve;
+use crate::disk::private;
 use crate::notary::note::{KeyName, SecretKey};
 
 /// Makes a key of this name in a file that is not there yet.
 pub(super) fn generate(name: KeyName, file: &Path) -> anyhow::Result<SecretKey> {
     let key = SecretKey::new(name, &SystemClock::new_seed()?);
-    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-    let written = opened.and_then(|mut opened| {
+    let written = private::create_new(file).and_then(|mut opened| {
         writeln!(opened, "{}", key.reveal())?;
         opened.sync_all()
     });
@@ -26,7 +25,8 @@ pub(super) fn generate(name: KeyName, file: &Path) -> anyhow::Result<SecretKey> 
 }
 
 fn read(file: &Path) -> anyhow::Result<SecretKey> {
-    let text = fs::read_to_string(file).with_context(|| format!("reading the key in {}", file.display()))?;
+    let text = String::from_utf8(private::read_secret(file, "the key")?);
+    let text = text.map_err(|_| anyhow!("{} is no key: it is not UTF-8", file.display()))?;
     text.parse().map_err(|why: String| anyhow!("{} is no key: {why}", file.display()))
 }
 

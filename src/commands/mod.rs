@@ -19,11 +19,13 @@ use tracing::error;
 
 use crate::config::{Cli, Command, Contract, LogFormat, LogFrom, Nats};
 use crate::contract::{ASYNCAPI, OPENAPI};
+use crate::disk::private;
 use crate::log::connection::{Connection, connect};
 use crate::log::embedded;
 
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
+    private::restrict_new_files();
     let matches = Cli::command().get_matches();
     let audit = matches.subcommand_matches("audit").and_then(|audit| audit.subcommand());
     if let Some(conflict) = audit.and_then(|(_, options)| LogFrom::conflict(options)) {

@@ -18,7 +18,7 @@ use rustix::process::{
 };
 use tracing::{error, info, warn};
 
-use crate::disk::Fullness;
+use crate::disk::{Fullness, private};
 
 /// The hidden subcommand through which the child is started, see [`exec_child`].
 pub const CHILD_COMMAND: &str = "nats-child";
@@ -58,8 +58,7 @@ pub struct EmbeddedOptions {
 impl EmbeddedNats {
     /// Starts a server and waits until it listens on a loopback port that the system chose.
     pub fn start(options: &EmbeddedOptions) -> anyhow::Result<Self> {
-        fs::create_dir_all(&options.directory)
-            .with_context(|| format!("creating {}", options.directory.display()))?;
+        private::create_directory(&options.directory)?;
         end_orphan(&pid_file(options))?;
         keep_previous_log(options)?;
         // The child dies with the *thread* that made it (PR_SET_PDEATHSIG), so one thread makes every child and lives
@@ -105,20 +104,21 @@ impl Drop for EmbeddedNats {
     }
 }
 
-/// Finds a `nats-server`: the one named, else on `PATH`, else in the project's tools folder below this directory.
+/// Finds a `nats-server`: the one named, else the first on `PATH`. Folders of `PATH` that are not absolute do not count: what
+/// is in them depends on where the command is typed, and may be another user's.
 pub fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = named {
         if !path.is_file() {
             bail!("{} is no file: --nats-server names the nats-server to run", path.display());
         }
-        return Ok(path.to_owned());
+        return path.canonicalize().with_context(|| format!("finding {}", path.display()));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places =
-        std::env::split_paths(&path).chain([PathBuf::from(".tools")]).map(|dir| dir.join("nats-server"));
-    places.find(|place| place.is_file()).context(
-        "no nats-server found: name one with --nats-server, put one on PATH, run nats/install.sh, or join a running \
-         NATS with --nats",
+    let folders = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
+    let mut files = folders.map(|folder| folder.join("nats-server"));
+    files.find(|file| file.is_file()).context(
+        "there is no nats-server on PATH: name one with --nats-server (nats/install.sh fetches one and prints where it \
+         is), or join a running NATS with --nats",
     )
 }
 
@@ -172,12 +172,11 @@ fn this_program() -> std::io::Result<PathBuf> {
 fn run(options: &EmbeddedOptions, port: Option<u16>) -> anyhow::Result<(Child, u16)> {
     let ports = options.directory.join("ports");
     let _ = fs::remove_dir_all(&ports);
-    fs::create_dir_all(&ports)?;
+    private::create_directory(&ports)?;
     let configuration = options.directory.join("nats-server.conf");
-    fs::write(&configuration, configuration_text(options, &ports, port))
-        .with_context(|| format!("writing {}", configuration.display()))?;
+    private::write_private(&configuration, configuration_text(options, &ports, port))?;
     // Appended to, since what a server said before it died is what one wants to know.
-    let log = fs::File::options().create(true).append(true).open(log_file(options))?;
+    let log = private::append_to(&log_file(options))?;
     let mut child = Command::new(this_program()?)
         .arg(CHILD_COMMAND)
         .arg(&options.binary)

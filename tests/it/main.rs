@@ -49,6 +49,7 @@ mod outage;
 mod outage_races;
 mod page;
 mod presence;
+mod private_files;
 mod projection;
 mod proofs;
 mod rebuild;

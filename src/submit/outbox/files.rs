@@ -1,10 +1,12 @@
 //! The files of an outbox: how they are written whole, and what goes where no entry is read any more.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+
+use crate::disk::private;
 
 /// The file of what waits, and the one of what the log will never take.
 pub(super) const ENTRIES: &str = "entries";
@@ -12,7 +14,7 @@ pub(super) const REJECTED: &str = "rejected";
 
 /// Opens what waits, to be added to.
 pub(super) fn open(directory: &Path) -> anyhow::Result<File> {
-    create(directory)?;
+    private::create_directory(directory)?;
     let opened = append_to(directory, ENTRIES)?;
     sync_directory(directory)?;
     Ok(opened)
@@ -20,9 +22,9 @@ pub(super) fn open(directory: &Path) -> anyhow::Result<File> {
 
 /// Puts these lines in the place of what waits, and opens it to be added to.
 pub(super) fn replace(directory: &Path, lines: &[u8]) -> anyhow::Result<File> {
-    create(directory)?;
+    private::create_directory(directory)?;
     let unfinished = directory.join(format!("{ENTRIES}.new"));
-    let written = File::create(&unfinished).and_then(|mut file| {
+    let written = private::create(&unfinished).and_then(|mut file| {
         file.write_all(lines)?;
         file.sync_all()
     });
@@ -54,14 +56,9 @@ pub(super) fn reject<'a>(
         .with_context(|| format!("writing {}", directory.join(REJECTED).display()))
 }
 
-fn create(directory: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))
-}
-
 fn append_to(directory: &Path, name: &str) -> anyhow::Result<File> {
     let path = directory.join(name);
-    let file = OpenOptions::new().create(true).append(true).open(&path);
-    file.with_context(|| format!("opening {}", path.display()))
+    private::append_to(&path).with_context(|| format!("opening {}", path.display()))
 }
 
 /// A new name is on disk when its directory is.
