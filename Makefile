@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test faults sim bench bench-peers bench-audit bench-micro check lint doc contracts nats
+.PHONY: help run test faults sim bench bench-peers bench-audit bench-micro check lint scripts deny doc contracts nats
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,11 +52,26 @@ bench-audit: ## Measure how long a long log takes to verify (EVENTS=)
 bench-micro: ## Measure the smallest steps (ARGS=name for some)
 	cargo bench --locked --bench micro -- $(ARGS)
 
-check: lint doc ## What must be clean before a commit: lint and doc
+check: lint scripts deny doc ## What must be clean before a commit: lint, scripts, deny and doc
 
 lint: ## Check the format, then clippy, with every warning an error
 	cargo fmt --all -- --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+scripts: ## Lint the shell scripts
+	@tests/install.sh
+	shellcheck $$(git ls-files '*.sh') .ci/run
+
+# .cargo/deny.toml has the rules. Advisories are looked up only where a clone of RustSec's database is: CI has none.
+deny: ## Check the dependencies: licences, sources, duplicates, and advisories if RustSec's database is here
+	@command -v .tools/bin/cargo-deny >/dev/null || \
+		cargo install --quiet --locked --debug --root .tools cargo-deny@0.20.2
+	.tools/bin/cargo-deny --locked check licenses bans sources
+	@if compgen -G "$${CARGO_HOME:-$$HOME/.cargo}/advisory-dbs/*" >/dev/null; then \
+		.tools/bin/cargo-deny --locked check --disable-fetch advisories; \
+	else \
+		echo "No advisory database in $${CARGO_HOME:-~/.cargo}/advisory-dbs: advisories were not checked."; \
+	fi
 
 doc: ## Build the documentation, private items too, with every warning an error
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items

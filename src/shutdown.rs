@@ -15,6 +15,7 @@ impl Shutdown {
         let (begin, watched) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+        ignore_other_signals()?;
         let signalled = begin.clone();
         tokio::spawn(async move {
             let mut next = async || {
@@ -42,4 +43,22 @@ impl Shutdown {
     pub async fn wait(&mut self) {
         let _ = self.0.wait_for(|begun| *begun).await;
     }
+}
+
+/// SIGHUP, SIGUSR1 and SIGUSR2 end a process that does not handle them: `systemctl reload`, log rotation and a closed
+/// terminal send them by habit. A replica logs the signal and goes on.
+fn ignore_other_signals() -> anyhow::Result<()> {
+    for (kind, name) in [
+        (SignalKind::hangup(), "SIGHUP"),
+        (SignalKind::user_defined1(), "SIGUSR1"),
+        (SignalKind::user_defined2(), "SIGUSR2"),
+    ] {
+        let mut signals = signal(kind).with_context(|| format!("handling {name}"))?;
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                info!("{name} has no effect: a changed option needs a restart, and diagnostics go to stderr");
+            }
+        });
+    }
+    Ok(())
 }

@@ -88,6 +88,21 @@ async fn during_the_grace_it_is_not_ready_and_serves_as_ever_and_a_second_signal
 }
 
 #[tokio::test]
+async fn signals_that_ask_for_no_end_leave_a_replica_running() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let mut client = greeted(&replica, "1").await;
+    for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")] {
+        replica.signal(signal);
+        let line = format!("{name} has no effect");
+        eventually(&line, || async { replica.log().contains(&line) }).await;
+    }
+    assert!(replica.is_ready().await);
+    replica.post_broadcast("still here").await;
+    client.expect("new_broadcast").await;
+}
+
+#[tokio::test]
 async fn an_acknowledgement_under_way_is_answered_before_the_close() {
     let nats = Nats::start().await;
     let spec = Spec::joining(nats.url()).with(&["--append-timeout-ms", "20000"]);

@@ -2,6 +2,7 @@
 
 mod audience;
 mod creator;
+mod hung;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -41,7 +42,7 @@ async fn a_rolling_restart_behind_nginx_loses_and_doubles_nothing() {
 /// each of them wrote down, and by the log. Returns every post.
 async fn rolling_restart(kind: Kind, grace: &str) -> Vec<Posted> {
     let nats = Nats::start().await;
-    let mut replicas = three(&nats, grace).await;
+    let mut replicas = three(&nats, grace, &[]).await;
     let balancer = Balancer::start(kind, &replicas).await;
     let audience: Vec<_> = (0..WEBSOCKETS)
         .map(|n| Member::websocket(&balancer.url(), format!("w{n}")))
@@ -83,19 +84,21 @@ async fn rolling_restart(kind: Kind, grace: &str) -> Vec<Posted> {
     paced.into_iter().chain(busy).collect()
 }
 
-async fn three(nats: &Nats, grace: &str) -> [Replica; 3] {
+async fn three(nats: &Nats, grace: &str, more: &[&str]) -> [Replica; 3] {
     let spec = || {
         let listen = format!("127.0.0.1:{}", free_port());
-        Spec::joining(nats.url()).with(&[
-            "--listen",
-            &listen,
-            "--channels",
-            "creator,forum",
-            "--drain-grace-seconds",
-            grace,
-            "--drain-seconds",
-            "1",
-        ])
+        Spec::joining(nats.url())
+            .with(&[
+                "--listen",
+                &listen,
+                "--channels",
+                "creator,forum",
+                "--drain-grace-seconds",
+                grace,
+                "--drain-seconds",
+                "1",
+            ])
+            .with(more)
     };
     [Replica::start_with(spec()).await, Replica::start_with(spec()).await, Replica::start_with(spec()).await]
 }

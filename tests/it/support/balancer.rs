@@ -19,6 +19,11 @@ pub struct Balancer {
 impl Balancer {
     /// Starts one in front of three replicas and waits until it finds one of them ready.
     pub async fn start(kind: Kind, replicas: &[Replica; 3]) -> Self {
+        Self::start_changed(kind, replicas, &[]).await
+    }
+
+    /// The same with other values of what the shipped file sets, as (shipped, instead).
+    pub async fn start_changed(kind: Kind, replicas: &[Replica; 3], changes: &[(&str, &str)]) -> Self {
         let port = free_port();
         let (name, file, listening, arguments) = match kind {
             Kind::Haproxy => ("haproxy", "haproxy.cfg", "bind :8000", &["-db", "-f", "haproxy.cfg"][..]),
@@ -29,6 +34,9 @@ impl Balancer {
         replace(&mut shipped, listening, &listen);
         for (n, replica) in (1..).zip(replicas) {
             replace(&mut shipped, &format!(" replica-{n}:8000"), &format!(" {}", address(replica)));
+        }
+        for (before, after) in changes {
+            replace(&mut shipped, before, after);
         }
         let program = Program::start(name, arguments, &[(file, &shipped), ("main.conf", NGINX_AROUND)]);
         let balancer = Self { _program: program, port };
