@@ -114,7 +114,7 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// How to reach these servers. The one that a replica runs for itself, on loopback, has no TLS and asks for no login.
+    /// How to reach these servers. The one that a replica runs for itself, on loopback, has no TLS, and its URL has the login.
     pub fn address(&self, servers: Vec<String>) -> Address {
         if self.nats.is_empty() {
             return Address { servers, ..Address::default() };
@@ -187,6 +187,11 @@ pub struct Serve {
     /// The nats-server to run without --nats. Default: the one on PATH.
     #[arg(long, env = "TIDINGS_NATS_SERVER", value_name = "FILE")]
     pub nats_server: Option<PathBuf>,
+
+    /// Loopback port of that nats-server. With it the server's login stays the same over restarts too, so that other
+    /// programs that were given its URL get in again. Default: the system chooses a port at each start.
+    #[arg(long, env = "TIDINGS_NATS_PORT", value_name = "PORT", conflicts_with = "nats", value_parser = clap::value_parser!(u16).range(1..))]
+    pub nats_port: Option<u16>,
 
     /// What this deployment chooses about the streams.
     #[command(flatten)]

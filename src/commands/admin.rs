@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::data_dir::{self, DataDir, InUse};
-use super::{connect_to_look, keys, print, tokens};
+use super::{connect_to_look, embedded_nats, keys, print, tokens};
 use crate::config::{Admin, Nats, Streams};
 use crate::log::jetstream::epoch_of;
 use crate::log::names::{CHECKPOINT_STREAM, LOG_STREAM};
@@ -32,6 +32,10 @@ pub(super) async fn run(command: Admin) -> anyhow::Result<ExitCode> {
     match command {
         Admin::Provision { nats, streams } => provision(&nats, &streams).await,
         Admin::Status { nats } => status(&nats).await,
+        Admin::NatsUrl { data_dir } => {
+            print(&format!("{}\n", embedded_nats(&data_dir)?))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Admin::Rebuild { data_dir } => rebuild(&data_dir),
         Admin::Health { url, data_dir } => health(url, &data_dir).await,
         Admin::Keygen { name, file } => keygen(name, &file),

@@ -14,7 +14,7 @@ use crate::disk::private;
 /// Where the replica listens.
 pub(super) const HTTP_URL: &str = "http.url";
 
-/// Where its embedded NATS listens.
+/// Where its embedded NATS listens, with the login.
 pub(super) const NATS_URL: &str = "nats.url";
 
 /// The key that its checkpoints are signed with, if it made one itself, and the public half for auditors.

@@ -10,7 +10,9 @@ mod serve;
 mod stdout;
 mod tokens;
 
-use std::io::{Write as _, stdout};
+use std::fs;
+use std::io::{ErrorKind, Write as _, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -91,11 +93,26 @@ async fn connect_to_look(nats: &Nats) -> anyhow::Result<Connection> {
     if !nats.nats.is_empty() {
         return connect(&nats.address(nats.nats.clone()), "tidings").await;
     }
-    let nobody = || {
-        let directory = nats.data_dir.display();
-        format!("no --nats was given, and no replica with a NATS of its own runs in {directory}")
-    };
-    let url = data_dir::read(&nats.data_dir, data_dir::NATS_URL).with_context(nobody)?;
+    let url = embedded_nats(&nats.data_dir)?;
     // A replica that was killed has left its address behind.
-    connect(&nats.address(vec![url]), "tidings").await.with_context(nobody)
+    connect(&nats.address(vec![url]), "tidings").await.with_context(|| no_embedded_nats(&nats.data_dir))
+}
+
+/// The URL, with its login, of the NATS that a replica of this data directory runs for itself.
+fn embedded_nats(data_dir: &Path) -> anyhow::Result<String> {
+    if let Err(error) = fs::read_dir(data_dir)
+        && error.kind() == ErrorKind::PermissionDenied
+    {
+        return Err(error).with_context(|| {
+            format!(
+                "only the user who runs the replica in {}, and root, can use its NATS",
+                data_dir.display()
+            )
+        });
+    }
+    data_dir::read(data_dir, data_dir::NATS_URL).with_context(|| no_embedded_nats(data_dir))
+}
+
+fn no_embedded_nats(data_dir: &Path) -> String {
+    format!("no --nats was given, and no replica with a NATS of its own runs in {}", data_dir.display())
 }

@@ -47,7 +47,7 @@ pub(super) async fn serve(mut options: Serve) -> anyhow::Result<()> {
     info!(replica.name = replica, "starting tidings {}", env!("CARGO_PKG_VERSION"));
     let embedded = start_embedded(&options, &data_dir)?;
     let servers =
-        embedded.as_ref().map_or_else(|| options.nats.nats.clone(), |nats| vec![nats.url().to_owned()]);
+        embedded.as_ref().map_or_else(|| options.nats.nats.clone(), |nats| vec![nats.url_with_login()]);
     let address = options.nats.address(servers);
     let connection = connection::begin(&address, &replica).await?;
     let provision = options.streams.provision();
@@ -129,10 +129,11 @@ fn start_embedded(options: &Serve, data_dir: &DataDir) -> anyhow::Result<Option<
     let nats = EmbeddedNats::start(&EmbeddedOptions {
         binary: embedded::find(options.nats_server.as_deref())?,
         directory: data_dir.join("nats"),
+        port: options.nats_port,
         max_file_store: options.embedded_store_bytes(),
     })?;
-    data_dir.write(data_dir::NATS_URL, nats.url())?;
-    info!(nats.url = nats.url(), "the embedded nats-server is up");
+    data_dir.write(data_dir::NATS_URL, &nats.url_with_login())?;
+    info!(nats.url = nats.address(), "the embedded nats-server is up");
     Ok(Some(nats))
 }
 
@@ -179,11 +180,12 @@ fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
     let program = std::env::args().next().unwrap_or_else(|| "tidings".to_owned());
     let channel = options.channels.first().map_or("creator", |channel| channel.as_str());
     let base = format!("{url}/api/{channel}/broadcast");
-    let (log, place) = if let Some(nats) = embedded {
-        (nats.url().to_owned(), format!("--data-dir '{}'", options.nats.data_dir.display()))
+    let (log, place, nats) = if let Some(nats) = embedded {
+        let place = format!("--data-dir '{}'", options.nats.data_dir.display());
+        (nats.address(), place.clone(), format!("NATS:    {program} admin nats-url {place}\n"))
     } else {
         let servers = without_password(&options.nats.nats.join(","));
-        (servers.clone(), format!("--nats {servers}"))
+        (servers.clone(), format!("--nats {servers}"), String::new())
     };
     // With tokens there is no page, and whoever asks shows one.
     let (page, user, token) = match options.identity.auth {
@@ -198,7 +200,8 @@ fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
          Listen:  curl -N{token} '{base}/events{user}'\n\
          Post:    curl{token} -X POST {base} -H 'Content-Type: application/json' -d '{{\"message\": \"Test\", \"type\": \"info\"}}'\n\
          Clear:   curl{token} -X POST {base}/clear\n\
-         Replay:  {program} audit replay {place}\n"
+         Replay:  {program} audit replay {place}\n\
+         {nats}"
     );
 }
 

@@ -28,6 +28,14 @@ Give auditors the public key by a way that is not this service. To rotate, make 
 public half to what auditors have, restart the replicas with `--checkpoint-key new.key,old.key`, and leave the old one out
 when nobody asks for it any more.";
 
+const NATS_URL_HELP: &str = "\
+The URL has a password that lets its holder read and write everything in that NATS. It is new at each start of the replica,
+unless `serve --nats-port` fixes the port, and the login with it.
+
+Example, for the `nats` command, which reads NATS_URL; in its arguments other users would see the password:
+  export NATS_URL=$(tidings admin nats-url)
+  nats stream view BROADCASTS";
+
 const REBUILD_HELP: &str = "\
 The projection is derived from the log and comes back the same. It is moved aside, not deleted: `projection.aside-1` is
 the newest of at most three. A replica that gave up on its projection begins anew as well.
@@ -58,6 +66,13 @@ pub enum Admin {
         /// Where NATS is.
         #[command(flatten)]
         nats: Nats,
+    },
+    /// Print the URL, with the login, of the NATS that a replica runs for itself.
+    #[command(after_help = NATS_URL_HELP)]
+    NatsUrl {
+        /// The data directory of the replica. Only who can read it gets the URL.
+        #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR", default_value = "tidings-data")]
+        data_dir: PathBuf,
     },
     /// Have a stopped replica rebuild its projection from the log at its next start.
     #[command(after_help = REBUILD_HELP)]

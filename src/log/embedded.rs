@@ -3,8 +3,13 @@
 //! Two servers on one store both acknowledge and lose messages (measured), so there is never a second one: the data
 //! directory's lock is held before anything starts, the child asks the kernel to die with its parent, and an orphan
 //! that is alive all the same is ended by its pid file before a new child is started.
+//!
+//! It listens on loopback, which every user of the machine can reach, and lets nobody in without a [`login::Login`].
+
+mod login;
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,6 +24,7 @@ use rustix::process::{
 use tracing::{error, info, warn};
 
 use crate::disk::{Fullness, private};
+use login::{Login, USER};
 
 /// The hidden subcommand through which the child is started, see [`exec_child`].
 pub const CHILD_COMMAND: &str = "nats-child";
@@ -39,7 +45,8 @@ const RESTART_AFTER: Duration = Duration::from_millis(500);
 /// A running nats-server of this process's own.
 #[derive(Debug)]
 pub struct EmbeddedNats {
-    url: String,
+    port: u16,
+    login: Login,
     stop: Option<SyncSender<()>>,
     supervisor: Option<JoinHandle<()>>,
 }
@@ -51,23 +58,33 @@ pub struct EmbeddedOptions {
     pub binary: PathBuf,
     /// Its own folder, inside the data directory whose lock is held.
     pub directory: PathBuf,
+    /// The port that it listens on; `None` lets the system choose one at each start. With a fixed port the login stays the
+    /// same over starts too, so that other programs that were given its URL get in again after a restart.
+    pub port: Option<u16>,
     /// Bytes that its streams on disk may take together.
     pub max_file_store: u64,
 }
 
 impl EmbeddedNats {
-    /// Starts a server and waits until it listens on a loopback port that the system chose.
+    /// Starts a server and waits until it listens on loopback.
     pub fn start(options: &EmbeddedOptions) -> anyhow::Result<Self> {
         private::create_directory(&options.directory)?;
         end_orphan(&pid_file(options))?;
         keep_previous_log(options)?;
+        let login = match options.port {
+            None => Login::random()?,
+            Some(port) => {
+                require_free(port)?;
+                Login::kept_in(&options.directory.join("password"))?
+            }
+        };
         // The child dies with the *thread* that made it (PR_SET_PDEATHSIG), so one thread makes every child and lives
         // as long as the process.
         let (stop, stopped) = sync_channel(1);
         let (started, start) = sync_channel(1);
-        let supervised = options.clone();
+        let supervised = Server { options: options.clone(), login: login.clone() };
         let supervisor = std::thread::Builder::new().name("nats-server".into()).spawn(move || {
-            match run(&supervised, None) {
+            match run(&supervised, supervised.options.port) {
                 Ok((child, port)) => {
                     if started.send(Ok(port)).is_ok() {
                         supervise(&supervised, child, port, &stopped);
@@ -77,12 +94,17 @@ impl EmbeddedNats {
             }
         })?;
         let port = start.recv().context("the thread that starts nats-server ended")??;
-        Ok(Self { url: format!("nats://127.0.0.1:{port}"), stop: Some(stop), supervisor: Some(supervisor) })
+        Ok(Self { port, login, stop: Some(stop), supervisor: Some(supervisor) })
     }
 
-    /// Where it listens; the same over restarts.
-    pub fn url(&self) -> &str {
-        &self.url
+    /// Where it listens, the same over restarts of the server, without the login: for people and diagnostics.
+    pub fn address(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The URL with the login, by which clients get in. A secret.
+    pub fn url_with_login(&self) -> String {
+        self.login.url(self.port)
     }
 
     /// Stops the server and waits for its end. Blocks.
@@ -144,6 +166,13 @@ pub fn exec_child(binary: &Path, arguments: &[String]) -> anyhow::Error {
     }
 }
 
+/// nats-server itself would end with a line in its own log.
+fn require_free(port: u16) -> anyhow::Result<()> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop).with_context(|| {
+        format!("the embedded NATS cannot listen on 127.0.0.1:{port} (--nats-port names another port)")
+    })
+}
+
 fn pid_file(options: &EmbeddedOptions) -> PathBuf {
     options.directory.join("nats-server.pid")
 }
@@ -168,13 +197,20 @@ fn this_program() -> std::io::Result<PathBuf> {
     if cfg!(target_os = "linux") { Ok(PathBuf::from("/proc/self/exe")) } else { std::env::current_exe() }
 }
 
+/// What every child of one start is run with.
+struct Server {
+    options: EmbeddedOptions,
+    login: Login,
+}
+
 /// Starts one child and waits for its port.
-fn run(options: &EmbeddedOptions, port: Option<u16>) -> anyhow::Result<(Child, u16)> {
+fn run(server: &Server, port: Option<u16>) -> anyhow::Result<(Child, u16)> {
+    let options = &server.options;
     let ports = options.directory.join("ports");
     let _ = fs::remove_dir_all(&ports);
     private::create_directory(&ports)?;
     let configuration = options.directory.join("nats-server.conf");
-    private::write_private(&configuration, configuration_text(options, &ports, port))?;
+    private::write_private(&configuration, configuration_text(server, &ports, port))?;
     // Appended to, since what a server said before it died is what one wants to know.
     let log = private::append_to(&log_file(options))?;
     let mut child = Command::new(this_program()?)
@@ -198,11 +234,14 @@ fn run(options: &EmbeddedOptions, port: Option<u16>) -> anyhow::Result<(Child, u
     }
 }
 
-fn configuration_text(options: &EmbeddedOptions, ports: &Path, port: Option<u16>) -> String {
+fn configuration_text(server: &Server, ports: &Path, port: Option<u16>) -> String {
     let quoted = |path: &Path| {
         format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
     };
+    let options = &server.options;
     CONFIGURATION
+        .replace("@USER@", USER)
+        .replace("@PASSWORD@", server.login.password())
         .replace("@PORT@", &port.map_or_else(|| "-1".to_owned(), |port| port.to_string()))
         .replace("@STORE@", &quoted(&options.directory.join("store")))
         .replace("@PORTS@", &quoted(ports))
@@ -233,14 +272,14 @@ fn port_in(file: &str) -> Option<u16> {
 }
 
 /// Keeps one child going until it is told to stop.
-fn supervise(options: &EmbeddedOptions, mut child: Child, port: u16, stopped: &Receiver<()>) {
+fn supervise(server: &Server, mut child: Child, port: u16, stopped: &Receiver<()>) {
     let mut unwatched = false;
     let mut full_disk = Fullness::default();
     while goes_on(stopped, LOOK_EVERY) {
         match child.try_wait() {
             Ok(Some(status)) => error!("the embedded nats-server ended ({status}); starting it again"),
             // One that met a full disk does not write again, whatever room there is (measured).
-            Ok(None) if full_disk.is_over(&options.directory) => {
+            Ok(None) if full_disk.is_over(&server.options.directory) => {
                 warn!("the disk has room again: starting the embedded nats-server anew");
                 end(&mut child);
             }
@@ -252,16 +291,16 @@ fn supervise(options: &EmbeddedOptions, mut child: Child, port: u16, stopped: &R
             }
             Ok(None) | Err(_) => continue,
         }
-        let Some(restarted) = restart(options, port, stopped) else { return };
+        let Some(restarted) = restart(server, port, stopped) else { return };
         child = restarted;
     }
     end(&mut child);
 }
 
 /// Tries until there is a child again. `None` when it was told to stop meanwhile.
-fn restart(options: &EmbeddedOptions, port: u16, stopped: &Receiver<()>) -> Option<Child> {
+fn restart(server: &Server, port: u16, stopped: &Receiver<()>) -> Option<Child> {
     while goes_on(stopped, RESTART_AFTER) {
-        match run(options, Some(port)) {
+        match run(server, Some(port)) {
             Ok((child, _)) => {
                 info!("the embedded nats-server is back");
                 return Some(child);

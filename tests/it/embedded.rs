@@ -7,7 +7,8 @@ use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Http, PATIENCE, Replica, Spec, eventually, nats_server};
+use crate::support::nats::free_port;
+use crate::support::{Http, Nats, PATIENCE, Replica, Spec, eventually, nats_server};
 
 /// The process that the replica's pid file names.
 fn nats_pid(replica: &Replica) -> Option<Pid> {
@@ -79,7 +80,7 @@ async fn a_killed_replica_takes_its_server_along_and_comes_back_with_the_same_lo
 #[tokio::test]
 async fn a_killed_server_is_started_again_where_it_was() {
     let replica = Replica::start_with(Spec::embedded()).await;
-    let url = fs::read_to_string(replica.data_dir().join("nats.url")).unwrap();
+    let url = replica.embedded_nats();
     let mut client = replica.connect("ann").await;
     client.greeted().await;
     let before = replica.post_broadcast("before").await;
@@ -90,8 +91,8 @@ async fn a_killed_server_is_started_again_where_it_was() {
     let after = replica.post_until_taken("after").await;
     assert_eq!(after["sequence"], 2);
     assert_ne!(one_server(&replica), child);
-    assert_eq!(fs::read_to_string(replica.data_dir().join("nats.url")).unwrap(), url);
-    let other = async_nats::connect(url.trim()).await.unwrap();
+    assert_eq!(replica.embedded_nats(), url);
+    let other = Nats::of(&replica).client().await;
     assert_eq!(other.connection_state(), async_nats::connection::State::Connected);
     // Whoever was connected to the replica stays so, and is told of each once.
     client.until("what was posted after", |m| m["type"] == "new_broadcast").await;
@@ -275,4 +276,91 @@ async fn the_server_is_not_told_the_replicas_secrets() {
     assert!(has(&environment(replica.pid()), secret.1), "it is there to be read");
     let server = environment(nats_pid(&replica).expect("a pid file"));
     assert!(!has(&server, "TIDINGS_") && !has(&server, secret.1));
+}
+
+/// The password in the URL of a replica's NATS.
+fn password(url: &str) -> &str {
+    url.strip_prefix("nats://tidings:").unwrap().split('@').next().unwrap()
+}
+
+/// What NATS says to a client with this login.
+async fn let_in(replica: &Replica, login: Option<(&str, &str)>) -> Result<(), String> {
+    let url = replica.embedded_nats();
+    let options = match login {
+        Some((user, password)) => {
+            async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
+        }
+        None => async_nats::ConnectOptions::new(),
+    };
+    let address = format!("nats://{}", url.rsplit('@').next().unwrap());
+    options.connect(address).await.map(drop).map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn nobody_gets_into_the_embedded_nats_without_its_login() {
+    let replica = Replica::start_with(Spec::embedded().with_variable("TIDINGS_LOG", "trace")).await;
+    replica.post_broadcast("only for those who are let in").await;
+    let url = replica.embedded_nats();
+    for login in [None, Some(("tidings", "guessed")), Some(("", "")), Some(("nobody", password(&url)))] {
+        let refused = let_in(&replica, login).await.unwrap_err();
+        assert!(refused.contains("authorization violation"), "{login:?}: {refused}");
+    }
+    let_in(&replica, Some(("tidings", password(&url)))).await.unwrap();
+
+    // The login is in the two files that need it, and nowhere else.
+    let told = replica.tidings(&["admin", "status"]).await;
+    let server = fs::read(format!("/proc/{}/cmdline", one_server(&replica).as_raw_nonzero())).unwrap();
+    let nats_log = fs::read_to_string(replica.data_dir().join("nats/nats-server.log")).unwrap();
+    for text in [
+        &replica.log(),
+        &nats_log,
+        &*String::from_utf8_lossy(&told.stdout),
+        &String::from_utf8_lossy(&server),
+    ] {
+        assert!(!text.is_empty() && !text.contains(password(&url)), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_command_for_it_prints_a_url_that_gets_in() {
+    let mut replica = Replica::start_with(Spec::embedded()).await;
+    let posted = replica.post_broadcast("to be read by others").await;
+    let printed = paste(&welcomed(&replica, "NATS:")).await;
+    assert_eq!(printed.trim(), replica.embedded_nats());
+    // As another client would use it: a service that reads KV.
+    let login = ("tidings", password(printed.trim()));
+    let options = async_nats::ConnectOptions::with_user_and_password(login.0.to_owned(), login.1.to_owned());
+    let client = options.connect(printed.trim()).await.unwrap();
+    let bucket = async_nats::jetstream::new(client).get_key_value("broadcast_active").await.unwrap();
+    eventually("KV has it", || async {
+        let value = bucket.get("creator").await.unwrap().unwrap_or_default();
+        String::from_utf8_lossy(&value).contains(id_of(&posted))
+    })
+    .await;
+
+    replica.terminate().await;
+    let nobody = replica.tidings(&["admin", "nats-url"]).await;
+    assert!(!nobody.status.success() && nobody.stdout.is_empty());
+    replica.start_again().await;
+    assert_ne!(replica.embedded_nats(), printed.trim(), "each start has a login of its own");
+    let_in(&replica, Some(login)).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn with_a_fixed_port_the_url_is_the_same_over_starts() {
+    let port = free_port();
+    let mut replica = Replica::start_with(Spec::embedded().with(&["--nats-port", &port.to_string()])).await;
+    let url = replica.embedded_nats();
+    assert!(url.ends_with(&format!("@127.0.0.1:{port}")), "{url}");
+    replica.terminate().await;
+    replica.start_again().await;
+    assert_eq!(replica.embedded_nats(), url);
+    let_in(&replica, Some(("tidings", password(&url)))).await.unwrap();
+
+    let mut second = Replica::prepared(Spec::embedded().with(&["--nats-port", &port.to_string()]));
+    second.spawn();
+    assert!(!second.ended().await.success());
+    let expected =
+        format!("the embedded NATS cannot listen on 127.0.0.1:{port} (--nats-port names another port)");
+    assert!(second.log().contains(&expected), "{}", second.log());
 }

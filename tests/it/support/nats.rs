@@ -115,12 +115,12 @@ impl Nats {
 
     /// The one that a replica runs for itself, and looks after.
     pub fn of(replica: &Replica) -> Self {
-        let ports = fs::read_dir(replica.data_dir().join("nats/ports")).unwrap();
-        let [file] = ports.map(|entry| entry.unwrap().path()).collect::<Vec<_>>().try_into().unwrap();
-        let ports: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-        let (_, port) = ports["nats"][0].as_str().unwrap().rsplit_once(':').unwrap();
+        let url = replica.embedded_nats();
+        let (login, address) = url.strip_prefix("nats://tidings:").unwrap().split_once('@').unwrap();
+        let (_, port) = address.rsplit_once(':').unwrap();
         let mut nats = Self::prepared();
         nats.port = port.parse().unwrap();
+        nats.password = Some(login.to_owned());
         nats
     }
 

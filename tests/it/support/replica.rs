@@ -169,6 +169,11 @@ impl Replica {
         self.spec.data_dir.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
 
+    /// The URL, with its login, of the NATS that it runs for itself.
+    pub fn embedded_nats(&self) -> String {
+        fs::read_to_string(self.data_dir().join("nats.url")).unwrap().trim().to_owned()
+    }
+
     fn log_path(&self) -> PathBuf {
         self.directory.path().join("log")
     }
