@@ -1,5 +1,7 @@
 //! The events: what happened, in the past tense, in the form in which the log keeps it for ever.
 
+mod fields;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -7,6 +9,7 @@ use super::types::{BroadcastId, Channel, Kind, Message, Timestamp, UserId};
 
 /// One announcement. As JSON it is the body of `broadcast.created` and the value in the KV bucket of active broadcasts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Broadcast {
     /// Its name; also the id of the event that created it.
     pub id: BroadcastId,
@@ -31,6 +34,7 @@ impl Broadcast {
 
 /// Somebody took the active broadcast down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Cleared {
     /// The broadcast that was active; the event has no effect when another one is by the time it is recorded.
     pub broadcast_id: BroadcastId,
@@ -42,6 +46,7 @@ pub struct Cleared {
 
 /// One user has seen and confirmed a broadcast.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Acknowledgement {
     /// Who.
     pub user: UserId,
@@ -51,6 +56,7 @@ pub struct Acknowledgement {
 
 /// Up to 1,000 users confirmed a broadcast: one group commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Acknowledged {
     /// What they confirmed.
     pub broadcast_id: BroadcastId,
@@ -79,14 +85,47 @@ pub struct EventType {
     pub name: &'static str,
     /// The version of the body's schema, from 1.
     pub version: u16,
+    /// Every field that the body may have, in one level or below another field: `acknowledgements.user`.
+    pub fields: &'static [&'static str],
+}
+
+/// Why a body is not an event to this build.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// This build does not know the type in that version.
+    UnknownType,
+    /// The body has this field, which this build does not know: a newer build wrote the event. An event is never shown
+    /// without a part of it that might say to whom, or until when, it applies.
+    UnknownField(String),
+    /// The body does not fit the schema of its type.
+    Malformed(serde_json::Error),
 }
 
 impl Event {
-    /// Every event that this build writes and reads. A projection that skipped events is rebuilt when this list grows.
+    /// Every event that this build writes and reads. A projection that skipped events is rebuilt when this list grows, in
+    /// types, in versions or in fields.
     pub const TYPES: [EventType; 3] = [
-        EventType { name: "broadcast.created", version: 1 },
-        EventType { name: "broadcast.cleared", version: 1 },
-        EventType { name: "broadcast.acknowledged", version: 1 },
+        EventType {
+            name: "broadcast.created",
+            version: 1,
+            fields: &["id", "message", "type", "created_by", "created_at"],
+        },
+        EventType {
+            name: "broadcast.cleared",
+            version: 1,
+            fields: &["broadcast_id", "cleared_by", "cleared_at"],
+        },
+        EventType {
+            name: "broadcast.acknowledged",
+            version: 1,
+            fields: &[
+                "broadcast_id",
+                "acknowledgements",
+                "acknowledgements.user",
+                "acknowledgements.at",
+                "salt",
+            ],
+        },
     ];
 
     /// The name and version under which this event is written.
@@ -121,14 +160,19 @@ impl Event {
         }
     }
 
-    /// Reads a body of the given type. `None` when this build does not know that type in that version.
-    pub fn from_json(name: &str, version: u16, body: &[u8]) -> Option<serde_json::Result<Self>> {
-        match (name, version) {
-            ("broadcast.created", 1) => Some(serde_json::from_slice(body).map(Self::Created)),
-            ("broadcast.cleared", 1) => Some(serde_json::from_slice(body).map(Self::Cleared)),
-            ("broadcast.acknowledged", 1) => Some(serde_json::from_slice(body).map(Self::Acknowledged)),
-            _ => None,
-        }
+    /// Reads a body of the given type. A field that this build does not know makes the event unreadable, wherever the field
+    /// stands and whatever else is wrong with the body.
+    pub fn from_json(name: &str, version: u16, body: &[u8]) -> Result<Self, Unreadable> {
+        let read = match (name, version) {
+            ("broadcast.created", 1) => serde_json::from_slice(body).map(Self::Created),
+            ("broadcast.cleared", 1) => serde_json::from_slice(body).map(Self::Cleared),
+            ("broadcast.acknowledged", 1) => serde_json::from_slice(body).map(Self::Acknowledged),
+            _ => return Err(Unreadable::UnknownType),
+        };
+        read.map_err(|error| match fields::first_unknown(name, version, body) {
+            Some(field) => Unreadable::UnknownField(field),
+            None => Unreadable::Malformed(error),
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use super::names::Subject;
 use super::names::header::FACTS_ROOT;
 use super::trace::TRACEPARENT;
 use super::{NewEvent, RawMessage, TraceParent};
+use crate::domain::event::Unreadable;
 use crate::domain::{Event, Recorded, Timestamp};
 
 /// What the binding encodes in header values: controls, space, `"`, `%`, and everything outside ASCII.
@@ -66,9 +67,9 @@ pub enum Decoded {
 /// Why a message is skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Skipped {
-    /// A CloudEvent of Tidings, of a type or version that a newer build may know.
+    /// A CloudEvent of Tidings with a type, a version or a field that a newer build may know.
     Future {
-        /// Its type and schema as written.
+        /// What this build does not know: the type and version, or the field of them.
         what: String,
     },
     /// Anything else: not a CloudEvent, not on a subject of ours, a body off its schema.
@@ -96,9 +97,13 @@ pub fn decode(raw: &RawMessage) -> Decoded {
 fn read(raw: &RawMessage) -> Result<Recorded, Skipped> {
     let attributes = Attributes::of(raw);
     let (name, version) = attributes.kind()?;
-    let body = Event::from_json(&name, version, &raw.body)
-        .ok_or_else(|| Skipped::Future { what: format!("{name}:{version}") })?;
-    let event = body.map_err(|e| Skipped::Foreign { why: format!("its body is not a {name}: {e}") })?;
+    let event = Event::from_json(&name, version, &raw.body).map_err(|unreadable| match unreadable {
+        Unreadable::UnknownType => Skipped::Future { what: format!("{name}:{version}") },
+        Unreadable::UnknownField(field) => {
+            Skipped::Future { what: format!("the field `{}` of {name}:{version}", field.escape_debug()) }
+        }
+        Unreadable::Malformed(e) => Skipped::Foreign { why: format!("its body is not a {name}: {e}") },
+    })?;
     let (subject, id) = (subject_of(raw)?, attributes.id()?);
     check_place(&subject, id, &event).map_err(foreign)?;
     Ok(Recorded {
@@ -237,7 +242,7 @@ mod tests {
         let body = format!(
             r#"{{"id":"{id}","message":"hi","type":"alert","created_by":"ann","created_at":"2026-01-02T03:04:05.678Z"}}"#
         );
-        let event = Event::from_json("broadcast.created", 1, body.as_bytes()).unwrap().unwrap();
+        let event = Event::from_json("broadcast.created", 1, body.as_bytes()).unwrap();
         let new = NewEvent {
             subject: "broadcasts.creator.lifecycle".parse().unwrap(),
             id,
@@ -299,6 +304,9 @@ mod tests {
         };
         let future = change(&|raw| set("ce-dataschema", "urn:tidings:schema:broadcast.created:2")(raw));
         assert_eq!(future, Skipped::Future { what: "broadcast.created:2".into() });
+        let body = [&good.body[..good.body.len() - 1], br#","audience":{"users":["7"]}}"#].concat();
+        let newer = change(&|raw| raw.body = body.clone().into());
+        assert_eq!(newer, Skipped::Future { what: "the field `audience` of broadcast.created:1".into() });
         let foreign: [&dyn Fn(&mut RawMessage); 7] = [
             &|raw| raw.headers.clear(),
             &|raw| raw.body = Bytes::from_static(b"{}"),

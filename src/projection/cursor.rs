@@ -3,6 +3,7 @@
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::event::EventType;
 use crate::domain::{Digest, Event};
 use crate::log::Epoch;
 use crate::log::merkle::{Frontier, Hash};
@@ -23,7 +24,7 @@ pub struct CursorRecord {
     last: Option<Hash>,
     /// The Merkle tree up to there.
     pub tree: Frontier,
-    /// Every event type and version that the writer of this record could read.
+    /// Every event type and version that the writer of this record could read, with its fields.
     known: Vec<String>,
     /// Messages skipped because a newer build may know them.
     pub skipped_future: u64,
@@ -97,5 +98,6 @@ impl CursorRecord {
 }
 
 fn known_events() -> Vec<String> {
-    Event::TYPES.iter().map(|kind| format!("{}:{}", kind.name, kind.version)).collect()
+    let known = |kind: &EventType| format!("{}:{} {}", kind.name, kind.version, kind.fields.join(","));
+    Event::TYPES.iter().map(known).collect()
 }

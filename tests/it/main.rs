@@ -56,6 +56,7 @@ mod rebuild;
 mod rolling;
 mod schemas;
 mod second_verifier;
+mod strictness;
 mod tidy;
 mod tampering;
 mod time_travel;

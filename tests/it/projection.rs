@@ -295,10 +295,18 @@ async fn a_store_that_cannot_be_believed_is_rebuilt() {
 }
 
 #[tokio::test]
-async fn a_store_of_a_build_that_knew_fewer_events_is_rebuilt_when_it_skipped_some() {
+async fn a_store_of_a_build_that_knew_fewer_events_or_fields_is_rebuilt_when_it_skipped_some() {
     let (log, ids) = log_of_rounds(3).await;
-    let older = json!({"skipped_future": 1, "known": ["broadcast.created:1"]});
-    comes_back_right(|directory| write_cursor(directory, &older), &log, &ids).await;
+    let fewer_types = json!(["broadcast.created:1 id,message,type,created_by,created_at"]);
+    let fewer_fields = json!([
+        "broadcast.created:1 id,message,type",
+        "broadcast.cleared:1 broadcast_id,cleared_by,cleared_at",
+        "broadcast.acknowledged:1 broadcast_id,acknowledgements,acknowledgements.user,acknowledgements.at,salt",
+    ]);
+    for known in [fewer_types, fewer_fields] {
+        let older = json!({"skipped_future": 1, "known": known});
+        comes_back_right(|directory| write_cursor(directory, &older), &log, &ids).await;
+    }
 }
 
 #[tokio::test]

@@ -190,7 +190,7 @@ fn set(message: &mut RawMessage, name: &str, value: &str) {
 
 /// Changes acknowledgements, and the root over them, as somebody would who knows how it is made.
 fn rewrite_acks(message: &mut RawMessage, change: impl FnOnce(&mut Acknowledged)) {
-    let event = Event::from_json("broadcast.acknowledged", 1, &message.body).unwrap().unwrap();
+    let event = Event::from_json("broadcast.acknowledged", 1, &message.body).unwrap();
     let Event::Acknowledged(mut acknowledged) = event else { panic!("{event:?}") };
     change(&mut acknowledged);
     set(message, FACTS_ROOT, &root_of(&acknowledged).unwrap().to_string());

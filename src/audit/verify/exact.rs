@@ -151,7 +151,10 @@ mod tests {
             Change::LetterOfHeader(at, letter, new) => {
                 let value = &mut at.get_mut(headers).1;
                 let mut letters: Vec<_> = value.chars().collect();
-                *letter.get_mut(&mut letters) = new;
+                // The source may be empty.
+                if !letters.is_empty() {
+                    *letter.get_mut(&mut letters) = new;
+                }
                 *value = letters.into_iter().collect();
             }
             Change::Double(at) => headers.push(at.get(headers).clone()),
@@ -231,7 +234,7 @@ mod tests {
             with("x-other", "1"),
             with("traceparent", "none"),
             body(&format!("{written} ")),
-            body(&written.replacen('{', r#"{"more":1,"#, 1)),
+            body(&written.replacen('{', "{ ", 1)),
             body(&written.replace("ann", "bob")),
         ] {
             assert!(matches!(looked_at(&other), Some((false, _))), "{other:?}");

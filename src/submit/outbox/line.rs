@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{Base, Entry};
+use crate::domain::event::Unreadable;
 use crate::domain::{Event, Timestamp};
 use crate::log::NewEvent;
 use crate::log::names::Subject;
@@ -91,9 +92,13 @@ fn parse(line: &[u8]) -> Result<Entry, String> {
     }
     let line: Line = serde_json::from_slice(json).map_err(|e| format!("it is no entry: {e}"))?;
     let data = serde_json::to_vec(&line.data).map_err(|e| e.to_string())?;
-    let event = Event::from_json(&line.kind, line.version, &data)
-        .ok_or_else(|| format!("this build does not know {}:{}", line.kind, line.version))?
-        .map_err(|e| format!("it is no {}: {e}", line.kind))?;
+    let event = Event::from_json(&line.kind, line.version, &data).map_err(|unreadable| match unreadable {
+        Unreadable::UnknownType => format!("this build does not know {}:{}", line.kind, line.version),
+        Unreadable::UnknownField(field) => {
+            format!("this build does not know the field `{}` of {}", field.escape_debug(), line.kind)
+        }
+        Unreadable::Malformed(e) => format!("it is not a {}: {e}", line.kind),
+    })?;
     let subject: Subject = line.subject.parse().map_err(|()| "its subject is not one of Tidings")?;
     let trace = line.traceparent.and_then(|trace| trace.parse().ok());
     let Line { entry: number, base, id, time, source, .. } = line;
