@@ -27,6 +27,11 @@ impl SystemClock {
         getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("the system gives no randomness: {e}"))?;
         Ok(seed)
     }
+
+    /// 64 bits that nobody can guess.
+    pub fn random_bits() -> anyhow::Result<u64> {
+        getrandom::u64().map_err(|e| anyhow::anyhow!("the system gives no randomness: {e}"))
+    }
 }
 
 impl Clock for SystemClock {

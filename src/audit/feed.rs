@@ -83,7 +83,7 @@ impl Feeding<'_> {
                 delivery = deliveries.recv() => match delivery {
                     None => bail!("reading the log ended"),
                     Some(Delivery::Head(_)) => {}
-                    Some(Delivery::Epoch(epoch)) => bail!("the log is another one now, of {epoch}"),
+                    Some(Delivery::Epoch(epoch)) => bail!("the log is another one now, with the epoch {epoch}"),
                     Some(Delivery::Batch(entries)) => {
                         if self.tell(entries).await? {
                             return Ok(());

@@ -47,7 +47,7 @@ pub async fn follow(
                 None => bail!("reading the log ended"),
                 Some(Delivery::Head(_)) => {}
                 Some(Delivery::Epoch(epoch)) => {
-                    note(format!("the log is another one now (of {epoch}); going on from its start"));
+                    note(format!("the log is another one now (epoch {epoch}); going on from its start"));
                     from = 1;
                 }
                 Some(Delivery::Batch(entries)) => {

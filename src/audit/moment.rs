@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::domain::Timestamp;
-use crate::log::epoch::parse_rfc3339;
+use crate::log::moment::parse_rfc3339;
 use crate::log::{EventLog, RawMessage, ReadError};
 
 /// How often "nothing there" is asked again before the end of the log counts as lost: a leader that was deposed a moment

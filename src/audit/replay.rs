@@ -11,7 +11,7 @@ use super::terminal::{Column, Table, json_line};
 use crate::domain::{BroadcastId, Channel, Event, Kind, Recorded, UserId};
 use crate::log::RawMessage;
 use crate::log::envelope::{Decoded, Skipped, attribute, decode, trace_of};
-use crate::log::epoch::{parse_rfc3339, rfc3339};
+use crate::log::moment::{parse_rfc3339, rfc3339};
 use crate::log::names::Subject;
 use crate::log::reader::Entry;
 use crate::log::trace::TRACEPARENT;

@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use super::data_dir::{self, DataDir, InUse};
 use super::{connect_to_look, embedded_nats, keys, print, tokens};
 use crate::config::{Admin, Nats, Streams};
-use crate::log::jetstream::epoch_of;
+use crate::log::jetstream::{epoch_of, nanoseconds};
+use crate::log::moment::rfc3339;
 use crate::log::names::{CHECKPOINT_STREAM, LOG_STREAM};
 use crate::log::provision::{Provision, mirrored_streams, replicas_stream};
 use crate::notary::note::KeyName;
@@ -30,7 +31,7 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(command: Admin) -> anyhow::Result<ExitCode> {
     match command {
-        Admin::Provision { nats, streams } => provision(&nats, &streams).await,
+        Admin::Provision { nats, streams, adopt } => provision(&nats, &streams, adopt).await,
         Admin::Status { nats } => status(&nats).await,
         Admin::NatsUrl { data_dir } => {
             print(&format!("{}\n", embedded_nats(&data_dir)?))?;
@@ -47,9 +48,12 @@ pub(super) async fn run(command: Admin) -> anyhow::Result<ExitCode> {
 }
 
 /// Exit code 0 when everything is as defined, 1 when something differs.
-async fn provision(nats: &Nats, streams: &Streams) -> anyhow::Result<ExitCode> {
+async fn provision(nats: &Nats, streams: &Streams, adopt: bool) -> anyhow::Result<ExitCode> {
     let connection = connect_to_look(nats).await?;
     let provision = streams.provision();
+    if adopt && let Some(epoch) = provision.adopt(&provision.context(&connection.client)).await? {
+        print(&format!("The stream {LOG_STREAM} is the log now. Its epoch is {epoch}.\n"))?;
+    }
     let drifts = provision.everything(&provision.context(&connection.client)).await?;
     for drift in &drifts {
         print(&format!("{drift}{}\n", if drift.guarding { " (a guarantee depends on it)" } else { "" }))?;
@@ -81,7 +85,8 @@ async fn status(nats: &Nats) -> anyhow::Result<ExitCode> {
 fn stream_status(stream: &Stream) -> Value {
     let info = stream.cached_info();
     json!({
-        "created": epoch_of(info).to_string(),
+        "epoch": epoch_of(info),
+        "created": rfc3339(nanoseconds(info.created)),
         "last_sequence": info.state.last_sequence,
         "messages": info.state.messages,
         "bytes": info.state.bytes,

@@ -20,7 +20,7 @@ use crate::clock::SystemClock;
 use crate::config::{Auth, LogFormat, SECRET_VARIABLE, Serve};
 use crate::log::connection::{self, Connection, without_password};
 use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
-use crate::log::provision::{Provision, Refused};
+use crate::log::provision::{NoEpoch, Provision, Refused};
 use crate::shutdown::Shutdown;
 use running::{Base, Running};
 
@@ -158,7 +158,7 @@ async fn provision_streams(connection: &Connection, provision: &Provision) -> an
     let drifts = loop {
         match provision.everything(&context).await {
             Ok(drifts) => break drifts,
-            Err(error) if error.is::<Refused>() => return Err(error),
+            Err(error) if error.is::<Refused>() || error.is::<NoEpoch>() => return Err(error),
             // A cluster that is just starting has no leader yet.
             Err(error) => warn!("the streams are not there yet, trying again: {error:#}"),
         }

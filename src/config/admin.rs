@@ -49,10 +49,18 @@ Example, where systemd runs the replica:
 
 While it rebuilds, /readyz fails and other replicas serve.";
 
+const PROVISION_HELP: &str = "\
+The log's epoch is its identity: 16 hexadecimal digits in the metadata of the stream BROADCASTS (key `tidings-epoch`), drawn
+when the stream is created. A stream that comes from elsewhere, such as `nats stream add`, has none, and `tidings serve` does
+not start with it. `--adopt` gives it one, once. A restored snapshot keeps its epoch and needs no adoption.
+
+Exit codes: 0 everything is as defined; 1 something differs, or failed.";
+
 /// The operator's commands.
 #[derive(Debug, Subcommand)]
 pub enum Admin {
     /// Create the streams and buckets that are missing, and report what differs in those that exist.
+    #[command(after_help = PROVISION_HELP)]
     Provision {
         /// Where NATS is.
         #[command(flatten)]
@@ -60,6 +68,9 @@ pub enum Admin {
         /// What to create.
         #[command(flatten)]
         streams: Streams,
+        /// Use a stream BROADCASTS that Tidings did not create: give it an epoch. Nothing happens to one that has an epoch.
+        #[arg(long)]
+        adopt: bool,
     },
     /// Print the state of the log, the buckets and the live replicas.
     Status {

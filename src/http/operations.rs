@@ -11,7 +11,6 @@ use tracing::error;
 use super::error::ApiError;
 use super::state::App;
 use crate::contract::{ASYNCAPI, OPENAPI};
-use crate::log::Epoch;
 use crate::metrics::{self, Standing};
 use crate::projection::Halt;
 use crate::submit::mode::Mode;
@@ -67,7 +66,7 @@ fn standing(app: &App) -> Standing {
         connected: app.nats.is_up(),
         connections: app.nats.made(),
         following: seen.following,
-        created: position.epoch.map(Epoch::as_unix_seconds),
+        epoch: position.epoch.map(String::from),
         head: seen.head,
         bytes: seen.bytes.0,
         max_bytes: seen.bytes.1,

@@ -14,8 +14,8 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, future};
 use serde_json::json;
 
-use super::names::{LOG_STREAM, Subject};
-use super::provision::{Provision, context};
+use super::names::{EPOCH_METADATA, LOG_STREAM, Subject};
+use super::provision::{NoEpoch, Provision, context};
 use super::{
     AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, envelope,
     looking, stored,
@@ -155,9 +155,15 @@ pub(super) fn flatten(headers: &HeaderMap, not_its_own: &[&str]) -> Vec<(String,
     flat
 }
 
-/// The incarnation of a stream: the moment of its creation, to the nanosecond.
-pub fn epoch_of(stream: &stream::Info) -> Epoch {
-    Epoch::from_unix_ns(nanoseconds(stream.created))
+/// The epoch in the metadata of the log's stream, if it has one.
+pub fn epoch_of(stream: &stream::Info) -> Option<Epoch> {
+    stream.config.metadata.get(EPOCH_METADATA)?.parse().ok()
+}
+
+/// The epoch of the log that NATS has at this moment.
+pub async fn epoch_now(context: &jetstream::Context) -> anyhow::Result<Epoch> {
+    let stream = context.get_stream(LOG_STREAM).await.context("asking for the log's epoch")?;
+    epoch_of(stream.cached_info()).ok_or_else(|| NoEpoch.into())
 }
 
 /// A moment of JetStream's clock, since 1970-01-01.
@@ -190,7 +196,7 @@ impl EventLog for JetStreamLog {
             let stream = self.stream().await?;
             let info = stream.cached_info();
             Ok(LogInfo {
-                epoch: epoch_of(info),
+                epoch: epoch_of(info).ok_or(ReadError::NoEpoch)?,
                 last_sequence: info.state.last_sequence,
                 bytes: info.state.bytes,
                 max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX),

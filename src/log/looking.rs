@@ -13,8 +13,8 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::epoch::parse_rfc3339;
 use super::jetstream::flatten;
+use super::moment::parse_rfc3339;
 use super::names::LOG_STREAM;
 use super::{Messages, RawMessage, ReadError};
 

@@ -30,7 +30,8 @@ pub struct MemoryLog {
 
 #[derive(Default)]
 struct Stored {
-    epoch: i64,
+    /// The time of its creation, and the bits of its epoch.
+    created_ns: i64,
     /// By sequence − 1; `None` where a message was damaged away.
     messages: Vec<Option<RawMessage>>,
     heads: HashMap<String, u64>,
@@ -40,8 +41,8 @@ struct Stored {
 }
 
 impl Stored {
-    fn new(epoch: i64) -> Self {
-        Self { epoch, max_bytes: MAX_BYTES, ..Self::default() }
+    fn new(created_ns: i64) -> Self {
+        Self { created_ns, max_bytes: MAX_BYTES, ..Self::default() }
     }
 
     fn last(&self) -> u64 {
@@ -58,7 +59,7 @@ impl Stored {
         self.bytes += body.len() as u64;
         self.heads.insert(subject.clone(), sequence);
         // A clock that ticks once a message: enough to order, and the same in every run.
-        let time_ns = self.epoch + i64::try_from(sequence).unwrap_or(i64::MAX) * 1_000_000;
+        let time_ns = self.created_ns + i64::try_from(sequence).unwrap_or(i64::MAX) * 1_000_000;
         self.messages.push(Some(RawMessage { sequence, time_ns, subject, headers, body }));
         sequence
     }
@@ -89,7 +90,7 @@ impl MemoryLog {
     /// Deletes everything and begins anew: another epoch, sequences from 1.
     pub fn recreate(&self) {
         let mut stored = self.lock();
-        *stored = Stored::new(stored.epoch + 1_000_000_000);
+        *stored = Stored::new(stored.created_ns + 1_000_000_000);
         drop(stored);
         self.changed.send_modify(|(last, incarnation)| {
             *last = 0;
@@ -142,7 +143,7 @@ impl EventLog for MemoryLog {
         async move {
             let stored = self.lock();
             Ok(LogInfo {
-                epoch: Epoch::from_unix_ns(stored.epoch),
+                epoch: Epoch::from_bits(stored.created_ns.unsigned_abs()),
                 last_sequence: stored.last(),
                 bytes: stored.bytes,
                 max_bytes: stored.max_bytes,

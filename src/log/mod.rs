@@ -13,6 +13,7 @@ pub mod leaf;
 pub mod looking;
 pub mod memory;
 pub mod merkle;
+pub mod moment;
 pub mod names;
 pub mod provision;
 pub mod reader;
@@ -118,7 +119,7 @@ impl RawMessage {
 /// What the log says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogInfo {
-    /// Which incarnation.
+    /// Its identity.
     pub epoch: Epoch,
     /// The last sequence; 0 when empty.
     pub last_sequence: u64,
@@ -133,6 +134,8 @@ pub struct LogInfo {
 pub enum ReadError {
     /// There is no such log.
     Missing,
+    /// The stream is there, and its metadata names no epoch: it was not provisioned by Tidings.
+    NoEpoch,
     /// It did not answer, or broke off.
     Away(anyhow::Error),
 }
@@ -141,6 +144,7 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => write!(f, "the stream {} does not exist", names::LOG_STREAM),
+            Self::NoEpoch => provision::NoEpoch.fmt(f),
             Self::Away(error) => write!(f, "{error:#}"),
         }
     }

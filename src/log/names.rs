@@ -14,6 +14,9 @@ pub const LOG_STREAM: &str = "BROADCASTS";
 /// Everything in the log.
 pub const LOG_SUBJECTS: &str = "broadcasts.>";
 
+/// The key in the metadata of [`LOG_STREAM`] under which the log's epoch is.
+pub const EPOCH_METADATA: &str = "tidings-epoch";
+
 /// The stream of checkpoints, and its one subject.
 pub const CHECKPOINT_STREAM: &str = "BROADCAST_CHECKPOINTS";
 
@@ -142,7 +145,7 @@ impl fmt::Display for UserToken {
 pub mod header {
     /// On every KV write: the log's sequence that the value reflects.
     pub const SEQUENCE: &str = "Tidings-Sequence";
-    /// On every KV write: the epoch of the log (when it was created, in RFC 3339) that the sequence counts in.
+    /// On every KV write: the epoch of the log that the sequence counts in.
     pub const EPOCH: &str = "Tidings-Epoch";
     /// On every acknowledgement event: the root over its facts, in base64.
     pub const FACTS_ROOT: &str = "tidings-facts-root";

@@ -15,8 +15,10 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{self, ErrorCode};
 
+use super::Epoch;
+use super::jetstream::epoch_of;
 use super::names::{
-    ACKS_BUCKET, ACTIVE_BUCKET, CHECKPOINT_STREAM, LOG_STREAM, REPLICAS_BUCKET, bucket_stream,
+    ACKS_BUCKET, ACTIVE_BUCKET, CHECKPOINT_STREAM, EPOCH_METADATA, LOG_STREAM, REPLICAS_BUCKET, bucket_stream,
 };
 
 /// How long a PubAck may take before the outcome is unknown.
@@ -80,12 +82,16 @@ impl Provision {
         let mut drifts = Vec::new();
         for wanted in self.definitions()? {
             let found = self.stream(context, &wanted.name).await?;
+            if wanted.name == LOG_STREAM && epoch_of(found.cached_info()).is_none() {
+                return Err(NoEpoch.into());
+            }
             drifts.extend(differences(&wanted, &found.cached_info().config));
         }
         Ok(drifts)
     }
 
-    /// The stream of this name, created from its definition when it is missing.
+    /// The stream of this name, created from its definition when it is missing. The log's stream is created with a new
+    /// epoch in its metadata.
     pub async fn stream(&self, context: &jetstream::Context, name: &str) -> anyhow::Result<Stream> {
         match context.get_stream(name).await {
             Ok(stream) => return Ok(stream),
@@ -95,13 +101,42 @@ impl Provision {
             },
         }
         let definition = self.definitions()?.into_iter().find(|known| known.name == name);
-        let definition = definition.with_context(|| format!("there is no definition of a stream {name}"))?;
+        let mut definition =
+            definition.with_context(|| format!("there is no definition of a stream {name}"))?;
+        if name == LOG_STREAM {
+            definition.metadata.insert(EPOCH_METADATA.to_owned(), Epoch::random()?.to_string());
+        }
         tracing::info!(nats.stream = name, "creating the stream, which does not exist");
         match context.create_stream(definition).await {
             Ok(stream) => Ok(stream),
-            // Another replica was faster, perhaps with other choices: what it made is there to be compared.
+            // Another replica was faster, with another epoch and perhaps with other choices: what it made counts.
             Err(error) => context.get_stream(name).await.map_err(|_| not_created(name, error)),
         }
+    }
+
+    /// Gives the log's stream an epoch, if it is there and has none. Returns the new epoch; `None` when there was nothing to
+    /// do. JetStream has no guard on updates: two administrators who do this at the same moment leave the later epoch.
+    pub async fn adopt(&self, context: &jetstream::Context) -> anyhow::Result<Option<Epoch>> {
+        let found = match context.get_stream(LOG_STREAM).await {
+            Ok(stream) => stream,
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    return Ok(None);
+                }
+                _ => return Err(error).context("asking NATS for the log's stream"),
+            },
+        };
+        if epoch_of(found.cached_info()).is_some() {
+            return Ok(None);
+        }
+        let epoch = Epoch::random()?;
+        let mut config = found.cached_info().config.clone();
+        config.metadata.insert(EPOCH_METADATA.to_owned(), epoch.to_string());
+        context
+            .update_stream(config)
+            .await
+            .context("writing the epoch into the metadata of the log's stream")?;
+        Ok(Some(epoch))
     }
 
     /// The definitions with this deployment's choices in them.
@@ -122,6 +157,22 @@ impl Provision {
         Ok(config)
     }
 }
+
+/// The log's stream has no epoch, or an unreadable one: it was not provisioned by Tidings.
+#[derive(Clone, Copy, Debug)]
+pub struct NoEpoch;
+
+impl fmt::Display for NoEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the stream {LOG_STREAM} has no epoch: its metadata has no {EPOCH_METADATA} of 16 lower-case hexadecimal \
+             digits, so it was not made by Tidings. To use it as the log, run `tidings admin provision --adopt` once"
+        )
+    }
+}
+
+impl std::error::Error for NoEpoch {}
 
 /// NATS refuses a stream for a reason that no waiting changes.
 #[derive(Debug)]

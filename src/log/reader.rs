@@ -133,11 +133,11 @@ impl Reader {
                 Interrupted::Unwanted => return,
                 Interrupted::Restart => continue,
                 Interrupted::Unreadable(ReadError::Missing) => self.recreate().await,
-                Interrupted::Unreadable(ReadError::Away(error)) => {
+                Interrupted::Unreadable(error) => {
                     self.seen.send_modify(|seen| seen.away = true);
                     warn!(
                         log.sequence = self.cursor.sequence,
-                        "cannot read the log now, trying again: {error:#}"
+                        "cannot read the log now, trying again: {error}"
                     );
                 }
             }
@@ -247,7 +247,7 @@ impl Reader {
             Some(epoch) if epoch == info.epoch => {
                 self.begin(info.epoch, "it is shorter than what was read from it").await?;
             }
-            Some(_) => self.begin(info.epoch, "its stream was recreated").await?,
+            Some(_) => self.begin(info.epoch, "its stream has another epoch").await?,
             None => self.begin(info.epoch, "").await?,
         }
         Ok(info)

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::epoch::parse_rfc3339;
+use super::moment::parse_rfc3339;
 use super::names::LOG_STREAM;
 use super::{RawMessage, ReadError};
 

@@ -4,6 +4,7 @@ use prometheus_client::encoding::{EncodeCounterValue, EncodeGaugeValue};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{ByChannel, ByReason, gauge};
@@ -25,7 +26,7 @@ pub struct Standing {
 }
 
 /// How the log stands.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Log {
     /// Whether NATS is connected.
     pub connected: bool,
@@ -33,8 +34,8 @@ pub struct Log {
     pub connections: u64,
     /// Whether the log is being followed.
     pub following: bool,
-    /// When its stream was created, in seconds since 1970.
-    pub created: Option<f64>,
+    /// Its epoch, as text.
+    pub epoch: Option<String>,
     /// Its last sequence.
     pub head: u64,
     /// Bytes that it has stored.
@@ -108,9 +109,8 @@ impl Log {
         now(r, "nats_connected", "1 while NATS is connected", u64::from(self.connected));
         total(r, "nats_connections", "Times that a connection to NATS was made", self.connections);
         now(r, "log_followed", "1 while the log is being followed", u64::from(self.following));
-        if let Some(created) = self.created {
-            let help = "When the stream of the log was created: it tells one log from another";
-            r.register_with_unit("log_created_timestamp", help, Unit::Seconds, ConstGauge::new(created));
+        if let Some(epoch) = &self.epoch {
+            r.register("log", "The epoch of the log that is followed", Info::new([("epoch", epoch.clone())]));
         }
         now(r, "log_sequence", "Last sequence of the log", self.head);
         bytes(r, "log_stored", "Bytes that the log has stored", self.bytes);

@@ -1,12 +1,12 @@
 //! Checkpoints: the root of the log's tree at a size, in the C2SP form (tlog-checkpoint) that a signed note carries.
 //!
 //! ```text
-//! {log}/{epoch}       the origin: the name of the key that signs, and which incarnation of the log
+//! {log}/{epoch}       the origin: the name of the key that signs, and the identity of the log
 //! {size}              leaves: the last sequence
 //! {root}              in base64
 //! ```
 //!
-//! The form wants an origin for each log, and a log that was recreated is another one; so the epoch is part of it, while the
+//! The form wants an origin for each log, and a log whose stream was provisioned anew is another one; so the epoch is part of it, while the
 //! key keeps its name.
 
 use std::fmt;
@@ -21,7 +21,7 @@ use crate::log::merkle::Hash;
 pub struct Checkpoint {
     /// Which log, by the name of its key.
     pub log: KeyName,
-    /// Which incarnation of it.
+    /// The identity of the log.
     pub epoch: Epoch,
     /// Leaves of the tree.
     pub size: u64,
@@ -89,24 +89,24 @@ mod tests {
     fn a_checkpoint_is_written_and_read() {
         let checkpoint = Checkpoint {
             log: "example.com/tidings".parse().unwrap(),
-            epoch: Epoch::from_unix_ns(1_000_000_007),
+            epoch: Epoch::from_bits(0x1f),
             size: 20_852_163,
             root: Hash::empty(),
         };
         let text = checkpoint.to_string();
         assert_eq!(
             text,
-            "example.com/tidings/1970-01-01T00:00:01.000000007Z\n20852163\n\
+            "example.com/tidings/000000000000001f\n20852163\n\
              47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
         );
         assert_eq!(text.parse(), Ok(checkpoint.clone()));
         assert_eq!(format!("{text}more\n").parse(), Ok(checkpoint));
         for bad in [
             "",
-            "a/1970-01-01T00:00:01Z\n1\n",
+            "a/0000000000000001\n1\n",
             &text.replace("20852163", "020852163"),
             &text.replace("20852163", "-1"),
-            &text.replace("Z\n", "\n"),
+            &text.replace("1f\n", "1F\n"),
             &text.replace("SuFU=", "="),
             text.trim_end(),
         ] {
@@ -119,7 +119,7 @@ mod tests {
         let [ours, stranger] = [1, 2].map(|seed| SecretKey::new("a.example".parse().unwrap(), &[seed; 32]));
         let checkpoint = Checkpoint {
             log: "a.example".parse().unwrap(),
-            epoch: Epoch::from_unix_ns(1),
+            epoch: Epoch::from_bits(1),
             size: 3,
             root: Hash::empty(),
         };

@@ -45,7 +45,7 @@ impl Desk {
     /// The place up to which the stream was read, if what stands there shows that it goes on from there: where to look, and
     /// the time that must have been recorded there.
     pub(super) fn known(&self, now: &Reach) -> Option<(u64, i64)> {
-        let read = self.read.filter(|read| read.created == now.created && read.last <= now.last);
+        let read = self.read.filter(|read| read.created_ns == now.created_ns && read.last <= now.last);
         read.map(|read| (read.last, read.last_time_ns))
     }
 
@@ -104,8 +104,8 @@ mod tests {
     use crate::log::merkle::Hash;
     use crate::projection::Halt;
 
-    fn epoch(n: i64) -> Epoch {
-        Epoch::from_unix_ns(n)
+    fn epoch(bits: u64) -> Epoch {
+        Epoch::from_bits(bits)
     }
 
     fn checkpoint(size: u64) -> Checkpoint {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn reach(created: i64, last: u64) -> Reach {
-        Reach { created: epoch(created), first: 1, last, last_time_ns: 1 }
+        Reach { created_ns: created, first: 1, last, last_time_ns: 1 }
     }
 
     fn desk() -> Desk {

@@ -54,7 +54,7 @@ const BREATH: Duration = Duration::from_millis(50);
 /// How often the leader must say that the log is too short before it is believed: one that was deposed can say so once.
 const ASKED: u32 = 3;
 
-/// How far the clocks of two NATS nodes may be apart: a checkpoint noted so long before the log was created is not of it.
+/// How far the clocks of two NATS nodes may be apart: a checkpoint noted so long before the first event of the log is not of it.
 const SKEW_NS: i64 = 600_000_000_000;
 
 /// What a notary needs to know.
@@ -155,6 +155,8 @@ impl Notary {
             }
             None => None,
         };
+        // No checkpoint of this log is older than its first event; an empty log says nothing of that.
+        let first = self.log.first_from(1).await.context("asking the log when it begins")?;
         let mut found = None;
         for number in (reach.first.max(known.unwrap_or(0) + 1)..=reach.last).rev() {
             let Some(noted) = checkpoints.at(number).await? else { continue };
@@ -166,7 +168,8 @@ impl Notary {
                 Err(why) => warn!(checkpoint.number = number, "passed over a checkpoint: {why}"),
             }
             // In a stream that goes on all that is new is looked at, so that nothing foreign in it goes unsaid.
-            let before_the_log = noted.time_ns < epoch.as_unix_ns().saturating_sub(SKEW_NS);
+            let before_the_log =
+                first.as_ref().is_some_and(|first| noted.time_ns < first.time_ns.saturating_sub(SKEW_NS));
             if before_the_log || (found.is_some() && known.is_none()) {
                 break;
             }

@@ -10,7 +10,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use super::checkpoint::Signed;
 use super::note::{Note, PublicKey};
 use crate::log::Epoch;
-use crate::log::jetstream::{epoch_of, is_conflict, nanoseconds};
+use crate::log::jetstream::{is_conflict, nanoseconds};
 use crate::log::names::{CHECKPOINT_STREAM, CHECKPOINT_SUBJECT};
 
 /// Places of the stream that a look for the newest checkpoint passes over at most: what is of no use there was written by
@@ -31,8 +31,8 @@ pub struct Noted {
 /// Which stream of checkpoints it is, and which places it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// When it was created: one that was deleted and made again counts from 1 anew.
-    pub created: Epoch,
+    /// When it was created, in nanoseconds since 1970-01-01: one that was deleted and made again counts from 1 anew.
+    pub created_ns: i64,
     /// The first place.
     pub first: u64,
     /// The last place; 0 when nothing ever stood there.
@@ -72,7 +72,7 @@ impl Checkpoints {
         let info = found.cached_info();
         let (first, last) = (info.state.first_sequence, info.state.last_sequence);
         let last_time_ns = nanoseconds(info.state.last_timestamp);
-        Ok(Reach { created: epoch_of(info), first, last, last_time_ns })
+        Ok(Reach { created_ns: nanoseconds(info.created), first, last, last_time_ns })
     }
 
     /// What stands at a place, if it was not lost.

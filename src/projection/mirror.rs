@@ -2,7 +2,8 @@
 //!
 //! The only writer of those buckets. KV is never read to decide or to serve. One replica mirrors at a time, the holder
 //! of a lease; every write carries the log's epoch and sequence and the key's expected revision, and what is further
-//! in the log wins, so that a holder that was paused and wakes up cannot bring anything back.
+//! in the log wins, so that a holder that was paused and wakes up cannot bring anything back. Which of two epochs is the
+//! log's, NATS says.
 
 mod bucket;
 mod lease;
@@ -12,7 +13,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use async_nats::{Client, jetstream};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ use super::{Active, Announcement, Changed, Position, Projection};
 use crate::clock::Clock;
 use crate::domain::{Acknowledgement, BroadcastId, Change, Channel, Timestamp};
 use crate::log::Epoch;
+use crate::log::jetstream::epoch_now;
 use crate::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, ack_key};
 use crate::log::provision::Provision;
 use crate::metrics::{Metrics, gauge};
@@ -183,6 +185,8 @@ struct Writer {
 impl Writer {
     async fn open(mirror: Arc<Mirror>, context: jetstream::Context) -> anyhow::Result<Self> {
         let epoch = mirror.projection.position().epoch.context("the projection has no log")?;
+        let now = epoch_now(&context).await?;
+        ensure!(now == epoch, "the log has another epoch, {now}, than the projection, {epoch}");
         let active = Bucket::open(&context, &mirror.provision, ACTIVE_BUCKET).await?;
         let acks = Bucket::open(&context, &mirror.provision, ACKS_BUCKET).await?;
         let mut writer =
@@ -209,7 +213,7 @@ impl Writer {
         let mut position = self.mirror.projection.watch();
         let reached = position.wait_for(|position| {
             let Position { epoch, sequence, .. } = *position;
-            epoch.map(|epoch| Place { epoch, sequence }) >= Some(place)
+            epoch == Some(place.epoch) && sequence >= place.sequence
         });
         timeout(AHEAD_PATIENCE, reached).await.is_ok_and(|reached| reached.is_ok())
     }
@@ -218,28 +222,33 @@ impl Writer {
     /// have lost its tail and then used the same sequences again.
     async fn sweep(&self, bucket: &Bucket) -> anyhow::Result<()> {
         let keys = bucket.keys().await?;
-        let kept = keys.map_ok(|key| self.take_down_older(bucket, key)).try_buffer_unordered(PUTS_IN_FLIGHT);
-        let (here, mut ahead) = (self.place(self.mirror.projection.position().sequence), Vec::new());
+        let kept =
+            keys.map_ok(|key| self.take_down_foreign(bucket, key)).try_buffer_unordered(PUTS_IN_FLIGHT);
+        let (here, mut ahead) = (self.mirror.projection.position().sequence, Vec::new());
         let mut kept = pin!(kept);
         while let Some(kept) = kept.try_next().await? {
-            ahead.extend(kept.filter(|(_, entry)| entry.place > Some(here)));
+            ahead.extend(kept.filter(|(_, entry)| entry.sequence() > here));
         }
-        let Some(furthest) = ahead.iter().filter_map(|(_, entry)| entry.place).max() else { return Ok(()) };
-        if self.reaches(furthest).await {
+        let Some(furthest) = ahead.iter().map(|(_, entry)| entry.sequence()).max() else { return Ok(()) };
+        if self.reaches(self.place(furthest)).await {
             return Ok(());
         }
-        let here = self.place(self.mirror.projection.position().sequence);
-        ahead.retain(|(_, entry)| entry.place > Some(here));
+        let here = self.mirror.projection.position().sequence;
+        ahead.retain(|(_, entry)| entry.sequence() > here);
         warn!("the bucket {} has {} keys from beyond the log: taking them down", bucket.name(), ahead.len());
         // With the revisions from before the wait: whatever was written since then stays.
         let taken = stream::iter(ahead).map(|(key, entry)| self.take_down(bucket, key, entry.revision));
         taken.buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await
     }
 
-    /// Takes a key down if it is of an older log or of none; returns any other one.
-    async fn take_down_older(&self, bucket: &Bucket, key: String) -> anyhow::Result<Option<(String, Entry)>> {
+    /// Takes a key down if it is of another log or of none; returns any other one.
+    async fn take_down_foreign(
+        &self,
+        bucket: &Bucket,
+        key: String,
+    ) -> anyhow::Result<Option<(String, Entry)>> {
         let Some(entry) = bucket.get(&key).await? else { return Ok(None) };
-        if entry.place >= Some(self.place(0)) {
+        if entry.place.is_some_and(|place| place.epoch == self.epoch) {
             return Ok(Some((key, entry)));
         }
         if entry.value.is_some() {

@@ -17,7 +17,7 @@ use tidings::notary::stream::Noted;
 
 use crate::support::contract::schemas::Schemas;
 
-const EPOCH: Epoch = Epoch::from_unix_ns(1_700_000_000_000_000_007);
+const EPOCH: Epoch = Epoch::from_bits(0x00c0_ffee_0000_0007);
 
 fn message(sequence: u64, time_ns: i64, body: &str) -> Entry {
     let headers = vec![("x".to_owned(), sequence.to_string())];

@@ -11,6 +11,7 @@ use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::time::timeout;
 
 use crate::support::log::created;
+use crate::support::nats::provision;
 use crate::support::{Nats, PATIENCE, Replica, Spec};
 
 /// An auditor's command at work.
@@ -188,11 +189,10 @@ async fn another_log_is_said_and_read_from_its_start_and_nothing_is_created() {
     let mut follower = Follower::start(&nats, &["--from-seq", "4"]);
     follower.expect(4..=5).await;
     let jetstream = nats.jetstream().await;
-    let config = jetstream.get_stream(LOG_STREAM).await.unwrap().cached_info().config.clone();
     jetstream.delete_stream(LOG_STREAM).await.unwrap();
     assert!(follower.note().await.contains("or has no log"));
     assert!(jetstream.get_stream(LOG_STREAM).await.is_err(), "who looks creates nothing");
-    jetstream.create_stream(config).await.unwrap();
+    provision(1).stream(&jetstream, LOG_STREAM).await.unwrap();
     append(&log, 1..=3).await;
     follower.expect(1..=3).await;
     let notes = [follower.note().await, follower.note().await];

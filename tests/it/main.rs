@@ -28,6 +28,7 @@ mod drain;
 mod edge;
 mod edge_tls;
 mod embedded;
+mod epoch;
 mod faults;
 mod garbage;
 mod guards;

@@ -6,6 +6,7 @@ use std::fs;
 use reqwest::Method;
 use serde_json::json;
 use tidings::clock::{Clock as _, SystemClock};
+use tidings::log::EventLog as _;
 
 use crate::support::{Nats, Replica, Spec, eventually};
 
@@ -240,8 +241,9 @@ async fn metrics_show_the_other_replicas_and_when_the_heartbeat_was_taken() {
             replica.metric("tidings_last_heartbeat_timestamp_seconds").await > now - 600.0
         })
         .await;
-        let created = replica.metric("tidings_log_created_timestamp_seconds").await;
-        assert!((now - created).abs() < 600.0, "the log is of this test: {created}");
+        let epoch = nats.log().await.info().await.unwrap().epoch;
+        let followed = format!("tidings_log_info{{epoch=\"{epoch}\"}}");
+        assert!((replica.metric(&followed).await - 1.0).abs() < 0.1, "{followed}");
     }
     replicas[0].terminate().await;
     becomes(&replicas[1], "tidings_replicas", 1.0).await;

@@ -8,23 +8,24 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tidings::log::Epoch;
+use tidings::log::moment::parse_rfc3339;
 use tokio::process::Command;
 
-use crate::support::nats::provision;
+use crate::support::nats::{epoch_metadata, provision};
 use crate::support::{Nats, Replica, Spec, eventually, nats_server};
 
 /// Runs the binary by itself, without the environment of whoever runs the tests.
-async fn tidings(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+pub async fn tidings(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     command.args(arguments).env_clear().envs(environment.iter().copied()).stdin(Stdio::null());
     command.output().await.unwrap()
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -169,7 +170,9 @@ async fn provisioning_can_be_repeated_and_names_what_differs() {
     assert_eq!(status["streams"]["BROADCASTS"]["max_bytes"], 17_179_869_184_u64);
     assert!(status["nats"]["version"].as_str().unwrap().starts_with("2."));
     let created = status["streams"]["KV_broadcast_active"]["created"].as_str().unwrap();
-    assert!(created.parse::<Epoch>().is_ok(), "as every other time is written: {created}");
+    assert!(parse_rfc3339(created).is_ok(), "as every other time is written: {created}");
+    let epoch = status["streams"]["BROADCASTS"]["epoch"].as_str().unwrap();
+    assert!(epoch.parse::<Epoch>().is_ok(), "{epoch}");
     let replicas = status["replicas"].as_array().unwrap();
     assert_eq!((replicas.len(), &replicas[0]["mode"]), (1, &json!("cluster")));
 
@@ -186,7 +189,7 @@ async fn provisioning_can_be_repeated_and_names_what_differs() {
 async fn a_stream_with_a_weaker_guarantee_stops_the_start() {
     let nats = Nats::start().await;
     let log = provision(1).definitions().unwrap().remove(0);
-    let weak = Config { deny_purge: false, ..log };
+    let weak = Config { deny_purge: false, metadata: epoch_metadata(), ..log };
     nats.jetstream().await.create_stream(weak).await.unwrap();
     let mut replica = Replica::prepared(Spec::joining(nats.url()));
     replica.spawn();

@@ -13,7 +13,7 @@ use tidings::log::names::LOG_STREAM;
 use tidings::log::{EventLog as _, RawMessage};
 
 use crate::support::log::{cleared, everything};
-use crate::support::nats::provision;
+use crate::support::nats::{epoch_metadata, provision};
 use crate::support::{Client, Nats, Replica, Spec, eventually};
 
 /// Time, type and id of what is in the log, in order.
@@ -310,7 +310,11 @@ async fn with_nothing_on_disk_and_no_nats_a_replica_waits_unready() {
 #[tokio::test]
 async fn a_nats_that_turns_out_unfit_later_ends_the_replica_with_the_reason() {
     let mut nats = Nats::start().await;
-    let weak = Config { deny_purge: false, ..provision(1).definitions().unwrap().remove(0) };
+    let weak = Config {
+        deny_purge: false,
+        metadata: epoch_metadata(),
+        ..provision(1).definitions().unwrap().remove(0)
+    };
     nats.jetstream().await.create_stream(weak).await.unwrap();
     nats.kill();
     let mut replica = Replica::prepared(Spec::joining(nats.url()));

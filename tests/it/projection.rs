@@ -195,7 +195,7 @@ async fn another_log_is_begun_with_from_its_start_and_a_new_snapshot() {
     let Announcement::Snapshot { epoch, sequence: 0, active } = projecting.announcement().await else {
         panic!("no snapshot of the new log")
     };
-    assert!(epoch > before && active.is_empty());
+    assert!(epoch != before && active.is_empty());
     append_round(&log).await;
     assert_eq!(projecting.digest_at(4).await, clean_digest(&log).await);
     assert_eq!(projecting.projection.position().epochs, 1);
@@ -278,12 +278,8 @@ async fn a_store_that_cannot_be_believed_is_rebuilt() {
     comes_back_right(|directory| write_cursor(directory, &json!({"sequence": 9})), &log, &ids).await;
     let none = json!({"tree": Frontier::default()});
     comes_back_right(|directory| write_cursor(directory, &none), &log, &ids).await;
-    comes_back_right(
-        |directory| write_cursor(directory, &json!({"epoch": "2020-01-01T00:00:00.000000000Z"})),
-        &log,
-        &ids,
-    )
-    .await;
+    comes_back_right(|directory| write_cursor(directory, &json!({"epoch": "00000000000000ff"})), &log, &ids)
+        .await;
     comes_back_right(|directory| write_contradiction(directory, ids[9]), &log, &ids).await;
     let all_of_it = |directory: &Path| {
         for file in files_below(directory) {

@@ -372,7 +372,7 @@ async fn a_check_needs_the_file_and_the_key_and_says_what_is_proven() {
         code == Some(0) && said.starts_with(&begin) && said.contains("; recorded as event 2 at 2"),
         "{said}"
     );
-    assert!(said.contains("; signed by example.com/tidings as part of the log of "), "{said}");
+    assert!(said.contains("; signed by example.com/tidings as part of the log "), "{said}");
     let odd = signing.proof(&id, Some("eve acknowledged nothing. User 7")).await;
     assert!(text(&odd).await.1.starts_with("User \"eve acknowledged nothing. User 7\" acknowledged "));
 

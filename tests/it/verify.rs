@@ -358,7 +358,7 @@ async fn an_older_log_and_a_rewritten_one_are_found_by_what_was_kept() {
     let said = case.verify(&keep).await;
     said.finds("known", None, "the one verified before was of");
     let found = said.of("checkpoint");
-    assert!(found.iter().any(|(_, what)| what.contains("of another log, of")), "{said:?}");
+    assert!(found.iter().any(|(_, what)| what.contains("of another log, with the epoch")), "{said:?}");
     assert!(found.iter().any(|(_, what)| what.contains("signed by none of the keys")), "{said:?}");
     assert!(said.of("guard").len() >= 3, "{said:?}");
 }

@@ -226,7 +226,7 @@ impl Opening {
         };
         let of_header = self.header.as_ref().and_then(|header| header.epoch);
         let known = of_header.or_else(|| self.checkpoints.iter().rev().find_map(of_checkpoint));
-        // A log that was made when no log could be: no checkpoint and nothing kept is of it.
-        known.unwrap_or(Epoch::from_unix_ns(0))
+        // No checkpoint and nothing kept is of this one.
+        known.unwrap_or(Epoch::from_bits(0))
     }
 }

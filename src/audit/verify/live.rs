@@ -39,7 +39,7 @@ impl From<Heartbeat> for Replica {
 pub(super) fn compare_ends(head: Head, replicas: &[Replica], report: &mut impl FnMut(Finding)) {
     for replica in replicas {
         let what = match replica.epoch {
-            Some(epoch) if epoch != head.epoch => format!("it reads another log, of {epoch}"),
+            Some(epoch) if epoch != head.epoch => format!("it reads another log, with the epoch {epoch}"),
             Some(_) if replica.digests[0].0 > head.last_sequence => {
                 format!(
                     "it has read up to {}, and the log ends at {}",

@@ -106,15 +106,17 @@ impl Roots {
             } else {
                 format!("checkpoints {first} to {last} are")
             };
-            let what = format!("{which} of another log, of {epoch}; this one is of {}", head.epoch);
+            let what = format!("{which} of another log, with the epoch {epoch}; this one has {}", head.epoch);
             report(Finding::of_all(Kind::Checkpoint, what));
         }
         if let Some(known) = known {
             if known.epoch == head.epoch {
                 roots.want(known.size, Wanted { root: known.root, signed: None });
             } else {
-                let what =
-                    format!("the log is of {}; the one verified before was of {}", head.epoch, known.epoch);
+                let what = format!(
+                    "the log has the epoch {}; the one verified before had {}",
+                    head.epoch, known.epoch
+                );
                 report(Finding::of_all(Kind::Known, what));
             }
         }

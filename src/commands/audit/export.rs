@@ -29,7 +29,7 @@ pub(super) async fn run(options: config::Export) -> anyhow::Result<()> {
     let Exported { head, root, holes, checkpoints } = exported;
     let name = options.out.display().to_string();
     print(&format!(
-        "{}: the log of {} up to sequence {}; holes: {holes}, checkpoints: {checkpoints}\nroot {root}\n",
+        "{}: the log {} up to sequence {}; holes: {holes}, checkpoints: {checkpoints}\nroot {root}\n",
         printable(&name),
         head.epoch,
         head.last_sequence,

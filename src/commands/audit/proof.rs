@@ -16,7 +16,7 @@ use crate::audit::terminal::{json_line, printable};
 use crate::commands::print;
 use crate::config::{Check, CheckFormat, Prove};
 use crate::domain::UserId;
-use crate::log::epoch::rfc3339;
+use crate::log::moment::rfc3339;
 use crate::notary::note::PublicKey;
 
 /// Exit code of arguments that are wrong although they could be parsed.
@@ -97,7 +97,7 @@ fn sentence(Proven { says, checkpoint, signed_by }: &Proven) -> String {
         }
     };
     let text = format!(
-        "{what}; recorded as event {sequence} at {}; signed by {} as part of the log of {}, up to event {}.{effect}",
+        "{what}; recorded as event {sequence} at {}; signed by {} as part of the log {}, up to event {}.{effect}",
         rfc3339(*time_ns),
         signed_by.name().as_str(),
         checkpoint.epoch,

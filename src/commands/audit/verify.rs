@@ -115,7 +115,7 @@ impl Output {
             _ => format!("up to {}; the last {} not yet", verified.right_up_to, counted(unsigned, "place")),
         };
         print(&format!(
-            "{found}\n  log      of {}, {}\n  root     {}\n  held to  {} signed or kept, {}\n  signed   {signed}\n",
+            "{found}\n  log      {}, {}\n  root     {}\n  held to  {} signed or kept, {}\n  signed   {signed}\n",
             verified.epoch,
             counted(verified.size, "place"),
             verified.root,

@@ -1,6 +1,6 @@
 //! A KV bucket whose values know their place in the log.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::stream::{self, LastRawMessageErrorKind};
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
 use crate::log::Epoch;
-use crate::log::jetstream::is_conflict;
+use crate::log::jetstream::{epoch_now, is_conflict};
 use crate::log::names::{bucket_stream, bucket_subject, header};
 use crate::log::provision::Provision;
 
@@ -18,8 +18,8 @@ const KV_OPERATION: &str = "KV-Operation";
 /// Two holders at once fight over a key at most this often.
 const TRIES: u32 = 8;
 
-/// The place in the log that a value reflects; a later one wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The place in the log that a value reflects. Within an epoch the later one wins; of two epochs the log's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) epoch: Epoch,
     pub(super) sequence: u64,
@@ -38,6 +38,13 @@ pub(super) struct Entry {
     pub(super) revision: u64,
     pub(super) place: Option<Place>,
     pub(super) value: Option<Bytes>,
+}
+
+impl Entry {
+    /// The sequence of its place; 0 when it has none.
+    pub(super) fn sequence(&self) -> u64 {
+        self.place.map_or(0, |place| place.sequence)
+    }
 }
 
 pub(super) struct Bucket {
@@ -79,12 +86,12 @@ impl Bucket {
 
     /// Writes a key, unless it already reflects this place or a later one.
     pub(super) async fn write(&self, key: &str, place: Place, write: Write) -> anyhow::Result<()> {
-        self.write_unless(key, place, write, |known| known >= place).await
+        self.write_unless(key, place, write, |known| known >= place.sequence).await
     }
 
     /// Writes a key, also when it already reflects this place: the bucket forgets by age.
     pub(super) async fn refresh(&self, key: &str, place: Place, write: Write) -> anyhow::Result<()> {
-        self.write_unless(key, place, write, |known| known > place).await
+        self.write_unless(key, place, write, |known| known > place.sequence).await
     }
 
     async fn write_unless(
@@ -92,13 +99,24 @@ impl Bucket {
         key: &str,
         place: Place,
         write: Write,
-        stays: impl Fn(Place) -> bool,
+        stays: impl Fn(u64) -> bool,
     ) -> anyhow::Result<()> {
         for _ in 0..TRIES {
             let entry = self.get(key).await?;
             let nothing_to_delete = entry.is_none() && matches!(write, Write::Delete);
-            if nothing_to_delete || entry.as_ref().and_then(|entry| entry.place).is_some_and(&stays) {
+            let known = entry.as_ref().and_then(|entry| entry.place);
+            let foreign = known.is_some_and(|known| known.epoch != place.epoch);
+            if nothing_to_delete || known.is_some_and(|known| !foreign && stays(known.sequence)) {
                 return Ok(());
+            }
+            // Either the key is left over from another log, or this holder has missed that the log was replaced.
+            if foreign {
+                let now = epoch_now(&self.context).await?;
+                ensure!(
+                    now == place.epoch,
+                    "the log has another epoch, {now}, than this mirror, {}",
+                    place.epoch
+                );
             }
             let revision = entry.map_or(0, |entry| entry.revision);
             if self.publish(key, Some(place), &write, revision).await? {

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value, json};
-use tidings::log::epoch::{parse_rfc3339, rfc3339};
+use tidings::log::moment::{parse_rfc3339, rfc3339};
 use tidings::log::names::{ACTIVE_BUCKET, CHECKPOINT_STREAM, LOG_STREAM, bucket_stream};
 
 use crate::support::checkpoints::signed;

@@ -1,8 +1,10 @@
 //! Real nats-server processes on ports that the system chose.
 
 mod cluster;
+mod snapshot;
 mod store;
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -12,8 +14,10 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tidings::log::Epoch;
 use tidings::log::connection::{Address, Connection, connect};
 use tidings::log::jetstream::JetStreamLog;
+use tidings::log::names::EPOCH_METADATA;
 use tidings::log::provision::Provision;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -305,6 +309,11 @@ async fn provisioned(client: async_nats::Client, replicas: usize) -> JetStreamLo
 
 pub fn provision(replicas: usize) -> Provision {
     Provision { replicas, log_max_bytes: 1 << 30, acks_max_age: Duration::from_hours(1) }
+}
+
+/// Metadata of a log's stream that was not made from the definition.
+pub fn epoch_metadata() -> HashMap<String, String> {
+    HashMap::from([(EPOCH_METADATA.to_owned(), Epoch::from_bits(7).to_string())])
 }
 
 pub fn free_port() -> u16 {
