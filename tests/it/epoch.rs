@@ -76,7 +76,7 @@ async fn a_stream_without_an_epoch_is_refused_until_an_admin_adopts_it_once() {
         assert!(stderr(&said).contains(advice), "{}", stderr(&said));
     }
 
-    let adopt = ["admin", "provision", "--adopt", "--nats", &nats.url()];
+    let adopt = ["admin", "provision", "--adopt", "--log-max-bytes", "1073741824", "--nats", &nats.url()];
     let said = tidings(&adopt, &[]).await;
     let epoch = epoch_of(&nats).await;
     assert!(said.status.success() && stdout(&said).contains(&epoch.to_string()), "{}", stdout(&said));
