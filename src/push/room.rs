@@ -58,12 +58,14 @@ fn state_for(shown: Option<&Active>, user: &UserId, projection: &Projection, seq
 }
 
 impl Room {
-    pub(super) fn add(&mut self, id: ConnectionId, connection: Connection) {
+    /// Adds a connection. Whether it is the first of its user.
+    pub(super) fn add(&mut self, id: ConnectionId, connection: Connection) -> bool {
         if connection.staff {
             self.told = None;
         }
-        self.users.add(connection.user(), id);
+        let is_first = self.users.add(connection.user(), id);
         self.connections.push(id, connection);
+        is_first
     }
 
     /// Changes what a connection learns. Who knows nothing yet is told the numbers soon.
@@ -88,10 +90,11 @@ impl Room {
         &self.tape
     }
 
-    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
+    /// Removes a connection. Says whether it was the last of its user.
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<(Box<Connection>, bool)> {
         let connection = self.connections.remove(id)?;
-        self.users.remove(connection.user(), id);
-        Some(connection)
+        let was_last = self.users.remove(connection.user(), id);
+        Some((connection, was_last))
     }
 
     /// Ends up to so many connections that are open, those that came first. Says how many.

@@ -20,14 +20,15 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::client::{Answered, Refreshed};
-use super::connection::{Connection, Means};
+use super::connection::{Connection, Means, user_hash};
+use super::counts::Counts;
 use super::drain::{Drain, next_tick, retry_after_ms};
-use super::heartbeat::Counts;
-use super::hub::{Attached, Connecting, ConnectionId, Local, LocalPresence, STREAM_QUEUE, Upgraded};
+use super::hub::{Attached, Connecting, ConnectionId, STREAM_QUEUE, Upgraded};
+use super::local::Local;
 use super::mode::Telling;
 use super::room::Room;
 use super::wire::{Close, ServerMessage};
-use crate::domain::Channel;
+use crate::domain::{Channel, UserId};
 use crate::metrics::{ByChannel, gauge};
 use crate::projection::Announcement;
 use crate::submit;
@@ -51,7 +52,6 @@ pub(super) enum Request {
     SendActive(Channel, ConnectionId),
     Refreshed(usize, Refreshed),
     Answered(Vec<Answered>),
-    Presence(oneshot::Sender<LocalPresence>),
     Drain(Duration, oneshot::Sender<()>),
 }
 
@@ -186,7 +186,6 @@ impl Shard {
             }
             Request::Refreshed(name, refreshed) => self.refreshed(name, refreshed),
             Request::Answered(answered) => self.acknowledging.take_in(answered),
-            Request::Presence(reply) => drop(reply.send(self.presence())),
             Request::Drain(over, reply) => self.begin_drain(over, reply),
         }
     }
@@ -209,8 +208,9 @@ impl Shard {
         let (floor, id) = self.admit(&who.channel)?;
         let (sender, outgoing) = mpsc::channel(STREAM_QUEUE);
         let (close, closed) = oneshot::channel();
-        let room = &mut self.floors[floor].room;
-        room.add(id, Connection::of_stream(who.user.clone(), who.staff, room.tape(), sender, close));
+        let tape = self.floors[floor].room.tape();
+        let connection = Connection::of_stream(who.user.clone(), who.staff, tape, sender, close);
+        self.add(floor, id, connection, &who.user);
         self.greet(floor, id, &[], who.heartbeat_seconds);
         Ok(Attached { id, outgoing, close: closed })
     }
@@ -229,8 +229,21 @@ impl Shard {
         }
     }
 
+    fn add(&mut self, floor: usize, id: ConnectionId, connection: Connection, user: &UserId) {
+        let Floor { channel, room, .. } = &mut self.floors[floor];
+        if room.add(id, connection)
+            && let Some(local) = self.local.channels.get(channel)
+        {
+            local.user_came(self.number.0, user_hash(user));
+        }
+    }
+
     fn remove(&mut self, floor: usize, id: ConnectionId) {
-        let Some(mut gone) = self.floors[floor].room.remove(id) else { return };
+        let Floor { channel, room, .. } = &mut self.floors[floor];
+        let Some((mut gone, was_last)) = room.remove(id) else { return };
+        if was_last && let Some(local) = self.local.channels.get(channel) {
+            local.user_left(self.number.0, user_hash(gone.user()));
+        }
         if let Some(client) = gone.client() {
             client.count_end(None, &self.means.metrics);
         }
@@ -243,7 +256,7 @@ impl Shard {
     fn count(&mut self, floor: usize) {
         let Floor { channel, room, counted } = &mut self.floors[floor];
         let (connections, users) = (room.connections.len(), room.users.count());
-        if let Some(local) = self.local.counts.get(channel) {
+        if let Some(local) = self.local.channels.get(channel) {
             move_by(&local.connections, counted.connections, connections);
             move_by(&local.users, counted.users, users);
         }
@@ -251,14 +264,6 @@ impl Shard {
         shift(&gauge, counted.connections, connections);
         (counted.connections, counted.users) = (connections, users);
         self.local.changed.notify_one();
-    }
-
-    fn presence(&self) -> LocalPresence {
-        let hashes = |room: &Room| room.connections.values().map(|connection| connection.user_hash).collect();
-        let of = |floor: &Floor| {
-            (floor.channel.clone(), (floor.room.connections.len() as u64, hashes(&floor.room)))
-        };
-        self.floors.iter().map(of).collect()
     }
 
     fn begin_drain(&mut self, over: Duration, done: oneshot::Sender<()>) {

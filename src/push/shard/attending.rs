@@ -126,8 +126,8 @@ impl Shard {
             }
             return;
         }
-        let room = &mut self.floors[floor].room;
-        room.add(id, Connection::of_socket(who.staff, room.tape(), client));
+        let connection = Connection::of_socket(who.staff, self.floors[floor].room.tape(), client);
+        self.add(floor, id, connection, &who.user);
         self.greet(floor, id, &answer, who.heartbeat_seconds);
         if !read.is_empty() {
             self.hear(name, Heard::Handshake(read), now, inbox);

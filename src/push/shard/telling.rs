@@ -6,6 +6,7 @@ use super::{Floor, Shard, floor_of, shift};
 use crate::domain::{Change, in_log};
 use crate::metrics::ByChannel;
 use crate::projection::{Announcement, Changed};
+use crate::push::counts::Reached;
 use crate::push::report::report;
 use crate::push::wire::{ConnectedStats, Place, ServerMessage};
 
@@ -62,9 +63,16 @@ impl Shard {
                 }
                 let delivered = room.activate(broadcast, sequence);
                 let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
-                let sent_to_users = self.local.connected(channel, counts).connections;
-                let place = Place::of(sequence);
-                let sent = ServerMessage::BroadcastSent { broadcast_id: *id, sent_to_users, place };
+                let local = in_log(sequence).is_none();
+                let Reached { users, connections, approximate } =
+                    self.local.connected(channel, counts).reached(local);
+                let sent = ServerMessage::BroadcastSent {
+                    broadcast_id: *id,
+                    sent_to_users: users,
+                    sent_to_connections: connections,
+                    approximate,
+                    place: Place::of(sequence),
+                };
                 delivered + room.send_staff(&sent, means)
             }
             Change::Ended { id, reason } => room.take_down(*id, *reason, sequence),
