@@ -31,6 +31,8 @@ pub struct Heartbeat {
     pub at: Timestamp,
     /// Whether it works with the log; a word that an older replica may not know.
     pub mode: String,
+    /// Whether it shows what the log has: its projection has caught up once, and goes on.
+    pub serving: bool,
     /// How far its projection is, in which log, and the digest there and at the last multiple of 256.
     pub epoch: Option<Epoch>,
     /// The last sequence applied.

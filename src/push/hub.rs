@@ -194,6 +194,20 @@ impl Hub {
         self.local.changed.notified().await;
     }
 
+    /// Begins to close every connection with `1012`, spread evenly over a time, and takes nobody new until [`Self::resume`].
+    pub async fn release(&self, over: Duration) {
+        for shard in self.shards.iter() {
+            let _ = shard.send(Request::Release(over)).await;
+        }
+    }
+
+    /// Takes connections again, and closes none that is left, unless the replica stops.
+    pub async fn resume(&self) {
+        for shard in self.shards.iter() {
+            let _ = shard.send(Request::Resume).await;
+        }
+    }
+
     /// Closes every connection with `1012`, spread evenly over a time, and returns when none is left.
     pub async fn drain(&self, over: Duration) {
         let drained = self.shards.iter().map(|shard| async move {

@@ -20,6 +20,7 @@ mod name;
 mod peers;
 pub mod presence;
 mod readiness;
+pub mod release;
 mod report;
 mod room;
 mod roster;

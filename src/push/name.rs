@@ -75,6 +75,7 @@ mod tests {
             started_at: Timestamp::from_unix_ms(started_at),
             at: Timestamp::from_unix_ms(started_at),
             mode: "cluster".to_owned(),
+            serving: true,
             epoch: None,
             sequence: 0,
             digest: Digest::default(),

@@ -23,6 +23,7 @@ const EXACT_UNION: usize = 65_536;
 /// A replica that was heard.
 struct Peer {
     channels: BTreeMap<Channel, Audience>,
+    serving: bool,
     heard: Instant,
 }
 
@@ -46,7 +47,7 @@ impl Peers {
         }
         let known = heartbeat.channels.iter().filter(|(channel, _)| self.channels.contains(*channel));
         let channels = known.map(|(channel, present)| (channel.clone(), present.audience())).collect();
-        self.by_name.insert(heartbeat.replica.clone(), Peer { channels, heard });
+        self.by_name.insert(heartbeat.replica.clone(), Peer { channels, serving: heartbeat.serving, heard });
     }
 
     /// A replica has stopped.
@@ -60,6 +61,11 @@ impl Peers {
 
     pub(super) fn count(&self) -> usize {
         self.by_name.len()
+    }
+
+    /// How many of them could serve this replica's clients.
+    pub(super) fn serving(&self) -> usize {
+        self.by_name.values().filter(|peer| peer.serving).count()
     }
 
     /// How many are connected, by channel. `away`: NATS is, so that the other replicas are not heard.
@@ -149,6 +155,7 @@ mod tests {
             started_at: Timestamp::from_unix_ms(0),
             at: Timestamp::from_unix_ms(0),
             mode: "cluster".to_owned(),
+            serving: replica != "stalled",
             epoch: None,
             sequence: 0,
             digest: Digest::default(),
@@ -208,6 +215,15 @@ mod tests {
             peers.hear(&heartbeat(&format!("r{n}"), &exact(1, &[2])), Instant::now());
         }
         assert_eq!(peers.count(), MAX_PEERS);
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_stands_still_itself_could_serve_nobody() {
+        let mut peers = Peers::new([channel()].into());
+        peers.hear(&heartbeat("stalled", &exact(0, &[])), Instant::now());
+        assert_eq!((peers.count(), peers.serving()), (1, 0));
+        peers.hear(&heartbeat("well", &exact(0, &[])), Instant::now());
+        assert_eq!((peers.count(), peers.serving()), (2, 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -79,6 +79,7 @@ impl Presence {
     pub async fn run(
         self,
         counts: watch::Sender<BTreeMap<Channel, Counts>>,
+        serving: watch::Sender<usize>,
         taken: oneshot::Sender<Heartbeat>,
     ) -> anyhow::Result<()> {
         let context = self.provision.context(&self.connection.client);
@@ -98,7 +99,7 @@ impl Presence {
             tokio::select! {
                 biased;
                 () = sleep_until(sum_at) => {
-                    self.sum(&mut peers, &counts);
+                    self.sum(&mut peers, &counts, &serving);
                     summed_at = Some(Instant::now());
                     sum_at = Instant::now() + SUM_AT_LEAST_EVERY;
                 }
@@ -130,8 +131,15 @@ impl Presence {
         }
     }
 
-    fn sum(&self, peers: &mut Peers, counts: &watch::Sender<BTreeMap<Channel, Counts>>) {
+    fn sum(
+        &self,
+        peers: &mut Peers,
+        counts: &watch::Sender<BTreeMap<Channel, Counts>>,
+        serving: &watch::Sender<usize>,
+    ) {
         peers.forget_silent();
+        let others = peers.serving();
+        serving.send_if_modified(|known| std::mem::replace(known, others) != others);
         self.metrics.replicas.set(gauge(peers.count() + 1));
         let now = peers.sum(&self.hub.presence(), self.modes.now() == Mode::Local);
         counts.send_if_modified(|known| {
@@ -182,6 +190,7 @@ impl Presence {
             started_at: self.identity.started_at,
             at: self.clock.now(),
             mode: self.modes.now().as_str().to_owned(),
+            serving: position.serving && position.halt.is_none(),
             epoch: position.epoch,
             sequence: position.sequence,
             digest: position.digest,

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use super::socket::Extent;
 
 /// Sockets that are told of at once.
-const EVENTS_AT_ONCE: usize = 1_024;
+const EVENTS_AT_ONCE: usize = 256;
 
 pub(super) struct Readiness {
     poll: AsyncFd<Poll>,

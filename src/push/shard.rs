@@ -44,6 +44,9 @@ const TOLD_AT_ONCE: usize = 256;
 /// Requests that are answered before that.
 const ANSWERED_AT_ONCE: usize = 256;
 
+/// Announcements that are taken in before that.
+const ANNOUNCED_AT_ONCE: usize = 256;
+
 /// What is asked of a shard.
 pub(super) enum Request {
     Attach(Connecting, oneshot::Sender<Result<Attached, Close>>),
@@ -53,6 +56,8 @@ pub(super) enum Request {
     Refreshed(usize, Refreshed),
     Answered(Vec<Answered>),
     Drain(Duration, oneshot::Sender<()>),
+    Release(Duration),
+    Resume,
 }
 
 /// A channel's part of a shard.
@@ -131,11 +136,22 @@ impl Shard {
             let is_busy = self.is_telling() || self.sockets.are_unread() || self.acknowledging.is_answering();
             tokio::select! {
                 biased;
-                // First, so that who attaches after an event was announced gets the state with it.
+                // What the clock asks for comes first: it is ready seldom, and could wait for ever behind what always is.
+                _ = stats.tick() => {
+                    self.tell_staff();
+                    self.count_waiting();
+                }
+                () = self.mode.due() => self.tell_mode(),
+                () = next_tick(&mut self.drain) => self.drain_some(),
+                // Before requests, so that who attaches after an event was announced gets the state with it.
                 announcement = announcements.recv(), if !self.has_much_to_tell() => {
                     let Some(first) = announcement else { return };
                     self.announce(first);
-                    while !self.has_much_to_tell() && let Ok(next) = announcements.try_recv() {
+                    for _ in 1..ANNOUNCED_AT_ONCE {
+                        if self.has_much_to_tell() {
+                            break;
+                        }
+                        let Ok(next) = announcements.try_recv() else { break };
                         self.announce(next);
                     }
                 }
@@ -147,26 +163,22 @@ impl Shard {
                         self.answer(next, &inbox);
                     }
                 }
-                _ = stats.tick() => {
-                    self.tell_staff();
-                    self.count_waiting();
-                }
-                () = self.mode.due() => self.tell_mode(),
-                () = next_tick(&mut self.drain) => self.drain_some(),
-                () = self.sockets.wait_for_one() => self.attend(&inbox),
-                () = self.sockets.wait_for_deadline(&self.means.watch) => self.keep_time(&inbox),
+                () = self.sockets.wait_for_one() => {}
+                () = self.sockets.wait_for_deadline(&self.means.watch) => {}
                 () = yield_now(), if is_busy => {}
             }
-            for floor in &mut self.floors {
-                floor.room.tell_some(TOLD_AT_ONCE, &self.means);
-            }
-            self.answer_some(TOLD_AT_ONCE);
-            if is_busy {
-                self.attend(&inbox);
-            }
-            self.ask(&inbox);
-            self.look_after_troubled();
+            self.serve(&inbox);
         }
+    }
+
+    /// What every round does, whatever has come in: some of what is told and answered, and the sockets and timers that are due.
+    fn serve(&mut self, inbox: &mpsc::WeakSender<Request>) {
+        self.tell_some(TOLD_AT_ONCE);
+        self.answer_some(TOLD_AT_ONCE);
+        self.attend(inbox);
+        self.keep_time(inbox);
+        self.ask(inbox);
+        self.look_after_troubled();
     }
 
     fn answer(&mut self, request: Request, inbox: &mpsc::WeakSender<Request>) {
@@ -186,7 +198,15 @@ impl Shard {
             }
             Request::Refreshed(name, refreshed) => self.refreshed(name, refreshed),
             Request::Answered(answered) => self.acknowledging.take_in(answered),
-            Request::Drain(over, reply) => self.begin_drain(over, reply),
+            Request::Drain(over, reply) => {
+                self.begin_drain(over).done.push(reply);
+                self.finish_drain();
+            }
+            Request::Release(over) => {
+                self.begin_drain(over);
+            }
+            // One that somebody waits for is of a replica that stops.
+            Request::Resume => drop(self.drain.take_if(|drain| drain.done.is_empty())),
         }
     }
 
@@ -266,11 +286,9 @@ impl Shard {
         self.local.changed.notify_one();
     }
 
-    fn begin_drain(&mut self, over: Duration, done: oneshot::Sender<()>) {
+    fn begin_drain(&mut self, over: Duration) -> &mut Drain {
         let open = self.floors.iter().map(|floor| floor.room.connections.len()).sum();
-        let drain = self.drain.get_or_insert_with(|| Drain::new(Instant::now(), over, open));
-        drain.done.push(done);
-        self.finish_drain();
+        self.drain.get_or_insert_with(|| Drain::new(Instant::now(), over, open))
     }
 
     fn drain_some(&mut self) {
@@ -308,3 +326,6 @@ fn move_by(sum: &AtomicU64, before: usize, now: usize) {
 fn shift(sum: &Gauge, before: usize, now: usize) {
     sum.inc_by(gauge(now) - gauge(before));
 }
+
+#[cfg(test)]
+mod tests;

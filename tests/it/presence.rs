@@ -211,7 +211,10 @@ async fn without_nats_a_replica_says_that_it_counts_its_own_clients_alone() {
         replica.stats().await["approximate"] == true
     })
     .await;
-    let posted = replica.post_broadcast("alone").await;
+    let request = replica.request(reqwest::Method::POST, "").json(&json!({"message": "alone"}));
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 202);
+    let posted = answer.json::<Value>().await.unwrap();
     assert_eq!((&posted["sent_to_users"], &posted["sent_to_connections"]), (&json!(1), &json!(2)));
     assert_eq!(posted["approximate"], true);
     let message = posted["message"].as_str().unwrap();

@@ -1,6 +1,7 @@
 //! What a shard tells its connections: what the projection announces, the mode, and counts to creators and team.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{Floor, Shard, floor_of, shift};
 use crate::domain::{Change, in_log};
@@ -8,6 +9,7 @@ use crate::metrics::ByChannel;
 use crate::projection::{Announcement, Changed};
 use crate::push::counts::Reached;
 use crate::push::report::report;
+use crate::push::room::personal::Step;
 use crate::push::wire::{ConnectedStats, Place, ServerMessage};
 
 impl Shard {
@@ -28,7 +30,7 @@ impl Shard {
                 let mut active: HashMap<_, _> = active.iter().cloned().collect();
                 for Floor { channel, room, .. } in &mut self.floors {
                     let before = std::mem::replace(&mut room.shown, active.remove(channel));
-                    room.resync(before.as_ref(), &self.means, sequence);
+                    room.resync(before.as_ref(), sequence);
                 }
             }
             Announcement::Changed(changed) => {
@@ -39,7 +41,7 @@ impl Shard {
                 self.sequence = sequence;
                 let mut active: HashMap<_, _> = active.iter().cloned().collect();
                 for Floor { channel, room, .. } in &mut self.floors {
-                    let delivered = room.settle(active.remove(channel), &self.means, sequence);
+                    let delivered = room.settle(active.remove(channel), sequence);
                     self.means
                         .metrics
                         .deliveries
@@ -50,8 +52,8 @@ impl Shard {
         }
     }
 
-    fn tell(&mut self, changed: &Changed) {
-        let Changed { sequence, ref channel, ref change, ref activated, .. } = *changed;
+    fn tell(&mut self, changed: &Arc<Changed>) {
+        let Changed { sequence, ref channel, ref change, ref activated, .. } = **changed;
         let is_first = self.number.0 == 0;
         let (means, label) = (&self.means, ByChannel::from(channel));
         let Some(Floor { room, .. }) = floor_of(&mut self.floors, channel) else { return };
@@ -80,7 +82,8 @@ impl Shard {
                 if is_first {
                     means.metrics.acks.get_or_create(&label).inc_by(new.len() as u64);
                 }
-                room.notice(*id, new, sequence, means)
+                // It is reported when everybody has been told.
+                return room.notice(*id, changed.clone());
             }
             Change::RecordedLate { .. } | Change::Nothing => 0,
         };
@@ -89,6 +92,21 @@ impl Shard {
             // Of all shards: one line an event is enough.
             let everybody = matches!(change, Change::Activated { .. } | Change::Ended { .. });
             report(changed, if everybody { self.local.of(channel).0 } else { delivered });
+        }
+    }
+
+    /// Goes on with what is told to many: to up to so many connections of each channel.
+    pub(super) fn tell_some(&mut self, most: usize) {
+        let is_first = self.number.0 == 0;
+        for Floor { channel, room, .. } in &mut self.floors {
+            room.tell_some(most, &self.means);
+            let Step { sent, told } = room.tell_personally(most, &self.means);
+            if sent > 0 {
+                self.means.metrics.deliveries.get_or_create(&ByChannel::from(&*channel)).inc_by(sent);
+            }
+            if let Some((changed, sent)) = told.filter(|_| is_first) {
+                report(&changed, sent);
+            }
         }
     }
 
