@@ -17,7 +17,7 @@ pub mod local;
 mod mode;
 pub mod moment;
 mod name;
-mod peers;
+pub mod peers;
 pub mod presence;
 mod readiness;
 pub mod release;

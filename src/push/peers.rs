@@ -28,7 +28,7 @@ struct Peer {
 }
 
 /// The other replicas.
-pub(super) struct Peers {
+pub struct Peers {
     /// The channels that this replica has.
     channels: BTreeSet<Channel>,
     by_name: HashMap<String, Peer>,
@@ -36,12 +36,12 @@ pub(super) struct Peers {
 
 impl Peers {
     /// None yet. What they will say of these channels counts.
-    pub(super) fn new(channels: BTreeSet<Channel>) -> Self {
+    pub fn new(channels: BTreeSet<Channel>) -> Self {
         Self { channels, by_name: HashMap::new() }
     }
 
     /// Takes in what a replica said at that moment. What it said before does not count any more.
-    pub(super) fn hear(&mut self, heartbeat: &Heartbeat, heard: Instant) {
+    pub fn hear(&mut self, heartbeat: &Heartbeat, heard: Instant) {
         if self.by_name.len() >= MAX_PEERS && !self.by_name.contains_key(&heartbeat.replica) {
             return;
         }
@@ -69,7 +69,7 @@ impl Peers {
     }
 
     /// How many are connected, by channel. `away`: NATS is, so that the other replicas are not heard.
-    pub(super) fn sum(&self, local: &LocalPresence, away: bool) -> BTreeMap<Channel, Counts> {
+    pub fn sum(&self, local: &LocalPresence, away: bool) -> BTreeMap<Channel, Counts> {
         let of = |(channel, here): (&Channel, &Audience)| {
             let mut counts = self.sum_of(channel, here);
             if away {
