@@ -16,7 +16,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::domain::Channel;
 pub use labels::{ByChannel, ByCode, ByOutcome, ByReason, ByRequest, ByRoute};
-pub use standing::{Log, Outage, Projection, Queues, Standing};
+pub use standing::{Log, Outage, Projection, Queues, Standing, TokenKeys};
 
 /// Upper bounds of the buckets of durations, in seconds: from a local append to the patience of a client.
 const DURATIONS: [f64; 15] =

@@ -39,7 +39,7 @@ pub(super) async fn serve(mut options: Serve) -> anyhow::Result<()> {
     require_safe_address(&options)?;
     require_a_ping_in_time(&options)?;
     descriptors::fit(&mut options)?;
-    let gate = options.identity.gate().await?;
+    let gate = options.identity.gate(&options.channels).await?;
     let (begin_shutdown, shutdown) = Shutdown::listen()?;
     let (listener, url) = listen(options.listen)?;
     let data_dir = DataDir::take(&options.nats.data_dir)?;

@@ -11,10 +11,12 @@ use crate::http::identity::keys::SharedSecret;
 
 /// Makes a token of these claims.
 pub(super) fn mint(options: &MintToken) -> anyhow::Result<String> {
-    let secret = options.secret.read()?;
-    let secret = secret
+    let source = options.secret.source()?;
+    let source = source
         .with_context(|| format!("name the secret with --auth-secret-file, or in {SECRET_VARIABLE}"))?;
-    signed(options, &secret)
+    let secrets = source.read()?;
+    // During a rotation, every replica knows the first one.
+    signed(options, secrets.first().context("there is no secret")?)
 }
 
 fn signed(options: &MintToken, secret: &SharedSecret) -> anyhow::Result<String> {
@@ -27,7 +29,8 @@ fn signed(options: &MintToken, secret: &SharedSecret) -> anyhow::Result<String> 
     claims.insert("sub".to_owned(), options.sub.as_str().into());
     claims.insert("iat".to_owned(), now.into());
     claims.insert("exp".to_owned(), ends.into());
-    let roles = options.role.iter().map(|role| role.as_str()).collect::<Vec<_>>();
+    let roles = options.role.iter().map(ToString::to_string).chain(options.group.iter().cloned());
+    let roles = roles.collect::<Vec<_>>();
     put(&mut claims, &options.auth_roles_claim, json!(roles));
     let named = [("name", &options.name), ("aud", &options.aud), ("iss", &options.iss)];
     claims.extend(
@@ -36,9 +39,10 @@ fn signed(options: &MintToken, secret: &SharedSecret) -> anyhow::Result<String> 
     secret.sign(&claims)
 }
 
-/// Puts a claim where dots lead.
+/// Puts a claim where `serve` looks for it: under the name itself when it is a URL, which has dots of its own; else where
+/// dots lead.
 fn put(claims: &mut Map<String, Value>, claim: &str, value: Value) {
-    match claim.split_once('.') {
+    match claim.split_once('.').filter(|_| !claim.contains("://")) {
         None => drop(claims.insert(claim.to_owned(), value)),
         Some((outer, inner)) => {
             let mut within = Map::new();

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{Nats, Secret, Streams};
 use crate::domain::UserId;
-use crate::http::identity::Role;
+use crate::http::identity::Grant;
 use crate::notary::note::KeyName;
 
 const TOKEN_HELP: &str = "\
@@ -121,9 +121,13 @@ pub struct MintToken {
     /// Whose it is: the user's id.
     #[arg(long, value_name = "USER")]
     pub sub: UserId,
-    /// What they may do: creator, team, user, auditor. Several, or none, may be given.
-    #[arg(long, value_delimiter = ',', value_parser = role, value_name = "ROLE")]
-    pub role: Vec<Role>,
+    /// What they may do: creator, team, user, auditor; `creator@forum` in the channel `forum` alone. Several, or none, may
+    /// be given.
+    #[arg(long, value_delimiter = ',', value_name = "ROLE")]
+    pub role: Vec<Grant>,
+    /// Groups that they are in, where `serve --role` maps groups to roles.
+    #[arg(long, value_delimiter = ',', value_name = "GROUP")]
+    pub group: Vec<String>,
     /// What they are called.
     #[arg(long)]
     pub name: Option<String>,
@@ -142,8 +146,4 @@ pub struct MintToken {
     /// What it is signed with.
     #[command(flatten)]
     pub secret: Secret,
-}
-
-fn role(word: &str) -> Result<Role, String> {
-    Role::parse(word).ok_or_else(|| "a role is one of: creator, team, user, auditor".to_owned())
 }

@@ -1,20 +1,24 @@
 //! The options of identity: how people prove who they are, and which pages may ask.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::http::Uri;
+use axum::http::uri::Authority;
 use clap::{Args, ValueEnum};
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
 use super::unshown::Unshown;
+use crate::domain::Channel;
 use crate::http::identity::gate::{Gate, Proof};
 use crate::http::identity::jwks::{Jwks, Source};
-use crate::http::identity::keys::{Expectations, SharedSecret};
-use crate::http::identity::origin::{Origins, Pattern};
+use crate::http::identity::keys::{Expectations, SecretSource, Secrets, SharedSecret};
+use crate::http::identity::origin::{Origin, Pattern};
+use crate::http::identity::roles::{Mapping, RoleMap};
+use crate::http::identity::rules::Origins;
 use crate::http::identity::{Places, Signers, Verifier};
+use crate::http::refusals::Refusals;
 
 /// The secret itself, where it is no file. It is no flag: everybody on a machine can read those.
 pub const SECRET_VARIABLE: &str = "TIDINGS_AUTH_SECRET";
@@ -35,32 +39,29 @@ impl Auth {
     }
 }
 
-/// The secret that is shared with whoever issues tokens.
+/// The secrets that are shared with whoever issues tokens.
 #[derive(Clone, Debug, Args)]
 pub struct Secret {
-    /// File with the secret under which tokens are signed (HS256), of at least 32 bytes. The environment variable
-    /// `TIDINGS_AUTH_SECRET` may have the secret itself instead.
-    #[arg(long, env = "TIDINGS_AUTH_SECRET_FILE", value_name = "FILE")]
-    pub auth_secret_file: Option<PathBuf>,
+    /// File with the secret that signs tokens (HS256), of at least 32 bytes. With several files, each of their secrets
+    /// verifies tokens, and `admin token` signs with the first: give the old and the new one during a rotation. The
+    /// environment variable `TIDINGS_AUTH_SECRET` may have the secret itself instead.
+    #[arg(long, env = "TIDINGS_AUTH_SECRET_FILE", value_delimiter = ',', value_name = "FILE")]
+    pub auth_secret_file: Vec<PathBuf>,
 }
 
 impl Secret {
-    /// The secret, if one is given.
-    pub fn read(&self) -> anyhow::Result<Option<SharedSecret>> {
+    /// Where the secrets are, if any are given.
+    pub fn source(&self) -> anyhow::Result<Option<SecretSource>> {
         let in_environment = std::env::var_os(SECRET_VARIABLE).filter(|secret| !secret.is_empty());
-        match (&self.auth_secret_file, in_environment) {
-            (None, None) => Ok(None),
-            (Some(_), Some(_)) => {
+        match (&self.auth_secret_file[..], in_environment) {
+            ([], None) => Ok(None),
+            ([_, ..], Some(_)) => {
                 bail!("--auth-secret-file and {SECRET_VARIABLE} both give a secret; one is enough")
             }
-            (Some(file), None) => {
-                let place = || format!("reading --auth-secret-file {}", file.display());
-                let bytes = std::fs::read(file).with_context(place)?;
-                SharedSecret::new(bytes).with_context(place).map(Some)
-            }
-            (None, Some(secret)) => {
-                let bytes = secret.into_encoded_bytes();
-                SharedSecret::new(bytes).context(format!("reading {SECRET_VARIABLE}")).map(Some)
+            (files, None) => Ok(Some(SecretSource::Files(files.to_vec()))),
+            ([], Some(secret)) => {
+                let secret = SharedSecret::new(secret.into_encoded_bytes());
+                Ok(Some(SecretSource::Given(secret.context(format!("reading {SECRET_VARIABLE}"))?)))
             }
         }
     }
@@ -73,9 +74,15 @@ pub struct IdentityOptions {
     #[arg(long, env = "TIDINGS_AUTH", default_value = "dev")]
     pub auth: Auth,
 
-    /// Allow `--auth dev` on any address: whoever reaches it is believed. Only behind something that limits who does.
+    /// Allow `--auth dev` on any address, without authentication: anyone who can reach it is trusted. Only behind something
+    /// that limits who can. Requests still have to name localhost, an IP address or a host of `--allowed-hosts`.
     #[arg(long, env = "TIDINGS_AUTH_DEV_ANYWHERE")]
     pub auth_dev_anywhere: bool,
+
+    /// Hosts that requests may name with `--auth dev`, besides localhost and loopback addresses: `tidings.internal`,
+    /// without a port. Without this check, any website could have a name of its own lead here (DNS rebinding).
+    #[arg(long, env = "TIDINGS_ALLOWED_HOSTS", value_delimiter = ',', value_name = "HOST", value_parser = host_name)]
+    pub allowed_hosts: Vec<String>,
 
     /// The secret of tokens.
     #[command(flatten)]
@@ -115,9 +122,16 @@ pub struct IdentityOptions {
     #[arg(long, env = "TIDINGS_AUTH_ISSUER", value_delimiter = ',', value_name = "NAME")]
     pub auth_issuer: Vec<String>,
 
-    /// The claim that holds the roles, as an array or as one text with spaces: `realm_access.roles` is one inside another.
+    /// The claim that holds the roles, as an array or as one text with spaces. When no claim has this very name, dots lead
+    /// into objects: `realm_access.roles`.
     #[arg(long, env = "TIDINGS_AUTH_ROLES_CLAIM", default_value = "roles", value_name = "NAME")]
     pub auth_roles_claim: String,
+
+    /// Groups of the identity provider whose members have a role: `creator=editors,press`, or in one channel
+    /// `creator@forum=forum-editors`. Several may be given (in the variable, with `;` between them). A role that is given
+    /// by groups is no longer given by its own name.
+    #[arg(long, env = "TIDINGS_ROLE", value_delimiter = ';', value_name = "ROLE=GROUP,…")]
+    pub role: Vec<Mapping>,
 
     /// The cookie that holds the token, for browsers. Empty: none does.
     #[arg(long, env = "TIDINGS_AUTH_COOKIE", default_value = "session", value_name = "NAME")]
@@ -135,31 +149,56 @@ pub struct IdentityOptions {
     )]
     pub auth_query_token: Option<String>,
 
-    /// Origins whose pages may do what changes state, open WebSockets and read answers: `https://app.example.com`, or
-    /// `https://*.example.com` for every host below. Default: with `--auth jwt` the host that is asked, with `--auth dev`
-    /// this machine.
+    /// The addresses at which browsers reach this service, such as `https://tidings.example.com`. Pages of these origins may
+    /// change state, open connections and read answers. Without this option and `--allowed-origins`, the host and port of
+    /// a page are compared with the `Host` of the request, and its scheme is not.
+    #[arg(long, env = "TIDINGS_PUBLIC_URL", value_delimiter = ',', value_name = "URL", value_parser = Origin::of_service)]
+    pub public_url: Vec<Origin>,
+
+    /// Further origins whose pages may change state, open connections and read answers: `https://app.example.com`,
+    /// `https://*.example.com` for every host below, `capacitor://localhost` of an application. `null` (files, sandboxed
+    /// frames, and so any website) with `--auth dev` only. Default: with `--auth jwt` the host of the request or
+    /// `--public-url`, with `--auth dev` this machine too.
     #[arg(long, env = "TIDINGS_ALLOWED_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
     pub allowed_origins: Vec<Pattern>,
 }
 
 impl IdentityOptions {
-    /// Reads the keys and opens the gate.
-    pub async fn gate(&self) -> anyhow::Result<Gate> {
-        let dev = self.auth == Auth::Dev;
-        let origins = Origins {
-            local: dev,
-            local_hosts: dev && !self.auth_dev_anywhere,
-            listed: self.allowed_origins.clone(),
-        };
+    /// Reads the keys and opens the gate to these channels.
+    pub async fn gate(&self, channels: &[Channel]) -> anyhow::Result<Gate> {
+        let origins = self.origins()?;
+        let unknown = self.role.iter().filter_map(|mapping| mapping.grant.channel.as_ref());
+        if let Some(channel) = unknown.into_iter().find(|channel| !channels.contains(channel)) {
+            bail!("--role names the channel `{channel}`, which --channels does not list");
+        }
         let proof = match self.auth {
             Auth::Dev => Proof::Dev,
             Auth::Jwt => {
                 let places =
                     Places { cookie: self.auth_cookie.clone(), query: self.auth_query_token.clone() };
-                Proof::Token(Verifier::new(self.signers().await?, &self.auth_roles_claim), places)
+                let roles = RoleMap::new(&self.role);
+                let verifier = Verifier::new(self.signers().await?, &self.auth_roles_claim, roles);
+                Proof::Token(verifier.into(), places)
             }
         };
-        Ok(Gate { proof, origins })
+        Ok(Gate { proof, origins, refusals: Refusals::default() })
+    }
+
+    fn origins(&self) -> anyhow::Result<Origins> {
+        let dev = self.auth == Auth::Dev;
+        if !dev && self.allowed_origins.contains(&Pattern::Null) {
+            bail!("--allowed-origins null allows pages of any website, and so goes with --auth dev only");
+        }
+        if !dev && !self.allowed_hosts.is_empty() {
+            bail!("--allowed-hosts goes with --auth dev; tokens are checked whatever host a request names");
+        }
+        Ok(Origins {
+            dev,
+            anywhere: dev && self.auth_dev_anywhere,
+            listed: self.allowed_origins.clone(),
+            own: self.public_url.clone(),
+            hosts: self.allowed_hosts.clone(),
+        })
     }
 
     async fn signers(&self) -> anyhow::Result<Signers> {
@@ -174,17 +213,25 @@ impl IdentityOptions {
             (None, Some(url)) => Some(Source::url(url).context("--auth-jwks-url")?),
             (None, None) => None,
         };
-        match (self.secret.read()?, source) {
-            (Some(secret), None) => Ok(Signers::Secret(Arc::new(secret.key(&expect)))),
+        match (self.secret.source()?, source) {
+            (Some(secret), None) => Ok(Signers::Secrets(Secrets::open(secret, expect)?)),
             (None, Some(source)) => Ok(Signers::Published(Jwks::open(source, expect, every).await?)),
             (Some(_), Some(_)) => bail!(
                 "{SECRET_VARIABLE} and public keys are both given; tokens are signed either with a shared secret or with keys"
             ),
             (None, None) => bail!(
-                "--auth jwt takes the keys of tokens: --auth-secret-file (or {SECRET_VARIABLE}), --auth-jwks-file or \
+                "--auth jwt needs the keys of tokens: --auth-secret-file (or {SECRET_VARIABLE}), --auth-jwks-file or \
                  --auth-jwks-url"
             ),
         }
+    }
+}
+
+/// A host as a request names it, but for the port.
+fn host_name(text: &str) -> Result<String, String> {
+    match text.parse::<Authority>() {
+        Ok(host) if host.host() == text && !text.is_empty() => Ok(text.to_ascii_lowercase()),
+        _ => Err(format!("`{text}` is not a host without a port, such as tidings.internal")),
     }
 }
 

@@ -35,7 +35,7 @@ const CHUNKS_WAITING: usize = 4;
 
 /// `GET /events`
 pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<Response, ApiError> {
-    who.require(&[Role::Auditor])?;
+    who.require_everywhere(&[Role::Auditor])?;
     let part = part(&Query::of(&uri)?)?;
     if part.follow && app.shutdown.begun() {
         return Err(ApiError::stopping());
@@ -94,14 +94,14 @@ fn body(waiting: mpsc::Receiver<String>, finished: oneshot::Receiver<()>) -> Bod
 
 /// `GET /checkpoint`: as it stands in the stream.
 pub async fn checkpoint(State(app): State<App>, who: Identity, _: Fresh) -> Result<Response, ApiError> {
-    who.require(&[Role::Auditor])?;
+    who.require_everywhere(&[Role::Auditor])?;
     let newest = newest(&app).await?.ok_or_else(ApiError::no_checkpoint)?;
     Ok(answer::text(newest.note.to_string()))
 }
 
 /// `GET /proof`: the file that `tidings audit prove` writes.
 pub async fn proof(State(app): State<App>, who: Identity, uri: Uri, _: Fresh) -> Result<Response, ApiError> {
-    who.require(&[Role::Auditor])?;
+    who.require_everywhere(&[Role::Auditor])?;
     let wanted = wanted(&Query::of(&uri)?)?;
     let _served = served(&app)?;
     let newest = newest(&app).await?;

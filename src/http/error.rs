@@ -2,10 +2,12 @@
 
 mod response;
 
-use axum::http::StatusCode;
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::identity::Places;
+use super::identity::rules::shown;
 use super::rates::Standing;
 use super::sockets::Refused;
 use crate::audit::proof::Unprovable;
@@ -17,7 +19,7 @@ use crate::push::admission;
 use crate::push::wire::Close;
 use crate::submit::SubmitError;
 use response::capitalised;
-pub use response::{ApiError, Code};
+pub use response::{ApiError, Code, Refusal};
 
 impl ApiError {
     /// `400`: the request cannot be read.
@@ -25,19 +27,22 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// `401`: nobody in particular is asking.
+    /// `401`: the request does not say, or not readably, who sends it.
     pub fn no_identity(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "no_identity", message)
     }
 
     /// `401`: there is no token.
     pub fn no_token(places: &Places) -> Self {
-        let cookie = if places.cookie.is_empty() { "" } else { ", or in a cookie" };
-        let message = format!("Nobody is asking: there is no token in `Authorization: Bearer`{cookie}.");
+        let cookie = match &*places.cookie {
+            "" => String::new(),
+            name => format!(" or the cookie `{name}`"),
+        };
+        let message = format!("Authentication required: send `Authorization: Bearer <token>`{cookie}.");
         Self::no_identity(message).challenging("Bearer")
     }
 
-    /// `401`: there is a token, and it is not to be believed.
+    /// `401`: there is a token, and it is not valid.
     pub fn invalid_token(why: impl AsRef<str>) -> Self {
         let message = format!("The token is not valid. {}", why.as_ref());
         Self::new(StatusCode::UNAUTHORIZED, "invalid_token", message)
@@ -52,7 +57,20 @@ impl ApiError {
 
     /// `403`: a token of one user, for a connection or a request of another.
     pub fn other_user() -> Self {
-        Self::forbidden("other_user", "The token is another user's than this is for.")
+        Self::forbidden(
+            "other_user",
+            "The token belongs to a different user than this request or connection.",
+        )
+    }
+
+    /// `403`: in dev auth, the request names a host that is not known to be this service.
+    pub fn host_not_allowed(headers: &HeaderMap) -> Self {
+        let host = headers.get(HOST).map(|host| shown(host.as_bytes())).unwrap_or_default();
+        let message = format!(
+            "The host `{host}` is not known as this service. In dev auth, requests must name localhost, a loopback \
+             address or a host of --allowed-hosts."
+        );
+        Self::forbidden("host_not_allowed", message)
     }
 
     /// `403`: this person may not.
@@ -158,7 +176,7 @@ impl ApiError {
 
     /// `503`: whoever issues tokens does not say which keys are theirs.
     pub fn keys_away() -> Self {
-        let message = "The keys of tokens cannot be had from their issuer now; it is tried again.";
+        let message = "The token issuer's signing keys (JWKS) are unavailable; retrying.";
         Self::unavailable("keys_away", message).retry_after(5)
     }
 
@@ -200,6 +218,11 @@ impl ApiError {
     pub fn too_many(what: &str, standing: Standing) -> Self {
         let message = format!("Too many {what} in a short time.");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message).spent(standing)
+    }
+
+    /// Whether the sender of the request, its page or its host is why it was refused.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
     }
 
     /// Whether it says that it is not clear who is asking.

@@ -24,10 +24,7 @@ const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// The answer to a request for a WebSocket, and where to say what becomes of the connection then; or what is
 /// missing. Of the subprotocols that the client offers, this one is taken.
-pub fn begin(
-    request: &Request,
-    subprotocol: &'static str,
-) -> Result<(Response, Arc<Handover>), &'static str> {
+pub fn begin(request: &Request, subprotocol: &str) -> Result<(Response, Arc<Handover>), &'static str> {
     let accept = accepted(request)?;
     let handover =
         request.extensions().get::<Arc<Handover>>().ok_or("They begin on a connection of this server")?;
@@ -39,8 +36,10 @@ pub fn begin(
         (SEC_WEBSOCKET_ACCEPT, accept),
     ];
     response.headers_mut().extend(headers);
-    if has_word(request.headers(), &SEC_WEBSOCKET_PROTOCOL, subprotocol) {
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    // In the client's spelling: a browser closes the connection when it is answered another one.
+    let offered = word(request.headers(), &SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    if let Some(offered) = offered.and_then(|offered| HeaderValue::from_str(offered).ok()) {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, offered);
     }
     Ok((response, handover.clone()))
 }
@@ -105,7 +104,12 @@ fn accepted(request: &Request) -> Result<HeaderValue, &'static str> {
 }
 
 /// Whether a header that lists words has this one.
-fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+fn has_word(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    word(headers, name, wanted).is_some()
+}
+
+/// A word of a header that lists words, as it is spelled there.
+fn word<'a>(headers: &'a HeaderMap, name: &HeaderName, wanted: &str) -> Option<&'a str> {
     let lists = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    lists.flat_map(|list| list.split(',')).any(|other| other.trim().eq_ignore_ascii_case(word))
+    lists.flat_map(|list| list.split(',')).map(str::trim).find(|other| other.eq_ignore_ascii_case(wanted))
 }

@@ -27,7 +27,7 @@ pub async fn history(
     uri: Uri,
     _: Fresh,
 ) -> Result<Response, ApiError> {
-    who.require(&[Role::Creator, Role::Team])?;
+    who.require(&channel, &[Role::Creator, Role::Team])?;
     let (limit, before) = page(&uri, u64::MAX)?;
     let sequence = app.projection.position().sequence;
     let mut found = app.projection.history(channel, before, limit + 1).await?;
@@ -47,7 +47,7 @@ pub async fn one(
     who: Identity,
     _: Fresh,
 ) -> Result<Response, ApiError> {
-    who.require(&[Role::Creator, Role::Team])?;
+    who.require(&channel, &[Role::Creator, Role::Team])?;
     let id = broadcast_id(&id)?;
     let sequence = app.projection.position().sequence;
     let found = app.projection.record(channel, id).await?.ok_or_else(|| ApiError::unknown_broadcast(id))?;
@@ -63,7 +63,7 @@ pub async fn acks(
     uri: Uri,
     _: Fresh,
 ) -> Result<Response, ApiError> {
-    who.require(&[Role::Creator, Role::Team])?;
+    who.require(&channel, &[Role::Creator, Role::Team])?;
     let id = broadcast_id(&id)?;
     let (limit, Place(after)) = page(&uri, Place((0, 0)))?;
     let sequence = app.projection.position().sequence;

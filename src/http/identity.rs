@@ -5,9 +5,12 @@ mod crypto;
 mod dev;
 mod fetch;
 pub mod gate;
+pub mod guard;
 pub mod jwks;
 pub mod keys;
 pub mod origin;
+pub mod roles;
+pub mod rules;
 mod token;
 
 use std::time::Duration;
@@ -17,71 +20,11 @@ use axum::http::request::Parts;
 
 use super::error::ApiError;
 use super::state::App;
-use crate::domain::{Timestamp, UserId};
+use crate::domain::{Channel, Timestamp, UserId};
 
 pub use credential::{Places, SUBPROTOCOL};
+pub use roles::{Grant, Role, Roles};
 pub use token::{Signers, Verifier};
-
-/// What somebody may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Sends and clears broadcasts, and reads statistics.
-    Creator,
-    /// Reads statistics.
-    Team,
-    /// Reads broadcasts and acknowledges them, as everybody does.
-    User,
-    /// Reads the log.
-    Auditor,
-}
-
-impl Role {
-    /// Every role, in the order in which documents list them.
-    pub const ALL: [Self; 4] = [Self::Creator, Self::Team, Self::User, Self::Auditor];
-
-    /// The role of this name.
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.as_str() == word)
-    }
-
-    /// Its name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Creator => "creator",
-            Self::Team => "team",
-            Self::User => "user",
-            Self::Auditor => "auditor",
-        }
-    }
-
-    const fn bit(self) -> u8 {
-        1 << self as u8
-    }
-}
-
-/// The roles that somebody has: any of them, or none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Roles(u8);
-
-impl Roles {
-    /// Whether one of these is among them.
-    pub fn any(self, roles: &[Role]) -> bool {
-        roles.iter().any(|role| self.0 & role.bit() != 0)
-    }
-}
-
-impl FromIterator<Role> for Roles {
-    fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
-        Self(roles.into_iter().fold(0, |bits, role| bits | role.bit()))
-    }
-}
-
-/// Of words, unknown ones passed over.
-impl<'a> FromIterator<&'a str> for Roles {
-    fn from_iter<I: IntoIterator<Item = &'a str>>(words: I) -> Self {
-        words.into_iter().filter_map(Role::parse).collect()
-    }
-}
 
 /// Somebody.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,22 +38,30 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Lets those through who have one of these roles.
-    pub fn require(&self, roles: &[Role]) -> Result<(), ApiError> {
-        if self.roles.any(roles) {
+    /// An error for those who have none of these roles in a channel.
+    pub fn require(&self, channel: &Channel, roles: &[Role]) -> Result<(), ApiError> {
+        if self.roles.any_in(channel, roles) {
             return Ok(());
         }
-        let named = |roles: &[Role], between: &str| {
-            roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(between)
+        let elsewhere = self.roles.list().iter().any(|grant| grant.channel.is_some());
+        Err(self.lacks(roles, elsewhere.then_some(channel)))
+    }
+
+    /// An error for those who have none of these roles for all channels.
+    pub fn require_everywhere(&self, roles: &[Role]) -> Result<(), ApiError> {
+        if self.roles.any_everywhere(roles) { Ok(()) } else { Err(self.lacks(roles, None)) }
+    }
+
+    fn lacks(&self, roles: &[Role], channel: Option<&Channel>) -> ApiError {
+        let wanted = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" or ");
+        let place = channel.map(|channel| format!(" in the channel `{channel}`")).unwrap_or_default();
+        let own = self.roles.list().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let have = match &own[..] {
+            [] => "you have no role".to_owned(),
+            [one] => format!("your role is {one}"),
+            _ => format!("your roles are {}", own.join(", ")),
         };
-        let own: Vec<_> = Role::ALL.into_iter().filter(|role| self.roles.any(&[*role])).collect();
-        let have = match own[..] {
-            [] => "you have none".to_owned(),
-            [one] => format!("yours is {}", one.as_str()),
-            _ => format!("yours are {}", named(&own, ", ")),
-        };
-        let message = format!("This takes the role {}; {have}.", named(roles, " or "));
-        Err(ApiError::forbidden("role_required", message))
+        ApiError::forbidden("role_required", format!("Requires the role {wanted}{place}; {have}."))
     }
 
     /// How long their token lasts from now on.
@@ -119,9 +70,9 @@ impl Identity {
         Some(Duration::from_millis(left.try_into().unwrap_or_default()))
     }
 
-    /// Whether they learn what creators and team learn.
-    pub fn is_staff(&self) -> bool {
-        self.roles.any(&[Role::Creator, Role::Team])
+    /// Whether they learn what creators and team of a channel learn.
+    pub fn is_staff(&self, channel: &Channel) -> bool {
+        self.roles.any_in(channel, &[Role::Creator, Role::Team])
     }
 }
 
@@ -152,26 +103,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roles_are_a_set_of_known_words() {
-        let roles: Roles = ["team", "admin", "auditor", "", "Creator"].into_iter().collect();
-        assert!(roles.any(&[Role::Team]) && roles.any(&[Role::Creator, Role::Auditor]));
-        assert!(!roles.any(&[Role::Creator, Role::User]) && !Roles::default().any(&Role::ALL));
-    }
-
-    #[test]
     fn who_lacks_a_role_hears_which_one_and_what_they_have() {
         let who = |words: &[&str]| Identity {
             user: "ann".parse().unwrap(),
-            roles: words.iter().copied().collect(),
+            roles: words.iter().map(|word| word.parse::<Grant>().unwrap()).collect(),
             ends: None,
         };
-        let said = |words: &[&str]| {
-            who(words).require(&[Role::Creator, Role::Team]).err().map(|error| error.into_parts().1)
-        };
+        let (creator, roles) = ("creator".parse().unwrap(), [Role::Creator, Role::Team]);
+        let said =
+            |words: &[&str]| who(words).require(&creator, &roles).err().map(|error| error.into_parts().1);
         assert_eq!(said(&["team"]), None);
-        assert_eq!(said(&[]).unwrap(), "This takes the role creator or team; you have none.");
-        assert_eq!(said(&["user"]).unwrap(), "This takes the role creator or team; yours is user.");
+        assert_eq!(said(&["team@creator"]), None);
+        assert_eq!(said(&[]).unwrap(), "Requires the role creator or team; you have no role.");
+        assert_eq!(said(&["user"]).unwrap(), "Requires the role creator or team; your role is user.");
         let two = said(&["auditor", "user"]).unwrap();
-        assert_eq!(two, "This takes the role creator or team; yours are user, auditor.");
+        assert_eq!(two, "Requires the role creator or team; your roles are user, auditor.");
+        let elsewhere = said(&["creator@forum"]).unwrap();
+        let expected =
+            "Requires the role creator or team in the channel `creator`; your role is creator@forum.";
+        assert_eq!(elsewhere, expected);
+        assert!(who(&["creator@forum"]).require_everywhere(&roles).is_err());
     }
 }

@@ -16,6 +16,7 @@ mod operations;
 mod page;
 mod problem;
 pub mod rates;
+pub mod refusals;
 mod request;
 pub mod routes;
 pub mod server;
@@ -78,7 +79,7 @@ pub fn router(app: App) -> Router {
         .fallback(async || ApiError::not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(app.limits.max_body_bytes))
-        .layer(from_fn_with_state(app.clone(), identity::origin::guard))
+        .layer(from_fn_with_state(app.clone(), identity::guard::guard))
         .layer(from_fn(request::names_a_host))
         .layer(from_fn(problem::as_problem))
         .layer(from_fn_with_state(app.clone(), observe::observe))

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::time::timeout;
 use tracing::{Instrument as _, debug};
 
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, Refusal};
 use super::request::trace_of;
 use super::state::App;
 use crate::log::TraceParent;
@@ -38,6 +38,9 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
             "answered a request"
         );
     });
+    if let Some(refusal) = response.extensions().get::<Refusal>() {
+        span.in_scope(|| app.gate.refusals.say(status, refusal, &route));
+    }
     if let Some(Code(code)) = response.extensions().get()
         && CONNECTING.iter().any(|end| route.ends_with(end))
     {

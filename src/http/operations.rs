@@ -28,6 +28,7 @@ pub async fn readyz(State(app): State<App>) -> Response {
         () if ready => None,
         () if app.shutdown.begun() => Some("stopping"),
         () => Some(match position.halt {
+            None if !app.has_keys() => "the public keys of tokens (JWKS) cannot be read",
             None => "catching up with the event log",
             Some(Halt::Stalled) => {
                 "its disk takes nothing; it serves what it has, and catches up when there is room"
@@ -95,7 +96,11 @@ fn standing(app: &App) -> Standing {
         bytes: waiting.bytes,
         rejected: waiting.rejected,
     };
-    Standing { ready: app.is_ready(), log, projection, queues, outage }
+    let keys = app.gate.published_keys().map(|keys| {
+        let standing = keys.standing();
+        metrics::TokenKeys { keys: standing.keys, age: standing.age }
+    });
+    Standing { ready: app.is_ready(), log, projection, queues, outage, keys }
 }
 
 /// `GET /openapi.yaml`: what this interface is, for client generators.

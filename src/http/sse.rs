@@ -40,9 +40,9 @@ pub async fn events(
     }
     let heartbeat = app.limits.sockets.session.heartbeat;
     let connecting = Connecting {
+        staff: who.is_staff(&channel),
         channel: channel.clone(),
         user: who.user.clone(),
-        staff: who.is_staff(),
         heartbeat_seconds: heartbeat.as_secs(),
     };
     let admitted = app.admission.enter(&who.user)?;

@@ -18,7 +18,7 @@ use crate::notary::note::PublicKey;
 use crate::projection::Projection;
 use crate::push::admission::Admission;
 use crate::push::client;
-use crate::push::counts::{Connected, Counts};
+use crate::push::heartbeat::{Connected, Counts};
 use crate::push::hub::Hub;
 use crate::shutdown::Shutdown;
 use crate::submit::{Acks, Submit};
@@ -121,7 +121,12 @@ impl App {
         let log_is_away = self.projection.seen().away;
         let shows_the_truth =
             position.serving && position.halt.is_none() && (position.caught_up || log_is_away);
-        !self.shutdown.begun() && shows_the_truth
+        !self.shutdown.begun() && shows_the_truth && self.has_keys()
+    }
+
+    /// Whether tokens can be verified: always, but for published keys that were never read, or not for too long.
+    pub fn has_keys(&self) -> bool {
+        self.gate.published_keys().is_none_or(|keys| keys.standing().usable)
     }
 }
 

@@ -17,7 +17,7 @@ use super::rates::Rates;
 use super::request::{Fresh, InChannel};
 use super::state::App;
 use crate::clock::Clock;
-use crate::domain::{BroadcastId, UserId};
+use crate::domain::{BroadcastId, Channel, UserId};
 use crate::push::client::{Answered, Asking, Errands, Granted, Places, Refreshed};
 use crate::push::hub::{Connecting, Upgraded};
 use crate::push::wire::{Frame, Place, ServerMessage, Token};
@@ -38,8 +38,8 @@ pub async fn upgrade(
     }
     let admitted = app.admission.enter(&who.user)?;
     let connecting = Connecting {
+        staff: who.is_staff(&channel),
         channel,
-        staff: who.is_staff(),
         user: who.user.clone(),
         heartbeat_seconds: app.limits.sockets.session.heartbeat.as_secs(),
     };
@@ -89,13 +89,13 @@ impl Errands for Edge {
         refused.chain(confirmed).boxed()
     }
 
-    fn refresh(&self, token: Token, user: UserId) -> BoxFuture<'static, Refreshed> {
+    fn refresh(&self, token: Token, user: UserId, channel: Channel) -> BoxFuture<'static, Refreshed> {
         let (gate, clock) = (self.gate.clone(), self.clock.clone());
         async move {
             let who = gate.refresh(token.as_str(), &user, clock.now()).await;
             let granted = who.map(|who| {
                 let lasts = who.lasts(clock.now()).unwrap_or_default();
-                Granted { lasts, staff: who.is_staff() }
+                Granted { lasts, staff: who.is_staff(&channel) }
             });
             granted.map_err(|error| refusal(error, None))
         }

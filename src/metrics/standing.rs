@@ -1,5 +1,7 @@
 //! What is not counted but read at the moment of a scrape: how the log, the projection and the queues stand.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::{EncodeCounterValue, EncodeGaugeValue};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
@@ -23,6 +25,17 @@ pub struct Standing {
     pub queues: Queues,
     /// How it does without the log.
     pub outage: Outage,
+    /// The published keys of tokens, where tokens are signed with such.
+    pub keys: Option<TokenKeys>,
+}
+
+/// The published keys of tokens (JWKS).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokenKeys {
+    /// How many there were when they were last read.
+    pub keys: usize,
+    /// How long ago that was; none: they were never read.
+    pub age: Option<Duration>,
 }
 
 /// How the log stands.
@@ -101,6 +114,9 @@ impl Standing {
         self.projection.register(r, self.log.head);
         self.queues.register(r);
         self.outage.register(r);
+        if let Some(keys) = self.keys {
+            keys.register(r);
+        }
     }
 }
 
@@ -157,6 +173,16 @@ impl Projection {
             "Times that the log turned out to be another one",
             self.epoch_changes,
         );
+    }
+}
+
+impl TokenKeys {
+    fn register(&self, r: &mut Registry) {
+        now(r, "token_keys", "Published keys that verify tokens, as last read", self.keys);
+        if let Some(age) = self.age {
+            let help = "Time since the published keys of tokens were last read";
+            r.register_with_unit("token_keys_age", help, Unit::Seconds, ConstGauge::new(age.as_secs_f64()));
+        }
     }
 }
 

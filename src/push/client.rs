@@ -84,8 +84,8 @@ pub trait Errands: Send + Sync {
     /// Acknowledges what clients have asked for together. Each is answered once, many of them at a time.
     fn acknowledge(&self, asked: Vec<Asking>) -> BoxStream<'static, Vec<Answered>>;
 
-    /// Looks at a token that is to be of this user.
-    fn refresh(&self, token: Token, user: UserId) -> BoxFuture<'static, Refreshed>;
+    /// Looks at a token that is to be of this user, for a connection to this channel.
+    fn refresh(&self, token: Token, user: UserId, channel: Channel) -> BoxFuture<'static, Refreshed>;
 }
 
 /// None are run: of a hub that has event streams alone, which ask for nothing.
@@ -94,7 +94,7 @@ impl Errands for () {
         stream::empty().boxed()
     }
 
-    fn refresh(&self, _: Token, _: UserId) -> BoxFuture<'static, Refreshed> {
+    fn refresh(&self, _: Token, _: UserId, _: Channel) -> BoxFuture<'static, Refreshed> {
         future::pending().boxed()
     }
 }

@@ -192,7 +192,9 @@ async fn answers_say_how_far_they_are_and_reads_wait_for_it() {
 async fn pages_of_other_origins_may_read_nothing_in_secret_and_change_nothing() {
     let nats = Nats::start().await;
     let replica = Replica::start(&nats).await;
-    for origin in ["https://evil.example", "http://localhost.evil.example", "not an origin", "file://"] {
+    for origin in
+        ["https://evil.example", "http://localhost.evil.example", "not an origin", "file://", "null"]
+    {
         for path in ["", "/clear", "/acknowledge"] {
             let request = replica.request(Method::POST, path).header("Origin", origin);
             refused(request, &format!("{origin} {path}"), 403, "origin_not_allowed").await;
@@ -203,13 +205,17 @@ async fn pages_of_other_origins_may_read_nothing_in_secret_and_change_nothing() 
             Err(other) => panic!("{origin}: {other}"),
             Ok(_) => panic!("{origin} got a WebSocket"),
         }
+        let stream = replica.request(Method::GET, "/events").header("Origin", origin);
+        refused(stream, &format!("{origin} event stream"), 403, "origin_not_allowed").await;
         // The browser keeps the answer from the page, since nothing allows it.
         let read = replica.request(Method::GET, "/active").header("Origin", origin).send().await.unwrap();
         assert_eq!(read.status(), 200, "{origin}");
         assert!(!read.headers().contains_key("access-control-allow-origin"));
     }
     log_is_empty(&replica).await;
-    for origin in ["null", "http://localhost:5173", "http://127.0.0.1:8000", "http://[::1]:3000"] {
+    let refusals = replica.log().matches("refused a request: Pages of the origin").count();
+    assert_eq!(refusals, 1, "who runs it sees why, and a caller cannot fill the disk");
+    for origin in ["http://localhost:5173", "http://127.0.0.1:8000", "http://[::1]:3000"] {
         accepted(
             replica.request(Method::POST, "").header("Origin", origin).json(&json!({"message": origin})),
         )

@@ -296,7 +296,7 @@ async fn with_published_keys_and_credentials_of_nats() {
     let replica = Replica::start_with(spec).await;
     // What it says of keys that it cannot have is part of it.
     server.be_away(true);
-    eventually("it is said", || async { replica.log().contains("the keys of tokens cannot be had") }).await;
+    eventually("it is said", || async { replica.log().contains("the keys of tokens cannot be read") }).await;
     server.be_away(false);
     World { replica, nats, issuer, watch: &mut watch }.put_through(&["--nats-creds", &creds]).await;
     watch.judge();

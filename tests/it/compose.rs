@@ -112,6 +112,13 @@ fn every_container_is_confined_watched_and_bounded() {
 }
 
 #[test]
+fn the_balancer_asks_for_the_state_of_a_replica_by_a_host_that_dev_auth_knows() {
+    let balancer = shipped("tests/balancer/haproxy.cfg");
+    let check = balancer.lines().find(|line| line.contains("http-check send")).unwrap();
+    assert!(check.ends_with("hdr Host localhost"), "{check}");
+}
+
+#[test]
 fn what_is_mounted_is_there() {
     let compose = compose();
     for (name, config) in compose["configs"].as_object().unwrap() {

@@ -294,6 +294,9 @@ async fn refuse_everything(replica: &Replica) {
         requests.extend(of_its_kind);
     }
     requests.push(replica.raw_request(Method::GET, "/page/none"));
+    let others = operations().filter(|(_, path, _)| !path.starts_with("/api/"));
+    let misnamed = |path: String| replica.raw_request(Method::GET, &path).header("Host", "example.org");
+    requests.extend(others.map(|(_, path, _)| misnamed(path.replace("{file}", "app.js"))));
     let unreadable = replica.raw_request(Method::GET, "/api/audit/events?limit=0");
     requests.push(unreadable.header("X-User-Role", "auditor"));
     send(requests).await;

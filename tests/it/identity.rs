@@ -402,8 +402,12 @@ async fn serve_says_what_tokens_take_and_never_shows_a_secret() {
         (&["--auth", "jwt", "--auth-jwks-url", "ftp://x/y"], None, "ftp://x/y"),
         (&["--auth-jwks-file", file, "--auth-secret-file", file], None, "cannot be used with"),
         (&["--auth", "jwt", "--auth-algorithms", "HS256"], Some(SECRET), "HS256"),
-        (&["--auth", "jwt", "--allowed-origins", "example.com"], Some(SECRET), "no origin"),
+        (&["--auth", "jwt", "--allowed-origins", "example.com"], Some(SECRET), "not an origin"),
         (&["--auth", "dev", "--listen", "0.0.0.0:0"], None, "loopback"),
+        (&["--auth", "jwt", "--allowed-origins", "https://*.com"], Some(SECRET), "strangers"),
+        (&["--auth", "jwt", "--allowed-origins", "null"], Some(SECRET), "--auth dev only"),
+        (&["--auth", "jwt", "--allowed-hosts", "h"], Some(SECRET), "goes with --auth dev"),
+        (&["--auth", "jwt", "--public-url", "https://h/path"], Some(SECRET), "without a path"),
         // Everybody on the machine can read flags.
         (&["--auth", "jwt", "--auth-secret", SECRET], None, "unexpected argument '--auth-secret'"),
     ] {

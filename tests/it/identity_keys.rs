@@ -95,7 +95,7 @@ async fn a_file_of_keys_is_read_again() {
     assert_eq!(said(&replica, &old.token("ann", &["team"])).await, is(200, ""));
     // Half written, it does not count.
     fs::write(file.path(), "{\"keys\": [").unwrap();
-    eventually("it is said", || async { replica.log().contains("the keys of tokens cannot be had") }).await;
+    eventually("it is said", || async { replica.log().contains("the keys of tokens cannot be read") }).await;
     assert_eq!(said(&replica, &old.token("ann", &["team"])).await, is(200, ""));
     fs::write(file.path(), key_set(&[&new]).to_string()).unwrap();
     eventually("the new key counts", || async {
@@ -150,7 +150,7 @@ async fn known_keys_count_on_while_their_server_is_away_and_old_ones_end_with_it
     server.publish(&huge);
     let before = server.asked();
     eventually("it was asked twice more", || async { server.asked() >= before + 2 }).await;
-    assert_eq!(replica.log().matches("the keys of tokens cannot be had").count(), 1, "said once");
+    assert_eq!(replica.log().matches("the keys of tokens cannot be read").count(), 1, "said once");
 
     server.publish(&key_set(&[&new]));
     eventually("the new key counts", || async {
@@ -167,15 +167,35 @@ async fn a_replica_starts_without_the_server_of_its_keys_and_says_so_until_it_is
     let issuer = Issuer::edwards("e");
     let server = KeyServer::start(&key_set(&[&issuer])).await;
     server.be_away(true);
-    let replica = with_url(&nats, &server, "1").await;
+    let options = ["--auth", "jwt", "--auth-jwks-url", server.url(), "--auth-jwks-seconds", "1"];
+    let mut replica = Replica::prepared(Spec::joining(nats.url()).with(&options));
+    replica.spawn();
+    eventually("it says why it is not ready", || async {
+        replica.readyz().await["reason"] == "the public keys of tokens (JWKS) cannot be read"
+    })
+    .await;
+    let (status, _) = replica.ask(replica.raw_request(Method::GET, "/readyz")).await;
+    assert_eq!(
+        (status, replica.count("tidings_ready").await, replica.count("tidings_token_keys").await),
+        (503, 0, 0)
+    );
+    assert!(!replica.metrics().await.contains("tidings_token_keys_age_seconds "), "they were never read");
+    assert!(
+        replica.log().contains("until they were read once, this replica is not ready"),
+        "{}",
+        replica.log()
+    );
     let mut token = claims("ann", &["team"]);
-    token["aud"] = Value::Null;
+    token["name"] = Value::Null;
     let token = issuer.sign(&token);
     let answer = stats(&replica, &token).send().await.unwrap();
     assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (503, &"5".parse().unwrap()));
     assert_eq!(answer.json::<Value>().await.unwrap()["code"], "keys_away");
     server.be_away(false);
     eventually("its keys are there", || async { said(&replica, &token).await.0 == 200 }).await;
+    eventually("it is ready", || replica.is_ready()).await;
+    assert_eq!(replica.count("tidings_token_keys").await, 1);
+    assert!(replica.metric("tidings_token_keys_age_seconds").await < 30.0);
 }
 
 #[tokio::test]
@@ -196,7 +216,13 @@ async fn over_tls_keys_come_from_a_server_that_the_system_trusts_and_from_no_oth
     ] {
         let spec = Spec::joining(nats.url()).with(&["--auth", "jwt", "--auth-jwks-url", url]);
         let spec = spec.with_variable("SSL_CERT_FILE", authority.certificate().to_str().unwrap());
-        let replica = Replica::start_with(spec).await;
+        let mut replica = Replica::prepared(spec);
+        replica.spawn();
+        let ready = answer.0 == 200;
+        eventually("it is ready, or says why not", || async {
+            if ready { replica.is_ready().await } else { replica.readyz().await["reason"] != Value::Null }
+        })
+        .await;
         assert_eq!(said(&replica, &issuer.token("ann", &["team"])).await, answer, "{}", replica.log());
     }
     assert_eq!(server.asked(), 1, "the others have not even asked");

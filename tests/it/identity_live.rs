@@ -60,6 +60,29 @@ async fn a_connection_is_let_in_by_a_token_in_any_of_its_places() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_given_on_purpose_counts_before_a_cookie() {
+    let nats = Nats::start().await;
+    let replica = start(&nats, &["--auth-query-token"]).await;
+    let good = Issuer::secret(SECRET).token("ann", &[]);
+    let (protocol, query, url) = (format!("bearer, {good}"), format!("?token={good}"), replica.url());
+    for stale in [
+        "session=eyJfcGVybWFuZW50Ijp0cnVlfQ.ZxYabc.abc".to_owned(),
+        format!("session={}", lasting(-300, "ann", &[])),
+    ] {
+        let page = [("Cookie", &*stale), ("Origin", &*url)];
+        let with_protocol = [page[0], page[1], ("Sec-WebSocket-Protocol", &*protocol)];
+        replica.try_connect("", &with_protocol).await.unwrap().greeted().await;
+        replica.try_connect(&query, &page).await.unwrap().greeted().await;
+        let events = replica.request(Method::GET, &format!("/events{query}")).header("Cookie", &*stale);
+        assert_eq!(events.send().await.unwrap().status(), 200);
+        assert_eq!(refused(replica.try_connect("", &page).await).0, 401, "alone it counts");
+    }
+    let emptied =
+        replica.request(Method::GET, "/active").header("Cookie", format!("session=; session={good}"));
+    assert_eq!(replica.ask(emptied).await.0, 200, "an application deletes a cookie by emptying it");
+}
+
+#[tokio::test]
 async fn in_the_query_a_token_opens_connections_and_does_nothing_else() {
     let nats = Nats::start().await;
     let replica = start(&nats, &["--auth-query-token"]).await;
@@ -117,6 +140,10 @@ async fn nobody_else_is_let_in() {
     ] {
         assert_eq!(refused(replica.try_connect(query, &headers).await), answer, "{query} {headers:?}");
     }
+    // On a WebSocket alone, a token may be behind the subprotocol.
+    let rest =
+        replica.request(Method::GET, "/active").header("Sec-WebSocket-Protocol", format!("bearer, {token}"));
+    assert_eq!(replica.ask(rest).await.0, 401);
     for odd in [&b"bearer, \xff\xfe"[..], b"bearer,\x01", b"\x80", b"bearer, a b c, \xc3\xa9"] {
         let mut raw = Raw::connect(&replica).await;
         raw.send(

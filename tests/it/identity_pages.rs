@@ -2,7 +2,9 @@
 
 use reqwest::Method;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Error;
 
+use crate::support::contract::openapi::operations;
 use crate::support::issuer::SECRET;
 use crate::support::{Issuer, Nats, Raw, Replica, Request, Spec};
 
@@ -125,23 +127,145 @@ async fn a_browser_that_asks_first_is_told() {
     assert_eq!(plain.status(), 405);
 }
 
+/// Every address that answers a `GET`, as the interface describes it.
+fn addresses() -> Vec<String> {
+    let id = "0198c5a0-1111-7222-8333-444455556666";
+    let gets = operations().filter(|(method, ..)| *method == Method::GET);
+    gets.map(|(_, path, _)| {
+        path.replace("{channel}", "creator").replace("{id}", id).replace("{file}", "app.js")
+    })
+    .collect()
+}
+
 #[tokio::test]
-async fn in_dev_auth_a_name_that_somebody_made_lead_here_is_refused() {
+async fn in_dev_auth_a_name_that_somebody_made_lead_here_is_refused_at_every_address() {
     let nats = Nats::start().await;
     let spec = Spec::joining(nats.url());
-    let replica = Replica::start_with(spec.clone()).await;
     let active = |replica: &Replica, host: &str| replica.request(Method::GET, "/active").header("Host", host);
-    for host in ["localhost:8000", "127.0.0.1", "[::1]"] {
-        assert_eq!(said(&replica, active(&replica, host)).await, is(200, ""), "{host}");
+    let own = Replica::start_with(spec.clone()).await;
+    let anywhere = ["--auth-dev-anywhere", "--allowed-hosts", "tidings.internal"];
+    let anywhere = Replica::start_with(spec.with(&anywhere)).await;
+    for (replica, more, strangers) in [
+        (&own, &[][..], &["10.0.0.1"][..]),
+        // No DNS answer can make an address mean another machine.
+        (&anywhere, &["10.0.0.1:8000", "[2001:db8::1]", "tidings.internal:8000"], &["tidings.example.org"]),
+    ] {
+        for host in ["localhost:8000", "127.0.0.1", "[::1]"].iter().chain(more) {
+            assert_eq!(said(replica, active(replica, host)).await, is(200, ""), "{host}");
+        }
+        for host in ["rebound.example.org:8000", "localhost.example.org"].iter().chain(strangers) {
+            for path in addresses() {
+                let request = replica.raw_request(Method::GET, &path).header("Host", *host);
+                assert_eq!(said(replica, request).await, is(403, "host_not_allowed"), "{host} {path}");
+            }
+            let change = clear(replica, &format!("http://{host}")).header("Host", *host);
+            assert_eq!(said(replica, change).await.0, 403, "{host}");
+        }
+        let create = replica.request(Method::POST, "").header("Host", "rebound.example.org");
+        assert_eq!(said(replica, create.json(&json!({"message": "x"}))).await, is(403, "host_not_allowed"));
+        assert!(replica.log().contains("--allowed-hosts"), "who runs it learns what helps");
     }
-    for host in ["rebound.example.org:8000", "10.0.0.1", "localhost.example.org"] {
-        assert_eq!(said(&replica, active(&replica, host)).await, is(403, "host_not_allowed"), "{host}");
-        let change = clear(&replica, &format!("http://{host}")).header("Host", host);
-        assert_eq!(said(&replica, change).await.0, 403, "{host}");
+}
+
+#[tokio::test]
+async fn in_dev_auth_the_page_of_a_host_that_is_known_may_talk_to_its_own_service() {
+    let nats = Nats::start().await;
+    let options = ["--auth-dev-anywhere", "--allowed-hosts", "myhost"];
+    let replica = Replica::start_with(Spec::joining(nats.url()).with(&options)).await;
+    for host in ["myhost:8000", "192.0.2.7:8000"] {
+        let page = replica.raw_request(Method::GET, "/").header("Host", host).send().await.unwrap();
+        assert_eq!(page.status(), 200, "{host}");
+        let from = |origin: String| clear(&replica, &origin).header("Host", host);
+        assert_eq!(said(&replica, from(format!("http://{host}"))).await, is(200, ""), "{host}");
+        let elsewhere = from("http://elsewhere:8000".to_owned());
+        let (status, refused) = replica.ask(elsewhere).await;
+        assert_eq!((status, refused["code"].as_str()), (403, Some("origin_not_allowed")), "{host}");
+        assert!(refused["message"].as_str().unwrap().contains("--allowed-origins"), "{refused}");
     }
-    let create = replica.request(Method::POST, "").header("Host", "rebound.example.org");
-    assert_eq!(said(&replica, create.json(&json!({"message": "x"}))).await, is(403, "host_not_allowed"));
-    // Where something else limits who asks, names are its business.
-    let anywhere = Replica::start_with(spec.with(&["--auth-dev-anywhere"])).await;
-    assert_eq!(said(&anywhere, active(&anywhere, "tidings.internal")).await, is(200, ""));
+}
+
+#[tokio::test]
+async fn a_page_without_an_origin_of_its_own_may_nothing_unless_that_is_asked_for() {
+    let nats = Nats::start().await;
+    let dev = Spec::joining(nats.url());
+    let closed = Replica::start_with(dev.clone()).await;
+    let open = Replica::start_with(dev.with(&["--allowed-origins", "null"])).await;
+    for (replica, answer) in [(&closed, is(403, "origin_not_allowed")), (&open, is(200, ""))] {
+        assert_eq!(said(replica, clear(replica, "null")).await, answer);
+        let events = replica.request(Method::GET, "/events").header("Origin", "null").send().await.unwrap();
+        assert_eq!(events.status(), answer.0);
+        match replica.try_connect("", &[("Origin", "null")]).await {
+            Ok(_) => assert_eq!(answer.0, 200),
+            Err(Error::Http(refused)) => assert_eq!(refused.status().as_u16(), answer.0),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_a_public_url_a_page_of_the_same_host_and_another_scheme_is_refused() {
+    let nats = Nats::start().await;
+    let replica =
+        start(&nats, &["--public-url", "https://tidings.example.com,https://other.example.com:8443"]).await;
+    let token = Issuer::secret(SECRET).token("carl", &["creator"]);
+    let by_cookie = |origin: &str| {
+        clear(&replica, origin)
+            .header("Host", "tidings.example.com")
+            .header("Cookie", format!("session={token}"))
+    };
+    for origin in ["https://tidings.example.com", "https://other.example.com:8443"] {
+        assert_eq!(said(&replica, by_cookie(origin)).await, is(200, ""), "{origin}");
+    }
+    for origin in ["http://tidings.example.com", "https://other.example.com", "http://other.example.com:8443"]
+    {
+        let (status, refused) = replica.ask(by_cookie(origin)).await;
+        assert_eq!((status, refused["code"].as_str()), (403, Some("origin_not_allowed")), "{origin}");
+        assert!(refused["message"].as_str().unwrap().contains("https://tidings.example.com"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn the_origin_of_an_application_can_be_allowed() {
+    let nats = Nats::start().await;
+    let replica =
+        start(&nats, &["--allowed-origins", "capacitor://localhost,tauri://localhost,app://-"]).await;
+    let token = Issuer::secret(SECRET).token("carl", &["creator"]);
+    let protocol = format!("Bearer, {token}");
+    for origin in ["capacitor://localhost", "tauri://localhost", "app://-"] {
+        let request = clear(&replica, origin).header("Authorization", format!("Bearer {token}"));
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{origin}");
+        assert_eq!(answer.headers()["access-control-allow-origin"], origin);
+        let headers = [("Origin", origin), ("Sec-WebSocket-Protocol", &*protocol)];
+        let mut client = replica.try_connect("", &headers).await.unwrap();
+        client.greeted().await;
+        assert_eq!(client.protocol.as_deref(), Some("Bearer"), "in the spelling that was offered");
+    }
+    let other = clear(&replica, "ionic://localhost").header("Authorization", format!("Bearer {token}"));
+    assert_eq!(said(&replica, other).await, is(403, "origin_not_allowed"));
+}
+
+#[tokio::test]
+async fn a_page_elsewhere_uses_up_no_connections_of_a_user() {
+    let nats = Nats::start().await;
+    let replica = start(&nats, &["--max-connections-per-user", "1"]).await;
+    let token = Issuer::secret(SECRET).token("ann", &["auditor"]);
+    let by_cookie =
+        |path: &str| replica.raw_request(Method::GET, path).header("Cookie", format!("session={token}"));
+    for path in ["/api/creator/broadcast/events", "/api/audit/events?follow=true"] {
+        let with_origin = by_cookie(path).header("Origin", "https://evil.example.com");
+        assert_eq!(said(&replica, with_origin).await, is(403, "origin_not_allowed"), "{path}");
+        // `fetch` without CORS, and images, have no `Origin`.
+        for site in ["cross-site", "same-site"] {
+            let without = by_cookie(path).header("Sec-Fetch-Site", site);
+            assert_eq!(said(&replica, without).await, is(403, "origin_not_allowed"), "{path} {site}");
+        }
+    }
+    // To its own origin a browser sends none either.
+    let own = by_cookie("/api/creator/broadcast/events")
+        .header("Sec-Fetch-Site", "same-origin")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(own.status(), 200);
 }

@@ -8,7 +8,8 @@ use serde_json::json;
 use tidings::clock::{Clock as _, SystemClock};
 use tidings::log::EventLog as _;
 
-use crate::support::{Nats, Replica, Spec, eventually};
+use crate::support::issuer::key_set;
+use crate::support::{Issuer, Nats, Replica, Spec, eventually};
 
 #[derive(Debug, Default)]
 struct Family {
@@ -303,7 +304,12 @@ fn listed() -> Vec<Row> {
 #[tokio::test]
 async fn every_metric_is_listed_and_keeps_the_rules_for_names() {
     let nats = Nats::start().await;
-    let replica = Replica::start(&nats).await;
+    // Some are there with published keys alone.
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    fs::write(keys.path(), key_set(&[&Issuer::edwards("e")]).to_string()).unwrap();
+    let file = keys.path().to_str().unwrap();
+    let spec = Spec::joining(nats.url()).with(&["--auth", "jwt", "--auth-jwks-file", file]);
+    let replica = Replica::start_with(spec).await;
     replica.raw_request(Method::GET, "/api/creator/broadcast/ws").send().await.unwrap();
     let said = scrape(&replica).await;
     assert!(said.families.len() > 40, "{}", said.families.len());

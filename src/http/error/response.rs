@@ -26,6 +26,15 @@ pub struct ApiError {
 #[derive(Clone, Copy, Debug)]
 pub struct Code(pub &'static str);
 
+/// Why an answer is a `401` or a `403`, for the diagnostics.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The code of the error.
+    pub code: &'static str,
+    /// Its sentence, which has no token in it.
+    pub message: String,
+}
+
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
@@ -101,6 +110,11 @@ impl IntoResponse for ApiError {
         }
         let mut response = (self.status, Json(body)).into_response();
         response.extensions_mut().insert(code);
+        if as_problem.is_refusal() {
+            response
+                .extensions_mut()
+                .insert(Refusal { code: self.code, message: as_problem.message.clone() });
+        }
         response.extensions_mut().insert(as_problem);
         if let Some(standing) = self.standing {
             standing.say(&mut response);

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use axum::http::header::{AUTHORIZATION, COOKIE, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
 use axum::http::request::Parts;
 
+use super::guard::Asks;
 use crate::http::error::ApiError;
 use crate::http::request::Query;
 
@@ -16,7 +17,7 @@ pub const SUBPROTOCOL: &str = "bearer";
 pub struct Places {
     /// The name of the cookie; none is read when it is empty.
     pub cookie: String,
-    /// The parameter of the query, where that is a place: for connections, to which a browser can add no header.
+    /// The parameter of the query, where that is a place: for WebSockets and streams, to which a browser can add no header.
     pub query: Option<String>,
 }
 
@@ -33,15 +34,6 @@ pub enum Place {
     Query,
 }
 
-/// What a request asks for, as far as it matters for where its token may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asks {
-    /// One answer.
-    Once,
-    /// A connection: a WebSocket or an event stream.
-    Connection,
-}
-
 /// A token, not verified yet.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Credential<'a> {
@@ -51,35 +43,38 @@ pub struct Credential<'a> {
     pub place: Place,
 }
 
-/// The token of a request: from the first place that has one. Others are not looked at: a token that was put there on
-/// purpose counts before one that the browser adds.
+/// The token of a request: from the first place that has one; the others are not looked at. A token that was put there
+/// on purpose counts before the cookie, which the browser adds to everything that it sends to this host.
 pub fn find<'a>(parts: &'a Parts, places: &Places, asks: Asks) -> Result<Option<Credential<'a>>, ApiError> {
     let found = |place| move |token| Credential { token, place };
     if let Some(token) = in_header(&parts.headers)? {
         return Ok(Some(found(Place::Header)(token.into())));
     }
-    if let Some(token) = in_cookie(&parts.headers, &places.cookie)? {
-        return Ok(Some(found(Place::Cookie)(token.into())));
-    }
-    if let Some(token) = in_subprotocol(&parts.headers)? {
+    if asks == Asks::WebSocket
+        && let Some(token) = in_subprotocol(&parts.headers)?
+    {
         return Ok(Some(found(Place::Subprotocol)(token.into())));
     }
-    let Some(name) = places.query.as_ref().filter(|_| asks == Asks::Connection) else { return Ok(None) };
-    let query = Query::of(&parts.uri)?;
-    Ok(query.get(name).map(|token| found(Place::Query)(token.to_owned().into())))
+    if let Some(name) = places.query.as_ref().filter(|_| matches!(asks, Asks::Stream | Asks::WebSocket))
+        && let Some(token) = Query::of(&parts.uri)?.get(name)
+    {
+        return Ok(Some(found(Place::Query)(token.to_owned().into())));
+    }
+    let token = in_cookie(&parts.headers, &places.cookie)?;
+    Ok(token.map(|token| found(Place::Cookie)(token.into())))
 }
 
 /// Schemes of others, such as a proxy's `Basic`, are none of our business.
 fn in_header(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let mut found = None;
     for value in headers.get_all(AUTHORIZATION) {
-        let text = value.to_str().map_err(|_| unreadable("the header Authorization"))?;
+        let text = value.to_str().map_err(|_| unreadable("The header Authorization"))?;
         let (scheme, token) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         if !scheme.eq_ignore_ascii_case("bearer") {
             continue;
         }
         if found.replace(token.trim()).is_some() {
-            return Err(ApiError::invalid_token("There are several of them in headers."));
+            return Err(ApiError::invalid_token("There is more than one `Authorization: Bearer`."));
         }
     }
     Ok(found)
@@ -103,32 +98,38 @@ fn in_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, 
             }
             let value = value.trim();
             let value = value.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(value);
+            // Applications delete a cookie by emptying it.
+            if value.is_empty() {
+                continue;
+            }
             if found.replace(value).is_some_and(|other| other != value) {
-                return Err(ApiError::invalid_token("There are several different ones in cookies."));
+                return Err(ApiError::invalid_token("Several cookies of its name differ."));
             }
         }
     }
-    Ok(found.filter(|token| !token.is_empty()))
+    Ok(found)
 }
 
 fn in_subprotocol(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let mut offered = Vec::new();
     for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
-        let text = value.to_str().map_err(|_| unreadable("the offered subprotocols"))?;
+        let text = value.to_str().map_err(|_| unreadable("The header Sec-WebSocket-Protocol"))?;
         offered.extend(text.split(',').map(str::trim));
     }
-    let Some(place) = offered.iter().position(|protocol| *protocol == SUBPROTOCOL) else { return Ok(None) };
+    let Some(place) = offered.iter().position(|protocol| protocol.eq_ignore_ascii_case(SUBPROTOCOL)) else {
+        return Ok(None);
+    };
     let token = offered.get(place + 1).filter(|token| !token.is_empty());
     let missing = || {
         ApiError::invalid_token(format!(
-            "The subprotocol `{SUBPROTOCOL}` is offered, and no token behind it."
+            "The subprotocol `{SUBPROTOCOL}` is offered without a token behind it."
         ))
     };
     token.copied().map(Some).ok_or_else(missing)
 }
 
 fn unreadable(what: &str) -> ApiError {
-    ApiError::invalid_token(format!("There are bytes in {what} that no token has."))
+    ApiError::invalid_token(format!("{what} must be visible ASCII."))
 }
 
 #[cfg(test)]
@@ -139,7 +140,7 @@ mod tests {
     type Header<'a> = (&'static str, &'a [u8]);
 
     fn found(uri: &str, headers: &[Header<'_>]) -> Result<Option<(String, Place)>, ()> {
-        found_by(Asks::Connection, uri, headers)
+        found_by(Asks::WebSocket, uri, headers)
     }
 
     fn found_by(asks: Asks, uri: &str, headers: &[Header<'_>]) -> Result<Option<(String, Place)>, ()> {
@@ -164,11 +165,14 @@ mod tests {
         let subprotocol = ("sec-websocket-protocol", &b"chat, bearer, s"[..]);
         let query = "/x?token=q&token=z";
         assert_eq!(found(query, &[header, cookie, subprotocol]), Ok(Some(at(Place::Header, "h"))));
-        assert_eq!(found(query, &[cookie, subprotocol]), Ok(Some(at(Place::Cookie, "c"))));
-        assert_eq!(found(query, &[subprotocol]), Ok(Some(at(Place::Subprotocol, "s"))));
-        assert_eq!(found(query, &[]), Ok(Some(at(Place::Query, "q"))));
-        assert_eq!(found_by(Asks::Once, query, &[]), Ok(None));
-        assert_eq!(found_by(Asks::Once, query, &[cookie]), Ok(Some(at(Place::Cookie, "c"))));
+        assert_eq!(found(query, &[cookie, subprotocol]), Ok(Some(at(Place::Subprotocol, "s"))));
+        assert_eq!(found(query, &[cookie]), Ok(Some(at(Place::Query, "q"))));
+        assert_eq!(found("/x", &[cookie]), Ok(Some(at(Place::Cookie, "c"))));
+        let by = |asks, headers: &[Header<'_>]| found_by(asks, query, headers);
+        assert_eq!(by(Asks::Once, &[]), Ok(None));
+        assert_eq!(by(Asks::Once, &[cookie, subprotocol]), Ok(Some(at(Place::Cookie, "c"))));
+        assert_eq!(by(Asks::Once, &[subprotocol]), Ok(None), "it is no WebSocket");
+        assert_eq!(by(Asks::Stream, &[cookie, subprotocol]), Ok(Some(at(Place::Query, "q"))));
         assert_eq!(found("/x", &[]), Ok(None));
         assert_eq!(
             found("/x", &[("authorization", b"Basic eDp5"), cookie]),
@@ -184,12 +188,17 @@ mod tests {
         assert_eq!(found("/x", &twice), Err(()));
         assert_eq!(found("/x", &[("cookie", b"session=a"), ("cookie", b"session=b")]), Err(()));
         assert_eq!(found("/x", &[("cookie", b"session=a; session=a")]), Ok(Some(at(Place::Cookie, "a"))));
+        for emptied in [&b"session=; session=a"[..], b"session=a; session=\"\"; session="] {
+            assert_eq!(found("/x", &[("cookie", emptied)]), Ok(Some(at(Place::Cookie, "a"))), "no token");
+        }
+        assert_eq!(found("/x", &[("cookie", b"session=")]), Ok(None));
         assert_eq!(found("/x", &[("authorization", b"Bearer \xff")]), Err(()));
         assert_eq!(found("/x", &[("cookie", b"x=\xff; session=a")]), Ok(Some(at(Place::Cookie, "a"))));
         for odd in [&b"bearer"[..], b"bearer,", b"bearer, \xff", b"bearer,, x"] {
             assert_eq!(found("/x", &[("sec-websocket-protocol", odd)]), Err(()), "{odd:?}");
         }
-        assert_eq!(found("/x", &[("sec-websocket-protocol", b"Bearer, x")]), Ok(None), "names are exact");
+        let capital = ("sec-websocket-protocol", &b"Bearer, x"[..]);
+        assert_eq!(found("/x", &[capital]), Ok(Some(at(Place::Subprotocol, "x"))));
         assert_eq!(found("/x", &[("authorization", b"Bearer")]), Ok(Some(at(Place::Header, ""))));
     }
 }

@@ -3,7 +3,7 @@
 use axum::http::header::HeaderName;
 use axum::http::{HeaderMap, Uri};
 
-use super::{Identity, Role};
+use super::{Grant, Identity, Role};
 use crate::http::error::ApiError;
 use crate::http::request::Query;
 
@@ -13,15 +13,18 @@ const ROLE_HEADER: HeaderName = HeaderName::from_static("x-user-role");
 /// What was said, or the user `dev` with role `creator` when nothing was.
 fn claimed(user: Option<&str>, role: Option<&str>) -> Result<Identity, ApiError> {
     let role = match role {
-        Some(word) => Role::parse(word)
-            .ok_or_else(|| ApiError::no_identity("The role must be one of: creator, team, user, auditor."))?,
-        None if user.is_none() => Role::Creator,
-        None => Role::User,
+        Some(word) => word.parse::<Grant>().map_err(|_| {
+            ApiError::no_identity(
+                "The role must be one of: creator, team, user, auditor; or creator@<channel>.",
+            )
+        })?,
+        None if user.is_none() => Role::Creator.into(),
+        None => Role::User.into(),
     };
     let user = user
         .unwrap_or("dev")
         .parse()
-        .map_err(|e: String| ApiError::no_identity(format!("Not a user: {e}.")))?;
+        .map_err(|e: String| ApiError::no_identity(format!("Invalid user id: {e}.")))?;
     Ok(Identity { user, roles: [role].into_iter().collect(), ends: None })
 }
 
@@ -53,7 +56,7 @@ mod tests {
     #[test]
     fn dev_auth_believes_and_has_the_seeds_defaults() {
         let who = |user, role| claimed(user, role).map(|who| (who.user.to_string(), who.roles));
-        let role = |role| [role].into_iter().collect::<Roles>();
+        let role = |role: Role| [Grant::from(role)].into_iter().collect::<Roles>();
         assert_eq!(who(None, None), Ok(("dev".into(), role(Role::Creator))));
         assert_eq!(who(Some("1"), None), Ok(("1".into(), role(Role::User))));
         assert_eq!(who(Some("1"), Some("team")), Ok(("1".into(), role(Role::Team))));

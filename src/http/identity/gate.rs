@@ -3,12 +3,15 @@
 use axum::http::header::ORIGIN;
 use axum::http::request::Parts;
 
-use super::credential::{Asks, Credential, Place, Places, find};
-use super::origin::{Origins, is_guarded};
+use super::credential::{Credential, Place, Places, find};
+use super::guard::{Asks, is_guarded};
+use super::jwks::Jwks;
+use super::rules::Origins;
 use super::token::Verifier;
 use super::{Identity, dev};
 use crate::domain::{Timestamp, UserId};
 use crate::http::error::ApiError;
+use crate::http::refusals::Refusals;
 use crate::http::request::Query;
 
 /// How people prove who they are.
@@ -16,7 +19,7 @@ pub enum Proof {
     /// They just say so.
     Dev,
     /// With tokens.
-    Token(Verifier, Places),
+    Token(Box<Verifier>, Places),
 }
 
 /// Who may ask, and from which pages.
@@ -25,6 +28,8 @@ pub struct Gate {
     pub proof: Proof,
     /// Which pages a browser may ask from.
     pub origins: Origins,
+    /// What was said of those that were refused.
+    pub refusals: Refusals,
 }
 
 impl Gate {
@@ -32,7 +37,7 @@ impl Gate {
     pub async fn of_request(&self, parts: &Parts) -> Result<Identity, ApiError> {
         match &self.proof {
             Proof::Dev => dev::from_headers(&parts.headers),
-            Proof::Token(verifier, places) => by_token(verifier, places, parts, Asks::Once).await,
+            Proof::Token(verifier, places) => by_token(verifier, places, parts).await,
         }
     }
 
@@ -40,28 +45,38 @@ impl Gate {
     pub async fn of_connection(&self, parts: &Parts, now: Timestamp) -> Result<Identity, ApiError> {
         match &self.proof {
             Proof::Dev => dev::from_query(&parts.uri, &parts.headers),
-            Proof::Token(verifier, places) => {
-                not_over(by_token(verifier, places, parts, Asks::Connection).await?, now)
-            }
+            Proof::Token(verifier, places) => not_over(by_token(verifier, places, parts).await?, now),
+        }
+    }
+
+    /// Reads the keys of tokens again, if there are any. After an error, those that are known still count.
+    pub async fn reload(&self) -> anyhow::Result<()> {
+        match &self.proof {
+            Proof::Dev => Ok(()),
+            Proof::Token(verifier, _) => verifier.reload().await,
+        }
+    }
+
+    /// The published keys of tokens, if they are signed with such.
+    pub fn published_keys(&self) -> Option<&Jwks> {
+        match &self.proof {
+            Proof::Dev => None,
+            Proof::Token(verifier, _) => verifier.published().map(|jwks| &**jwks),
         }
     }
 
     /// Who a connection of this user is with the token that it sends while it lives.
     pub async fn refresh(&self, token: &str, user: &UserId, now: Timestamp) -> Result<Identity, ApiError> {
         let Proof::Token(verifier, _) = &self.proof else {
-            return Err(ApiError::malformed("not_supported", "There are no tokens in dev auth."));
+            return Err(ApiError::malformed("not_supported", "Dev auth has no tokens."));
         };
         let who = not_over(verifier.verify(token).await?, now)?;
         if who.user == *user { Ok(who) } else { Err(ApiError::other_user()) }
     }
 }
 
-async fn by_token(
-    verifier: &Verifier,
-    places: &Places,
-    parts: &Parts,
-    asks: Asks,
-) -> Result<Identity, ApiError> {
+async fn by_token(verifier: &Verifier, places: &Places, parts: &Parts) -> Result<Identity, ApiError> {
+    let asks = Asks::of(&parts.extensions);
     let Credential { token, place } = find(parts, places, asks)?.ok_or_else(|| ApiError::no_token(places))?;
     let who = verifier.verify(&token).await?;
     // Clients of the old service say who they are, too. That is no proof, and may not be a lie.
@@ -69,13 +84,15 @@ async fn by_token(
     if query.get("user_id").is_some_and(|claimed| claimed != who.user.as_str()) {
         return Err(ApiError::other_user());
     }
-    // A browser adds the cookie whoever made the page, and says which page that was. Others were judged already.
+    // A browser adds the cookie whoever made the page, and says which page that was. Foreign pages were refused already.
+    // To a stream of its own origin, a browser sends no `Origin`.
     if place == Place::Cookie
-        && is_guarded(&parts.method, &parts.headers)
+        && !matches!(asks, Asks::Stream | Asks::Log)
+        && is_guarded(&parts.method, &parts.headers, asks)
         && !parts.headers.contains_key(ORIGIN)
     {
-        let message = "With the token in a cookie, this takes an `Origin`, which browsers send. Who is none sends \
-                       `Authorization: Bearer`.";
+        let message = "With the token in a cookie, this request requires the header `Origin`, which browsers send. \
+                       Programs send `Authorization: Bearer <token>` instead.";
         return Err(ApiError::forbidden("origin_not_allowed", message));
     }
     Ok(who)

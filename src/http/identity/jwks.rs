@@ -39,7 +39,7 @@ impl Source {
         let here = |host: &str| host == "localhost" || host.starts_with("127.") || host == "[::1]";
         if uri.scheme_str() == Some("http") && !uri.host().is_some_and(here) {
             warn!(
-                "the keys of tokens come from {shown} without TLS: whoever can change what it says decides who is who"
+                "the keys of tokens come from {shown} without TLS: whoever can change the answer can issue tokens for anybody"
             );
         }
         Ok(Self::Url(Box::new(Fetch::from(uri)?), shown))
@@ -79,6 +79,17 @@ struct Known {
     seen: Option<Instant>,
 }
 
+/// What is known of a set.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// How many keys it had when it was last read.
+    pub keys: usize,
+    /// How long ago that was; none: never yet.
+    pub age: Option<Duration>,
+    /// Whether its keys still count.
+    pub usable: bool,
+}
+
 /// What there is for a token.
 pub enum Found {
     /// Keys that may have signed it: the one that it names; all of them when it names none.
@@ -104,6 +115,19 @@ impl Jwks {
         }
         tokio::spawn(keep_looking(Arc::downgrade(&jwks), every));
         Ok(jwks)
+    }
+
+    /// Reads the set again, now. After an error, the keys that are known still count.
+    pub async fn reload(&self) -> anyhow::Result<()> {
+        self.look().await.with_context(|| format!("reading the keys of tokens from {}", self.source.name()))
+    }
+
+    /// What is known at this moment.
+    pub fn standing(&self) -> Standing {
+        let known = self.known.borrow();
+        let age = known.seen.map(|seen| seen.elapsed());
+        let usable = age.is_some_and(|age| age <= KEPT_FOR);
+        Standing { keys: known.keys.len(), age, usable }
     }
 
     /// The keys that may have signed a token.
@@ -151,11 +175,17 @@ impl Jwks {
     fn say(&self, error: Option<&anyhow::Error>, failing: bool) {
         let name = self.source.name();
         match error {
+            Some(error) if !failing && self.standing().age.is_none() => warn!(
+                "the keys of tokens cannot be read from {name}: until they were read once, this replica is not ready and \
+                 verifies no token; retrying every {} s: {error:#}",
+                RETRY.as_secs()
+            ),
             Some(error) if !failing => warn!(
-                "the keys of tokens cannot be had from {name}; those that are known serve on for {} minutes: {error:#}",
+                "the keys of tokens cannot be read from {name}; those read before count for {} minutes after they were \
+                 read: {error:#}",
                 KEPT_FOR.as_secs() / 60
             ),
-            None if failing => info!("the keys of tokens can be had from {name} again"),
+            None if failing => info!("the keys of tokens were read from {name} again"),
             _ => {}
         }
     }

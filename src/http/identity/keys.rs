@@ -1,7 +1,8 @@
 //! The keys that tokens are verified with, and what each of them may verify: fixed by configuration, never by a token.
 
 use std::fmt;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context as _, bail};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
@@ -10,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::crypto;
+use crate::disk::private::read_secret;
 
 /// Clocks may differ by this much.
 pub const LEEWAY_SECONDS: u64 = 30;
@@ -77,13 +79,19 @@ impl SharedSecret {
         let newline = bytes.iter().rev().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
         bytes.truncate(bytes.len() - newline);
         if bytes.len() < MIN_SECRET_BYTES {
-            bail!("the secret has {} bytes; it takes at least {MIN_SECRET_BYTES}", bytes.len());
+            bail!("the secret has {} bytes, and needs at least {MIN_SECRET_BYTES}", bytes.len());
         }
         Ok(Self(bytes))
     }
 
+    /// Reads one from its file.
+    pub fn read(file: &Path) -> anyhow::Result<Self> {
+        let bytes = read_secret(file, "the secret of tokens")?;
+        Self::new(bytes).with_context(|| format!("the secret of tokens in {}", file.display()))
+    }
+
     /// The key with which such tokens are verified: HS256 alone.
-    pub fn key(&self, expect: &Expectations) -> Key {
+    fn key(&self, expect: &Expectations) -> Key {
         let decoding = DecodingKey::from_secret(&self.0);
         Key { id: None, decoding, validation: expect.validation(vec![Algorithm::HS256]) }
     }
@@ -93,6 +101,54 @@ impl SharedSecret {
         crypto::install();
         let key = EncodingKey::from_secret(&self.0);
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).context("signing the token")
+    }
+}
+
+/// Where shared secrets are.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// In these files, which are read again on request.
+    Files(Vec<PathBuf>),
+    /// In the environment of the process: this one, for as long as the process runs.
+    Given(SharedSecret),
+}
+
+impl SecretSource {
+    /// The secrets, as they are now; at least one.
+    pub fn read(&self) -> anyhow::Result<Vec<SharedSecret>> {
+        match self {
+            Self::Files(files) => files.iter().map(|file| SharedSecret::read(file)).collect(),
+            Self::Given(secret) => Ok(vec![secret.clone()]),
+        }
+    }
+}
+
+/// Shared secrets that all count: during a rotation, the old one and the new one.
+pub struct Secrets {
+    source: SecretSource,
+    expect: Expectations,
+    keys: RwLock<Arc<[Arc<Key>]>>,
+}
+
+impl Secrets {
+    /// Reads them for the first time.
+    pub fn open(source: SecretSource, expect: Expectations) -> anyhow::Result<Self> {
+        let secrets = Self { source, expect, keys: RwLock::new(Arc::default()) };
+        secrets.reload()?;
+        Ok(secrets)
+    }
+
+    /// Reads them again. After an error, those that were known still count.
+    pub fn reload(&self) -> anyhow::Result<()> {
+        let read = self.source.read()?;
+        let keys = read.iter().map(|secret| Arc::new(secret.key(&self.expect))).collect();
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// The keys with which tokens are verified.
+    pub fn keys(&self) -> Arc<[Arc<Key>]> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -198,6 +254,26 @@ mod tests {
         for bad in ["", "[]", "{}", r#"{"keys":[]}"#, r#"{"keys":{}}"#, &many] {
             assert!(published(bad.as_bytes(), &all).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn secrets_are_read_again_on_request_and_kept_when_that_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ["old", "new"].map(|name| folder.path().join(name));
+        for file in &files {
+            std::fs::write(file, format!("{}{}", file.display(), "x".repeat(MIN_SECRET_BYTES))).unwrap();
+        }
+        let source = SecretSource::Files(files.to_vec());
+        let secrets = Secrets::open(source, expecting(&[])).unwrap();
+        let before = secrets.keys();
+        assert_eq!(before.len(), 2);
+        std::fs::write(&files[0], "short").unwrap();
+        let why = secrets.reload().unwrap_err();
+        assert!(format!("{why:#}").contains(&files[0].display().to_string()), "{why:#}");
+        assert!(Arc::ptr_eq(&secrets.keys(), &before), "those that were known still count");
+        std::fs::write(&files[0], "y".repeat(MIN_SECRET_BYTES)).unwrap();
+        secrets.reload().unwrap();
+        assert!(!Arc::ptr_eq(&secrets.keys(), &before));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A shard's sockets: those that are ready are read and written, those whose time has come are looked after.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 
 use bytes::Bytes;
@@ -24,12 +24,6 @@ const READ_BUFFER: usize = 16 * 1024;
 /// What the kernel holds for a client that does not read. By itself it would let that grow to some megabytes, for each.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Sockets that had more to read than they had a turn for, and have another one in the same round.
-const READ_ON_AT_ONCE: usize = 256;
-
-/// Clients that are looked after in one round because their time has come. Many can have one deadline: those who came together.
-const KEPT_AT_ONCE: usize = 256;
-
 /// Connections that were refused after their handshake and may hear why. Beyond that they are cut off.
 const MAX_REFUSED: usize = 1_024;
 
@@ -50,7 +44,7 @@ pub(super) struct Sockets {
     timers: Timers,
     buffer: Box<[u8]>,
     /// Those that may have more to read than they had a turn for.
-    unread: VecDeque<usize>,
+    unread: Vec<usize>,
     /// Those that were refused and say goodbye.
     refused: BTreeMap<usize, Client>,
     actions: Vec<Action>,
@@ -62,13 +56,13 @@ impl Sockets {
             readiness: Readiness::new()?,
             timers: Timers::default(),
             buffer: vec![0; READ_BUFFER].into(),
-            unread: VecDeque::new(),
+            unread: Vec::new(),
             refused: BTreeMap::new(),
             actions: Vec::new(),
         })
     }
 
-    pub(super) fn are_unread(&self) -> bool {
+    pub(super) const fn are_unread(&self) -> bool {
         !self.unread.is_empty()
     }
 
@@ -132,8 +126,8 @@ impl Shard {
             }
             return;
         }
-        let connection = Connection::of_socket(who.staff, self.floors[floor].room.tape(), client);
-        self.add(floor, id, connection, &who.user);
+        let room = &mut self.floors[floor].room;
+        room.add(id, Connection::of_socket(who.staff, room.tape(), client));
         self.greet(floor, id, &answer, who.heartbeat_seconds);
         if !read.is_empty() {
             self.hear(name, Heard::Handshake(read), now, inbox);
@@ -144,8 +138,7 @@ impl Shard {
     /// Reads and writes the sockets that are ready.
     pub(super) fn attend(&mut self, inbox: &mpsc::WeakSender<Request>) {
         let now = self.means.watch.now();
-        let count = self.sockets.unread.len().min(READ_ON_AT_ONCE);
-        for name in self.sockets.unread.drain(..count).collect::<Vec<_>>() {
+        for name in std::mem::take(&mut self.sockets.unread) {
             self.hear(name, Heard::Socket(Extent::End), now, inbox);
             self.look_after(name);
         }
@@ -183,7 +176,7 @@ impl Shard {
         }
         match read {
             Read::Later => {}
-            Read::Again => self.sockets.unread.push_back(name),
+            Read::Again => self.sockets.unread.push(name),
             Read::Ended(parting) => self.part(name, parting),
         }
         (self.sockets.buffer, self.sockets.actions) = (buffer, actions);
@@ -234,8 +227,8 @@ impl Shard {
     fn refresh(&mut self, name: usize, token: Token, inbox: &mpsc::WeakSender<Request>) {
         let Some((floor, id)) = self.place(name) else { return };
         let Some(connection) = self.floors[floor].room.connections.get(id) else { return };
-        let user = connection.user().clone();
-        let (refreshed, inbox) = (self.means.errands.refresh(token, user), inbox.clone());
+        let (user, channel) = (connection.user().clone(), self.floors[floor].channel.clone());
+        let (refreshed, inbox) = (self.means.errands.refresh(token, user, channel), inbox.clone());
         tokio::spawn(async move {
             let refreshed = refreshed.await;
             if let Some(inbox) = inbox.upgrade() {
@@ -282,12 +275,11 @@ impl Shard {
         }
     }
 
-    /// Does what the time asks for. What is left is due in the next round.
+    /// Does what the time asks for.
     pub(super) fn keep_time(&mut self, inbox: &mpsc::WeakSender<Request>) {
         let Means { limits, watch, .. } = self.means;
         let now = watch.now();
-        for _ in 0..KEPT_AT_ONCE {
-            let Some((at, name)) = self.sockets.timers.take(now) else { return };
+        while let Some((at, name)) = self.sockets.timers.take(now) {
             let Some(client) = self.client(name).filter(|client| client.armed == Some(at)) else { continue };
             client.armed = None;
             match client.tick(now, &limits) {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use crate::support::choose_cryptography;
 use crate::support::client::Closed;
 use crate::support::{Client, Events};
 
@@ -136,6 +137,7 @@ fn ended(closed: &Closed) -> End {
 }
 
 async fn listen_to_events(url: String, journal: Arc<Mutex<Journal>>) {
+    choose_cryptography();
     let http = reqwest::Client::new();
     let user = journal.lock().unwrap().user.clone();
     loop {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::audience::Journal;
+use crate::support::choose_cryptography;
 use crate::support::{PATIENCE, eventually};
 
 /// A post that was taken in the end.
@@ -48,6 +49,7 @@ pub async fn without_pause(url: String, stop: Arc<AtomicBool>) -> Vec<Posted> {
 }
 
 fn client() -> reqwest::Client {
+    choose_cryptography();
     reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap()
 }
 

@@ -58,6 +58,7 @@ impl Browser {
         }
         wanted.add_arg(&format!("--user-data-dir={}", profile.path().display())).unwrap();
         wanted.set_browser_log_level(LoggingPrefsLogLevel::All).unwrap();
+        super::choose_cryptography();
         let web = WebDriver::new(format!("http://127.0.0.1:{}", driver.port), wanted).await;
         let web = web.unwrap_or_else(|e| panic!("Chromium does not start ({INSTALL}): {e}"));
         Self { web, driver, _profile: profile, _turn: turn }

@@ -39,7 +39,7 @@ pub use nats::{Cluster, Nats};
 pub use random::Random;
 pub use raw::Raw;
 pub use replica::{Replica, Spec};
-pub use request::{Http, Request};
+pub use request::{Http, Request, choose_cryptography};
 
 /// How long anything may take that should take a moment: generous, since machines are shared and noisy.
 pub const PATIENCE: Duration = Duration::from_secs(20);

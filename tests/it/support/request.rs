@@ -8,12 +8,19 @@ use serde::Serialize;
 
 use super::contract::openapi::{self, Answer, Asked};
 
+/// Names the cryptography of TLS for this process, which every HTTP client wants although none here speaks TLS: ring's, as
+/// in the binary. To be called before a client is made; again does no harm.
+pub fn choose_cryptography() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// An HTTP client, which gives an answer a time.
 #[derive(Clone)]
 pub struct Http(reqwest::Client);
 
 impl Http {
     pub fn patient(patience: Duration) -> Self {
+        choose_cryptography();
         Self(reqwest::Client::builder().timeout(patience).build().unwrap())
     }
 

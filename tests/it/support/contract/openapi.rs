@@ -23,7 +23,7 @@ pub fn answered_by(url: &str) -> Answered {
 }
 
 /// Headers that any client may send; they are no part of the interface, or, of those with a token, security schemes of it.
-const ANY_CLIENT_SENDS: [&str; 14] = [
+const ANY_CLIENT_SENDS: [&str; 15] = [
     "accept",
     "authorization",
     "cookie",
@@ -31,6 +31,7 @@ const ANY_CLIENT_SENDS: [&str; 14] = [
     "content-type",
     "host",
     "origin",
+    "sec-fetch-site",
     "user-agent",
     "connection",
     "upgrade",
