@@ -101,7 +101,7 @@ async fn heartbeats(context: &Context) -> anyhow::Result<Vec<Heartbeat>> {
     let mut heartbeats: Vec<_> =
         heartbeat::heartbeats(&bucket).await?.into_iter().map(|(heartbeat, _)| heartbeat).collect();
     for present in heartbeats.iter_mut().flat_map(|heartbeat| heartbeat.channels.values_mut()) {
-        present.user_hashes = None;
+        (present.user_hashes, present.user_sketch) = (None, None);
     }
     Ok(heartbeats)
 }

@@ -18,7 +18,7 @@ use crate::notary::note::PublicKey;
 use crate::projection::Projection;
 use crate::push::admission::Admission;
 use crate::push::client;
-use crate::push::heartbeat::{Connected, Counts};
+use crate::push::counts::{Connected, Counts};
 use crate::push::hub::Hub;
 use crate::shutdown::Shutdown;
 use crate::submit::{Acks, Submit};

@@ -10,6 +10,7 @@ use super::identity::{Identity, Role};
 use super::request::{Fresh, InChannel};
 use super::state::App;
 use crate::domain::types::MAX_MESSAGE_CHARS;
+use crate::push::counts::Accuracy;
 
 /// `GET /stats`
 pub async fn stats(
@@ -30,10 +31,14 @@ pub async fn stats(
         )
     });
     let connected = app.connected(&channel);
-    let note = if connected.approximate {
-        "Distinct users over all replicas; a user of several replicas may count more than once"
-    } else {
-        "Distinct users over all replicas"
+    let note = match connected.accuracy {
+        Accuracy::Exact => "Distinct users over all replicas",
+        Accuracy::Estimate => {
+            "An estimate of the distinct users over all replicas; its standard error is 1.6 percent"
+        }
+        Accuracy::Partial => {
+            "NATS is away: users of other replicas count as they were last reported, and after ten seconds not at all"
+        }
     };
     let reply = json!({
         "status": "success",
@@ -46,7 +51,7 @@ pub async fn stats(
             "connected_users_local": connected.users_local,
             "connections": connected.connections,
             "connections_local": connected.connections_local,
-            "approximate": connected.approximate,
+            "approximate": connected.accuracy != Accuracy::Exact,
             "replicas": connected.replicas,
             "max_characters": MAX_MESSAGE_CHARS,
         },

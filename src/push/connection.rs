@@ -29,8 +29,6 @@ pub(super) struct Means {
 }
 
 pub(super) struct Connection {
-    /// The user's name in heartbeats.
-    pub(super) user_hash: u64,
     /// Whether it learns what creators and team learn.
     pub(super) staff: bool,
     /// The number of the next message on its room's tape.
@@ -55,16 +53,16 @@ impl Connection {
         outgoing: mpsc::Sender<Outgoing>,
         close: oneshot::Sender<Close>,
     ) -> Self {
-        Self::new(user_hash(&user), staff, tape, Line::Stream { user, outgoing, close: Some(close) })
+        Self::new(staff, tape, Line::Stream { user, outgoing, close: Some(close) })
     }
 
     /// A WebSocket that has everything that is on the tape.
     pub(super) fn of_socket(staff: bool, tape: &Tape, client: Client) -> Self {
-        Self::new(user_hash(client.user()), staff, tape, Line::Socket(client))
+        Self::new(staff, tape, Line::Socket(client))
     }
 
-    fn new(user_hash: u64, staff: bool, tape: &Tape, line: Line) -> Self {
-        Self { user_hash, staff, seen: tape.end(), line }
+    fn new(staff: bool, tape: &Tape, line: Line) -> Self {
+        Self { staff, seen: tape.end(), line }
     }
 
     /// Whose connection it is.

@@ -2,20 +2,20 @@
 //!
 //! All connections of a user are on one shard, so that what is told to a user concerns one shard alone.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use mio::net::TcpStream;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::client::{Errands, Limits, Places};
 use super::connection::{Means, user_hash};
-use super::heartbeat::{Connected, Counts};
+use super::counts::Counts;
+use super::local::{Local, LocalPresence};
 use super::moment::Stopwatch;
 use super::shard::{Request, Shard};
 use super::wire::{Close, Frame};
@@ -83,61 +83,12 @@ pub struct Upgraded {
     pub places: Places,
 }
 
-/// Who is connected to this replica, by channel: connections, and the hashes of distinct users.
-pub type LocalPresence = BTreeMap<Channel, (u64, HashSet<u64>)>;
-
-/// How many are connected to this replica in a channel.
-#[derive(Debug, Default)]
-pub(super) struct LocalCount {
-    pub(super) connections: AtomicU64,
-    pub(super) users: AtomicU64,
-}
-
-/// What shards share.
-#[derive(Debug)]
-pub(super) struct Local {
-    pub(super) counts: BTreeMap<Channel, LocalCount>,
-    pub(super) changed: Notify,
-    connections: AtomicUsize,
-    max_connections: usize,
-}
-
-impl Local {
-    /// Takes one of the places that there are.
-    pub(super) fn enter(&self) -> bool {
-        let one_more = |open| (open < self.max_connections).then_some(open + 1);
-        self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
-    }
-
-    /// Gives the place back.
-    pub(super) fn leave(&self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// How many are connected, and how many distinct users these are.
-    pub(super) fn of(&self, channel: &Channel) -> (u64, u64) {
-        self.counts.get(channel).map_or((0, 0), |count| {
-            (count.connections.load(Ordering::Relaxed), count.users.load(Ordering::Relaxed))
-        })
-    }
-
-    /// With those of other replicas.
-    pub(super) fn connected(&self, channel: &Channel, counts: Counts) -> Connected {
-        let (connections, users) = self.of(channel);
-        counts.with_local(connections, users)
-    }
-}
-
 /// A handle to the hub.
 #[derive(Clone)]
 pub struct Hub {
     shards: Arc<[mpsc::Sender<Request>]>,
     local: Arc<Local>,
 }
-
-/// The hub is gone: the replica is stopping.
-#[derive(Debug)]
-pub struct Stopping;
 
 /// What a hub is made of.
 pub struct Options {
@@ -168,13 +119,8 @@ impl Hub {
         for channel in &channels {
             metrics.begin(channel);
         }
-        let local = Arc::new(Local {
-            counts: channels.iter().map(|channel| (channel.clone(), LocalCount::default())).collect(),
-            changed: Notify::new(),
-            connections: AtomicUsize::new(0),
-            max_connections,
-        });
         let of = announcements.len();
+        let local = Arc::new(Local::new(&channels, of, max_connections));
         let shards = announcements.into_iter().enumerate().map(|(number, announcements)| {
             let (projection, metrics, errands) = (projection.clone(), metrics.clone(), errands.clone());
             let means = Means { projection, metrics, errands, limits, watch: Stopwatch::start() };
@@ -223,19 +169,14 @@ impl Hub {
         let _ = self.shard(id).send(Request::SendActive(channel, id)).await;
     }
 
-    /// Who is connected now.
-    pub async fn presence(&self) -> Result<LocalPresence, Stopping> {
-        let mut all = LocalPresence::new();
-        for shard in self.shards.iter() {
-            let (reply, presence) = oneshot::channel();
-            shard.send(Request::Presence(reply)).await.map_err(|_| Stopping)?;
-            for (channel, (connections, users)) in presence.await.map_err(|_| Stopping)? {
-                let sum = all.entry(channel).or_default();
-                sum.0 += connections;
-                sum.1.extend(users);
-            }
-        }
-        Ok(all)
+    /// The channels that exist.
+    pub fn channels(&self) -> BTreeSet<Channel> {
+        self.local.channels.keys().cloned().collect()
+    }
+
+    /// Who is connected now. No shard is asked, so that a busy one holds nobody up.
+    pub fn presence(&self) -> LocalPresence {
+        self.local.presence()
     }
 
     /// How many requests of connections wait for it.
@@ -251,6 +192,20 @@ impl Hub {
     /// Waits until somebody came or went.
     pub async fn changed(&self) {
         self.local.changed.notified().await;
+    }
+
+    /// Begins to close every connection with `1012`, spread evenly over a time, and takes nobody new until [`Self::resume`].
+    pub async fn release(&self, over: Duration) {
+        for shard in self.shards.iter() {
+            let _ = shard.send(Request::Release(over)).await;
+        }
+    }
+
+    /// Takes connections again, and closes none that is left, unless the replica stops.
+    pub async fn resume(&self) {
+        for shard in self.shards.iter() {
+            let _ = shard.send(Request::Resume).await;
+        }
     }
 
     /// Closes every connection with `1012`, spread evenly over a time, and returns when none is left.

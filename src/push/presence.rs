@@ -1,9 +1,10 @@
 //! Presence: each replica says in a KV bucket that it lives and whom it serves; the sums are the global counts.
 //!
 //! Heartbeats are followed with a plain subscription: each one is whole, so a lost one costs three seconds and nothing
-//! else. A replica that falls silent leaves the counts when its heartbeat would have left the bucket.
+//! else. A replica that falls silent leaves the counts when its heartbeat would have left the bucket. What is heard is
+//! summed about once a second, however many replicas there are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +18,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
-use super::heartbeat::{Counts, Heartbeat, Peer, Peers, heartbeats, present};
+use super::counts::Counts;
+use super::heartbeat::{Heartbeat, heartbeats, present};
 use super::hub::Hub;
+use super::name::NameCheck;
+use super::peers::Peers;
 use crate::clock::Clock;
 use crate::domain::{Channel, Digest, Timestamp};
 use crate::log::connection::Connection;
@@ -26,11 +30,18 @@ use crate::log::names::{MIRROR_LEASE_KEY, REPLICAS_BUCKET, bucket_subject};
 use crate::log::provision::{Provision, replicas_stream};
 use crate::metrics::{Metrics, gauge};
 use crate::projection::Projection;
-use crate::submit::mode::Modes;
+use crate::submit::mode::{Mode, Modes};
 
 /// A heartbeat at least this often, and this soon after a change.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
 const BEAT_AFTER_CHANGE: Duration = Duration::from_millis(200);
+
+/// Of many replicas each waits longer after a change, so that all together do not send more than fifty heartbeats a second.
+const BEAT_AFTER_CHANGE_A_REPLICA: Duration = Duration::from_millis(20);
+
+/// The numbers are summed at most this often, and at least as often as heartbeats come.
+const SUM_EVERY: Duration = Duration::from_secs(1);
+const SUM_AT_LEAST_EVERY: Duration = Duration::from_secs(3);
 
 /// Who this process is.
 #[derive(Clone, Debug)]
@@ -68,84 +79,110 @@ impl Presence {
     pub async fn run(
         self,
         counts: watch::Sender<BTreeMap<Channel, Counts>>,
+        serving: watch::Sender<usize>,
         taken: oneshot::Sender<Heartbeat>,
     ) -> anyhow::Result<()> {
         let context = self.provision.context(&self.connection.client);
         let everyone = bucket_subject(REPLICAS_BUCKET, ">");
         let mut heard =
             self.connection.client.subscribe(everyone).await.context("listening to heartbeats")?;
-        let mut peers = Peers(self.last_heartbeats(&context).await);
+        let mut peers = self.last_heartbeats(&context).await;
+        let mut name = NameCheck::new(Instant::now());
         let mut taken = Some(taken);
-        let mut beat_at = Instant::now();
+        let mut modes = self.modes.watch();
+        let (mut beat_at, mut sum_at) = (Instant::now(), Instant::now());
+        let mut summed_at = None;
         // Publishing waits for the server; listening does not wait for that.
         let mut beating = pin!(Fuse::terminated());
         loop {
+            let soon = || summed_at.map_or_else(Instant::now, |at| at + SUM_EVERY);
             tokio::select! {
                 biased;
+                () = sleep_until(sum_at) => {
+                    self.sum(&mut peers, &counts, &serving);
+                    summed_at = Some(Instant::now());
+                    sum_at = Instant::now() + SUM_AT_LEAST_EVERY;
+                }
                 message = heard.next() => {
                     let Some(message) = message else { return Ok(()) };
-                    if let Some(older) = self.hear(&message, &mut peers)
+                    if let Some(older) = self.hear(&message, &mut peers, &mut name)
                         && let Some(taken) = taken.take()
                     {
                         let _ = taken.send(older);
                     }
+                    sum_at = sum_at.min(soon());
                 }
-                () = &mut beating, if !beating.is_terminated() => continue,
+                () = &mut beating, if !beating.is_terminated() => {}
                 () = sleep_until(beat_at), if beating.is_terminated() => {
                     beat_at = Instant::now() + BEAT_EVERY;
                     beating.set(self.beat(&context).fuse());
                 }
                 () = self.hub.changed() => {
-                    beat_at = beat_at.min(Instant::now() + BEAT_AFTER_CHANGE);
-                    continue;
+                    beat_at = beat_at.min(Instant::now() + beat_after_change(peers.count()));
+                    sum_at = sum_at.min(soon());
+                }
+                changed = modes.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    sum_at = sum_at.min(soon());
                 }
             }
-            peers.forget_silent();
-            self.metrics.replicas.set(gauge(peers.0.len() + 1));
-            let Ok(local) = self.hub.presence().await else { return Ok(()) };
-            let now = peers.sum(&local);
-            counts.send_if_modified(|known| {
-                let changed = *known != now;
-                *known = now;
-                changed
-            });
         }
     }
 
-    /// Takes a heartbeat in; returns it when it is of an older process with this one's name.
-    fn hear(&self, message: &async_nats::Message, peers: &mut Peers) -> Option<Heartbeat> {
+    fn sum(
+        &self,
+        peers: &mut Peers,
+        counts: &watch::Sender<BTreeMap<Channel, Counts>>,
+        serving: &watch::Sender<usize>,
+    ) {
+        peers.forget_silent();
+        let others = peers.serving();
+        serving.send_if_modified(|known| std::mem::replace(known, others) != others);
+        self.metrics.replicas.set(gauge(peers.count() + 1));
+        let now = peers.sum(&self.hub.presence(), self.modes.now() == Mode::Local);
+        counts.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
+    }
+
+    /// Takes a heartbeat in; returns it when a live process had this one's name before.
+    fn hear(
+        &self,
+        message: &async_nats::Message,
+        peers: &mut Peers,
+        name: &mut NameCheck,
+    ) -> Option<Heartbeat> {
+        let key = message.subject.strip_prefix(&bucket_subject(REPLICAS_BUCKET, ""))?;
         if message.payload.is_empty() {
             // A replica that stops takes its heartbeat out of the bucket.
-            peers.0.retain(|name, _| bucket_subject(REPLICAS_BUCKET, name) != message.subject.as_str());
+            peers.forget(key);
             return None;
         }
-        let heartbeat = self.foreign(message)?;
+        let heartbeat = self.foreign(key, &message.payload)?;
         if heartbeat.replica == self.identity.replica {
-            return self.is_older(&heartbeat).then_some(heartbeat);
+            return name.hear(&self.identity, &heartbeat, Instant::now()).then_some(heartbeat);
         }
         self.compare(&heartbeat);
-        peers.0.insert(heartbeat.replica.clone(), Peer { heartbeat, heard: Instant::now() });
+        peers.hear(&heartbeat, Instant::now());
         None
     }
 
-    /// Two processes of one name: the one that came later gives way.
-    fn is_older(&self, other: &Heartbeat) -> bool {
-        (other.started_at, other.instance) < (self.identity.started_at, self.identity.instance)
-    }
-
-    /// A heartbeat of another process; `None` for our own, for the lease, and for what is no heartbeat.
-    fn foreign(&self, message: &async_nats::Message) -> Option<Heartbeat> {
-        if message.subject.as_str() == bucket_subject(REPLICAS_BUCKET, MIRROR_LEASE_KEY) {
+    /// A heartbeat of another process; `None` for our own, for the lease, and for what is no heartbeat under its own key.
+    fn foreign(&self, key: &str, payload: &[u8]) -> Option<Heartbeat> {
+        if key == MIRROR_LEASE_KEY {
             return None;
         }
-        let heartbeat: Heartbeat = serde_json::from_slice(&message.payload)
+        let heartbeat: Heartbeat = serde_json::from_slice(payload)
             .inspect_err(|e| debug!("a heartbeat that cannot be read: {e}"))
             .ok()?;
-        (heartbeat.instance != self.identity.instance).then_some(heartbeat)
+        (heartbeat.replica == key && heartbeat.instance != self.identity.instance).then_some(heartbeat)
     }
 
     async fn beat(&self, context: &jetstream::Context) {
-        let Ok(local) = self.hub.presence().await else { return };
         let position = self.projection.position();
         let heartbeat = Heartbeat {
             replica: self.identity.replica.clone(),
@@ -153,11 +190,12 @@ impl Presence {
             started_at: self.identity.started_at,
             at: self.clock.now(),
             mode: self.modes.now().as_str().to_owned(),
+            serving: position.serving && position.halt.is_none(),
             epoch: position.epoch,
             sequence: position.sequence,
             digest: position.digest,
             milestone: position.milestone,
-            channels: present(&local),
+            channels: present(&self.hub.presence()),
         };
         let published = self.publish(context, &heartbeat).await;
         if published.is_ok() {
@@ -181,7 +219,7 @@ impl Presence {
     }
 
     /// The heartbeats that are in the bucket at start, so that the first counts are whole.
-    async fn last_heartbeats(&self, context: &jetstream::Context) -> HashMap<String, Peer> {
+    async fn last_heartbeats(&self, context: &jetstream::Context) -> Peers {
         let stored = match self.provision.stream(context, &replicas_stream()).await {
             Ok(stream) => heartbeats(&stream).await,
             Err(error) => Err(error),
@@ -190,14 +228,16 @@ impl Presence {
             warn!("cannot read the heartbeats of before; counts are whole in a few seconds: {error:#}");
             Vec::new()
         });
-        let now = self.clock.now();
-        let others = stored.into_iter().filter(|(heartbeat, _)| heartbeat.replica != self.identity.replica);
-        let peers = others.filter_map(|(heartbeat, at)| {
+        let (mut peers, now) = (Peers::new(self.hub.channels()), self.clock.now());
+        for (heartbeat, at) in stored {
             let age = u64::try_from(now.as_unix_ms() - at.as_unix_ms()).unwrap_or(0);
-            let heard = Instant::now().checked_sub(Duration::from_millis(age))?;
-            Some((heartbeat.replica.clone(), Peer { heartbeat, heard }))
-        });
-        peers.collect()
+            if heartbeat.replica != self.identity.replica
+                && let Some(heard) = Instant::now().checked_sub(Duration::from_millis(age))
+            {
+                peers.hear(&heartbeat, heard);
+            }
+        }
+        peers
     }
 
     fn compare(&self, other: &Heartbeat) {
@@ -216,6 +256,12 @@ impl Presence {
             );
         }
     }
+}
+
+/// How long after a change a replica says so, with so many others.
+fn beat_after_change(others: usize) -> Duration {
+    let others = u32::try_from(others).unwrap_or(u32::MAX);
+    BEAT_AFTER_CHANGE.max(BEAT_AFTER_CHANGE_A_REPLICA.saturating_mul(others)).min(BEAT_EVERY)
 }
 
 /// Takes this process's heartbeat out of the bucket, so that the counts are right at once.

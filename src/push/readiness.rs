@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use super::socket::Extent;
 
 /// Sockets that are told of at once.
-const EVENTS_AT_ONCE: usize = 1_024;
+const EVENTS_AT_ONCE: usize = 256;
 
 pub(super) struct Readiness {
     poll: AsyncFd<Poll>,
@@ -57,11 +57,11 @@ impl Readiness {
     /// Those that are ready, without waiting: the name of each, how far it is to be read, and whether it can be written. When more are,
     /// they come with the next call.
     pub(super) fn take(&mut self) -> Vec<(usize, Option<Extent>, bool)> {
-        // It fails when interrupted alone; then the next call tells.
-        if self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO)).is_err() {
+        let polled = self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO));
+        if polled.is_err() {
             self.events.clear();
         }
-        self.more = self.events.iter().count() == EVENTS_AT_ONCE;
+        self.more = may_have_more(&polled, self.events.iter().count());
         let readable = |event: &Event| {
             let has_ended = event.is_read_closed() || event.is_error();
             if has_ended { Some(Extent::End) } else { event.is_readable().then_some(Extent::Come) }
@@ -69,6 +69,12 @@ impl Readiness {
         let ready = self.events.iter().map(|event| (event.token().0, readable(event), event.is_writable()));
         ready.collect()
     }
+}
+
+/// Whether the set has to be asked again. After an error it has to: the runtime's readiness is cleared already, and nothing else
+/// would wake the shard for those that are ready.
+const fn may_have_more(polled: &io::Result<()>, told: usize) -> bool {
+    polled.is_err() || told == EVENTS_AT_ONCE
 }
 
 #[cfg(test)]
@@ -106,6 +112,13 @@ mod tests {
         assert!(matches!(readiness.take()[..], [(7, Some(Extent::End), _)]), "its end is something to read");
         drop(socket);
         assert_eq!(readiness.take(), []);
+    }
+
+    #[test]
+    fn a_set_that_could_not_be_asked_is_asked_again() {
+        assert!(may_have_more(&Err(io::ErrorKind::Interrupted.into()), 0));
+        assert!(may_have_more(&Ok(()), EVENTS_AT_ONCE));
+        assert!(!may_have_more(&Ok(()), EVENTS_AT_ONCE - 1));
     }
 
     #[tokio::test]

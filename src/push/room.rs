@@ -1,5 +1,7 @@
 //! A room: the connections of one channel, what they were last shown, and what they are told next.
 
+pub(super) mod personal;
+
 use std::collections::HashSet;
 
 use super::client::{Answered, Limits, Refreshed};
@@ -9,8 +11,9 @@ use super::roster::Roster;
 use super::tape::Tape;
 use super::users::Users;
 use super::wire::{BroadcastView, Close, ConnectedStats, Frame, Place, ServerMessage};
-use crate::domain::{Acknowledgement, Broadcast, BroadcastId, EndReason, UserId, in_log};
+use crate::domain::{Broadcast, BroadcastId, EndReason, UserId, in_log};
 use crate::projection::{Active, Projection};
+use personal::Personal;
 
 /// A channel's connections and what they were last shown. The connections are in order: who came first is told first, always.
 #[derive(Default)]
@@ -27,6 +30,8 @@ pub(super) struct Room {
     tape: Tape,
     /// Where the telling is, while somebody may lack something of it.
     sweep: Option<Sweep>,
+    /// What connections are told one by one, while that goes on.
+    personal: Option<Personal>,
     /// Connections that have to be looked after sooner than before.
     pub(super) troubled: Vec<ConnectionId>,
 }
@@ -58,12 +63,14 @@ fn state_for(shown: Option<&Active>, user: &UserId, projection: &Projection, seq
 }
 
 impl Room {
-    pub(super) fn add(&mut self, id: ConnectionId, connection: Connection) {
+    /// Adds a connection. Whether it is the first of its user.
+    pub(super) fn add(&mut self, id: ConnectionId, connection: Connection) -> bool {
         if connection.staff {
             self.told = None;
         }
-        self.users.add(connection.user(), id);
+        let is_first = self.users.add(connection.user(), id);
         self.connections.push(id, connection);
+        is_first
     }
 
     /// Changes what a connection learns. Who knows nothing yet is told the numbers soon.
@@ -88,10 +95,11 @@ impl Room {
         &self.tape
     }
 
-    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
+    /// Removes a connection. Says whether it was the last of its user.
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<(Box<Connection>, bool)> {
         let connection = self.connections.remove(id)?;
-        self.users.remove(connection.user(), id);
-        Some(connection)
+        let was_last = self.users.remove(connection.user(), id);
+        Some((connection, was_last))
     }
 
     /// Ends up to so many connections that are open, those that came first. Says how many.
@@ -165,12 +173,12 @@ impl Room {
 
     /// Whether somebody may lack something that everybody is told.
     pub(super) const fn is_telling(&self) -> bool {
-        self.sweep.is_some()
+        self.sweep.is_some() || self.personal.is_some()
     }
 
     /// Whether nothing more should be said until everybody has what was.
     pub(super) const fn has_much_to_tell(&self) -> bool {
-        self.tape.is_full()
+        self.tape.is_full() || self.personal.is_some()
     }
 
     /// Tells up to so many connections what they lack.
@@ -255,80 +263,21 @@ impl Room {
         self.tell_all(frame)
     }
 
-    /// Shows what is active now, if that is something else than what is shown. Says how many messages went out.
-    pub(super) fn settle(&mut self, active: Option<Active>, means: &Means, sequence: u64) -> u64 {
+    /// Shows what is active now, if that is something else than what is shown. Says how many messages go out to everybody.
+    pub(super) fn settle(&mut self, active: Option<Active>, sequence: u64) -> u64 {
         let sent = match (&self.shown, active) {
             (Some(shown), Some(active)) if shown.broadcast.announces_the_same(&active.broadcast) => {
                 self.shown = Some(active);
                 0
             }
-            (_, Some(active)) => self.activate_late(active, means, sequence),
+            (_, Some(active)) => {
+                self.activate_late(active, sequence);
+                0
+            }
             (Some(shown), None) => self.take_down(shown.broadcast.id, EndReason::Cleared, sequence),
             (None, None) => 0,
         };
         self.replaced_alone.clear();
         sent
-    }
-
-    /// Shows what became active while it was held back, or is active again. Nobody is told of it as new twice, and those
-    /// who acknowledged it meanwhile, through another replica, are not shown it, but must not keep what they see either.
-    fn activate_late(&mut self, active: Active, means: &Means, sequence: u64) -> u64 {
-        let place = Place::of(active.sequence);
-        let new = ServerMessage::NewBroadcast { broadcast: (&active.broadcast).into(), place };
-        let again = ServerMessage::ActiveBroadcast { broadcast: Some((&active.broadcast).into()), sequence };
-        let nothing = ServerMessage::ActiveBroadcast { broadcast: None, sequence };
-        let told = if self.replaced_alone.contains(&active.broadcast.id) { again } else { new };
-        let (told, nothing) = (Outgoing::Frame(told.frame()), Outgoing::Frame(nothing.frame()));
-        let mut sent = 0;
-        let everyone: Vec<_> = self.connections.iter().map(|(id, c)| (id, c.user().clone())).collect();
-        for (id, user) in everyone {
-            let known =
-                means.projection.read(|view| view.acknowledged_at(active.broadcast.id, &user)).is_some();
-            sent += u64::from(self.tell(id, if known { &nothing } else { &told }, means));
-        }
-        self.shown = Some(active);
-        sent
-    }
-
-    /// Tells the other connections of those who acknowledged.
-    pub(super) fn notice(
-        &mut self,
-        id: BroadcastId,
-        new: &[Acknowledgement],
-        sequence: u64,
-        means: &Means,
-    ) -> u64 {
-        let place = Place::of(sequence);
-        let notice = ServerMessage::BroadcastAcknowledged { broadcast_id: id, place }.frame();
-        let notice = Outgoing::Notice(id, notice);
-        let mut sent = 0;
-        for Acknowledgement { user, .. } in new {
-            for id in self.users.connections(user) {
-                let known = self.connections.get_mut(id).filter(|connection| connection.user() == user);
-                let Some(connection) = known else { continue };
-                sent += u64::from(connection.tell(&notice, &mut self.tape, means));
-                if connection.is_troubled() {
-                    self.troubled.push(id);
-                }
-            }
-        }
-        sent
-    }
-
-    /// The state was rebuilt: everyone forgets what they have and gets the state on connect.
-    pub(super) fn resync(&mut self, before: Option<&Active>, means: &Means, sequence: u64) {
-        let frame = |message: ServerMessage<'_>| Outgoing::Frame(message.frame());
-        let resync = frame(ServerMessage::Resync { sequence });
-        let gone = before.map(|active| active.broadcast.id);
-        let cleared = frame(ServerMessage::cleared(gone, EndReason::Cleared, sequence));
-        let everyone: Vec<_> = self.connections.iter().map(|(id, c)| (id, c.user().clone())).collect();
-        for (id, user) in everyone {
-            let active = active_for(self.shown.as_ref(), &user, &means.projection, sequence);
-            self.tell(id, &resync, means);
-            self.tell(id, &Outgoing::Frame(active), means);
-            if self.shown.is_none() {
-                self.tell(id, &cleared, means);
-            }
-        }
     }
 }

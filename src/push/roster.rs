@@ -52,6 +52,11 @@ impl<T> Roster<T> {
         self.entries[place].1.as_deref_mut()
     }
 
+    /// A number above all that are there.
+    pub(super) fn end(&self) -> u64 {
+        self.entries.last().map_or(0, |(last, _)| last + 1)
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.entries.len() - self.gaps
     }

@@ -20,14 +20,15 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::client::{Answered, Refreshed};
-use super::connection::{Connection, Means};
+use super::connection::{Connection, Means, user_hash};
+use super::counts::Counts;
 use super::drain::{Drain, next_tick, retry_after_ms};
-use super::heartbeat::Counts;
-use super::hub::{Attached, Connecting, ConnectionId, Local, LocalPresence, STREAM_QUEUE, Upgraded};
+use super::hub::{Attached, Connecting, ConnectionId, STREAM_QUEUE, Upgraded};
+use super::local::Local;
 use super::mode::Telling;
 use super::room::Room;
 use super::wire::{Close, ServerMessage};
-use crate::domain::Channel;
+use crate::domain::{Channel, UserId};
 use crate::metrics::{ByChannel, gauge};
 use crate::projection::Announcement;
 use crate::submit;
@@ -43,6 +44,9 @@ const TOLD_AT_ONCE: usize = 256;
 /// Requests that are answered before that.
 const ANSWERED_AT_ONCE: usize = 256;
 
+/// Announcements that are taken in before that.
+const ANNOUNCED_AT_ONCE: usize = 256;
+
 /// What is asked of a shard.
 pub(super) enum Request {
     Attach(Connecting, oneshot::Sender<Result<Attached, Close>>),
@@ -51,8 +55,9 @@ pub(super) enum Request {
     SendActive(Channel, ConnectionId),
     Refreshed(usize, Refreshed),
     Answered(Vec<Answered>),
-    Presence(oneshot::Sender<LocalPresence>),
     Drain(Duration, oneshot::Sender<()>),
+    Release(Duration),
+    Resume,
 }
 
 /// A channel's part of a shard.
@@ -131,11 +136,22 @@ impl Shard {
             let is_busy = self.is_telling() || self.sockets.are_unread() || self.acknowledging.is_answering();
             tokio::select! {
                 biased;
-                // First, so that who attaches after an event was announced gets the state with it.
+                // What the clock asks for comes first: it is ready seldom, and could wait for ever behind what always is.
+                _ = stats.tick() => {
+                    self.tell_staff();
+                    self.count_waiting();
+                }
+                () = self.mode.due() => self.tell_mode(),
+                () = next_tick(&mut self.drain) => self.drain_some(),
+                // Before requests, so that who attaches after an event was announced gets the state with it.
                 announcement = announcements.recv(), if !self.has_much_to_tell() => {
                     let Some(first) = announcement else { return };
                     self.announce(first);
-                    while !self.has_much_to_tell() && let Ok(next) = announcements.try_recv() {
+                    for _ in 1..ANNOUNCED_AT_ONCE {
+                        if self.has_much_to_tell() {
+                            break;
+                        }
+                        let Ok(next) = announcements.try_recv() else { break };
                         self.announce(next);
                     }
                 }
@@ -147,26 +163,22 @@ impl Shard {
                         self.answer(next, &inbox);
                     }
                 }
-                _ = stats.tick() => {
-                    self.tell_staff();
-                    self.count_waiting();
-                }
-                () = self.mode.due() => self.tell_mode(),
-                () = next_tick(&mut self.drain) => self.drain_some(),
-                () = self.sockets.wait_for_one() => self.attend(&inbox),
-                () = self.sockets.wait_for_deadline(&self.means.watch) => self.keep_time(&inbox),
+                () = self.sockets.wait_for_one() => {}
+                () = self.sockets.wait_for_deadline(&self.means.watch) => {}
                 () = yield_now(), if is_busy => {}
             }
-            for floor in &mut self.floors {
-                floor.room.tell_some(TOLD_AT_ONCE, &self.means);
-            }
-            self.answer_some(TOLD_AT_ONCE);
-            if is_busy {
-                self.attend(&inbox);
-            }
-            self.ask(&inbox);
-            self.look_after_troubled();
+            self.serve(&inbox);
         }
+    }
+
+    /// What every round does, whatever has come in: some of what is told and answered, and the sockets and timers that are due.
+    fn serve(&mut self, inbox: &mpsc::WeakSender<Request>) {
+        self.tell_some(TOLD_AT_ONCE);
+        self.answer_some(TOLD_AT_ONCE);
+        self.attend(inbox);
+        self.keep_time(inbox);
+        self.ask(inbox);
+        self.look_after_troubled();
     }
 
     fn answer(&mut self, request: Request, inbox: &mpsc::WeakSender<Request>) {
@@ -186,8 +198,15 @@ impl Shard {
             }
             Request::Refreshed(name, refreshed) => self.refreshed(name, refreshed),
             Request::Answered(answered) => self.acknowledging.take_in(answered),
-            Request::Presence(reply) => drop(reply.send(self.presence())),
-            Request::Drain(over, reply) => self.begin_drain(over, reply),
+            Request::Drain(over, reply) => {
+                self.begin_drain(over).done.push(reply);
+                self.finish_drain();
+            }
+            Request::Release(over) => {
+                self.begin_drain(over);
+            }
+            // One that somebody waits for is of a replica that stops.
+            Request::Resume => drop(self.drain.take_if(|drain| drain.done.is_empty())),
         }
     }
 
@@ -209,8 +228,9 @@ impl Shard {
         let (floor, id) = self.admit(&who.channel)?;
         let (sender, outgoing) = mpsc::channel(STREAM_QUEUE);
         let (close, closed) = oneshot::channel();
-        let room = &mut self.floors[floor].room;
-        room.add(id, Connection::of_stream(who.user.clone(), who.staff, room.tape(), sender, close));
+        let tape = self.floors[floor].room.tape();
+        let connection = Connection::of_stream(who.user.clone(), who.staff, tape, sender, close);
+        self.add(floor, id, connection, &who.user);
         self.greet(floor, id, &[], who.heartbeat_seconds);
         Ok(Attached { id, outgoing, close: closed })
     }
@@ -229,8 +249,21 @@ impl Shard {
         }
     }
 
+    fn add(&mut self, floor: usize, id: ConnectionId, connection: Connection, user: &UserId) {
+        let Floor { channel, room, .. } = &mut self.floors[floor];
+        if room.add(id, connection)
+            && let Some(local) = self.local.channels.get(channel)
+        {
+            local.user_came(self.number.0, user_hash(user));
+        }
+    }
+
     fn remove(&mut self, floor: usize, id: ConnectionId) {
-        let Some(mut gone) = self.floors[floor].room.remove(id) else { return };
+        let Floor { channel, room, .. } = &mut self.floors[floor];
+        let Some((mut gone, was_last)) = room.remove(id) else { return };
+        if was_last && let Some(local) = self.local.channels.get(channel) {
+            local.user_left(self.number.0, user_hash(gone.user()));
+        }
         if let Some(client) = gone.client() {
             client.count_end(None, &self.means.metrics);
         }
@@ -243,7 +276,7 @@ impl Shard {
     fn count(&mut self, floor: usize) {
         let Floor { channel, room, counted } = &mut self.floors[floor];
         let (connections, users) = (room.connections.len(), room.users.count());
-        if let Some(local) = self.local.counts.get(channel) {
+        if let Some(local) = self.local.channels.get(channel) {
             move_by(&local.connections, counted.connections, connections);
             move_by(&local.users, counted.users, users);
         }
@@ -253,19 +286,9 @@ impl Shard {
         self.local.changed.notify_one();
     }
 
-    fn presence(&self) -> LocalPresence {
-        let hashes = |room: &Room| room.connections.values().map(|connection| connection.user_hash).collect();
-        let of = |floor: &Floor| {
-            (floor.channel.clone(), (floor.room.connections.len() as u64, hashes(&floor.room)))
-        };
-        self.floors.iter().map(of).collect()
-    }
-
-    fn begin_drain(&mut self, over: Duration, done: oneshot::Sender<()>) {
+    fn begin_drain(&mut self, over: Duration) -> &mut Drain {
         let open = self.floors.iter().map(|floor| floor.room.connections.len()).sum();
-        let drain = self.drain.get_or_insert_with(|| Drain::new(Instant::now(), over, open));
-        drain.done.push(done);
-        self.finish_drain();
+        self.drain.get_or_insert_with(|| Drain::new(Instant::now(), over, open))
     }
 
     fn drain_some(&mut self) {
@@ -303,3 +326,6 @@ fn move_by(sum: &AtomicU64, before: usize, now: usize) {
 fn shift(sum: &Gauge, before: usize, now: usize) {
     sum.inc_by(gauge(now) - gauge(before));
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,17 +15,21 @@ pub(super) struct Users {
 }
 
 impl Users {
-    pub(super) fn add(&mut self, user: &UserId, id: ConnectionId) {
+    /// Adds a connection of a user. Whether it is their first.
+    pub(super) fn add(&mut self, user: &UserId, id: ConnectionId) -> bool {
         let hash = self.hashes.hash_one(user);
-        self.count += usize::from(!self.is_there(hash));
+        let is_first = !self.is_there(hash);
+        self.count += usize::from(is_first);
         self.connections.insert((hash, id));
+        is_first
     }
 
-    pub(super) fn remove(&mut self, user: &UserId, id: ConnectionId) {
+    /// Removes a connection of a user. Whether it was their last.
+    pub(super) fn remove(&mut self, user: &UserId, id: ConnectionId) -> bool {
         let hash = self.hashes.hash_one(user);
-        if self.connections.remove(&(hash, id)) {
-            self.count -= usize::from(!self.is_there(hash));
-        }
+        let was_last = self.connections.remove(&(hash, id)) && !self.is_there(hash);
+        self.count -= usize::from(was_last);
+        was_last
     }
 
     /// The connections of a user, and of whoever has the same hash.
@@ -55,13 +59,11 @@ mod tests {
     fn each_user_has_their_connections_and_counts_once() {
         let mut users = Users::default();
         let [ann, bob] = ["ann", "bob"].map(|name| name.parse::<UserId>().unwrap());
-        for (user, id) in [(&ann, 7), (&bob, 2), (&ann, 3)] {
-            users.add(user, id);
-        }
+        let first = [(&ann, 7), (&bob, 2), (&ann, 3)].map(|(user, id)| users.add(user, id));
+        assert_eq!(first, [true, true, false]);
         assert_eq!((users.count(), users.connections(&ann).collect::<Vec<_>>()), (2, vec![3, 7]));
-        users.remove(&bob, 7);
-        users.remove(&bob, 2);
-        users.remove(&ann, 7);
+        let last = [(&bob, 7), (&bob, 2), (&ann, 7)].map(|(user, id)| users.remove(user, id));
+        assert_eq!(last, [false, true, false]);
         assert_eq!((users.count(), users.connections(&bob).count()), (1, 0));
         users.remove(&ann, 3);
         assert_eq!((users.count(), users.connections.len()), (0, 0));

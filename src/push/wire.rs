@@ -104,6 +104,8 @@ pub enum ServerMessage<'a> {
     BroadcastSent {
         broadcast_id: BroadcastId,
         sent_to_users: u64,
+        sent_to_connections: u64,
+        approximate: bool,
         #[serde(flatten)]
         place: Place,
     },

@@ -10,8 +10,8 @@ use divan::counter::ItemsCount;
 use tempfile::TempDir;
 use tidings::clock::{Clock as _, SystemClock};
 use tidings::domain::{
-    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, Needs, Recorded, State, Timestamp,
-    evolve,
+    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Digest, Event, Fingerprint, Kind, Needs,
+    Recorded, State, Timestamp, UserId, evolve,
 };
 use tidings::log::envelope::{decode, encode};
 use tidings::log::names::Subject;
@@ -21,6 +21,9 @@ use tidings::projection::cursor::CursorRecord;
 use tidings::projection::ledger::{Ledger, Step};
 use tidings::projection::store::Store;
 use tidings::projection::tree::Tree;
+use tidings::push::heartbeat::{Heartbeat, Present};
+use tidings::push::local::{Audience, LocalPresence, Users};
+use tidings::push::peers::Peers;
 use tidings::push::wire::{Place, ServerMessage};
 
 /// Acknowledgements an event: alone, and as a storm brings them.
@@ -158,5 +161,66 @@ fn apply_a_batch(bencher: Bencher<'_, '_>, together: usize) {
         let load = |state: &mut State, needs: &Needs| store.load(state, needs);
         ledger.fold(load, state, tree, steps, |_, _| {}).expect("it is folded");
         ledger.write(store, state, tree).expect("it is written");
+    });
+}
+
+/// Users of each replica of a large cluster, and how many replicas that has.
+const USERS: usize = 20_000;
+const REPLICAS: usize = 100;
+
+/// Heartbeats that all replicas of a large cluster together send in a second at most.
+const HEARTBEATS_A_SECOND: usize = 50;
+
+fn audience(replica: usize) -> Audience {
+    let hash = |user: usize| {
+        let user: UserId = format!("user-{user}").parse().expect("a user");
+        let Fingerprint { high, low } = user.fingerprint();
+        high ^ low
+    };
+    let users = replica * USERS..(replica + 1) * USERS;
+    Audience { connections: USERS as u64, users: USERS as u64, who: Users::Sketch(users.map(hash).collect()) }
+}
+
+fn heartbeat(replica: usize) -> Vec<u8> {
+    let channel: Channel = "creator".parse().expect("a channel");
+    let heartbeat = Heartbeat {
+        replica: format!("replica-{replica}"),
+        instance: SystemClock.new_id(),
+        started_at: now(),
+        at: now(),
+        mode: "cluster".to_owned(),
+        serving: true,
+        epoch: None,
+        sequence: 0,
+        digest: Digest::default(),
+        milestone: (0, Digest::default()),
+        channels: [(channel, Present::of(&audience(replica)))].into(),
+    };
+    serde_json::to_vec(&heartbeat).expect("it encodes")
+}
+
+/// What 100 replicas of 20,000 users cost one of them in a second: 10 ms would be 1 % of a core.
+#[divan::bench]
+fn presence_of_a_hundred_replicas_for_a_second(bencher: Bencher<'_, '_>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let _entered = runtime.enter();
+    let channel: Channel = "creator".parse().expect("a channel");
+    let local: LocalPresence = [(channel.clone(), audience(0))].into();
+    let mut peers = Peers::new([channel.clone()].into());
+    let heartbeats: Vec<_> = (1..REPLICAS).map(heartbeat).collect();
+    let hear = |peers: &mut Peers, heartbeat: &[u8]| {
+        let heartbeat: Heartbeat = serde_json::from_slice(heartbeat).expect("it is one");
+        peers.hear(&heartbeat, tokio::time::Instant::now());
+    };
+    for heartbeat in &heartbeats {
+        hear(&mut peers, heartbeat);
+    }
+    let users = peers.sum(&local, false)[&channel].users;
+    assert!(users.abs_diff((REPLICAS * USERS) as u64) < (REPLICAS * USERS) as u64 / 20, "{users} users");
+    bencher.bench_local(|| {
+        for heartbeat in heartbeats.iter().take(HEARTBEATS_A_SECOND) {
+            hear(&mut peers, heartbeat);
+        }
+        black_box(peers.sum(&local, false))
     });
 }

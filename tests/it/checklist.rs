@@ -19,7 +19,7 @@ async fn on_a_single_replica_everything_works_as_the_seeds_lines_stand() {
     // curl -X POST … -H "Content-Type: application/json" -d '{"message": "Test", "type": "info"}'
     let answer = replica.post_broadcast("Test").await;
     assert_eq!(answer["status"], "success");
-    assert_eq!(answer["message"], "Broadcast sent successfully to 1 connected users.");
+    assert_eq!(answer["message"], "Broadcast sent successfully to 1 connected user.");
     assert_eq!((&answer["character_count"], &answer["max_characters"]), (&json!(4), &json!(280)));
     assert_eq!(answer["sent_to_users"], 1);
     let id = answer["id"].as_str().unwrap();

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tidings::clock::{Clock as _, SystemClock};
 use tokio::time::timeout;
 
 use crate::support::{Client, Nats, Replica, Spec, within};
@@ -41,10 +42,12 @@ async fn counts_are_global_and_a_user_of_two_replicas_counts_once() {
     assert_eq!((&stats["connected_users_local"], &stats["connections_local"]), (&json!(1), &json!(2)));
     assert_eq!(stats["approximate"], false);
     let posted = replicas[2].post_broadcast("x").await;
-    assert_eq!(posted["sent_to_users"], 5, "connections, as in the seed");
-    assert_eq!(posted["message"], "Broadcast sent successfully to 5 connected users.");
+    assert_eq!((&posted["sent_to_users"], &posted["sent_to_connections"]), (&json!(3), &json!(5)));
+    assert_eq!(posted["approximate"], false);
+    assert_eq!(posted["message"], "Broadcast sent successfully to 3 connected users.");
     let request = replicas[1].request(reqwest::Method::POST, "/clear").send().await.unwrap();
-    assert_eq!(request.json::<Value>().await.unwrap()["cleared_for_users"], 5);
+    let cleared = request.json::<Value>().await.unwrap();
+    assert_eq!((&cleared["cleared_for_users"], &cleared["cleared_for_connections"]), (&json!(3), &json!(5)));
 
     clients.pop().unwrap().close().await;
     clients.remove(0).close().await;
@@ -158,6 +161,7 @@ async fn creators_and_team_hear_how_many_are_there_and_users_do_not() {
     for staff in [&mut creator, &mut team] {
         let sent = staff.until("that it was sent", |m| m["type"] == "broadcast_sent").await;
         assert_eq!((&sent["broadcast_id"], &sent["sent_to_users"]), (&posted["id"], &json!(3)));
+        assert_eq!((&sent["sent_to_connections"], &sent["approximate"]), (&json!(3), &json!(false)));
     }
 
     // Many come and go: updates stay rare, and the last one is right.
@@ -188,4 +192,64 @@ async fn creators_and_team_hear_how_many_are_there_and_users_do_not() {
         "{:?}",
         user.heard
     );
+}
+
+#[tokio::test]
+async fn without_nats_a_replica_says_that_it_counts_its_own_clients_alone() {
+    let mut nats = Nats::start().await;
+    let [replica, other] = [Replica::start(&nats).await, Replica::start(&nats).await];
+    let _clients = [
+        greeted(&replica, "?user_id=ann").await,
+        greeted(&replica, "?user_id=ann").await,
+        greeted(&other, "?user_id=bob").await,
+    ];
+    connected(&replica, 2, 3, 2).await;
+    assert_eq!(replica.stats().await["approximate"], false);
+
+    nats.kill();
+    within(Duration::from_secs(10), "the numbers are said to be approximate", || async {
+        replica.stats().await["approximate"] == true
+    })
+    .await;
+    let request = replica.request(reqwest::Method::POST, "").json(&json!({"message": "alone"}));
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 202);
+    let posted = answer.json::<Value>().await.unwrap();
+    assert_eq!((&posted["sent_to_users"], &posted["sent_to_connections"]), (&json!(1), &json!(2)));
+    assert_eq!(posted["approximate"], true);
+    let message = posted["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("Broadcast sent successfully to 1 connected user of this replica"),
+        "{message}"
+    );
+    connected(&replica, 1, 2, 1).await;
+    assert_eq!(replica.stats().await["approximate"], true, "others may be there, and are not heard");
+}
+
+/// Says something under the name of a replica, as a foreign process would.
+async fn forge(nats: &Nats, replica: &str, change: impl Fn(&mut Value)) {
+    let bucket = nats.jetstream().await.get_key_value("broadcast_replicas").await.unwrap();
+    let stored = bucket.get(replica).await.unwrap().unwrap();
+    let mut heartbeat: Value = serde_json::from_slice(&stored).unwrap();
+    change(&mut heartbeat);
+    bucket.put(replica, serde_json::to_vec(&heartbeat).unwrap().into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_forged_heartbeat_ends_no_replica() {
+    let nats = Nats::start().await;
+    let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--replica", "true-one"])).await;
+    let _ann = greeted(&replica, "?user_id=ann").await;
+    let forged = |heartbeat: &mut Value| {
+        heartbeat["instance"] = json!(SystemClock.new_id());
+        heartbeat["started_at"] = json!("2020-01-01T00:00:00.000Z");
+    };
+    // Each is of another process: none of them goes on beating, as a live replica would.
+    within(Duration::from_mins(1), "it warns, and goes on", || async {
+        forge(&nats, "true-one", forged).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        replica.log().contains("a heartbeat has this replica's name")
+    })
+    .await;
+    assert!(replica.is_ready().await);
 }

@@ -32,9 +32,11 @@ use crate::projection::mirror::Mirror;
 use crate::projection::{self, Announcement, Projection};
 use crate::push::admission::Admission;
 use crate::push::client::Errands;
-use crate::push::heartbeat::{Counts, Heartbeat};
+use crate::push::counts::Counts;
+use crate::push::heartbeat::Heartbeat;
 use crate::push::hub::{self, Hub};
 use crate::push::presence::{self, Identity, Presence};
+use crate::push::release;
 use crate::shutdown::Shutdown;
 use crate::submit::mode::Modes;
 use crate::submit::outbox::Outbox;
@@ -236,6 +238,7 @@ pub(super) struct Running<'a> {
     projection: projection::Supervisor,
     hub: Hub,
     presence: JoinHandle<anyhow::Result<()>>,
+    release: JoinHandle<()>,
     name_taken: oneshot::Receiver<Heartbeat>,
     mirror: JoinHandle<()>,
     notary: JoinHandle<()>,
@@ -254,6 +257,7 @@ impl<'a> Running<'a> {
         let (announce, announcements) =
             (0..base.options.shards).map(|_| mpsc::channel(hub::ANNOUNCEMENTS)).unzip();
         let (tell_counts, counts) = watch::channel(BTreeMap::new());
+        let (tell_serving, others_serving) = watch::channel(0);
         let (tell_taken, name_taken) = oneshot::channel();
         let (stop_accepting, stopped) = watch::channel(false);
 
@@ -271,7 +275,8 @@ impl<'a> Running<'a> {
         let edge = base.edge(submit.clone());
         let hub = base.hub(&projection, Arc::new(edge.clone()), &modes, announcements, &counts)?;
         let presence = base.presence(hub.clone(), projection.clone(), modes);
-        let presence = tokio::spawn(presence.run(tell_counts, tell_taken));
+        let presence = tokio::spawn(presence.run(tell_counts, tell_serving, tell_taken));
+        let release = tokio::spawn(release::watch(hub.clone(), projection.watch(), others_serving));
         let mirror = tokio::spawn(base.mirror(projection.clone()).run());
         let app = base.app(submit.clone(), &edge, projection, hub.clone(), counts, auditing);
         let server = tokio::spawn(server::serve(listener, router(app), base.server(), stopped));
@@ -282,6 +287,7 @@ impl<'a> Running<'a> {
             projection: supervisor,
             hub,
             presence,
+            release,
             name_taken,
             mirror,
             notary,
@@ -311,6 +317,7 @@ impl<'a> Running<'a> {
             ended = &mut self.presence => Err(anyhow!("the hub or its presence ended: {ended:?}")),
         };
         begin_shutdown.send_replace(true);
+        self.release.abort();
         self.stop(name_is_ours).await;
         outcome
     }

@@ -1,6 +1,6 @@
 //! A shard's sockets: those that are ready are read and written, those whose time has come are looked after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use bytes::Bytes;
@@ -24,6 +24,12 @@ const READ_BUFFER: usize = 16 * 1024;
 /// What the kernel holds for a client that does not read. By itself it would let that grow to some megabytes, for each.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// Sockets that had more to read than they had a turn for, and have another one in the same round.
+const READ_ON_AT_ONCE: usize = 256;
+
+/// Clients that are looked after in one round because their time has come. Many can have one deadline: those who came together.
+const KEPT_AT_ONCE: usize = 256;
+
 /// Connections that were refused after their handshake and may hear why. Beyond that they are cut off.
 const MAX_REFUSED: usize = 1_024;
 
@@ -44,7 +50,7 @@ pub(super) struct Sockets {
     timers: Timers,
     buffer: Box<[u8]>,
     /// Those that may have more to read than they had a turn for.
-    unread: Vec<usize>,
+    unread: VecDeque<usize>,
     /// Those that were refused and say goodbye.
     refused: BTreeMap<usize, Client>,
     actions: Vec<Action>,
@@ -56,13 +62,13 @@ impl Sockets {
             readiness: Readiness::new()?,
             timers: Timers::default(),
             buffer: vec![0; READ_BUFFER].into(),
-            unread: Vec::new(),
+            unread: VecDeque::new(),
             refused: BTreeMap::new(),
             actions: Vec::new(),
         })
     }
 
-    pub(super) const fn are_unread(&self) -> bool {
+    pub(super) fn are_unread(&self) -> bool {
         !self.unread.is_empty()
     }
 
@@ -126,8 +132,8 @@ impl Shard {
             }
             return;
         }
-        let room = &mut self.floors[floor].room;
-        room.add(id, Connection::of_socket(who.staff, room.tape(), client));
+        let connection = Connection::of_socket(who.staff, self.floors[floor].room.tape(), client);
+        self.add(floor, id, connection, &who.user);
         self.greet(floor, id, &answer, who.heartbeat_seconds);
         if !read.is_empty() {
             self.hear(name, Heard::Handshake(read), now, inbox);
@@ -138,7 +144,8 @@ impl Shard {
     /// Reads and writes the sockets that are ready.
     pub(super) fn attend(&mut self, inbox: &mpsc::WeakSender<Request>) {
         let now = self.means.watch.now();
-        for name in std::mem::take(&mut self.sockets.unread) {
+        let count = self.sockets.unread.len().min(READ_ON_AT_ONCE);
+        for name in self.sockets.unread.drain(..count).collect::<Vec<_>>() {
             self.hear(name, Heard::Socket(Extent::End), now, inbox);
             self.look_after(name);
         }
@@ -176,7 +183,7 @@ impl Shard {
         }
         match read {
             Read::Later => {}
-            Read::Again => self.sockets.unread.push(name),
+            Read::Again => self.sockets.unread.push_back(name),
             Read::Ended(parting) => self.part(name, parting),
         }
         (self.sockets.buffer, self.sockets.actions) = (buffer, actions);
@@ -275,11 +282,12 @@ impl Shard {
         }
     }
 
-    /// Does what the time asks for.
+    /// Does what the time asks for. What is left is due in the next round.
     pub(super) fn keep_time(&mut self, inbox: &mpsc::WeakSender<Request>) {
         let Means { limits, watch, .. } = self.means;
         let now = watch.now();
-        while let Some((at, name)) = self.sockets.timers.take(now) {
+        for _ in 0..KEPT_AT_ONCE {
+            let Some((at, name)) = self.sockets.timers.take(now) else { return };
             let Some(client) = self.client(name).filter(|client| client.armed == Some(at)) else { continue };
             client.armed = None;
             match client.tick(now, &limits) {

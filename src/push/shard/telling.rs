@@ -1,12 +1,15 @@
 //! What a shard tells its connections: what the projection announces, the mode, and counts to creators and team.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{Floor, Shard, floor_of, shift};
 use crate::domain::{Change, in_log};
 use crate::metrics::ByChannel;
 use crate::projection::{Announcement, Changed};
+use crate::push::counts::Reached;
 use crate::push::report::report;
+use crate::push::room::personal::Step;
 use crate::push::wire::{ConnectedStats, Place, ServerMessage};
 
 impl Shard {
@@ -27,7 +30,7 @@ impl Shard {
                 let mut active: HashMap<_, _> = active.iter().cloned().collect();
                 for Floor { channel, room, .. } in &mut self.floors {
                     let before = std::mem::replace(&mut room.shown, active.remove(channel));
-                    room.resync(before.as_ref(), &self.means, sequence);
+                    room.resync(before.as_ref(), sequence);
                 }
             }
             Announcement::Changed(changed) => {
@@ -38,7 +41,7 @@ impl Shard {
                 self.sequence = sequence;
                 let mut active: HashMap<_, _> = active.iter().cloned().collect();
                 for Floor { channel, room, .. } in &mut self.floors {
-                    let delivered = room.settle(active.remove(channel), &self.means, sequence);
+                    let delivered = room.settle(active.remove(channel), sequence);
                     self.means
                         .metrics
                         .deliveries
@@ -49,8 +52,8 @@ impl Shard {
         }
     }
 
-    fn tell(&mut self, changed: &Changed) {
-        let Changed { sequence, ref channel, ref change, ref activated, .. } = *changed;
+    fn tell(&mut self, changed: &Arc<Changed>) {
+        let Changed { sequence, ref channel, ref change, ref activated, .. } = **changed;
         let is_first = self.number.0 == 0;
         let (means, label) = (&self.means, ByChannel::from(channel));
         let Some(Floor { room, .. }) = floor_of(&mut self.floors, channel) else { return };
@@ -62,9 +65,16 @@ impl Shard {
                 }
                 let delivered = room.activate(broadcast, sequence);
                 let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
-                let sent_to_users = self.local.connected(channel, counts).connections;
-                let place = Place::of(sequence);
-                let sent = ServerMessage::BroadcastSent { broadcast_id: *id, sent_to_users, place };
+                let local = in_log(sequence).is_none();
+                let Reached { users, connections, approximate } =
+                    self.local.connected(channel, counts).reached(local);
+                let sent = ServerMessage::BroadcastSent {
+                    broadcast_id: *id,
+                    sent_to_users: users,
+                    sent_to_connections: connections,
+                    approximate,
+                    place: Place::of(sequence),
+                };
                 delivered + room.send_staff(&sent, means)
             }
             Change::Ended { id, reason } => room.take_down(*id, *reason, sequence),
@@ -72,7 +82,8 @@ impl Shard {
                 if is_first {
                     means.metrics.acks.get_or_create(&label).inc_by(new.len() as u64);
                 }
-                room.notice(*id, new, sequence, means)
+                // It is reported when everybody has been told.
+                return room.notice(*id, changed.clone());
             }
             Change::RecordedLate { .. } | Change::Nothing => 0,
         };
@@ -81,6 +92,21 @@ impl Shard {
             // Of all shards: one line an event is enough.
             let everybody = matches!(change, Change::Activated { .. } | Change::Ended { .. });
             report(changed, if everybody { self.local.of(channel).0 } else { delivered });
+        }
+    }
+
+    /// Goes on with what is told to many: to up to so many connections of each channel.
+    pub(super) fn tell_some(&mut self, most: usize) {
+        let is_first = self.number.0 == 0;
+        for Floor { channel, room, .. } in &mut self.floors {
+            room.tell_some(most, &self.means);
+            let Step { sent, told } = room.tell_personally(most, &self.means);
+            if sent > 0 {
+                self.means.metrics.deliveries.get_or_create(&ByChannel::from(&*channel)).inc_by(sent);
+            }
+            if let Some((changed, sent)) = told.filter(|_| is_first) {
+                report(&changed, sent);
+            }
         }
     }
 

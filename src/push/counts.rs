@@ -1,0 +1,97 @@
+//! Counts: how many are connected, and how well that is known.
+
+/// How well the number of distinct users over all replicas is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accuracy {
+    /// Every user counts once.
+    #[default]
+    Exact,
+    /// It is estimated from sketches: see [`super::sketch`] for the error.
+    Estimate,
+    /// NATS is away: other replicas count as they were last heard, and not at all after ten seconds.
+    Partial,
+}
+
+/// How many are connected in a channel, to other replicas and to all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections to other replicas.
+    pub elsewhere: u64,
+    /// Distinct users over all replicas.
+    pub users: u64,
+    /// How well `users` is known.
+    pub accuracy: Accuracy,
+    /// Live replicas, this one included.
+    pub replicas: u64,
+}
+
+impl Counts {
+    /// What to show, with who is connected to this replica at this moment: the sums are a heartbeat old.
+    pub fn with_local(self, connections_local: u64, users_local: u64) -> Connected {
+        Connected {
+            connections: self.elsewhere.saturating_add(connections_local),
+            users: self.users.max(users_local),
+            connections_local,
+            users_local,
+            accuracy: self.accuracy,
+            replicas: self.replicas.max(1),
+        }
+    }
+}
+
+/// How many are connected in a channel, as creators and team are told.
+#[derive(Clone, Copy, Debug)]
+pub struct Connected {
+    /// Connections over all replicas.
+    pub connections: u64,
+    /// Distinct users over all replicas.
+    pub users: u64,
+    /// Connections to this replica.
+    pub connections_local: u64,
+    /// Distinct users of this replica.
+    pub users_local: u64,
+    /// How well `users` is known.
+    pub accuracy: Accuracy,
+    /// Live replicas.
+    pub replicas: u64,
+}
+
+/// Whom a broadcast was sent to, or cleared for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// Distinct users.
+    pub users: u64,
+    /// Connections.
+    pub connections: u64,
+    /// Whether `users` is an estimate, or says nothing of other replicas.
+    pub approximate: bool,
+}
+
+impl Connected {
+    /// Whom what goes out now reaches. `local`: it goes to the clients of this replica alone, because the log is away.
+    pub const fn reached(&self, local: bool) -> Reached {
+        if local {
+            return Reached {
+                users: self.users_local,
+                connections: self.connections_local,
+                approximate: true,
+            };
+        }
+        let approximate = !matches!(self.accuracy, Accuracy::Exact);
+        Reached { users: self.users, connections: self.connections, approximate }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_log_does_not_have_yet_reaches_the_clients_of_this_replica_alone() {
+        let counts = Counts { elsewhere: 5, users: 7, accuracy: Accuracy::Exact, replicas: 3 };
+        let connected = counts.with_local(4, 2);
+        let everywhere = Reached { users: 7, connections: 9, approximate: false };
+        assert_eq!(connected.reached(false), everywhere);
+        assert_eq!(connected.reached(true), Reached { users: 2, connections: 4, approximate: true });
+    }
+}

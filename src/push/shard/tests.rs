@@ -1,0 +1,207 @@
+//! Tests of the loop: every round serves sockets and timers, and what is told to many goes out in steps.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::domain::{Acknowledgement, BroadcastId, Change, Timestamp};
+use crate::log::memory::MemoryLog;
+use crate::metrics::Metrics;
+use crate::projection::{self, Changed, Projection};
+use crate::push::admission::Admission;
+use crate::push::client::{Limits, Places};
+use crate::push::hub::Outgoing;
+use crate::push::moment::Stopwatch;
+use crate::push::session;
+
+/// A text of a client, masked with zeros.
+const PING: &[u8] = b"\x81\x84\0\0\0\0ping";
+const PONG: &[u8] = b"\x81\x04pong";
+/// The heartbeat of the server.
+const HEARTBEAT: &[u8] = b"\x81\x04ping\x89\x00";
+
+const HEARTBEAT_AFTER: Duration = Duration::from_millis(1);
+
+const LIMITS: Limits = Limits {
+    session: session::Limits {
+        heartbeat: HEARTBEAT_AFTER,
+        liveness: Duration::from_mins(10),
+        messages_per_second: 20,
+        message_burst: 40,
+    },
+    message_bytes: 4_096,
+    message_time: Duration::from_secs(10),
+    unsent_bytes: 256 * 1024,
+    unsent_time: Duration::from_secs(10),
+};
+
+fn channel() -> Channel {
+    "creator".parse().unwrap()
+}
+
+fn connecting(user: &str) -> Connecting {
+    Connecting { channel: channel(), user: user.parse().unwrap(), staff: false, heartbeat_seconds: 30 }
+}
+
+/// A shard over an empty log.
+struct World {
+    shard: Shard,
+    _directory: tempfile::TempDir,
+    _supervisor: projection::Supervisor,
+}
+
+fn world() -> World {
+    let directory = tempfile::tempdir().unwrap();
+    let options = projection::Options {
+        directory: directory.path().join("projection"),
+        open_patience: Duration::from_secs(20),
+        metrics: Metrics::default(),
+    };
+    let (_, generation) = watch::channel(0);
+    let (projection, supervisor) =
+        Projection::start(Arc::new(MemoryLog::default()), options, generation, vec![]);
+    let means = Means {
+        projection,
+        metrics: Metrics::default(),
+        errands: Arc::new(()),
+        limits: LIMITS,
+        watch: Stopwatch::start(),
+    };
+    let local = Arc::new(Local::new(&[channel()], 1, 10_000));
+    let (_, counts) = watch::channel(BTreeMap::new());
+    let (_, modes) = watch::channel(submit::mode::Mode::Cluster);
+    let shard = Shard::new((0, 1), &[channel()], means, local, counts, modes).unwrap();
+    World { shard, _directory: directory, _supervisor: supervisor }
+}
+
+/// Connects a WebSocket after its handshake; returns the client's end.
+fn adopt(shard: &mut Shard, inbox: &mpsc::WeakSender<Request>) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    accepted.set_nonblocking(true).unwrap();
+    let who = connecting("ann");
+    let of_user = Admission::new(None).enter(&who.user).unwrap();
+    let upgraded = Upgraded {
+        stream: mio::net::TcpStream::from_std(accepted),
+        answer: bytes::Bytes::new(),
+        read: bytes::Bytes::new(),
+        lasts: None,
+        places: Places { of_user, of_edge: Arc::new(()) },
+    };
+    shard.adopt(&who, upgraded, inbox);
+    client
+}
+
+fn has(heard: &[u8], what: &[u8]) -> bool {
+    heard.windows(what.len()).any(|part| part == what)
+}
+
+#[tokio::test]
+async fn sockets_and_timers_are_served_while_requests_never_end() {
+    const REQUESTS: usize = 500_000;
+    let mut world = world();
+    let (inbox, requests) = mpsc::channel(REQUESTS);
+    let mut client = adopt(&mut world.shard, &inbox.downgrade());
+    client.write_all(PING).unwrap();
+    // Requests that are always ready, and ask for nothing.
+    while inbox.try_send(Request::SendActive(channel(), u64::MAX)).is_ok() {}
+    std::thread::sleep(2 * HEARTBEAT_AFTER);
+    let (_announce, announcements) = mpsc::channel(1);
+    let shard = tokio::spawn(world.shard.run(inbox.downgrade(), requests, announcements));
+    let mut heard = Vec::new();
+    while !(has(&heard, PONG) && has(&heard, HEARTBEAT)) {
+        assert!(inbox.capacity() < REQUESTS, "it is served while requests wait, and not after all of them");
+        tokio::task::yield_now().await;
+        let mut buffer = [0; 4_096];
+        if let Ok(read) = client.read(&mut buffer) {
+            heard.extend_from_slice(&buffer[..read]);
+        }
+    }
+    shard.abort();
+}
+
+/// Event streams of users `0`, `1`, …, as many as that.
+fn attach(shard: &mut Shard, users: std::ops::Range<usize>) -> Vec<Attached> {
+    users.map(|n| shard.attach(&connecting(&n.to_string())).unwrap()).collect()
+}
+
+/// The types of what came since the last time.
+fn types(attached: &mut Attached) -> Vec<String> {
+    let said = std::iter::from_fn(|| attached.outgoing.try_recv().ok());
+    let kind = |outgoing| {
+        let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = outgoing;
+        let message: serde_json::Value = serde_json::from_slice(frame.json()).unwrap();
+        message["type"].as_str().unwrap().to_owned()
+    };
+    said.map(kind).collect()
+}
+
+#[tokio::test]
+async fn a_resync_goes_out_in_steps_and_announcements_wait_for_its_end() {
+    let mut world = world();
+    let shard = &mut world.shard;
+    let mut attached = attach(shard, 0..600);
+    for one in &mut attached {
+        types(one);
+    }
+    shard.floors[0].room.resync(None, 7);
+    let mut told = Vec::new();
+    while shard.has_much_to_tell() {
+        shard.tell_some(256);
+        let heard = attached.iter_mut().filter_map(|one| Some(types(one)).filter(|types| !types.is_empty()));
+        let heard: Vec<_> = heard.collect();
+        assert!(heard.iter().all(|types| types[..] == ["resync", "active_broadcast", "broadcast_cleared"]));
+        told.push(heard.len());
+        if told.len() == 1 {
+            attached.extend(attach(shard, 600..601));
+            assert_eq!(types(&mut attached[600])[0], "connected");
+        }
+    }
+    assert_eq!(told, [256, 256, 88], "who came meanwhile has the state already");
+}
+
+#[tokio::test]
+async fn notices_of_acknowledgements_go_out_in_steps() {
+    let mut world = world();
+    let shard = &mut world.shard;
+    let mut attached = attach(shard, 0..600);
+    for one in &mut attached {
+        types(one);
+    }
+    let at = Timestamp::from_unix_ms(0);
+    let new = (0..600).map(|n| Acknowledgement { user: n.to_string().parse().unwrap(), at }).collect();
+    let id = BroadcastId(uuid::Uuid::from_u128(7));
+    let change = Change::Acknowledged { id, new };
+    let changed = Changed { sequence: 7, channel: channel(), change, activated: None, trace: None };
+    shard.announce(Announcement::Changed(Arc::new(changed)));
+    let mut told = Vec::new();
+    while shard.has_much_to_tell() {
+        shard.tell_some(256);
+        told.push(attached.iter_mut().filter_map(|one| types(one).pop()).count());
+    }
+    assert_eq!(told, [256, 256, 88]);
+}
+
+#[tokio::test]
+async fn who_was_let_go_may_come_back_when_it_goes_on_and_never_when_the_replica_stops() {
+    let mut world = world();
+    let shard = &mut world.shard;
+    let (inbox, _requests) = mpsc::channel(1);
+    let inbox = inbox.downgrade();
+    let mut attached = attach(shard, 0..2);
+    shard.answer(Request::Release(Duration::ZERO), &inbox);
+    assert!(matches!(shard.attach(&connecting("eve")), Err(Close::Restart { .. })));
+    shard.drain_some();
+    for one in &mut attached {
+        assert!(matches!(one.close.try_recv(), Ok(Close::Restart { .. })));
+    }
+    shard.answer(Request::Resume, &inbox);
+    assert!(shard.attach(&connecting("eve")).is_ok());
+
+    let (done, _drained) = oneshot::channel();
+    shard.answer(Request::Drain(Duration::ZERO, done), &inbox);
+    shard.answer(Request::Resume, &inbox);
+    assert!(shard.attach(&connecting("bob")).is_err(), "it stops");
+}
