@@ -22,7 +22,7 @@ use crate::log::connection::Address;
 use crate::log::names::MIRROR_LEASE_KEY;
 use crate::log::provision::Provision;
 use crate::submit::outbox::Bounds;
-pub use admin::{Admin, MintToken};
+pub use admin::{Admin, MintToken, StatusFormat};
 pub use audit::{
     Audit, Check, CheckFormat, Export, LogFrom, Prove, Replay, ReplayFormat, State, StateFormat, Verify,
     VerifyFormat,

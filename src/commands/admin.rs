@@ -1,13 +1,12 @@
 //! `admin`: looks after a deployment.
 
+mod status;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::Stream;
-use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,13 +14,9 @@ use tokio::time::timeout;
 use super::data_dir::{self, DataDir, InUse};
 use super::{connect_to_look, embedded_nats, keys, print, tokens};
 use crate::config::{Admin, Nats, Streams};
-use crate::log::jetstream::{epoch_of, nanoseconds};
-use crate::log::moment::rfc3339;
-use crate::log::names::{CHECKPOINT_STREAM, LOG_STREAM};
-use crate::log::provision::{Provision, mirrored_streams, replicas_stream};
+use crate::log::names::LOG_STREAM;
 use crate::notary::note::KeyName;
 use crate::projection::store::set_aside;
-use crate::push::heartbeat::{self, Heartbeat};
 
 /// The exit code of a command that needs a stopped replica and met a running one.
 const RUNNING: u8 = 3;
@@ -32,7 +27,7 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) async fn run(command: Admin) -> anyhow::Result<ExitCode> {
     match command {
         Admin::Provision { nats, streams, adopt } => provision(&nats, &streams, adopt).await,
-        Admin::Status { nats } => status(&nats).await,
+        Admin::Status { nats, format } => status::status(&nats, format).await,
         Admin::NatsUrl { data_dir } => {
             print(&format!("{}\n", embedded_nats(&data_dir)?))?;
             Ok(ExitCode::SUCCESS)
@@ -62,48 +57,6 @@ async fn provision(nats: &Nats, streams: &Streams, adopt: bool) -> anyhow::Resul
         print("Everything is there, as defined.\n")?;
     }
     Ok(ExitCode::from(u8::from(!drifts.is_empty())))
-}
-
-async fn status(nats: &Nats) -> anyhow::Result<ExitCode> {
-    let connection = connect_to_look(nats).await?;
-    let provision = Provision { replicas: 1, log_max_bytes: 0, acks_max_age: Duration::ZERO };
-    let context = provision.context(&connection.client);
-    let mut streams = serde_json::Map::new();
-    for name in [LOG_STREAM, CHECKPOINT_STREAM].map(str::to_owned).into_iter().chain(mirrored_streams()) {
-        let found = context.get_stream(&name).await;
-        streams.insert(name, found.map_or(Value::Null, |stream| stream_status(&stream)));
-    }
-    let status = json!({
-        "nats": {"version": connection.client.server_info().version},
-        "streams": streams,
-        "replicas": heartbeats(&context).await.unwrap_or_default(),
-    });
-    print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn stream_status(stream: &Stream) -> Value {
-    let info = stream.cached_info();
-    json!({
-        "epoch": epoch_of(info),
-        "created": rfc3339(nanoseconds(info.created)),
-        "last_sequence": info.state.last_sequence,
-        "messages": info.state.messages,
-        "bytes": info.state.bytes,
-        "max_bytes": info.config.max_bytes,
-        "replicas": info.config.num_replicas,
-    })
-}
-
-/// What the live replicas said last, without the users' hashes.
-async fn heartbeats(context: &Context) -> anyhow::Result<Vec<Heartbeat>> {
-    let bucket = context.get_stream(replicas_stream()).await?;
-    let mut heartbeats: Vec<_> =
-        heartbeat::heartbeats(&bucket).await?.into_iter().map(|(heartbeat, _)| heartbeat).collect();
-    for present in heartbeats.iter_mut().flat_map(|heartbeat| heartbeat.channels.values_mut()) {
-        (present.user_hashes, present.user_sketch) = (None, None);
-    }
-    Ok(heartbeats)
 }
 
 /// Exit code 3 when a replica runs there: what it shows its clients is not taken from under it.

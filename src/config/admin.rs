@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Nats, Secret, Streams};
 use crate::domain::UserId;
@@ -56,6 +56,21 @@ not start with it. `--adopt` gives it one, once. A restored snapshot keeps its e
 
 Exit codes: 0 everything is as defined; 1 something differs, or failed.";
 
+const STATUS_HELP: &str = "\
+Exit codes, for a monitor or cron: 0 nothing is wrong; 1 something is, and each problem says what to do; 2 wrong usage;
+3 NATS could not be asked.";
+
+/// How `admin status` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    /// A table on a terminal, else JSON.
+    Auto,
+    /// Tables, and a line a problem, for people.
+    Table,
+    /// Everything.
+    Json,
+}
+
 /// The operator's commands.
 #[derive(Debug, Subcommand)]
 pub enum Admin {
@@ -72,8 +87,12 @@ pub enum Admin {
         #[arg(long)]
         adopt: bool,
     },
-    /// Print the state of the log, the buckets and the live replicas.
+    /// Print the state of the log, the buckets and the live replicas, and what is wrong with it.
+    #[command(after_help = STATUS_HELP)]
     Status {
+        /// How to print.
+        #[arg(long, value_name = "FORMAT", default_value = "auto")]
+        format: StatusFormat,
         /// Where NATS is.
         #[command(flatten)]
         nats: Nats,

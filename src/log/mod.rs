@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod envelope;
 pub mod epoch;
 pub mod facts;
+pub mod health;
 pub mod jetstream;
 pub mod leaf;
 pub mod looking;

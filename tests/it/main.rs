@@ -5,6 +5,7 @@
 mod support;
 
 mod accounts;
+mod admin_status;
 mod ack_lookups;
 mod acknowledgements;
 mod api;

@@ -37,7 +37,7 @@ pub struct Nats {
     store: PathBuf,
     port: u16,
     /// What it calls itself: by this it is told from whatever else listens on a port.
-    name: String,
+    pub name: String,
     configuration: PathBuf,
     environment: Vec<(&'static str, String)>,
     extra: Vec<String>,
