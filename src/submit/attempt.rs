@@ -34,13 +34,14 @@ impl<'a> Attempt<'a> {
     ) -> Result<Done, SubmitError> {
         let Self { submit, id, .. } = *self;
         let until = Instant::now() + CONFLICT_PATIENCE;
+        // Whether the view had all that the log had on this channel when it was last asked.
         let mut caught_up = false;
         let mut lost_at = None;
         loop {
             // Once the log is known to be away, waiting for it is of no use.
             let in_time = Instant::now() < until && submit.modes.now() == Mode::Cluster;
             let (event, expected) = match submit.judge(command.clone(), now, id).await? {
-                Verdict::Append { event, expected } => (event, expected),
+                Verdict::Append { event, expected, .. } => (event, expected),
                 Verdict::Done(done) if done.broadcast.is_some() || caught_up => return Ok(done),
                 Verdict::Rejected(rejection) if caught_up => return Err(SubmitError::Rejected(rejection)),
                 // No guard checks what is not appended, and another replica may have answered a moment ago: "nothing
@@ -70,11 +71,11 @@ impl<'a> Attempt<'a> {
                 // The log compared the ids alone. Whether a key stood for this very command, only `decide` can tell.
                 Ok(Appended { sequence, duplicate: true }) if in_time => {
                     let patience = until.saturating_duration_since(Instant::now());
-                    submit.projection.reached(sequence, patience).await;
+                    caught_up = submit.projection.reached(sequence, patience).await;
                 }
                 Ok(_) => return Err(SubmitError::Unknown { id }),
                 Err(AppendError::Conflict) if in_time => {
-                    submit.catch_up(command.channel(), until).await;
+                    caught_up = submit.catch_up(command.channel(), until).await;
                     // Against the same head again: the log is another one than the projection has read so far.
                     if lost_at.replace(expected) == Some(expected) {
                         sleep(RETRY_PAUSE).await;

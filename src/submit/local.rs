@@ -11,13 +11,13 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::mode::{Machine, Mode, Modes};
-use super::outbox::{Base, Entry, Outbox, OutboxError};
+use super::outbox::{Base, Draft, Entry, Outbox, OutboxError};
 use super::{Done, Submit, SubmitError, Verdict};
 use crate::blocking::blocking;
 use crate::domain::{Accepted, Command, Event, Timestamp, in_log};
 use crate::log::names::Subject;
-use crate::log::{NewEvent, TraceParent};
-use crate::projection::Projection;
+use crate::log::{Epoch, NewEvent, TraceParent};
+use crate::projection::{Position, Projection};
 
 impl Submit {
     /// The outbox, when this replica is on its own or has yet to relay. `None`: the log is the place to write to.
@@ -55,14 +55,22 @@ impl Submit {
         trace: Option<TraceParent>,
     ) -> Result<Done, SubmitError> {
         let channel = command.channel().clone();
-        let (event, last) = match self.judge(command, now, id).await? {
-            Verdict::Append { event, expected } => (event, expected),
+        let if_match = match &command {
+            Command::Create { if_active, .. } => *if_active,
+            // What a clear takes down is named in its event.
+            Command::Clear { .. } | Command::Acknowledge { .. } => None,
+        };
+        let before = self.projection.position();
+        let (event, last, has_pending) = match self.judge(command, now, id).await? {
+            Verdict::Append { event, expected, has_pending } => (event, expected, has_pending),
             // There is nothing to do, as far as this replica can tell.
             Verdict::Done(done) => return Ok(Done { local: done.local || done.broadcast.is_none(), ..done }),
             Verdict::Rejected(rejection) => return Err(SubmitError::Rejected(rejection)),
         };
-        let epoch = self.projection.position().epoch;
-        // While anything waits, the channel is shown as it was when that was accepted. The log may have gone on since.
+        // While something is pending, the channel is shown as the log had it when the first of that was accepted. The log
+        // may have gone on since, or another one may have taken its place.
+        let epoch =
+            if has_pending { outbox.pending_over() } else { unchanged_epoch(&self.projection, before) };
         let base = match (in_log(last), outbox.last_lifecycle(&channel)) {
             (None, Some(entry)) => Base::Entry(entry),
             _ => Base::Log { epoch, sequence: last },
@@ -72,7 +80,7 @@ impl Submit {
         let subject = Subject::Lifecycle(channel);
         let source = self.source.clone();
         let new = NewEvent { subject, id, event, time: now, source, expected: None, trace };
-        self.keep(outbox, vec![(Some(base), new)]).await?;
+        self.keep(outbox, vec![Draft { base: Some(base), if_match, new }]).await?;
         Ok(Done { id, sequence: None, broadcast: Some(broadcast), local: true })
     }
 
@@ -95,7 +103,7 @@ impl Submit {
             let mut unknown = known.iter().map(|known| !known);
             acknowledged.acknowledgements.retain(|_| unknown.next().unwrap_or(true));
             if !acknowledged.acknowledgements.is_empty() {
-                drafts.push((None, new));
+                drafts.push(Draft { base: None, if_match: None, new });
             }
             already.push(known);
         }
@@ -107,11 +115,7 @@ impl Submit {
 
     /// Writes to the outbox, and folds what was written over the log's state when the disk has it. A task of its own:
     /// whoever asked may hang up at any moment, and what the disk has must become part of the view all the same.
-    async fn keep(
-        &self,
-        outbox: OwnedMutexGuard<Outbox>,
-        drafts: Vec<(Option<Base>, NewEvent)>,
-    ) -> Result<(), SubmitError> {
+    async fn keep(&self, outbox: OwnedMutexGuard<Outbox>, drafts: Vec<Draft>) -> Result<(), SubmitError> {
         let kept = tokio::spawn(write_then_show(outbox, drafts, self.modes.clone(), self.projection.clone()));
         kept.await.unwrap_or_else(|panicked| {
             error!("accepting a command failed: {panicked}");
@@ -124,7 +128,7 @@ impl Submit {
         // Nobody has it yet.
         let outbox = self.outbox.clone().try_lock_owned();
         tokio::spawn(async move {
-            if let Ok(outbox) = outbox
+            if let Ok(mut outbox) = outbox
                 && !outbox.waiting().is_empty()
             {
                 warn!(
@@ -133,7 +137,9 @@ impl Submit {
                 );
                 let _ = self.projection.watch().wait_for(|position| position.serving).await;
                 let left = outbox.waiting().iter().map(|entry: &Arc<Entry>| accepted(&entry.new)).collect();
+                let before = self.projection.position();
                 self.projection.fold_pending(left).await;
+                outbox.begin_pending_over(unchanged_epoch(&self.projection, before));
             }
             self.relay_for_ever().await;
         });
@@ -153,16 +159,18 @@ impl Submit {
 
 async fn write_then_show(
     mut outbox: OwnedMutexGuard<Outbox>,
-    drafts: Vec<(Option<Base>, NewEvent)>,
+    drafts: Vec<Draft>,
     modes: Modes,
     projection: Projection,
 ) -> Result<(), SubmitError> {
-    let accepted = drafts.iter().map(|(_, new)| accepted(new)).collect();
+    let accepted = drafts.iter().map(|draft| accepted(&draft.new)).collect();
+    let had_pending = projection.read(|view| view.has_pending());
+    let before = projection.position();
     let written = blocking(move || {
         let written = outbox.append(drafts);
         (outbox, written)
     });
-    let (outbox, written) = written.await.map_err(|panicked| {
+    let (mut outbox, written) = written.await.map_err(|panicked| {
         error!("writing the outbox failed: {panicked}");
         SubmitError::OutboxFailed
     })?;
@@ -176,8 +184,17 @@ async fn write_then_show(
     // Before anyone is shown it: an acknowledgement that reached the log before its broadcast would be lost.
     modes.tell(Machine::accepted);
     projection.fold_pending(accepted).await;
+    if !had_pending {
+        outbox.begin_pending_over(unchanged_epoch(&projection, before));
+    }
     drop(outbox);
     Ok(())
+}
+
+/// The log that the projection shows; `None` when that may have become another one since this position.
+fn unchanged_epoch(projection: &Projection, before: Position) -> Option<Epoch> {
+    let now = projection.position();
+    now.epoch.filter(|_| (now.epoch, now.life) == (before.epoch, before.life))
 }
 
 fn accepted(new: &NewEvent) -> (Accepted, Option<TraceParent>) {

@@ -156,7 +156,12 @@ pub struct Options {
 
 /// What `decide` said, and what it said that on: the last lifecycle event of the channel, as it is shown here.
 enum Verdict {
-    Append { event: Event, expected: u64 },
+    Append {
+        event: Event,
+        expected: u64,
+        /// Whether the view had something that is not in the log yet.
+        has_pending: bool,
+    },
     Done(Done),
     Rejected(Rejection),
 }
@@ -252,7 +257,7 @@ impl Submit {
             Ok(None) => Verdict::Done(done_before(view, id)),
             Ok(Some(event)) => {
                 let expected = view.channel(command.channel()).lifecycle_head;
-                Verdict::Append { event, expected }
+                Verdict::Append { event, expected, has_pending: view.has_pending() }
             }
         });
         Ok(judged.await?)

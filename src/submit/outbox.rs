@@ -21,7 +21,7 @@ use tracing::{error, warn};
 
 use crate::crash_point::CrashPoint;
 use crate::disk;
-use crate::domain::Channel;
+use crate::domain::{BroadcastId, Channel};
 use crate::log::names::Subject;
 use crate::log::{Epoch, NewEvent};
 use files::{ENTRIES, REJECTED};
@@ -58,7 +58,21 @@ pub struct Entry {
     pub number: u64,
     /// What it was decided on; `None` for acknowledgements, which are a set.
     pub base: Option<Base>,
+    /// The broadcast that has to be active for a `broadcast.created` to take effect: its `If-Match`. `None`: it was
+    /// posted whatever was active.
+    pub if_match: Option<BroadcastId>,
     /// The event. Its guard is found when it is relayed.
+    pub new: NewEvent,
+}
+
+/// An event that is about to go into the outbox; for the fields see [`Entry`].
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// What the event was decided on.
+    pub base: Option<Base>,
+    /// The `If-Match` of a post.
+    pub if_match: Option<BroadcastId>,
+    /// The event.
     pub new: NewEvent,
 }
 
@@ -107,6 +121,8 @@ pub struct Outbox {
     last: u64,
     /// The last entry about what is active in each channel, since the outbox was last empty.
     last_lifecycle: HashMap<Channel, u64>,
+    /// The log that the view showed when the first of what is pending was accepted, see [`Outbox::pending_over`].
+    pending_over: Option<Epoch>,
     standing: watch::Sender<Standing>,
 }
 
@@ -129,8 +145,18 @@ impl Outbox {
         let last_lifecycle = waiting.iter().filter_map(about_active).collect();
         let directory = directory.to_owned();
         let standing = watch::Sender::new(Standing { entries: waiting.len(), bytes, rejected: 0 });
-        let mut outbox =
-            Self { directory, file: None, damaged, bytes, bounds, waiting, last, last_lifecycle, standing };
+        let mut outbox = Self {
+            directory,
+            file: None,
+            damaged,
+            bytes,
+            bounds,
+            waiting,
+            last,
+            last_lifecycle,
+            pending_over: None,
+            standing,
+        };
         match outbox.begin() {
             Err(error) if disk::takes_nothing(&error) => {
                 error!("the outbox takes nothing until its disk does: {error:#}");
@@ -170,14 +196,25 @@ impl Outbox {
         self.last_lifecycle.get(channel).copied()
     }
 
+    /// The log whose sequences the view of a channel has while something is pending: the view keeps what it took from that
+    /// log, also when another log takes its place meanwhile. `None` when that is not known.
+    pub const fn pending_over(&self) -> Option<Epoch> {
+        self.pending_over
+    }
+
+    /// Nothing is pending yet, and from now on something is, over what this log said.
+    pub const fn begin_pending_over(&mut self, epoch: Option<Epoch>) {
+        self.pending_over = epoch;
+    }
+
     /// Writes entries, all or none, and returns when the disk has them.
-    pub fn append(&mut self, drafts: Vec<(Option<Base>, NewEvent)>) -> Result<(), OutboxError> {
+    pub fn append(&mut self, drafts: Vec<Draft>) -> Result<(), OutboxError> {
         if !self.is_as_written() {
             self.write_anew().map_err(OutboxError::Disk)?;
         }
         let entries: Vec<_> = (self.last + 1..)
             .zip(drafts)
-            .map(|(number, (base, new))| Arc::new(Entry { number, base, new }))
+            .map(|(number, Draft { base, if_match, new })| Arc::new(Entry { number, base, if_match, new }))
             .collect();
         let lines: Vec<u8> = entries.iter().try_fold(Vec::new(), |mut lines, entry| {
             lines.extend(line(entry).map_err(|e| OutboxError::Disk(e.into()))?);

@@ -2,10 +2,12 @@
 //!
 //! An event may be in the log already: its first append may have lost its answer, or landed late, or an earlier run
 //! relayed it. The projection knows the id of every lifecycle event in the log, so it is asked first; a doubled
-//! acknowledgement has no effect. An event whose channel has moved on since it was accepted takes its place only when it
-//! is the newer one. Otherwise it goes on record as late: without effect, and so does what was decided on it.
+//! acknowledgement has no effect. When the channel has moved on since an event was accepted, `fate.rs` says whether the
+//! event still takes effect. One that does not goes on record as late, without effect.
 
-use std::collections::{HashMap, VecDeque};
+mod fate;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,8 +15,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, error, info, warn};
-use uuid::Uuid;
+use tracing::{debug, error, info};
 
 use super::attempt::outcome;
 use super::mode::{Machine, Mode};
@@ -22,10 +23,10 @@ use super::outbox::{Base, Entry, Outbox};
 use super::{CONFLICT_PATIENCE, PROJECTION_PATIENCE, RETRY_PAUSE, Submit};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
-use crate::domain::{Channel, Event, Needs, State, Timestamp, Written};
-use crate::log::envelope::{Decoded, decode};
+use crate::domain::{BroadcastId, Channel};
 use crate::log::names::Subject;
-use crate::log::{AppendError, Appended, Epoch, NewEvent, ReadError};
+use crate::log::{AppendError, Appended, Epoch, NewEvent};
+use fate::{Fate, Found, depends_on};
 
 /// Acknowledgements that are on their way to the log at once: they are a set, so their order is free.
 const ACKS_AT_ONCE: usize = 64;
@@ -33,15 +34,6 @@ const ACKS_AT_ONCE: usize = 64;
 /// The relay holds the outbox for so many steps, and for less once nothing waits. Commands that come meanwhile wait, and
 /// each channel has one that then gets in: however fast they come, the outbox is empty in the end, and they go to the log.
 const TURN: usize = 64;
-
-/// What became of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// It is in the log, at this sequence.
-    InLog(u64),
-    /// It is in the log without effect, or will never be in it.
-    Overruled,
-}
 
 /// Why an entry did not leave the outbox.
 enum Stay {
@@ -55,15 +47,6 @@ enum Stay {
     Never(&'static str),
 }
 
-/// What the log says about an entry.
-struct Found {
-    fate: Option<Fate>,
-    /// The last lifecycle event of its channel.
-    head: u64,
-    /// Whether the broadcast that it clears is active.
-    clears_active: bool,
-}
-
 /// What left the outbox since it was last empty.
 #[derive(Default)]
 struct Relayed {
@@ -72,16 +55,6 @@ struct Relayed {
     /// The log in which it was last written, and the last place there.
     epoch: Option<Epoch>,
     sequence: u64,
-}
-
-/// What became of a lifecycle event that is in the log: one without effect counts as overruled.
-fn fate_of(log: &State, id: Uuid, Written { about, sequence }: Written) -> Fate {
-    let had_effect = log.broadcast(about).is_some_and(|known| match &known.end {
-        _ if known.broadcast.id.0 == id => !known.late,
-        Some(end) => end.sequence == sequence,
-        None => false,
-    });
-    if had_effect { Fate::InLog(sequence) } else { Fate::Overruled }
 }
 
 impl Relayed {
@@ -103,6 +76,29 @@ fn together(waiting: &VecDeque<Arc<Entry>>) -> Vec<Arc<Entry>> {
     let acks = waiting.iter().take_while(|entry| matches!(entry.new.subject, Subject::Acks(..)));
     let acks = acks.take(ACKS_AT_ONCE).count();
     waiting.iter().take(acks + 1).cloned().collect()
+}
+
+/// Moves the oldest entry to the rejected file. `Err`: the disk did not take it, so it stays, and is tried again after
+/// this pause.
+async fn reject(
+    mut outbox: OwnedMutexGuard<Outbox>,
+    why: &'static str,
+) -> Result<OwnedMutexGuard<Outbox>, Duration> {
+    let rejected = blocking(move || {
+        let rejected = outbox.reject(why);
+        (outbox, rejected)
+    });
+    match rejected.await {
+        Ok((outbox, Ok(()))) => Ok(outbox),
+        Ok((_, Err(error))) => {
+            error!("it cannot be kept with the rejected ones either, so it stays: {error:#}");
+            Err(CONFLICT_PATIENCE)
+        }
+        Err(panicked) => {
+            error!("keeping it with the rejected ones failed: {panicked}");
+            Err(CONFLICT_PATIENCE)
+        }
+    }
 }
 
 impl Submit {
@@ -129,21 +125,23 @@ impl Submit {
                 return self.settle(outbox, relayed).await;
             }
             let next = together(outbox.waiting());
-            let results = join_all(next.iter().map(|entry| self.relay(entry, relayed))).await;
-            self.note(&mut outbox, &next, results, relayed)?;
+            let known = self.acknowledged_in_log(&next).await?;
+            let results = join_all(next.iter().map(|entry| self.relay(entry, &known, relayed))).await;
+            let noted = self.note(outbox, &next, results, relayed).await;
+            outbox = noted?;
         }
         Ok(())
     }
 
     /// Lets entries leave the outbox in order, up to the first that has to stay. What is behind that is relayed again:
     /// nothing has an effect twice. `Err`: after this pause.
-    fn note(
+    async fn note(
         &self,
-        outbox: &mut Outbox,
+        mut outbox: OwnedMutexGuard<Outbox>,
         entries: &[Arc<Entry>],
         results: Vec<Result<Fate, Stay>>,
         relayed: &mut Relayed,
-    ) -> Result<(), Duration> {
+    ) -> Result<OwnedMutexGuard<Outbox>, Duration> {
         for (entry, result) in entries.iter().zip(results) {
             match result {
                 Ok(fate) => {
@@ -160,16 +158,16 @@ impl Submit {
                     return Err(CONFLICT_PATIENCE);
                 }
                 Err(Stay::Never(why)) => {
-                    error!(event.id = %entry.new.id, "the log will never take an event that was accepted: {why}");
-                    if let Err(error) = outbox.reject(why) {
-                        error!("it cannot be kept with the rejected ones either, so it stays: {error:#}");
-                        return Err(CONFLICT_PATIENCE);
-                    }
+                    error!(
+                        event.id = %entry.new.id,
+                        "an accepted event cannot go into the log, and moves to outbox/rejected: {why}"
+                    );
+                    outbox = reject(outbox, why).await?;
                     relayed.note(entry, Fate::Overruled, None);
                 }
             }
         }
-        Ok(())
+        Ok(outbox)
     }
 
     /// Nothing waits: once the projection has what was relayed, the log's state alone is shown again. The outbox is held
@@ -197,9 +195,20 @@ impl Submit {
         Ok(())
     }
 
-    async fn relay(&self, entry: &Entry, relayed: &Relayed) -> Result<Fate, Stay> {
-        let Subject::Lifecycle(channel) = &entry.new.subject else {
-            return self.append_relayed(entry.new.clone()).await.map(|done| Fate::InLog(done.sequence));
+    async fn relay(
+        &self,
+        entry: &Entry,
+        known: &HashSet<BroadcastId>,
+        relayed: &Relayed,
+    ) -> Result<Fate, Stay> {
+        let channel = match &entry.new.subject {
+            Subject::Lifecycle(channel) | Subject::Late(channel) => channel,
+            Subject::Acks(_, id) if known.contains(id) => {
+                return self.append_relayed(entry.new.clone()).await.map(|done| Fate::InLog(done.sequence));
+            }
+            Subject::Acks(..) => {
+                return Err(Stay::Never("the log does not have the broadcast that it acknowledges"));
+            }
         };
         match self.relay_behind(entry, channel, relayed).await {
             None | Some(Err(Stay::Moved)) => {}
@@ -220,7 +229,8 @@ impl Submit {
     }
 
     /// The short way for an entry that was decided on the one before it, whose fate is known: it needs no look at the
-    /// log's head. `None` for any other.
+    /// log's head. `None` for any other, and for a post without `If-Match` behind one that was overruled: it may be newer
+    /// than what overruled that.
     async fn relay_behind(
         &self,
         entry: &Entry,
@@ -236,7 +246,10 @@ impl Submit {
             (Ok(Found { fate: Some(fate), .. }), _) => Some(Ok(fate)),
             // The guard tells whether anything else came meanwhile, this very event included.
             (Ok(_), Fate::InLog(head)) => Some(self.relay_after(entry, *head).await),
-            (Ok(_), Fate::Overruled) => Some(self.relay_late(entry, channel).await),
+            (Ok(_), Fate::Overruled) if depends_on(entry).is_some() => {
+                Some(self.relay_late(entry, channel).await)
+            }
+            (Ok(_), Fate::Overruled) => None,
         }
     }
 
@@ -256,74 +269,6 @@ impl Submit {
             // It got into the log unseen, before this or on the other subject.
             Appended { duplicate: true, .. } => Err(Stay::Moved),
         }
-    }
-
-    /// Looks for an entry in the log, as far as the projection has read it.
-    async fn find(&self, entry: &Entry, channel: &Channel) -> Result<Found, Stay> {
-        let (id, event, channel) = (entry.new.id, entry.new.event.clone(), channel.clone());
-        let about = event.broadcast_id();
-        let needs = Needs { broadcasts: vec![about], written: vec![id] };
-        let looked = self.projection.with(needs, move |view| {
-            let log = view.log();
-            let known = log.broadcast(about);
-            if let (Event::Created(accepted), Some(known)) = (&event, known)
-                && !accepted.announces_the_same(&known.broadcast)
-            {
-                return Err(Stay::Never("its Idempotency-Key stands for another broadcast in the log"));
-            }
-            let fate = log.written_by(id).map(|written| fate_of(log, id, written));
-            let state = log.channel(&channel);
-            Ok(Found { fate, head: state.lifecycle_head, clears_active: state.active == Some(about) })
-        });
-        looked.await.unwrap_or(Err(Stay::Again))
-    }
-
-    /// Whether an event may still take effect: the channel is as it was when the event was accepted, or the event is the
-    /// newer one.
-    async fn still_applies(
-        &self,
-        entry: &Entry,
-        channel: &Channel,
-        found: &Found,
-        relayed: &Relayed,
-    ) -> Result<bool, Stay> {
-        let before = relayed.fates.get(channel);
-        match entry.base {
-            Some(Base::Log { epoch, sequence })
-                if epoch == self.projection.position().epoch && sequence == found.head =>
-            {
-                return Ok(true);
-            }
-            Some(Base::Entry(number)) if before == Some(&(number, Fate::InLog(found.head))) => {
-                return Ok(true);
-            }
-            _ => {}
-        }
-        match &entry.new.event {
-            Event::Created(broadcast) => {
-                let last = self.last_event(found.head).await.map_err(|error| {
-                    warn!("the log does not say what came last on {channel}: {error}");
-                    Stay::Again
-                })?;
-                Ok(last.is_none_or(|last| (broadcast.created_at, entry.new.id) > last))
-            }
-            Event::Cleared(_) => Ok(found.clears_active),
-            Event::Acknowledged(_) => Ok(true),
-        }
-    }
-
-    /// When the lifecycle event at a sequence was accepted, and its id, by which the newer of two is told. `None` when
-    /// there is none that can be read: then anything is newer.
-    async fn last_event(&self, sequence: u64) -> Result<Option<(Timestamp, Uuid)>, ReadError> {
-        let message = if sequence == 0 { None } else { self.log.get(sequence).await? };
-        Ok(message.and_then(|message| match decode(&message) {
-            Decoded::Event(recorded) => match recorded.event {
-                Event::Created(broadcast) => Some((broadcast.created_at, recorded.id)),
-                Event::Cleared(cleared) => Some((cleared.cleared_at, recorded.id)),
-                Event::Acknowledged(_) => None,
-            },
-            Decoded::Skipped(_) => None,
-        }))
     }
 
     async fn append_relayed(&self, new: NewEvent) -> Result<Appended, Stay> {

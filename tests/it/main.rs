@@ -51,6 +51,7 @@ mod nats_facts;
 mod nats_tls;
 mod operations;
 mod outage;
+mod outage_order;
 mod outage_races;
 mod page;
 mod presence;

@@ -7,6 +7,7 @@ pub mod client;
 pub mod contract;
 pub mod disk;
 pub mod events;
+pub mod fitful;
 pub mod front;
 pub mod issuer;
 pub mod link;

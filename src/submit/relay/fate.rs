@@ -1,0 +1,174 @@
+//! What becomes of an entry of the outbox, by what the log says when the entry is relayed.
+//!
+//! A post without `If-Match` depends on nothing that came before it: it takes effect unless the channel has something
+//! newer. A clear, and a post with `If-Match`, depend on one broadcast: they take effect while the log has that one active.
+//! An acknowledgement needs its broadcast to be in the log, and nothing else.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tracing::warn;
+use uuid::Uuid;
+
+use super::{CONFLICT_PATIENCE, RETRY_PAUSE, Relayed, Stay, Submit};
+use crate::domain::{BroadcastId, Channel, Event, Needs, State, Timestamp, Written};
+use crate::log::ReadError;
+use crate::log::envelope::{Decoded, decode};
+use crate::log::names::Subject;
+use crate::submit::outbox::{Base, Entry};
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is in the log, at this sequence.
+    InLog(u64),
+    /// It is in the log without effect, or will never be in it.
+    Overruled,
+}
+
+/// What the log says about an entry.
+pub(super) struct Found {
+    pub(super) fate: Option<Fate>,
+    /// The last lifecycle event of its channel.
+    pub(super) head: u64,
+    /// The broadcast that is active in its channel.
+    active: Option<BroadcastId>,
+}
+
+/// What became of a lifecycle event that is in the log: one without effect counts as overruled.
+fn fate_of(log: &State, id: Uuid, Written { about, sequence }: Written) -> Fate {
+    let had_effect = log.broadcast(about).is_some_and(|known| match &known.end {
+        _ if known.broadcast.id.0 == id => !known.late,
+        Some(end) => end.sequence == sequence,
+        None => false,
+    });
+    if had_effect { Fate::InLog(sequence) } else { Fate::Overruled }
+}
+
+/// The broadcast that has to be active for an entry to take effect. `None`: it depends on none.
+pub(super) fn depends_on(entry: &Entry) -> Option<BroadcastId> {
+    match &entry.new.event {
+        Event::Created(_) => entry.if_match,
+        Event::Cleared(cleared) => Some(cleared.broadcast_id),
+        Event::Acknowledged(_) => None,
+    }
+}
+
+impl Submit {
+    /// Looks for an entry in the log, as far as the projection has read it.
+    pub(super) async fn find(&self, entry: &Entry, channel: &Channel) -> Result<Found, Stay> {
+        let (id, event, channel) = (entry.new.id, entry.new.event.clone(), channel.clone());
+        let about = event.broadcast_id();
+        let needs = Needs { broadcasts: vec![about], written: vec![id] };
+        let looked = self.projection.with(needs, move |view| {
+            let log = view.log();
+            let known = log.broadcast(about);
+            if let (Event::Created(accepted), Some(known)) = (&event, known)
+                && !accepted.announces_the_same(&known.broadcast)
+            {
+                return Err(Stay::Never("its Idempotency-Key stands for another broadcast in the log"));
+            }
+            let fate = log.written_by(id).map(|written| fate_of(log, id, written));
+            let state = log.channel(&channel);
+            Ok(Found { fate, head: state.lifecycle_head, active: state.active })
+        });
+        looked.await.unwrap_or(Err(Stay::Again))
+    }
+
+    /// Whether an event takes effect when it comes into the log now.
+    pub(super) async fn still_applies(
+        &self,
+        entry: &Entry,
+        channel: &Channel,
+        found: &Found,
+        relayed: &Relayed,
+    ) -> Result<bool, Stay> {
+        if let Some(needed) = depends_on(entry) {
+            return Ok(found.active == Some(needed));
+        }
+        let Event::Created(broadcast) = &entry.new.event else { return Ok(true) };
+        let as_it_was = match entry.base {
+            Some(Base::Log { epoch: Some(epoch), sequence }) => {
+                Some(epoch) == self.projection.position().epoch && sequence == found.head
+            }
+            Some(Base::Entry(number)) => {
+                relayed.fates.get(channel) == Some(&(number, Fate::InLog(found.head)))
+            }
+            _ => false,
+        };
+        if as_it_was {
+            return Ok(true);
+        }
+        let last = self.last_event(found.head).await.map_err(|error| {
+            warn!("the log does not say what came last on {channel}: {error}");
+            Stay::Again
+        })?;
+        Ok(last.is_none_or(|last| (broadcast.created_at, entry.new.id) > last))
+    }
+
+    /// When the lifecycle event at a sequence was accepted, and its id, by which the newer of two is told. `None` when
+    /// there is none that can be read: then anything is newer.
+    async fn last_event(&self, sequence: u64) -> Result<Option<(Timestamp, Uuid)>, ReadError> {
+        let message = if sequence == 0 { None } else { self.log.get(sequence).await? };
+        Ok(message.and_then(|message| match decode(&message) {
+            Decoded::Event(recorded) => match recorded.event {
+                Event::Created(broadcast) => Some((broadcast.created_at, recorded.id)),
+                Event::Cleared(cleared) => Some((cleared.cleared_at, recorded.id)),
+                Event::Acknowledged(_) => None,
+            },
+            Decoded::Skipped(_) => None,
+        }))
+    }
+
+    /// Which of the broadcasts that these entries acknowledge the log has. Before it is said that the log does not have
+    /// one, the projection has read all that the log has. `Err`: that is not known now, ask again after this pause.
+    ///
+    /// The log that the outbox was filled for may be lost, and its broadcasts with it: an acknowledgement of one of those
+    /// in the next log would be of something that was never there.
+    pub(super) async fn acknowledged_in_log(
+        &self,
+        entries: &[Arc<Entry>],
+    ) -> Result<HashSet<BroadcastId>, std::time::Duration> {
+        let named: HashSet<_> = entries
+            .iter()
+            .filter_map(|entry| match &entry.new.subject {
+                Subject::Acks(channel, id) => Some((channel.clone(), *id)),
+                Subject::Lifecycle(_) | Subject::Late(_) => None,
+            })
+            .collect();
+        if named.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let info = self.log.info().await.map_err(|_| RETRY_PAUSE)?;
+        // What the projection knows counts only for the log that it has read.
+        let is_read = |epoch| epoch == Some(info.epoch);
+        if !is_read(self.projection.position().epoch) {
+            return Err(RETRY_PAUSE);
+        }
+        let known = self.known_in_log(&named).await?;
+        if known.len() == named.len() {
+            return Ok(known);
+        }
+        if !self.projection.reached(info.last_sequence, CONFLICT_PATIENCE).await {
+            return Err(RETRY_PAUSE);
+        }
+        let known = self.known_in_log(&named).await?;
+        if is_read(self.projection.position().epoch) { Ok(known) } else { Err(RETRY_PAUSE) }
+    }
+
+    /// Which of these the projection has read in the log, in their channel.
+    async fn known_in_log(
+        &self,
+        named: &HashSet<(Channel, BroadcastId)>,
+    ) -> Result<HashSet<BroadcastId>, std::time::Duration> {
+        let needs = Needs { broadcasts: named.iter().map(|(_, id)| *id).collect(), written: vec![] };
+        let named = named.clone();
+        let looked = self.projection.with(needs, move |view| {
+            let there = |(channel, id): &(Channel, BroadcastId)| {
+                view.log().broadcast(*id).is_some_and(|known| known.channel == *channel)
+            };
+            named.iter().filter(|named| there(named)).map(|(_, id)| *id).collect()
+        });
+        looked.await.map_err(|_| RETRY_PAUSE)
+    }
+}
