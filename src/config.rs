@@ -7,6 +7,7 @@ mod limits;
 mod identity;
 mod rates;
 mod sockets;
+mod streams;
 mod unshown;
 
 use std::net::SocketAddr;
@@ -20,7 +21,6 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::domain::Channel;
 use crate::log::connection::Address;
 use crate::log::names::MIRROR_LEASE_KEY;
-use crate::log::provision::Provision;
 use crate::submit::outbox::Bounds;
 pub use admin::{Admin, MintToken, StatusFormat};
 pub use audit::{
@@ -32,6 +32,7 @@ pub use identity::{Auth, IdentityOptions, SECRET_VARIABLE, Secret};
 pub use limits::Limits as EdgeLimits;
 pub use rates::RateOptions;
 pub use sockets::SOCKET_LIMITS;
+pub use streams::Streams;
 
 /// Room that the embedded server's store has beyond the log's own limit: the checkpoints, the KV buckets and the server's
 /// books.
@@ -124,33 +125,6 @@ impl Nats {
             credentials: self.nats_creds.clone(),
             tls_ca: self.nats_tls_ca.clone(),
             tls_identity: self.nats_tls_cert.clone().zip(self.nats_tls_key.clone()),
-        }
-    }
-}
-
-/// What a deployment chooses about the streams.
-#[derive(Clone, Debug, Args)]
-pub struct Streams {
-    /// Copies of each stream over the NATS cluster: 1; 3 on three nodes; or 5 on five. An even number is only dearer.
-    #[arg(long, env = "TIDINGS_STREAM_REPLICAS", default_value_t = 1, value_parser = odd_copies)]
-    pub stream_replicas: u8,
-
-    /// Bytes that the log takes before it refuses new events. Nothing old is ever dropped.
-    #[arg(long, env = "TIDINGS_LOG_MAX_BYTES", default_value_t = 16 << 30, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
-    pub log_max_bytes: u64,
-
-    /// How long the KV mirror keeps an acknowledgement.
-    #[arg(long, env = "TIDINGS_ACKS_MAX_AGE_SECONDS", default_value_t = 30 * 24 * 3600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub acks_max_age_seconds: u64,
-}
-
-impl Streams {
-    /// The definitions with these choices.
-    pub fn provision(&self) -> Provision {
-        Provision {
-            replicas: self.stream_replicas.into(),
-            log_max_bytes: self.log_max_bytes,
-            acks_max_age: Duration::from_secs(self.acks_max_age_seconds),
         }
     }
 }

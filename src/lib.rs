@@ -36,6 +36,7 @@ pub mod domain;
 pub mod clock;
 pub mod blocking;
 pub mod crash_point;
+pub mod trouble;
 pub mod disk;
 pub mod shutdown;
 pub mod metrics;

@@ -53,6 +53,9 @@ async fn provision(nats: &Nats, streams: &Streams, adopt: bool) -> anyhow::Resul
     for drift in &drifts {
         print(&format!("{drift}{}\n", if drift.guarding { " (a guarantee depends on it)" } else { "" }))?;
     }
+    if let Some(warning) = provision.one_copy_in_a_cluster(&provision.context(&connection.client)).await {
+        print(&format!("Warning: {warning}.\n"))?;
+    }
     if drifts.is_empty() {
         print("Everything is there, as defined.\n")?;
     }

@@ -22,6 +22,7 @@ use crate::log::connection::{self, Connection, without_password};
 use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
 use crate::log::provision::{NoEpoch, Provision, Refused};
 use crate::shutdown::Shutdown;
+use crate::trouble::{Repeated, causes};
 use running::{Base, Running};
 
 /// What the kernel keeps for a connection that does not read. Left alone, Linux lets that grow to 4 MiB for each, and a
@@ -61,7 +62,10 @@ pub(super) async fn serve(mut options: Serve) -> anyhow::Result<()> {
             warn!("{}; starting with what is on disk", connection.why_not());
             Some(joining)
         },
-        () = stopping.wait() => return stop_embedded(embedded).await,
+        () = stopping.wait() => {
+            connection.close().await;
+            return stop_embedded(embedded).await;
+        }
     };
 
     let keys = keys::of_replica(&options, &data_dir, &replica)?;
@@ -155,12 +159,18 @@ async fn join(connection: Connection, provision: Provision) -> anyhow::Result<()
 /// Creates what is missing. What exists and differs in a guarantee stops the start; in a size, it is said.
 async fn provision_streams(connection: &Connection, provision: &Provision) -> anyhow::Result<()> {
     let context = provision.context(&connection.client);
+    let repeated = Repeated::every(Duration::from_secs(10));
     let drifts = loop {
         match provision.everything(&context).await {
             Ok(drifts) => break drifts,
             Err(error) if error.is::<Refused>() || error.is::<NoEpoch>() => return Err(error),
             // A cluster that is just starting has no leader yet.
-            Err(error) => warn!("the streams are not there yet, trying again: {error:#}"),
+            Err(error) => {
+                let error = causes(&error);
+                if repeated.is_due(&error) {
+                    warn!("the streams are not there yet, trying again: {error}");
+                }
+            }
         }
         sleep(Duration::from_secs(1)).await;
     };
@@ -171,6 +181,9 @@ async fn provision_streams(connection: &Connection, provision: &Provision) -> an
         bail!(
             "a stream exists with settings that break a guarantee; Tidings does not change it (see the lines above)"
         );
+    }
+    if let Some(warning) = provision.one_copy_in_a_cluster(&context).await {
+        warn!("{warning}");
     }
     Ok(())
 }

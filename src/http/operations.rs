@@ -28,6 +28,12 @@ pub async fn readyz(State(app): State<App>) -> Response {
         () if ready => None,
         () if app.shutdown.begun() => Some("stopping"),
         () => Some(match position.halt {
+            None if app.nats.made() == 0 && app.nats.is_login_refused() => {
+                "NATS does not let this replica in; it serves what it has on disk"
+            }
+            None if app.nats.made() == 0 => {
+                "NATS has not been reached since the start; it serves what it has on disk"
+            }
             None if !app.has_keys() => "the public keys of tokens (JWKS) cannot be read",
             None => "catching up with the event log",
             Some(Halt::Stalled) => {

@@ -115,13 +115,14 @@ impl App {
         self.channels.iter().map(|channel| self.hub.local(channel).0).sum()
     }
 
-    /// Ready means: what this replica shows is true, and it is not about to stop.
+    /// Ready means: what this replica shows is true, it has reached NATS since its start, and it is not about to stop. One
+    /// that NATS refuses, or never reached, serves what it has and is not ready: a rollout must not go on with it.
     pub fn is_ready(&self) -> bool {
         let position = self.projection.position();
         let log_is_away = self.projection.seen().away;
         let shows_the_truth =
             position.serving && position.halt.is_none() && (position.caught_up || log_is_away);
-        !self.shutdown.begun() && shows_the_truth && self.has_keys()
+        !self.shutdown.begun() && self.nats.made() > 0 && shows_the_truth && self.has_keys()
     }
 
     /// Whether tokens can be verified: always, but for published keys that were never read, or not for too long.

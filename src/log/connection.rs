@@ -1,17 +1,23 @@
 //! The connection to NATS, with the timings that make an outage visible within seconds.
 
+mod outage;
+
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use percent_encoding::percent_decode_str;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::trouble::Repeated;
+use outage::Outage;
 
 /// The oldest nats-server that has what the log needs (per-message TTL, pull heartbeats, consistent guards).
 const MINIMUM: (i64, i64) = (2, 11);
@@ -30,9 +36,17 @@ const SENDER_CAPACITY: usize = 256;
 /// Messages that may wait for one subscriber before the client drops some and says so; the reader notices the gap.
 const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
 
-/// While a first connection is awaited: how often to look, and after how many looks to say so.
+/// While a first connection is awaited: how often to look.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const SAID_AFTER_LOOKS: u32 = 50;
+
+/// The client says that it is connected a moment before it knows which server it is.
+const NAMED_AFTER: Duration = Duration::from_millis(20);
+
+/// What NATS says of one trouble is repeated in the diagnostics this often.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// What is still on its way at the end has this long to go out.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where NATS is and how to be let in.
 #[derive(Clone, Debug, Default)]
@@ -60,28 +74,57 @@ pub struct Connection {
     pub client: Client,
     /// Counts connections made: it changes when a connection is back, and readers begin anew.
     pub generation: watch::Receiver<u64>,
-    /// Whether the last that was heard is that this login may not come in.
-    turned_away: Arc<AtomicBool>,
+    address: Arc<Address>,
+    /// The client's name, as the server's operator sees it.
+    name: Arc<str>,
+    /// Why it is not up.
+    outage: watch::Sender<Outage>,
+    /// Its end was asked for: that it is gone is no trouble.
+    closing: Arc<AtomicBool>,
 }
 
 /// Connects under a name that the server's operator sees. An error when there is no server, or too old a one.
 pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection> {
-    let (options, generation, turned_away) = options(address, name).await?;
+    let (made, closing, known) = (watch::Sender::new(0), Arc::default(), Arc::default());
+    let options = observed(login_options(address, name).await?, &made, &closing, &known);
     let connecting = options.connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
     check_version(&client)?;
-    Ok(Connection { client, generation, turned_away })
+    Ok(Connection::new(client, address, name, &made, closing, &known))
 }
 
-/// A connection that is made as soon as there is a server; see [`Connection::introduced`].
+/// A connection that is made as soon as there is a server; see [`Connection::introduced`]. While there is none, the
+/// diagnostics say why.
 pub async fn begin(address: &Address, name: &str) -> anyhow::Result<Connection> {
-    let (options, generation, turned_away) = options(address, name).await?;
+    let (made, closing, known) = (watch::Sender::new(0), Arc::default(), Arc::default());
+    let options = observed(login_options(address, name).await?, &made, &closing, &known);
     let connecting = options.retry_on_initial_connect().connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
-    Ok(Connection { client, generation, turned_away })
+    let connection = Connection::new(client, address, name, &made, closing, &known);
+    tokio::spawn(outage::watch(connection.clone()));
+    Ok(connection)
 }
 
 impl Connection {
+    fn new(
+        client: Client,
+        address: &Address,
+        name: &str,
+        made: &watch::Sender<u64>,
+        closing: Arc<AtomicBool>,
+        known: &OnceLock<Client>,
+    ) -> Self {
+        let _ = known.set(client.clone());
+        Self {
+            client,
+            generation: made.subscribe(),
+            address: Arc::new(address.clone()),
+            name: name.into(),
+            outage: watch::Sender::default(),
+            closing,
+        }
+    }
+
     /// Whether it is up at this moment, as far as the client knows.
     pub fn is_up(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
@@ -92,27 +135,52 @@ impl Connection {
         *self.generation.borrow()
     }
 
-    /// Why it is not up, as far as that is known.
-    pub fn why_not(&self) -> &'static str {
-        if self.turned_away.load(Ordering::Relaxed) {
-            "NATS does not let this login in: --nats, --nats-creds or a certificate has to name one that may come in"
-        } else {
-            "NATS does not answer"
+    /// Why it is not up, as far as that is known, with what each server answered.
+    pub fn why_not(&self) -> String {
+        let Outage { login_refused, servers } = &*self.outage.borrow();
+        match (login_refused, servers.as_str()) {
+            (true, servers) => format!(
+                "NATS does not let this login in: --nats, --nats-creds or a certificate has to name one that may come in \
+                 ({servers})"
+            ),
+            (false, "") => format!("{} does not answer", self.address),
+            (false, servers) => format!("NATS cannot be reached ({servers})"),
+        }
+    }
+
+    /// Whether NATS refused the login when it was tried last.
+    pub fn is_login_refused(&self) -> bool {
+        self.outage.borrow().login_refused
+    }
+
+    /// Ends the connection in order. That it is gone is then no trouble.
+    pub async fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        let _ = timeout(CLOSE_PATIENCE, self.client.drain()).await;
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the connection is made the next time.
+    async fn is_made(&self) {
+        let mut generation = self.generation.clone();
+        generation.mark_unchanged();
+        if generation.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
     /// Waits until there is a server that has said who it is. An error when it is too old.
     pub async fn introduced(&self) -> anyhow::Result<()> {
-        for look in 0.. {
+        loop {
             // The client says that it is connected a moment before it knows what the server has said of itself.
             let introduced = !self.client.server_info().version.is_empty();
             if introduced && self.is_up() {
                 break;
             }
-            if look == SAID_AFTER_LOOKS {
-                warn!("waiting for NATS: {}", self.why_not());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+            sleep(LOOK_EVERY).await;
         }
         check_version(&self.client)
     }
@@ -143,13 +211,8 @@ fn login(server: &ServerAddr) -> Option<(String, Option<String>)> {
     Some((plain(server.username()?), server.password().map(plain)))
 }
 
-async fn options(
-    address: &Address,
-    name: &str,
-) -> anyhow::Result<(ConnectOptions, watch::Receiver<u64>, Arc<AtomicBool>)> {
-    let (made, generation) = watch::channel(0);
-    let turned_away = Arc::new(AtomicBool::new(false));
-    let heard = turned_away.clone();
+/// How to reach a server and be let in, without any habits of a connection that stays.
+async fn login_options(address: &Address, name: &str) -> anyhow::Result<ConnectOptions> {
     let mut options = ConnectOptions::new()
         .name(name)
         .ping_interval(PING_INTERVAL)
@@ -157,19 +220,7 @@ async fn options(
         .request_timeout(Some(REQUEST_TIMEOUT))
         .client_capacity(SENDER_CAPACITY)
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
-        .reconnect_delay_callback(reconnect_delay)
-        .event_callback(move |event| {
-            report(&event);
-            match event {
-                Event::Connected => {
-                    heard.store(false, Ordering::Relaxed);
-                    made.send_modify(|count| *count += 1);
-                }
-                Event::ClientError(why) => heard.store(is_about_login(&why), Ordering::Relaxed),
-                _ => {}
-            }
-            std::future::ready(())
-        });
+        .reconnect_delay_callback(reconnect_delay);
     // The client itself passes over what a URL says of this.
     match servers(address)?.iter().find_map(login) {
         Some((user, Some(password))) => options = options.user_and_password(user, password),
@@ -193,12 +244,32 @@ async fn options(
             .with_context(|| format!("reading the key of this client's certificate, {}", key.display()))?;
         options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
     }
-    Ok((options, generation, turned_away))
+    Ok(options)
 }
 
-/// The client says why it did not get in with the words of the kind of error, and nothing else.
-fn is_about_login(why: &ClientError) -> bool {
-    matches!(why, ClientError::Other(words) if *words == ConnectErrorKind::AuthorizationViolation.to_string())
+/// With the connections that are made counted, and what happens to them put into the diagnostics.
+fn observed(
+    options: ConnectOptions,
+    made: &watch::Sender<u64>,
+    closing: &Arc<AtomicBool>,
+    known: &Arc<OnceLock<Client>>,
+) -> ConnectOptions {
+    let (made, closing, known) = (made.clone(), closing.clone(), known.clone());
+    let repeated = Arc::new(Repeated::every(SAID_EVERY));
+    options.event_callback(move |event| {
+        let is_connected = matches!(event, Event::Connected);
+        if is_connected {
+            made.send_modify(|count| *count += 1);
+        }
+        let (closing, known, repeated) = (closing.clone(), known.clone(), repeated.clone());
+        async move {
+            if is_connected {
+                sleep(NAMED_AFTER).await;
+            }
+            let server = known.get().map(|client| client.server_info().server_name).unwrap_or_default();
+            report(&event, &server, closing.load(Ordering::Relaxed), &repeated);
+        }
+    })
 }
 
 /// The client itself would read these files only when it connects, and try again for ever.
@@ -221,10 +292,13 @@ fn reconnect_delay(attempt: usize) -> Duration {
     ceiling / 2 + ceiling.mul_f64(0.5) * u32::try_from(share).unwrap_or(0) / 1_000
 }
 
-fn report(event: &Event) {
+fn report(event: &Event, server: &str, closing: bool, repeated: &Repeated) {
     match event {
-        Event::Connected => info!("connected to NATS"),
-        Event::Disconnected => warn!("disconnected from NATS; reconnecting"),
+        event if closing => debug!(nats.server = server, "the connection to NATS, which is closed: {event}"),
+        Event::Connected => info!(nats.server = server, "connected to NATS"),
+        Event::Disconnected => warn!(nats.server = server, "disconnected from NATS; reconnecting"),
+        // Why there is no connection is found out and said elsewhere, with the server and the cause.
+        Event::ClientError(error) => debug!("the NATS client: {error}"),
         Event::SlowConsumer(subscription) => {
             warn!(
                 nats.subscription = subscription,
@@ -232,7 +306,12 @@ fn report(event: &Event) {
             );
         }
         Event::Closed => info!("the connection to NATS is closed"),
-        other => warn!("NATS says: {other}"),
+        other => {
+            let said = other.to_string();
+            if repeated.is_due(&said) {
+                warn!(nats.server = server, "NATS says: {said}");
+            }
+        }
     }
 }
 

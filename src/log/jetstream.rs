@@ -13,6 +13,8 @@ use async_nats::{Client, HeaderMap};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, future};
 use serde_json::json;
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::names::{EPOCH_METADATA, LOG_STREAM, Subject};
 use super::provision::{NoEpoch, Provision, context};
@@ -35,6 +37,9 @@ const READ_BATCH_BYTES: usize = 8 << 20;
 /// How often "not found" is asked, and how wide apart, while the stream may only be electing a leader.
 const MISSING_ASKED: u32 = 3;
 const MISSING_ASKED_EVERY: Duration = Duration::from_millis(300);
+
+/// The client takes the order to connect anew within this time; its queue may be full of what does not go out.
+const GIVE_UP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The JetStream API's error codes that the guard and the reader turn on, as nats-server 2.15 answers them.
 mod code {
@@ -195,6 +200,10 @@ impl EventLog for JetStreamLog {
         async move {
             let stream = self.stream().await?;
             let info = stream.cached_info();
+            // A node without a leader to ask answers too, with what it knows itself.
+            if info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none()) {
+                return Err(ReadError::NoLeader);
+            }
             Ok(LogInfo {
                 epoch: epoch_of(info).ok_or(ReadError::NoEpoch)?,
                 last_sequence: info.state.last_sequence,
@@ -267,6 +276,16 @@ impl EventLog for JetStreamLog {
                 future::ready((!last).then_some(next))
             });
             Ok(messages.boxed())
+        }
+        .boxed()
+    }
+
+    fn give_up_connection(&self) -> BoxFuture<'_, ()> {
+        async move {
+            if self.client.connection_state() == State::Connected {
+                warn!("NATS is connected and answers nothing: giving the connection up for another one");
+                let _ = timeout(GIVE_UP_PATIENCE, self.client.force_reconnect()).await;
+            }
         }
         .boxed()
     }

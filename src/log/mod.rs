@@ -29,6 +29,7 @@ use futures_util::stream::BoxStream;
 use uuid::Uuid;
 
 use crate::domain::{Event, Timestamp};
+use crate::trouble::causes;
 pub use epoch::Epoch;
 use merkle::Hash;
 use names::Subject;
@@ -85,7 +86,7 @@ impl fmt::Display for AppendError {
             Self::InProcess => f.write_str("an event of this id is being written"),
             Self::Full => f.write_str("the log is full"),
             Self::TooLarge => f.write_str("the event is larger than the log takes"),
-            Self::Unknown(error) => write!(f, "no answer from the log: {error:#}"),
+            Self::Unknown(error) => write!(f, "no answer from the log: {}", causes(error)),
         }
     }
 }
@@ -137,6 +138,8 @@ pub enum ReadError {
     Missing,
     /// The stream is there, and its metadata names no epoch: it was not provisioned by Tidings.
     NoEpoch,
+    /// Too few nodes of the cluster are up for the log to have a leader, so that it takes nothing.
+    NoLeader,
     /// It did not answer, or broke off.
     Away(anyhow::Error),
 }
@@ -146,7 +149,12 @@ impl fmt::Display for ReadError {
         match self {
             Self::Missing => write!(f, "the stream {} does not exist", names::LOG_STREAM),
             Self::NoEpoch => provision::NoEpoch.fmt(f),
-            Self::Away(error) => write!(f, "{error:#}"),
+            Self::NoLeader => write!(
+                f,
+                "NATS has no leader for the stream {}: more than half of the nodes that keep it have to be up",
+                names::LOG_STREAM
+            ),
+            Self::Away(error) => f.write_str(&causes(error)),
         }
     }
 }
@@ -177,6 +185,12 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Follows the log from a sequence on.
     fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>>;
+
+    /// Gives up the connection to the log, which carries nothing though it counts as up, so that it is made anew. Nothing,
+    /// when the log is not reached over a connection.
+    fn give_up_connection(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Creates the log when it does not exist; an error for those who may only look.
     fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>>;

@@ -42,6 +42,8 @@ pub struct Provision {
     pub log_max_bytes: u64,
     /// How long the mirror keeps an acknowledgement.
     pub acks_max_age: Duration,
+    /// Bytes that the bucket of acknowledgements takes before it forgets the oldest. NATS reserves them in its memory store.
+    pub acks_max_bytes: u64,
 }
 
 /// A setting of an existing stream that is not what the definition says.
@@ -88,6 +90,22 @@ impl Provision {
             drifts.extend(differences(&wanted, &found.cached_info().config));
         }
         Ok(drifts)
+    }
+
+    /// What an administrator should know of a cluster that keeps the log on one of its nodes alone. `None` when there is
+    /// nothing to say, or NATS does not answer.
+    pub async fn one_copy_in_a_cluster(&self, context: &jetstream::Context) -> Option<String> {
+        let stream = context.get_stream(LOG_STREAM).await.ok()?;
+        let info = stream.cached_info();
+        // A server alone says who leads, but names no cluster.
+        let cluster = info.cluster.as_ref().and_then(|cluster| cluster.name.as_deref());
+        let is_alone = cluster.is_some_and(|name| !name.is_empty()) && info.config.num_replicas == 1;
+        is_alone.then(|| {
+            format!(
+                "NATS is a cluster, and one node alone keeps the stream {LOG_STREAM}: while it is away nothing can be appended, \
+                 and with its disk the log is lost. --stream-replicas 3 keeps it on three nodes"
+            )
+        })
     }
 
     /// The stream of this name, created from its definition when it is missing. The log's stream is created with a new
@@ -152,6 +170,7 @@ impl Provision {
         }
         if config.name == bucket_stream(ACKS_BUCKET) {
             config.max_age = self.acks_max_age;
+            config.max_bytes = i64::try_from(self.acks_max_bytes).unwrap_or(i64::MAX);
             config.duplicate_window = config.duplicate_window.min(self.acks_max_age);
         }
         Ok(config)
@@ -203,6 +222,10 @@ fn advice(error: &CreateStreamError) -> Option<&'static str> {
         }
         ErrorCode::STORAGE_RESOURCES_EXCEEDED => Some(
             "it takes more than NATS may store: lower --log-max-bytes, or raise the server's max_file_store",
+        ),
+        ErrorCode::MEMORY_RESOURCES_EXCEEDED => Some(
+            "it takes more memory than NATS may use for streams: lower --acks-max-bytes, or raise the server's \
+             max_memory_store",
         ),
         ErrorCode::STREAM_SUBJECT_OVERLAP => Some(
             "a stream of somebody else's takes its subjects: use another NATS account, or remove that stream",
@@ -277,7 +300,12 @@ mod tests {
     use super::*;
 
     fn provision() -> Provision {
-        Provision { replicas: 3, log_max_bytes: 1 << 20, acks_max_age: Duration::from_hours(1) }
+        Provision {
+            replicas: 3,
+            log_max_bytes: 1 << 20,
+            acks_max_age: Duration::from_hours(1),
+            acks_max_bytes: 1 << 21,
+        }
     }
 
     #[test]
@@ -289,7 +317,9 @@ mod tests {
         let log = &definitions[0];
         assert_eq!((log.max_bytes, log.num_replicas, log.max_age), (1 << 20, 3, Duration::ZERO));
         assert!(log.deny_delete && log.deny_purge && !log.allow_rollup && log.persist_mode.is_none());
-        assert_eq!(definitions[3].max_age, Duration::from_hours(1));
+        let acks = &definitions[3];
+        assert_eq!((acks.max_age, acks.max_bytes), (Duration::from_hours(1), 1 << 21));
+        assert_eq!(acks.discard, DiscardPolicy::Old, "the log still knows what the bucket forgets");
     }
 
     #[test]

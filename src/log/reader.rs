@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tracing::{error, warn};
 
 use super::{Epoch, EventLog, LogInfo, RawMessage, ReadError};
+use crate::trouble::Repeated;
 use batch::Batch;
 pub use batch::{Entry, Last, MAX_BATCH};
 
@@ -33,6 +34,9 @@ const MISSING_ASKED_EVERY: Duration = Duration::from_millis(300);
 
 /// From this share of its limit on, the log's size is worth a warning.
 const FULL_WARNED_AT_PERCENT: u64 = 80;
+
+/// That the log cannot be read is said this often while it lasts.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 const BACKOFF: Range<Duration> = Duration::from_millis(100)..Duration::from_secs(1);
 
@@ -97,6 +101,7 @@ pub struct Reader {
     /// Changes when the connection is back: the consumer of before may be gone.
     reconnected: watch::Receiver<u64>,
     passes: Counter,
+    unreadable: Repeated,
 }
 
 impl Reader {
@@ -109,7 +114,8 @@ impl Reader {
     ) -> (Self, watch::Receiver<Seen>) {
         let (seen, watched) = watch::channel(Seen::default());
         let passes = Counter::default();
-        (Self { log, cursor, deliveries, seen, reconnected, passes }, watched)
+        let unreadable = Repeated::every(SAID_EVERY);
+        (Self { log, cursor, deliveries, seen, reconnected, passes, unreadable }, watched)
     }
 
     /// Counts its passes here: one at the start, and one after each interruption.
@@ -124,21 +130,28 @@ impl Reader {
         loop {
             let before = self.cursor.sequence;
             self.passes.inc();
+            let begun = Instant::now();
             let interrupted = self.pass().await;
             self.seen.send_modify(|seen| seen.following = false);
-            if self.cursor.sequence != before {
+            let moved = self.cursor.sequence != before;
+            if moved || begun.elapsed() > BACKOFF.end {
                 backoff = BACKOFF.start;
             }
             match interrupted {
                 Interrupted::Unwanted => return,
-                Interrupted::Restart => continue,
+                Interrupted::Restart if moved => continue,
+                // Whatever ends each pass at once must not make passes without a pause.
+                Interrupted::Restart => {}
                 Interrupted::Unreadable(ReadError::Missing) => self.recreate().await,
                 Interrupted::Unreadable(error) => {
                     self.seen.send_modify(|seen| seen.away = true);
-                    warn!(
-                        log.sequence = self.cursor.sequence,
-                        "cannot read the log now, trying again: {error}"
-                    );
+                    let error = error.to_string();
+                    if self.unreadable.is_due(&error) {
+                        warn!(
+                            log.sequence = self.cursor.sequence,
+                            "cannot read the log now, trying again: {error}"
+                        );
+                    }
                 }
             }
             tokio::select! {

@@ -7,13 +7,14 @@
 
 mod bucket;
 mod lease;
+mod repair;
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use async_nats::connection::State;
 use async_nats::{Client, jetstream};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -31,8 +32,10 @@ use crate::log::jetstream::epoch_now;
 use crate::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, ack_key};
 use crate::log::provision::Provision;
 use crate::metrics::{Metrics, gauge};
+use crate::trouble::{Repeated, causes};
 use bucket::{Bucket, Entry, Place, Write};
 use lease::Lease;
+use repair::value_of;
 
 /// How often the holder looks whether the buckets are still there, and notes how far it is.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -77,6 +80,8 @@ pub struct Mirror {
     pub clock: Arc<dyn Clock>,
     /// Where the lag is shown.
     pub metrics: Metrics,
+    /// How often it is said that NATS refuses the lease.
+    pub refused: Repeated,
 }
 
 impl Mirror {
@@ -87,20 +92,37 @@ impl Mirror {
         let mut lease = Lease::new(context.clone(), mirror.provision.clone(), mirror.instance);
         // A replica that cannot project must not keep the lease from one that can.
         while mirror.projection.watch().wait_for(may_be_mirrored).await.is_ok() {
-            if lease.acquire().await {
+            if mirror.acquire(&mut lease).await {
                 info!("this replica mirrors the log to KV now");
                 let mut position = mirror.projection.watch();
                 tokio::select! {
-                    error = mirror.clone().hold(context.clone()) => warn!("mirroring to KV broke off, beginning anew: {error:#}"),
+                    error = mirror.clone().hold(context.clone()) => mirror.say_broken(&error),
                     () = lease.keep() => info!("this replica does not mirror any more"),
                     _ = position.wait_for(|position| !may_be_mirrored(position)) => info!("this replica is not up to date and does not mirror any more"),
                 }
                 mirror.metrics.mirroring.set(0);
-                mirror.metrics.mirror_lag.set(0);
                 // What broke off here may go well elsewhere.
                 lease.release().await;
+            } else {
+                mirror.note_lag(&context).await;
             }
             sleep(RETRY_EVERY).await;
+        }
+    }
+
+    /// Takes the lease when nobody holds it.
+    async fn acquire(&self, lease: &mut Lease) -> bool {
+        match lease.claim().await {
+            Ok(taken) => taken,
+            Err(error) => {
+                let error = causes(&error);
+                if self.client.connection_state() == State::Connected && self.refused.is_due(&error) {
+                    warn!(
+                        "the lease of the mirror cannot be taken, so this replica does not mirror to KV: {error}"
+                    );
+                }
+                false
+            }
         }
     }
 
@@ -117,6 +139,13 @@ impl Mirror {
     /// The age at which a position is noted anew though it is the same.
     fn note_after(&self) -> Duration {
         self.provision.acks_max_age / 4
+    }
+
+    fn say_broken(&self, error: &anyhow::Error) {
+        let error = causes(error);
+        if self.refused.is_due(&error) {
+            warn!("mirroring to KV broke off, beginning anew: {error}");
+        }
     }
 
     /// Fills the buckets and follows the log. Returns only with an error.
@@ -269,18 +298,7 @@ impl Writer {
     /// Brings both buckets up to the projection, wherever they are.
     async fn fill(&mut self) -> anyhow::Result<()> {
         let reflects = self.mirror.projection.position().sequence;
-        let channels = self.mirror.projection.read(|view| {
-            // What is not in the log is not for the buckets.
-            let state = view.log();
-            let channels = state.channels.iter().map(|(channel, known)| {
-                let active = state
-                    .active(channel)
-                    .map(|b| Active { broadcast: b.broadcast.clone(), sequence: b.sequence });
-                (channel.clone(), (active, known.lifecycle_head))
-            });
-            channels.collect::<HashMap<_, _>>()
-        });
-        for (channel, (active, head)) in channels {
+        for (channel, (active, head)) in self.active_in_log() {
             match active {
                 Some(active) => self.put_active(&channel, &active).await?,
                 None => self.delete_active(&channel, head).await?,
@@ -342,9 +360,7 @@ impl Writer {
     }
 
     async fn put_active(&self, channel: &Channel, active: &Active) -> anyhow::Result<()> {
-        let mut value = serde_json::to_value(&active.broadcast)?;
-        value["sequence"] = active.sequence.into();
-        let write = Write::Put(serde_json::to_vec(&value)?.into());
+        let write = Write::Put(value_of(active)?);
         self.active.write(channel.as_str(), self.place(active.sequence), write).await
     }
 
@@ -366,6 +382,7 @@ impl Writer {
         }
         if let Some(followed) = followed.filter(|followed| followed.epoch == Some(self.epoch)) {
             self.sequence = self.sequence.max(followed.sequence);
+            self.repair().await?;
         }
         if self.noted.0 != self.sequence || self.noted.1.elapsed() >= self.mirror.note_after() {
             self.note_position().await?;

@@ -31,6 +31,7 @@ use crate::log::provision::{Provision, replicas_stream};
 use crate::metrics::{Metrics, gauge};
 use crate::projection::Projection;
 use crate::submit::mode::{Mode, Modes};
+use crate::trouble::{Repeated, causes};
 
 /// A heartbeat at least this often, and this soon after a change.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
@@ -72,6 +73,8 @@ pub struct Presence {
     pub metrics: Metrics,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// How often it is said that NATS refuses the heartbeat.
+    pub refused: Repeated,
 }
 
 impl Presence {
@@ -202,7 +205,13 @@ impl Presence {
             self.metrics.heartbeat.set(self.clock.now().as_unix_ms() / 1_000);
         }
         if let Err(error) = published {
-            debug!("the heartbeat did not go out: {error:#}");
+            let error = causes(&error);
+            // Without a connection there is nothing to say that is not said of that already.
+            if self.connection.is_up() && self.refused.is_due(&error) {
+                warn!(
+                    "the heartbeat of this replica did not go out, so other replicas stop counting it: {error}"
+                );
+            }
             if let Err(error) = self.provision.stream(context, &replicas_stream()).await {
                 debug!("the bucket of heartbeats is not there: {error:#}");
             }

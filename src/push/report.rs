@@ -3,7 +3,7 @@
 
 use tracing::{debug, info};
 
-use crate::domain::Change;
+use crate::domain::{Change, in_log};
 use crate::log::TraceParent;
 use crate::projection::Changed;
 
@@ -13,15 +13,15 @@ pub(super) fn report(changed: &Changed, connections: u64) {
     let (sequence, channel) = (changed.sequence, &changed.channel);
     match &changed.change {
         Change::Activated { id, .. } => {
-            info!(broadcast.id = %id, log.sequence = sequence, connections, "pushed a new broadcast on {channel}");
+            info!(broadcast.id = %id, log.sequence = in_log(sequence), connections, "pushed a new broadcast on {channel}");
         }
         Change::Ended { id, reason } => {
             let reason = reason.as_str();
-            info!(broadcast.id = %id, log.sequence = sequence, connections, reason, "pushed the end of a broadcast on {channel}");
+            info!(broadcast.id = %id, log.sequence = in_log(sequence), connections, reason, "pushed the end of a broadcast on {channel}");
         }
         Change::Acknowledged { id, new } => {
             let users = new.len();
-            debug!(broadcast.id = %id, log.sequence = sequence, connections, users, "pushed acknowledgements on {channel}");
+            debug!(broadcast.id = %id, log.sequence = in_log(sequence), connections, users, "pushed acknowledgements on {channel}");
         }
         Change::RecordedLate { .. } | Change::Nothing => {}
     }

@@ -115,7 +115,8 @@ impl Acks {
         // As many lots as acknowledgements may wait: who has a place for one finds a place for its lot.
         let (lots, queued) = mpsc::channel(QUEUE);
         let commits = Queue { lots, waiting: Waiting::default() };
-        tokio::spawn(commit::commit_until_closed(submit.clone(), commits.waiting.clone(), queued));
+        let committer = commit::commit_until_closed(submit.clone(), commits.waiting.clone(), queued);
+        submit.spawn_watched("committer of acknowledgements", committer);
         let lookups = Lookups::start(submit.clone(), commits.clone());
         Self { submit, commits, lookups }
     }

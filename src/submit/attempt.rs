@@ -93,10 +93,17 @@ impl<'a> Attempt<'a> {
         loop {
             let begun = Instant::now();
             CrashPoint::BeforeAppend.reached();
-            let answer = timeout_at(until, self.submit.log.append(new.clone())).await;
+            let mut mode = self.submit.modes.watch();
+            let answer = tokio::select! {
+                answer = timeout_at(until, self.submit.log.append(new.clone())) => {
+                    answer.unwrap_or_else(|_| Err(no_answer("no answer in time")))
+                }
+                // Whoever asked does not wait for the rest of the time.
+                Ok(_) = mode.wait_for(|mode| *mode == Mode::Local) => {
+                    Err(no_answer("the log went away meanwhile"))
+                }
+            };
             CrashPoint::AfterAppend.reached();
-            let answer =
-                answer.unwrap_or_else(|_| Err(AppendError::Unknown(anyhow::anyhow!("no answer in time"))));
             self.submit.options.metrics.append(&outcome(&answer), begun.elapsed());
             let error = match answer {
                 Err(error @ (AppendError::InProcess | AppendError::Unknown(_))) => error,
@@ -128,6 +135,10 @@ impl<'a> Attempt<'a> {
     pub(super) fn honest(&self, error: SubmitError) -> SubmitError {
         error.honest(self.unsure, self.id)
     }
+}
+
+fn no_answer(why: &'static str) -> AppendError {
+    AppendError::Unknown(anyhow::anyhow!(why))
 }
 
 /// What an append counts as.

@@ -127,7 +127,8 @@ impl Submit {
     pub(super) fn restore_then_relay(self: Arc<Self>) {
         // Nobody has it yet.
         let outbox = self.outbox.clone().try_lock_owned();
-        tokio::spawn(async move {
+        let relay = self.clone();
+        let relay = async move {
             if let Ok(mut outbox) = outbox
                 && !outbox.waiting().is_empty()
             {
@@ -135,14 +136,15 @@ impl Submit {
                     outbox.entries = outbox.waiting().len(),
                     "an earlier run accepted what the log may not have yet; the log gets it when it answers"
                 );
-                let _ = self.projection.watch().wait_for(|position| position.serving).await;
+                let _ = relay.projection.watch().wait_for(|position| position.serving).await;
                 let left = outbox.waiting().iter().map(|entry: &Arc<Entry>| accepted(&entry.new)).collect();
-                let before = self.projection.position();
-                self.projection.fold_pending(left).await;
-                outbox.begin_pending_over(unchanged_epoch(&self.projection, before));
+                let before = relay.projection.position();
+                relay.projection.fold_pending(left).await;
+                outbox.begin_pending_over(unchanged_epoch(&relay.projection, before));
             }
-            self.relay_for_ever().await;
-        });
+            relay.relay_for_ever().await;
+        };
+        self.spawn_watched("relay of the outbox", relay);
     }
 
     /// Says what is left for the next start.
@@ -164,6 +166,10 @@ async fn write_then_show(
     projection: Projection,
 ) -> Result<(), SubmitError> {
     let accepted = drafts.iter().map(|draft| accepted(&draft.new)).collect();
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method alone is not general enough in its lifetime"
+    )]
     let had_pending = projection.read(|view| view.has_pending());
     let before = projection.position();
     let written = blocking(move || {

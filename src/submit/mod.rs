@@ -30,6 +30,7 @@ use crate::log::names::Subject;
 use crate::log::{EventLog, TraceParent};
 use crate::metrics::Metrics;
 use crate::projection::{Projection, Unavailable};
+use crate::trouble::Repeated;
 pub use acks::{Acknowledged, Acks, Answered, Answers, Asked};
 use attempt::Attempt;
 use mode::Modes;
@@ -45,6 +46,9 @@ const CONFLICT_PATIENCE: Duration = Duration::from_secs(5);
 /// not answer, each one before them takes its time.
 const WAITING: usize = 1_024;
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A line that repeats while the log is away is written this often.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// Between two tries when the log gave no place.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -137,6 +141,8 @@ pub struct Submit {
     standing: watch::Receiver<Standing>,
     /// The log answers, and takes nothing: then nothing more is accepted for it.
     log_is_full: AtomicBool,
+    no_head: Repeated,
+    panicked: watch::Sender<Option<String>>,
 }
 
 /// What the write path needs to know.
@@ -187,11 +193,37 @@ impl Submit {
             standing: outbox.standing(),
             outbox: Arc::new(Mutex::new(outbox)),
             log_is_full: AtomicBool::new(false),
+            no_head: Repeated::every(SAID_EVERY),
+            panicked: watch::Sender::new(None),
             options,
         });
         submit.clone().restore_then_relay();
-        tokio::spawn(mode::probe(submit.log.clone(), submit.projection.clone(), submit.modes.clone()));
+        let probe = mode::probe(submit.log.clone(), submit.projection.clone(), submit.modes.clone());
+        submit.spawn_watched("probe of the log", probe);
         submit
+    }
+
+    /// Spawns a task without which this replica would accept what it cannot bring to an end; see [`Submit::panicked`].
+    pub(super) fn spawn_watched(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (task, panicked) = (tokio::spawn(task), self.panicked.clone());
+        tokio::spawn(async move {
+            if let Err(error) = task.await
+                && error.is_panic()
+            {
+                panicked.send_replace(Some(format!("the {name} failed: {error}")));
+            }
+        });
+    }
+
+    /// Waits until a task of the write path has panicked, and says which one and why: the probe, the relay, or the committer
+    /// of acknowledgements. Then this replica must not go on, since it would never leave its mode, relay or answer again.
+    pub async fn panicked(&self) -> String {
+        let mut panicked = self.panicked.subscribe();
+        let waited = panicked.wait_for(Option::is_some).await.map(|why| why.clone());
+        match waited {
+            Ok(Some(why)) => why,
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 
     /// Whether this replica works with the log.
@@ -272,7 +304,10 @@ impl Submit {
                 self.projection.reached(head, patience).await
             }
             Ok(Err(error)) => {
-                warn!("the log does not say where its head is: {error}");
+                let error = error.to_string();
+                if self.no_head.is_due(&error) {
+                    warn!("the log does not say where its head is: {error}");
+                }
                 sleep(RETRY_PAUSE).await;
                 false
             }

@@ -14,11 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-use crate::log::EventLog;
+use crate::crash_point::CrashPoint;
+use crate::log::{EventLog, ReadError};
 use crate::projection::Projection;
+use crate::trouble::Repeated;
 
 /// The log is asked for a sign of life this often, and has this long to give it: two that it misses take about 3 s.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -174,14 +176,32 @@ impl Modes {
     }
 }
 
-/// Asks the log for signs of life until the replica stops.
+/// A connection that carries nothing is given up at most this often.
+const GIVE_UP_EVERY: Duration = Duration::from_secs(10);
+
+/// Asks the log for signs of life until the replica stops. A connection over which nothing is answered, though it counts
+/// as up, is given up: what still comes in over it keeps the client itself from noticing that nothing goes out.
 pub(super) async fn probe(log: Arc<dyn EventLog>, projection: Projection, modes: Modes) {
+    let (mut unanswered, mut given_up) = (0, None::<Instant>);
+    let no_leader = Repeated::every(Duration::from_secs(10));
     let mut ticks = interval(PROBE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before = None;
     loop {
         ticks.tick().await;
-        if let Ok(Ok(info)) = timeout(PROBE_PATIENCE, log.info()).await {
+        CrashPoint::BeforeProbe.reached();
+        let answer = timeout(PROBE_PATIENCE, log.info()).await;
+        unanswered = if answer.is_err() { unanswered + 1 } else { 0 };
+        if unanswered >= MISSED && given_up.is_none_or(|at| at.elapsed() >= GIVE_UP_EVERY) {
+            (unanswered, given_up) = (0, Some(Instant::now()));
+            log.give_up_connection().await;
+        }
+        if let Ok(Err(error @ ReadError::NoLeader)) = &answer
+            && no_leader.is_due(&error.to_string())
+        {
+            warn!("{error}");
+        }
+        if let Ok(Ok(info)) = answer {
             let position = projection.position();
             // Of a log to which others write all the time, nobody has the very last event.
             let at_head = before.is_some_and(|(epoch, head)| {

@@ -54,7 +54,12 @@ async fn bench() {
     let (server, url) = start_nats(folder.path());
     let mut server = Ended(server);
     let client = connect(&url).await;
-    let provision = Provision { replicas: 1, log_max_bytes: 16 << 30, acks_max_age: Duration::from_hours(1) };
+    let provision = Provision {
+        replicas: 1,
+        log_max_bytes: 16 << 30,
+        acks_max_age: Duration::from_hours(1),
+        acks_max_bytes: 64 << 20,
+    };
     let context = context(&client);
     for name in ["BROADCASTS", "BROADCAST_CHECKPOINTS"] {
         provision.stream(&context, name).await.expect("the stream");

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tidings::domain::UserId;
 use tidings::log::EventLog as _;
 use tidings::log::names::{
-    ACKS_BUCKET, ACTIVE_BUCKET, LOG_STREAM, POSITION_KEY, ack_key, bucket_subject, header,
+    ACKS_BUCKET, ACTIVE_BUCKET, LOG_STREAM, MIRROR_LEASE_KEY, POSITION_KEY, REPLICAS_BUCKET, ack_key,
+    bucket_stream, bucket_subject, header,
 };
 
 use crate::support::{Nats, Replica, Spec, eventually, within};
@@ -277,4 +278,95 @@ async fn a_key_beyond_the_log_does_not_stay_beside_a_true_position() {
     write_at(&nats, ACTIVE_BUCKET, "creator", 900, Some(json!({"id": "phantom"}))).await;
     replica.start_again().await;
     shows(&nats, &id).await;
+}
+
+/// Takes the lease of the mirror for somebody who does nothing with it, until it is given back.
+async fn hold_the_lease(nats: &Nats) -> tokio::task::JoinHandle<()> {
+    nats.log().await;
+    let leases = bucket(nats, REPLICAS_BUCKET).await;
+    leases.put(MIRROR_LEASE_KEY, "somebody else".into()).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            leases.put(MIRROR_LEASE_KEY, "somebody else".into()).await.unwrap();
+        }
+    })
+}
+
+async fn give_the_lease_back(nats: &Nats, held: tokio::task::JoinHandle<()>) {
+    held.abort();
+    let _ = held.await;
+    bucket(nats, REPLICAS_BUCKET).await.delete(MIRROR_LEASE_KEY).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_first_write_that_a_paused_holder_sends_late_does_not_bring_a_cleared_broadcast_back() {
+    let nats = Nats::start().await;
+    let lease = hold_the_lease(&nats).await;
+    let replica = Replica::start(&nats).await;
+    replica.post_broadcast("soon cleared").await;
+    replica.clear().await;
+    give_the_lease_back(&nats, lease).await;
+    mirrors(&replica).await;
+    // What the holder before sent when there was no such key, and what arrives only now.
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+    let context = nats.jetstream().await;
+    let subject = bucket_subject(ACTIVE_BUCKET, "creator");
+    let sent = context.publish_with_headers(subject, headers, "{}".into()).await.unwrap().await;
+    assert!(sent.is_err(), "the clear left a marker: {sent:?}");
+    assert_eq!(value(&nats, ACTIVE_BUCKET, "creator").await, Value::Null);
+}
+
+#[tokio::test]
+async fn a_key_that_somebody_else_writes_or_deletes_is_repaired() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let id = replica.post_broadcast("active").await["id"].as_str().unwrap().to_owned();
+    shows(&nats, &id).await;
+    let active = bucket(&nats, ACTIVE_BUCKET).await;
+    active.put("creator", r#"{"id":"somebody else's"}"#.into()).await.unwrap();
+    shows(&nats, &id).await;
+    active.delete("creator").await.unwrap();
+    shows(&nats, &id).await;
+    replica.clear().await;
+    shows_nothing(&nats).await;
+    write_at(&nats, ACTIVE_BUCKET, "creator", 1, Some(json!({"id": id}))).await;
+    shows_nothing(&nats).await;
+    assert!(replica.log().contains("does not say what is active in creator"), "{}", replica.log());
+}
+
+#[tokio::test]
+async fn the_lag_of_the_mirror_is_shown_while_nobody_mirrors() {
+    let nats = Nats::start().await;
+    let lease = hold_the_lease(&nats).await;
+    let replica = Replica::start(&nats).await;
+    for n in 0..3 {
+        replica.post_broadcast(&format!("not mirrored {n}")).await;
+    }
+    let lag = || async { replica.count("tidings_mirror_lag_events").await };
+    eventually("the lag is shown", || async { lag().await == 3 }).await;
+    give_the_lease_back(&nats, lease).await;
+    mirrors(&replica).await;
+    eventually("the lag is gone", || async { lag().await == 0 }).await;
+}
+
+#[tokio::test]
+async fn the_bucket_of_acknowledgements_is_bounded_and_drops_its_oldest() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--acks-max-bytes", "1048576"]);
+    let replica = Replica::start_with(spec).await;
+    let id = replica.post_broadcast("acknowledged by many").await["id"].as_str().unwrap().to_owned();
+    let context = nats.jetstream().await;
+    // As many as others would make, and more than it takes.
+    for n in 0..40 {
+        let subject = bucket_subject(ACKS_BUCKET, &key_of(&id, &format!("user-{n}")));
+        context.publish(subject, vec![b'x'; 64 * 1024].into()).await.unwrap().await.unwrap();
+    }
+    let bytes = context.get_stream(bucket_stream(ACKS_BUCKET)).await.unwrap().cached_info().state.bytes;
+    assert!(bytes <= 1 << 20, "{bytes}");
+    replica.acknowledge(&id, "ann").await;
+    has_acknowledged(&nats, &id, "ann").await;
+    let next = replica.post_broadcast("still mirrored").await["id"].as_str().unwrap().to_owned();
+    shows(&nats, &next).await;
 }

@@ -217,7 +217,7 @@ async fn who_acknowledged_elsewhere_what_wins_is_not_shown_it_again() {
     two.acknowledge(newer.as_str().unwrap(), "ann").await;
 
     nats.freeze();
-    one.start_again().await;
+    one.start_alone().await;
     eventually("it shows what it accepted", || async { one.active("eve").await["id"] == older }).await;
     let [mut ann, mut eve] = [one.connect("ann").await, one.connect("eve").await];
     assert_eq!((&ann.greeted().await["id"], &eve.greeted().await["id"]), (&older, &older));

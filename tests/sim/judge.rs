@@ -17,7 +17,7 @@ pub fn judge(evidence: &Evidence) -> Vec<String> {
     [
         commands(evidence, &model),
         guards(&model),
-        overtaken(&model),
+        overtaken(evidence, &model),
         overtaking(evidence, &model),
         acknowledgements(evidence, &model),
         replicas(evidence, &model),
@@ -74,11 +74,10 @@ fn stands_for(event: &Logged, done: &Done) -> bool {
         && done.sequence.is_none_or(|sequence| sequence == event.sequence)
 }
 
-/// What was confirmed by the log on a condition met it there. (A replica on its own meets it by what it shows.)
+/// What took effect on a condition met it in the log, also when a replica had accepted it alone.
 fn condition(tried: &Tried, logged: &[&Logged], model: &Model) -> Option<String> {
-    let by_log = tried.said.iter().filter_map(done).all(|done| !done.local);
-    let (Some(wanted), [event], true) = (tried.if_active, logged, by_log) else { return None };
-    if tried.said.iter().any(|said| !matches!(said, Said::Done(_))) {
+    let (Some(wanted), [event]) = (tried.if_active, logged) else { return None };
+    if event.late {
         return None;
     }
     let active = model.active(&event.channel, event.sequence - 1);
@@ -90,16 +89,23 @@ fn guards(model: &Model) -> Vec<String> {
     model.idle.iter().map(|sequence| format!("without effect: {:?}", model.at(*sequence))).collect()
 }
 
-/// A broadcast that went on record as late was overtaken: by a newer event, or together with what it was decided on.
-fn overtaken(model: &Model) -> Vec<String> {
+/// A post without `If-Match` goes on record as late only when something newer is in the channel's lifecycle before it,
+/// whatever became of what its replica had accepted earlier. A clear and a post with `If-Match` need another reason: what
+/// they name is not active.
+fn overtaken(evidence: &Evidence, model: &Model) -> Vec<String> {
     let mut wrong = Vec::new();
     for late in model.log.iter().filter(|event| event.late) {
-        let before =
-            model.log.iter().filter(|event| event.sequence < late.sequence && event.channel == late.channel);
-        let mut lifecycle = before.filter(|event| event.is_created() || event.is_cleared());
-        let why = lifecycle
-            .any(|event| event.accepted_at() >= late.accepted_at() || late.is_cleared() || event.late);
-        if !why {
+        let mut tried = evidence.tried.iter();
+        let tried = tried
+            .find(|tried| [late.says("created_by"), late.says("cleared_by")].contains(&tried.by.as_str()));
+        let depends = late.is_cleared() || tried.is_some_and(|tried| tried.if_active.is_some());
+        let mut before = model
+            .log
+            .iter()
+            .filter(|event| event.sequence < late.sequence && event.channel == late.channel && !event.late);
+        let newer =
+            |event: &Logged| !event.accepted_at().is_empty() && event.accepted_at() >= late.accepted_at();
+        if !depends && !before.any(newer) {
             wrong.push(format!("nothing overtook {late:?}"));
         }
     }

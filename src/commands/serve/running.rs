@@ -41,6 +41,10 @@ use crate::shutdown::Shutdown;
 use crate::submit::mode::Modes;
 use crate::submit::outbox::Outbox;
 use crate::submit::{self, Acks, Submit};
+use crate::trouble::Repeated;
+
+/// That NATS refuses a lease or a heartbeat is said this often while it lasts.
+const REFUSED_SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// Requests that are under way when the last connection is told to close, and the closing itself, may take this long.
 const FINISH_PATIENCE: Duration = Duration::from_secs(10);
@@ -133,6 +137,7 @@ impl<'a> Base<'a> {
             modes,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
+            refused: Repeated::every(REFUSED_SAID_EVERY),
         }
     }
 
@@ -144,6 +149,7 @@ impl<'a> Base<'a> {
             instance: self.identity.instance,
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
+            refused: Repeated::every(REFUSED_SAID_EVERY),
         }
     }
 
@@ -313,6 +319,7 @@ impl<'a> Running<'a> {
             ended = &mut self.server => Err(anyhow!("the HTTP server ended: {ended:?}")),
             ended = &mut self.mirror => Err(anyhow!("the mirror to KV ended: {ended:?}")),
             ended = &mut self.notary => Err(anyhow!("the notary ended: {ended:?}")),
+            why = self.submit.panicked() => Err(anyhow!(why)),
             // It ends with the hub, and the hub with the projection.
             ended = &mut self.presence => Err(anyhow!("the hub or its presence ended: {ended:?}")),
         };
@@ -340,6 +347,7 @@ impl<'a> Running<'a> {
         if timeout(GOODBYE_PATIENCE, goodbye).await.is_err() {
             warn!("NATS does not answer; the lease and the heartbeat of this replica run out by themselves");
         }
+        connection.close().await;
     }
 
     /// `/readyz` has begun to fail. Everything else goes on for the grace, so that a balancer can look elsewhere before

@@ -64,6 +64,12 @@ impl Bucket {
         Ok(Self { name, context: context.clone(), stream })
     }
 
+    /// The bucket if it is there.
+    pub(super) async fn existing(context: &jetstream::Context, name: &'static str) -> anyhow::Result<Self> {
+        let stream = context.get_stream(bucket_stream(name)).await?;
+        Ok(Self { name, context: context.clone(), stream })
+    }
+
     pub(super) const fn name(&self) -> &'static str {
         self.name
     }
@@ -103,10 +109,11 @@ impl Bucket {
     ) -> anyhow::Result<()> {
         for _ in 0..TRIES {
             let entry = self.get(key).await?;
-            let nothing_to_delete = entry.is_none() && matches!(write, Write::Delete);
+            // A delete of a key that was never written leaves a marker too: a write of that key that was sent before, and
+            // arrives later, is then refused, since it expects that there is nothing.
             let known = entry.as_ref().and_then(|entry| entry.place);
             let foreign = known.is_some_and(|known| known.epoch != place.epoch);
-            if nothing_to_delete || known.is_some_and(|known| !foreign && stays(known.sequence)) {
+            if known.is_some_and(|known| !foreign && stays(known.sequence)) {
                 return Ok(());
             }
             // Either the key is left over from another log, or this holder has missed that the log was replaced.

@@ -31,19 +31,8 @@ impl Lease {
         Self { context, provision, instance, renewed: Instant::now() }
     }
 
-    /// Takes the lease when nobody holds it.
-    pub(super) async fn acquire(&mut self) -> bool {
-        match self.claim().await {
-            Ok(taken) => taken,
-            Err(error) => {
-                debug!("the mirror's lease cannot be had now: {error:#}");
-                false
-            }
-        }
-    }
-
     /// Takes or renews the lease; `false` when another replica has it.
-    async fn claim(&mut self) -> anyhow::Result<bool> {
+    pub(super) async fn claim(&mut self) -> anyhow::Result<bool> {
         let sent = Instant::now();
         let bucket = self.bucket().await?;
         let entry = bucket.get(MIRROR_LEASE_KEY).await?;

@@ -9,6 +9,7 @@ use tracing::Instrument as _;
 
 use super::lot::{Asker, Lot, Request};
 use super::{Acknowledged, Answer, Answered, Waiting};
+use crate::crash_point::CrashPoint;
 use crate::domain::{self, Acknowledgement, BroadcastId, ByUser, Channel, Event, Fingerprint, Needs};
 use crate::log::envelope::MAX_ACKS_PER_EVENT;
 use crate::log::names::Subject;
@@ -42,6 +43,7 @@ pub(super) async fn commit_until_closed(
             lots.push(next);
         }
         waiting.leave(count);
+        CrashPoint::BeforeCommit.reached();
         let commits = group(lots.drain(..)).into_iter().map(|commit| commit.begin(&submit));
         if let Some(outbox) = submit.outbox_unless_with_log().await.transpose() {
             keep_locally(&submit, outbox, commits.collect()).await;

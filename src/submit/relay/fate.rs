@@ -100,7 +100,10 @@ impl Submit {
             return Ok(true);
         }
         let last = self.last_event(found.head).await.map_err(|error| {
-            warn!("the log does not say what came last on {channel}: {error}");
+            let error = error.to_string();
+            if self.no_head.is_due(&error) {
+                warn!("the log does not say what came last on {channel}: {error}");
+            }
             Stay::Again
         })?;
         Ok(last.is_none_or(|last| (broadcast.created_at, entry.new.id) > last))

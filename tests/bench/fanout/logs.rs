@@ -55,8 +55,12 @@ impl Client {
 
     /// Writes a log of so many acknowledgements, so many of them an event, and returns how many events it has.
     pub fn fill(&self, acknowledgements: u64, an_event: u64) -> anyhow::Result<u64> {
-        let provision =
-            Provision { replicas: 1, log_max_bytes: 16 << 30, acks_max_age: Duration::from_mins(1) };
+        let provision = Provision {
+            replicas: 1,
+            log_max_bytes: 16 << 30,
+            acks_max_age: Duration::from_mins(1),
+            acks_max_bytes: 64 << 20,
+        };
         self.runtime.block_on(async {
             provision.stream(&self.context, LOG_STREAM).await?;
             let mut guard = 0;

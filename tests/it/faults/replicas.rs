@@ -42,7 +42,9 @@ async fn crash(world: &mut World, point: CrashPoint) {
         CrashPoint::BeforeAppend
         | CrashPoint::AfterAppend
         | CrashPoint::BeforeApply
-        | CrashPoint::AfterApply => {
+        | CrashPoint::AfterApply
+        | CrashPoint::BeforeProbe
+        | CrashPoint::BeforeCommit => {
             replica.crash_at(Some((point, 5)));
             replica.spawn();
         }

@@ -26,6 +26,8 @@ pub enum Condition {
     AnswersLost,
     /// What NATS says arrives, and nothing that is said to it.
     RequestsLost,
+    /// The same for connections that were made before; those that are made from now on are whole.
+    OldRequestsLost,
 }
 
 /// A proxy in front of one server. It ends with this value.
@@ -68,17 +70,22 @@ impl Drop for Link {
 }
 
 async fn join(mut near: TcpStream, port: u16, condition: watch::Receiver<Condition>) {
-    if *condition.borrow() == Condition::Cut {
+    let born = *condition.borrow();
+    if born == Condition::Cut {
         return;
     }
+    let is_old = move |now| now != Condition::OldRequestsLost || now != born;
+    let loses_requests =
+        move |now| now == Condition::RequestsLost || now == Condition::OldRequestsLost && is_old(now);
+    let loses_answers = |now| now == Condition::AnswersLost;
     let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let (from_near, to_near) = near.split();
     let (from_far, to_far) = far.split();
     // When one direction ends the other does: what was lost of a stream is not made up for.
     let _ = tokio::select! {
-        ended = pump(from_near, to_far, Condition::RequestsLost, condition.clone()) => ended,
-        ended = pump(from_far, to_near, Condition::AnswersLost, condition) => ended,
+        ended = pump(from_near, to_far, loses_requests, condition.clone()) => ended,
+        ended = pump(from_far, to_near, loses_answers, condition) => ended,
     };
 }
 
@@ -86,14 +93,14 @@ async fn join(mut near: TcpStream, port: u16, condition: watch::Receiver<Conditi
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
-    loses: Condition,
+    loses: impl Fn(Condition) -> bool,
     mut condition: watch::Receiver<Condition>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     let mut lost = false;
     loop {
         let now = *condition.borrow_and_update();
-        if now == Condition::Cut || lost && now != loses {
+        if now == Condition::Cut || lost && !loses(now) {
             return Ok(());
         }
         let read = tokio::select! {
@@ -103,7 +110,7 @@ async fn pump(
         if read == 0 {
             return Ok(());
         }
-        if now == loses {
+        if loses(now) {
             lost = true;
             continue;
         }

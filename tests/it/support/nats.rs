@@ -308,7 +308,12 @@ async fn provisioned(client: async_nats::Client, replicas: usize) -> JetStreamLo
 }
 
 pub fn provision(replicas: usize) -> Provision {
-    Provision { replicas, log_max_bytes: 1 << 30, acks_max_age: Duration::from_hours(1) }
+    Provision {
+        replicas,
+        log_max_bytes: 1 << 30,
+        acks_max_age: Duration::from_hours(1),
+        acks_max_bytes: 64 << 20,
+    }
 }
 
 /// Metadata of a log's stream that was not made from the definition.

@@ -1,0 +1,84 @@
+//! How the mirror stands: the keys of what is active are compared with the log, and the lag is known while nobody mirrors.
+
+use std::collections::HashMap;
+
+use async_nats::jetstream;
+use bytes::Bytes;
+use tracing::warn;
+
+use super::bucket::{Bucket, Write};
+use super::{Active, Mirror, Position, PositionValue, Writer};
+use crate::domain::Channel;
+use crate::log::names::{ACTIVE_BUCKET, POSITION_KEY};
+use crate::metrics::gauge;
+
+impl Mirror {
+    /// How far the bucket is behind what this replica has read, when another replica mirrors or nobody does: by the position
+    /// that the mirror last noted there.
+    pub(super) async fn note_lag(&self, context: &jetstream::Context) {
+        let Position { epoch: Some(epoch), sequence, .. } = self.projection.position() else { return };
+        let position = match Bucket::existing(context, ACTIVE_BUCKET).await {
+            Ok(bucket) => bucket.get(POSITION_KEY).await,
+            Err(error) => Err(error),
+        };
+        let noted = match position {
+            Ok(entry) => entry.and_then(|entry| entry.value),
+            // NATS does not answer: what was known before is the best that there is.
+            Err(_) => return,
+        };
+        let noted = noted.and_then(|value| serde_json::from_slice::<PositionValue>(&value).ok());
+        let noted = noted.filter(|noted| noted.epoch == epoch).map_or(0, |noted| noted.sequence);
+        self.metrics.mirror_lag.set(gauge(sequence.saturating_sub(noted)));
+    }
+}
+
+impl Writer {
+    /// What is active in each channel by the log alone, and the last lifecycle event there.
+    pub(super) fn active_in_log(&self) -> HashMap<Channel, (Option<Active>, u64)> {
+        self.mirror.projection.read(|view| {
+            let state = view.log();
+            let channels = state.channels.iter().map(|(channel, known)| {
+                let active = state
+                    .active(channel)
+                    .map(|b| Active { broadcast: b.broadcast.clone(), sequence: b.sequence });
+                (channel.clone(), (active, known.lifecycle_head))
+            });
+            channels.collect()
+        })
+    }
+
+    /// Compares the few keys of what is active with the log, and writes those again that differ: somebody else may have
+    /// written or deleted one. Whatever is further in the log than this replica stays.
+    pub(super) async fn repair(&self) -> anyhow::Result<()> {
+        for (channel, (active, head)) in self.active_in_log() {
+            let (value, place) = match &active {
+                Some(active) => (Some(value_of(active)?), self.place(active.sequence)),
+                None => (None, self.place(head)),
+            };
+            let found = self.active.get(channel.as_str()).await?;
+            let found_value = found.as_ref().and_then(|entry| entry.value.as_ref());
+            if found_value == value.as_ref() && found.is_some() {
+                continue;
+            }
+            let is_further = found
+                .and_then(|entry| entry.place)
+                .is_some_and(|found| found.epoch == place.epoch && found.sequence > place.sequence);
+            if !is_further {
+                warn!(
+                    "the bucket {} does not say what is active in {channel}: writing it again",
+                    self.active.name()
+                );
+                let write = value.map_or(Write::Delete, Write::Put);
+                self.active.refresh(channel.as_str(), place, write).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The value of a channel's key while this is active: the broadcast as its event has it, and the sequence of that.
+pub(super) fn value_of(active: &Active) -> anyhow::Result<Bytes> {
+    let mut value = serde_json::to_value(&active.broadcast)?;
+    value["sequence"] = active.sequence.into();
+    Ok(serde_json::to_vec(&value)?.into())
+}
