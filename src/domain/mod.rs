@@ -8,6 +8,7 @@
 //! Time, ids and randomness are arguments. Everything that the service shows follows from folding the log with
 //! [`evolve`]; the auditor's tools use the same function.
 
+pub mod ack_set;
 pub mod decide;
 pub mod delays;
 pub mod digest;
@@ -20,6 +21,7 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
+pub use ack_set::AckSet;
 pub use decide::{Command, Rejection, acknowledged_before, decide};
 pub use delays::Delays;
 pub use digest::Digest;

@@ -1,15 +1,16 @@
 //! The state and `evolve`, which folds one recorded event into it. It judges nothing and cannot fail.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::ack_set::AckSet;
 use super::decide::Command;
 use super::delays::Delays;
 use super::digest::Digest;
 use super::event::{Acknowledgement, Broadcast, Event, Recorded};
-use super::types::{BroadcastId, ByUser, Channel, Fingerprint, Timestamp, UserId};
+use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 
 /// Why a broadcast is no longer active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,9 +63,9 @@ pub struct BroadcastState {
     pub acknowledged: u64,
     /// How long they took, from the broadcast's `created_at` to the acknowledgement's `at`.
     pub delays: Delays,
-    /// The sequence of each user's first acknowledgement, by [`UserId::fingerprint`]. Kept apart from the record.
+    /// Who acknowledged it, as much of that as is in memory. Kept apart from the record.
     #[serde(skip)]
-    pub acknowledgements: ByUser<u64>,
+    pub acknowledgements: AckSet,
 }
 
 impl BroadcastState {
@@ -75,7 +76,7 @@ impl BroadcastState {
 
     /// The same of a user who is known by the [`UserId::fingerprint`].
     pub fn acknowledged_by(&self, fingerprint: Fingerprint) -> Option<u64> {
-        self.acknowledgements.get(&fingerprint).copied()
+        self.acknowledgements.get(fingerprint)
     }
 }
 
@@ -127,10 +128,30 @@ pub struct State {
 /// What has to be loaded before a command is judged or an event folded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// Broadcasts, with their acknowledgements.
+    /// Broadcasts, without their acknowledgements.
     pub broadcasts: Vec<BroadcastId>,
     /// Ids of lifecycle events.
     pub written: Vec<Uuid>,
+    /// Users who may have acknowledged a broadcast. The broadcast itself is loaded too.
+    pub acknowledged: Vec<(BroadcastId, Fingerprint)>,
+}
+
+impl Needs {
+    /// A broadcast, without its acknowledgements.
+    pub fn broadcast(id: BroadcastId) -> Self {
+        Self { broadcasts: vec![id], ..Self::default() }
+    }
+
+    /// A broadcast, and whether these users acknowledged it.
+    pub fn acknowledged(id: BroadcastId, users: impl IntoIterator<Item = Fingerprint>) -> Self {
+        let acknowledged = users.into_iter().map(|user| (id, user)).collect();
+        Self { acknowledged, ..Self::broadcast(id) }
+    }
+
+    /// Whether nothing is needed.
+    pub const fn is_empty(&self) -> bool {
+        self.broadcasts.is_empty() && self.written.is_empty() && self.acknowledged.is_empty()
+    }
 }
 
 /// What an event did. A push, a KV write, a stored record each follow from this alone.
@@ -192,19 +213,72 @@ impl State {
     /// What [`decide`](super::decide::decide) will look up for `command` under the event id `id`.
     pub fn needs(command: &Command, id: Uuid) -> Needs {
         match command {
-            Command::Create { .. } => Needs { broadcasts: vec![BroadcastId(id)], written: vec![id] },
-            Command::Clear { .. } => Needs { broadcasts: vec![], written: vec![id] },
-            Command::Acknowledge { broadcast, .. } => Needs { broadcasts: vec![*broadcast], written: vec![] },
+            Command::Create { .. } => {
+                Needs { broadcasts: vec![BroadcastId(id)], written: vec![id], ..Needs::default() }
+            }
+            Command::Clear { .. } => Needs { written: vec![id], ..Needs::default() },
+            Command::Acknowledge { broadcast, user, .. } => {
+                Needs::acknowledged(*broadcast, [user.fingerprint()])
+            }
         }
     }
 
-    /// What [`evolve`] will look up for `recorded`.
-    pub fn needs_of(recorded: &Recorded) -> Needs {
-        let written = match recorded.event {
-            Event::Created(_) | Event::Cleared(_) => vec![recorded.id],
-            Event::Acknowledged(_) => vec![],
-        };
-        Needs { broadcasts: vec![recorded.event.broadcast_id()], written }
+    /// Adds to `needs` what [`evolve`] will look up for `recorded` and this state does not have.
+    pub fn needs_of(&self, recorded: &Recorded, needs: &mut Needs) {
+        let about = recorded.event.broadcast_id();
+        if !self.broadcasts.contains_key(&about) {
+            needs.broadcasts.push(about);
+        }
+        match &recorded.event {
+            Event::Created(_) | Event::Cleared(_) if !self.written.contains_key(&recorded.id) => {
+                needs.written.push(recorded.id);
+            }
+            Event::Acknowledged(_) if self.has_all_acks(about) => {}
+            Event::Acknowledged(brought) => {
+                let users = brought.acknowledgements.iter().map(|one| one.user.fingerprint());
+                let unknown = users.filter(|user| !self.has_ack(about, *user));
+                needs.acknowledged.extend(unknown.map(|user| (about, user)));
+            }
+            Event::Created(_) | Event::Cleared(_) => {}
+        }
+    }
+
+    /// What of these is not in memory. An id that no event has is never in memory.
+    pub fn missing(&self, needs: &Needs) -> Needs {
+        let is_loaded = |id: &BroadcastId| self.broadcasts.contains_key(id);
+        let is_known = |(id, user): &(BroadcastId, Fingerprint)| self.has_ack(*id, *user);
+        Needs {
+            broadcasts: needs.broadcasts.iter().filter(|id| !is_loaded(id)).copied().collect(),
+            written: needs.written.iter().filter(|id| !self.written.contains_key(id)).copied().collect(),
+            acknowledged: needs.acknowledged.iter().filter(|ack| !is_known(ack)).copied().collect(),
+        }
+    }
+
+    /// Whether memory says if this user acknowledged this broadcast.
+    pub fn has_ack(&self, id: BroadcastId, user: Fingerprint) -> bool {
+        self.broadcast(id).is_some_and(|known| {
+            known.acknowledgements.is_complete() || known.acknowledgements.get(user).is_some()
+        })
+    }
+
+    fn has_all_acks(&self, id: BroadcastId) -> bool {
+        self.broadcast(id).is_some_and(|known| known.acknowledgements.is_complete())
+    }
+
+    /// Adds what was loaded from the store. What is here already is newer and stays.
+    pub fn add_loaded(&mut self, loaded: Self) {
+        for (id, record) in loaded.broadcasts {
+            match self.broadcasts.entry(id) {
+                hash_map::Entry::Vacant(entry) => drop(entry.insert(record)),
+                hash_map::Entry::Occupied(mut known) if !known.get().acknowledgements.is_complete() => {
+                    known.get_mut().acknowledgements.merge(record.acknowledgements);
+                }
+                hash_map::Entry::Occupied(_) => {}
+            }
+        }
+        for (id, written) in loaded.written {
+            self.written.entry(id).or_insert(written);
+        }
     }
 
     /// Notes the last message on a channel's lifecycle subject. The log's guard counts also what this build cannot read.
@@ -245,7 +319,7 @@ impl State {
                 end: None,
                 acknowledged: 0,
                 delays: Delays::default(),
-                acknowledgements: ByUser::default(),
+                acknowledgements: AckSet::new_complete(),
             },
         );
         let counts = self.channels.entry(channel.clone()).or_default();
@@ -265,8 +339,7 @@ impl State {
         let mut new = Vec::with_capacity(claimed.len());
         for acknowledgement in claimed {
             let user = acknowledgement.user.fingerprint();
-            if let std::collections::hash_map::Entry::Vacant(first) = known.acknowledgements.entry(user) {
-                first.insert(recorded.sequence);
+            if known.acknowledgements.add(user, recorded.sequence) {
                 self.digest.add_acknowledgement(id, user, recorded.sequence);
                 known.delays.add(acknowledgement.at.as_unix_ms() - known.broadcast.created_at.as_unix_ms());
                 new.push(acknowledgement.clone());

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
+use super::ack_set::AckSet;
 use super::event::{Acknowledgement, Event, Recorded};
 use super::state::{BroadcastState, Change, ChannelState, State, Written, evolve};
-use super::types::{BroadcastId, ByUser, Channel, Fingerprint, Timestamp, UserId};
+use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 
 /// Sequences from here on are no places in the log, but count what was accepted here and is not in the log yet: they
 /// come after every place that the log has, in the order of acceptance. (At a million a second a log takes 292,000
@@ -106,7 +107,7 @@ fn without_acknowledgements(known: &BroadcastState) -> BroadcastState {
         broadcast: known.broadcast.clone(),
         end: known.end.clone(),
         delays: known.delays.clone(),
-        acknowledgements: ByUser::default(),
+        acknowledgements: AckSet::default(),
         ..*known
     }
 }
@@ -115,18 +116,42 @@ fn without_acknowledgements(known: &BroadcastState) -> BroadcastState {
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     log: &'a State,
+    /// What was loaded of the log for one look. What is in `log` is newer.
+    loaded: Option<&'a State>,
     pending: &'a Pending,
 }
 
 impl<'a> View<'a> {
     /// The log's state with what is pending over it. The log's must hold what is going to be looked up, if it has it.
     pub const fn new(log: &'a State, pending: &'a Pending) -> Self {
-        Self { log, pending }
+        Self { log, loaded: None, pending }
     }
 
-    /// The log's state alone.
+    /// The same view, with what was loaded of the log for one look.
+    #[must_use]
+    pub const fn with_loaded(self, loaded: &'a State) -> Self {
+        Self { loaded: Some(loaded), ..self }
+    }
+
+    /// The log's state in memory.
     pub const fn log(self) -> &'a State {
         self.log
+    }
+
+    /// A broadcast as the log has it.
+    pub fn in_log(self, id: BroadcastId) -> Option<&'a BroadcastState> {
+        self.log.broadcast(id).or_else(|| self.loaded?.broadcast(id))
+    }
+
+    /// The lifecycle event of this id, if the log has one.
+    pub fn written_in_log(self, id: Uuid) -> Option<Written> {
+        self.log.written_by(id).or_else(|| self.loaded?.written_by(id))
+    }
+
+    /// The sequence at which this user first acknowledged the broadcast by the log.
+    pub fn acknowledged_in_log(self, id: BroadcastId, user: Fingerprint) -> Option<u64> {
+        let states = [Some(self.log), self.loaded];
+        states.into_iter().flatten().find_map(|state| state.broadcast(id)?.acknowledged_by(user))
     }
 
     /// Every channel that has an event.
@@ -144,7 +169,7 @@ impl<'a> View<'a> {
 
     /// A broadcast, without its acknowledgements: those who made some are asked for with [`View::acknowledged_at`].
     pub fn broadcast(self, id: BroadcastId) -> Option<&'a BroadcastState> {
-        self.pending(id).or_else(|| self.log.broadcast(id))
+        self.pending(id).or_else(|| self.in_log(id))
     }
 
     /// The record of a broadcast that something pending is about.
@@ -169,37 +194,33 @@ impl<'a> View<'a> {
 
     /// The same of a user who is known by the [`UserId::fingerprint`]: who looks up many has each once.
     pub fn acknowledged_by(self, id: BroadcastId, fingerprint: Fingerprint) -> Option<u64> {
-        let states = [self.log, &self.pending.state];
-        states.into_iter().find_map(|state| state.broadcast(id)?.acknowledged_by(fingerprint))
+        let pending = || self.pending.state.broadcast(id)?.acknowledged_by(fingerprint);
+        self.acknowledged_in_log(id, fingerprint).or_else(pending)
     }
 
     /// The lifecycle event of this id, if there is one.
     pub fn written_by(self, id: Uuid) -> Option<Written> {
-        self.log.written_by(id).or_else(|| self.pending.state.written_by(id))
+        self.written_in_log(id).or_else(|| self.pending.state.written_by(id))
     }
 
     /// Broadcasts of a channel that are not in the log yet, newest first. What was relayed a moment ago is in both.
     pub fn pending_broadcasts(self, channel: &Channel) -> Vec<&'a BroadcastState> {
-        let new = |known: &&BroadcastState| {
-            known.sequence >= PENDING && self.log.broadcast(known.broadcast.id).is_none()
-        };
+        let new =
+            |known: &&BroadcastState| known.sequence >= PENDING && self.in_log(known.broadcast.id).is_none();
         let known = self.pending.state.broadcasts.values();
         let mut pending: Vec<_> = known.filter(|known| known.channel == *channel).filter(new).collect();
         pending.sort_by_key(|known| std::cmp::Reverse(known.sequence));
         pending
     }
 
-    /// Acknowledgements of a broadcast that are not in the log yet, in the order of acceptance, with their sequences and
-    /// numbers.
+    /// Acknowledgements of a broadcast that were accepted here since nothing was pending, in the order of acceptance, with
+    /// their sequences and numbers. Some may be in the log by now.
     pub fn pending_acknowledgements(
         self,
         id: BroadcastId,
     ) -> impl Iterator<Item = (u64, usize, &'a Acknowledgement)> {
         let accepted = self.pending.acknowledgements.get(&id).map_or(&[][..], Vec::as_slice);
-        let log = self.log.broadcast(id);
-        let new = move |new: &Acknowledgement| log.is_none_or(|log| log.acknowledged_at(&new.user).is_none());
-        let numbered = accepted.iter().zip(1..).map(|((sequence, ack), number)| (*sequence, number, ack));
-        numbered.filter(move |(_, _, ack)| new(ack))
+        accepted.iter().zip(1..).map(|((sequence, ack), number)| (*sequence, number, ack))
     }
 }
 

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::ledger::{Folded, Step, What, has_room, known_acks};
+use super::ledger::{Folded, Step, Unloading, What, is_within_bounds, needs_of};
 use super::shared::{Shared, Views};
 use super::store::Store;
 use super::{Announcement, Changed, Position};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
-use crate::domain::{Change, Channel, Event, Needs, Recorded, State, View};
+use crate::domain::{Change, Channel, Event, Needs, Recorded, View};
 use crate::log::envelope::Skipped;
 use crate::log::merkle::Hash;
 use crate::log::reader::{Delivery, Entry, MAX_BATCH};
@@ -30,7 +30,7 @@ const ACKS_TOGETHER: usize = 1 << 15;
 /// So many entries are decoded where they are; more of them off the threads of the runtime.
 const FEW: usize = 4;
 
-/// So many acknowledgements of what is loaded are folded where they are: a millisecond or two.
+/// So many acknowledgements of what is in memory are folded where they are: a millisecond or two.
 const FEW_ACKS: usize = 4_096;
 
 /// How long what was folded may wait to be written: what comes meanwhile is written with it. A batch costs the store
@@ -110,6 +110,14 @@ async fn next_of(
     }
 }
 
+/// How a task ended, once it has; never while there is none.
+async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    let Some(running) = task else { return std::future::pending().await };
+    let ended = running.await;
+    *task = None;
+    ended
+}
+
 /// How a fold ended, when nothing was damaged.
 pub(super) enum Outcome {
     /// The reader ended: the replica stops.
@@ -129,6 +137,8 @@ pub(super) struct Fold {
     /// Whether something changed that no snapshot and no announcement has told.
     untold: bool,
     writing: Writing,
+    /// What is beyond the bounds of memory is being sealed.
+    unloading: Option<JoinHandle<anyhow::Result<Unloading>>>,
 }
 
 /// When what was folded is written.
@@ -169,7 +179,7 @@ struct Told {
 
 impl Fold {
     pub(super) fn new(shared: Arc<Shared>, metrics: Metrics) -> Self {
-        Self { shared, metrics, target: None, untold: true, writing: Writing::default() }
+        Self { shared, metrics, target: None, untold: true, writing: Writing::default(), unloading: None }
     }
 
     /// Folds until the reader ends. An error means that the store is damaged.
@@ -189,6 +199,12 @@ impl Fold {
                 biased;
                 written = self.writing.go_on(&self.shared) => {
                     written?;
+                    continue;
+                }
+                sealed = ended(&mut self.unloading) => {
+                    let shared = self.shared.clone();
+                    let _order = shared.order.lock().await;
+                    self.unload(sealed).await?;
                     continue;
                 }
                 taken = next_of(&mut next, &mut decoded) => taken,
@@ -211,6 +227,9 @@ impl Fold {
             };
             self.apply(steps).await?;
         }
+        if let Some(sealing) = self.unloading.take() {
+            sealing.await.context("sealing acknowledgements panicked")??;
+        }
         let shared = self.shared.clone();
         let flushed = blocking(move || shared.with_store(Store::flush));
         flushed.await.context("the store panicked")??;
@@ -231,12 +250,18 @@ impl Fold {
             CrashPoint::BeforeApply.reached();
         }
         let begun = Instant::now();
-        let (changes, is_untold) = if is_light(&shared.read(), &steps) {
-            let somebody_is_told = shared.position.borrow().caught_up;
-            fold(&mut shared.write(), steps, somebody_is_told, |_, _| Ok(()))?
+        let acks = acknowledgements(&steps);
+        let (needs, unwritten) = {
+            let views = shared.read();
+            (needs_of(&views.log, &steps), views.ledger.unwritten())
+        };
+        let somebody_is_told = shared.position.borrow().caught_up;
+        let is_light = needs.is_empty() && acks <= FEW_ACKS && unwritten < ACKS_TOGETHER;
+        let (changes, is_untold) = if is_light {
+            fold(&mut shared.write(), steps, somebody_is_told)
         } else {
             let shared = shared.clone();
-            blocking(move || fold_from_store(&shared, steps)).await.context("the fold panicked")??
+            blocking(move || fold_beside(&shared, &needs, steps)).await.context("the fold panicked")??
         };
         if places > 0 {
             self.metrics.applied.inc_by(places);
@@ -245,7 +270,24 @@ impl Fold {
         self.untold |= is_untold;
         self.writing.plan();
         self.announce(changes).await;
+        if self.unloading.is_none() && !is_within_bounds(&shared.read().log) {
+            let shared = self.shared.clone();
+            let mut sealing = blocking(move || shared.seal_beyond_bounds());
+            // While the log is read for the first time, memory must not grow faster than it is unloaded.
+            if somebody_is_told {
+                self.unloading = Some(sealing);
+            } else {
+                self.unload((&mut sealing).await).await?;
+            }
+        }
         Ok(())
+    }
+
+    /// Unloads what was sealed. The caller holds `order`.
+    async fn unload(&self, sealed: Result<anyhow::Result<Unloading>, JoinError>) -> anyhow::Result<()> {
+        let unloading = sealed.context("sealing acknowledgements panicked")??;
+        let shared = self.shared.clone();
+        blocking(move || shared.unload(&unloading)).await.context("unloading panicked")?
     }
 
     async fn announce(&mut self, changes: Vec<Told>) {
@@ -310,40 +352,28 @@ impl Fold {
     }
 }
 
-/// Whether these can be folded where they are, beside a batch that is being written: they need nothing of the store and little
-/// time, and not much waits to be written.
-fn is_light(Views { log, ledger, .. }: &Views, steps: &[Step]) -> bool {
-    known_acks(log, steps).is_some_and(|acks| (1..=FEW_ACKS).contains(&acks))
-        && ledger.unwritten() < ACKS_TOGETHER
-        && has_room(log)
-}
-
-/// Folds what may need the store. What nobody is told of is written at once, since there is more of it; and only what is written can
-/// be dropped.
-fn fold_from_store(shared: &Shared, steps: Vec<Step>) -> anyhow::Result<(Vec<Told>, bool)> {
+/// Folds what needs the store, or much time. What nobody is told of is written at once, since there is more of it.
+fn fold_beside(shared: &Shared, needs: &Needs, steps: Vec<Step>) -> anyhow::Result<(Vec<Told>, bool)> {
     let somebody_is_told = shared.position.borrow().caught_up;
-    shared.with_store(|store| {
-        let folded =
-            fold(&mut shared.write(), steps, somebody_is_told, |state, needs| store.load(state, needs))?;
-        if !somebody_is_told || !has_room(&shared.read().log) {
-            shared.write_gathered(store)?;
-            let Views { log, ledger, .. } = &mut *shared.write();
-            ledger.drop_unused(log);
-        }
-        Ok(folded)
-    })
+    // With no lock held: nothing is unloaded meanwhile, since only this task does that.
+    let store = shared.read().store.clone().context("the projection is being rebuilt")?;
+    let loaded = shared.load(&store, needs)?;
+    let (folded, unwritten) = {
+        let mut views = shared.write();
+        views.log.add_loaded(loaded);
+        (fold(&mut views, steps, somebody_is_told), views.ledger.unwritten())
+    };
+    if !somebody_is_told || unwritten >= ACKS_TOGETHER {
+        shared.with_store(|_| Ok(()))?;
+    }
+    Ok(folded)
 }
 
 /// Folds into the views. Returns what is to be told; or, when nobody is, whether there was something.
-fn fold(
-    views: &mut Views,
-    steps: Vec<Step>,
-    somebody_is_told: bool,
-    load: impl Fn(&mut State, &Needs) -> anyhow::Result<()>,
-) -> anyhow::Result<(Vec<Told>, bool)> {
-    let Views { log, tree, ledger, pending } = views;
+fn fold(views: &mut Views, steps: Vec<Step>, somebody_is_told: bool) -> (Vec<Told>, bool) {
+    let Views { log, tree, ledger, pending, .. } = views;
     let (mut changes, mut is_untold) = (Vec::new(), false);
-    ledger.fold(load, log, tree, steps, |state, Folded { recorded, change, trace }| {
+    ledger.fold(log, tree, steps, |state, Folded { recorded, change, trace }| {
         let Recorded { sequence, channel, .. } = recorded;
         if !somebody_is_told {
             is_untold |= change != Change::Nothing;
@@ -354,8 +384,8 @@ fn fold(
             let mirror = of(change);
             changes.push(Told { clients: shown.unwrap_or_else(|| Some(mirror.clone())), mirror });
         }
-    })?;
-    Ok((changes, is_untold))
+    });
+    (changes, is_untold)
 }
 
 fn say_if_passed_over(step: &Step) {

@@ -2,12 +2,15 @@
 //!
 //! A replica's projection and an auditor's verification share it: there is no second way to read the log.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::cursor::CursorRecord;
 use super::store::{Batch, Store};
 use super::tree::Tree;
-use crate::domain::{BroadcastId, Change, Channel, Event, Needs, Recorded, State, evolve};
+use crate::domain::{
+    BroadcastId, BroadcastState, ByUser, Change, Channel, Event, Needs, Recorded, State, evolve,
+};
 use crate::log::TraceParent;
 use crate::log::envelope::{Decoded, Skipped, decode, trace_of};
 use crate::log::merkle::Hash;
@@ -17,26 +20,39 @@ use crate::log::reader::{Entry, Last};
 /// Two replicas compare digests at multiples of this.
 const MILESTONE: u64 = 256;
 
-/// Broadcasts that are not active but stay loaded, and acknowledgements that they may have together: some 30 MB.
+/// What may stay in memory beside the active broadcasts: other broadcasts, the acknowledgements that they have together
+/// (some 10 MB), and lifecycle events by their ids.
 const LOADED_BROADCASTS: usize = 256;
-const LOADED_ACKS: usize = 1 << 19;
+const LOADED_ACKS: usize = 1 << 18;
+const LOADED_WRITTEN: usize = 4 * LOADED_BROADCASTS;
 
-/// Whether more may stay loaded.
-pub(super) fn has_room(state: &State) -> bool {
-    let acks: usize = state.broadcasts.values().map(|loaded| loaded.acknowledgements.len()).sum();
-    state.broadcasts.len() <= LOADED_BROADCASTS && acks <= LOADED_ACKS
+/// Whether no more is in memory than may stay. Active broadcasts do not count, however many acknowledgements they have.
+pub(super) fn is_within_bounds(state: &State) -> bool {
+    let (broadcasts, acks) = loaded(state);
+    broadcasts <= LOADED_BROADCASTS && acks <= LOADED_ACKS && state.written.len() <= LOADED_WRITTEN
 }
 
-/// Whether all of these are acknowledgements of what is loaded, and how many.
-pub(super) fn known_acks(state: &State, steps: &[Step]) -> Option<usize> {
-    let of_each = steps.iter().map(|step| match &step.what {
-        What::Event(Recorded { event: Event::Acknowledged(brought), .. }, _) => {
-            let is_loaded = state.broadcasts.contains_key(&brought.broadcast_id);
-            is_loaded.then_some(brought.acknowledgements.len())
+/// Broadcasts in memory that are not active, and acknowledgements that they have there and that are not being sealed.
+fn loaded(state: &State) -> (usize, usize) {
+    let inactive = state.broadcasts.values().filter(|known| !is_active(known));
+    inactive.fold((0, 0), |(broadcasts, acks), known| {
+        (broadcasts + 1, acks + known.acknowledgements.len() - known.acknowledgements.frozen_len())
+    })
+}
+
+const fn is_active(known: &BroadcastState) -> bool {
+    known.end.is_none() && !known.late
+}
+
+/// What these steps look up and the state does not have.
+pub fn needs_of(state: &State, steps: &[Step]) -> Needs {
+    let mut needs = Needs::default();
+    for step in steps {
+        if let What::Event(recorded, _) = &step.what {
+            state.needs_of(recorded, &mut needs);
         }
-        _ => None,
-    });
-    of_each.sum()
+    }
+    needs
 }
 
 /// A place of the log, decoded.
@@ -121,16 +137,15 @@ impl Ledger {
         Self { cursor, ..Self::default() }
     }
 
-    /// Folds steps in the order of the log, and gathers what they change. Events may need what is not loaded. `tell` is
-    /// called after each event, with the state behind it.
+    /// Folds steps in the order of the log, and gathers what they change. The state has to hold what [`needs_of`] names for
+    /// them, as far as the log has it. `tell` is called after each event, with the state behind it.
     pub fn fold(
         &mut self,
-        load: impl Fn(&mut State, &Needs) -> anyhow::Result<()>,
         state: &mut State,
         tree: &mut Tree,
         steps: Vec<Step>,
         mut tell: impl FnMut(&State, Folded),
-    ) -> anyhow::Result<()> {
+    ) {
         self.has_moved = true;
         for Step { sequence, leaf, what } in steps {
             self.cursor.move_to(sequence, Last::Message(leaf));
@@ -153,7 +168,6 @@ impl Ledger {
                     }
                 }
                 What::Event(recorded, trace) => {
-                    load(state, &State::needs_of(&recorded))?;
                     let change = evolve(state, &recorded);
                     self.gathered.change(state, sequence, &change);
                     if !matches!(recorded.event, Event::Acknowledged(_)) {
@@ -175,7 +189,6 @@ impl Ledger {
             }
         }
         self.cursor.digest = state.digest;
-        Ok(())
     }
 
     /// How many acknowledgements wait to be written.
@@ -183,17 +196,33 @@ impl Ledger {
         self.gathered.acknowledgements()
     }
 
-    /// Writes what was folded since the last time, with the cursor behind it, and drops what is loaded beyond the bounds.
-    pub fn write(&mut self, store: &Store, state: &mut State, tree: &Tree) -> anyhow::Result<()> {
+    /// Loads what steps need, folds them, writes that with the cursor behind it, and unloads what is beyond the bounds:
+    /// all that there is to do where nobody else looks at the state.
+    pub fn fold_and_write(
+        &mut self,
+        store: &Store,
+        state: &mut State,
+        tree: &mut Tree,
+        steps: Vec<Step>,
+        tell: impl FnMut(&State, Folded),
+    ) -> anyhow::Result<()> {
+        let mut loaded = State::default();
+        store.load(&mut loaded, &needs_of(state, &steps))?;
+        state.add_loaded(loaded);
+        self.fold(state, tree, steps, tell);
         if let Some(batch) = self.take(state, tree)? {
             store.apply(batch)?;
         }
-        self.drop_unused(state);
+        if !is_within_bounds(state) {
+            let unloading = self.begin_to_unload(state);
+            unloading.seal(store)?;
+            drop(self.unload(state, &unloading));
+        }
         Ok(())
     }
 
     /// What was folded since the last time, as one batch with the cursor behind it. It has to be written before the next one.
-    pub fn take(&mut self, state: &mut State, tree: &Tree) -> anyhow::Result<Option<Batch>> {
+    pub fn take(&mut self, state: &State, tree: &Tree) -> anyhow::Result<Option<Batch>> {
         if !std::mem::take(&mut self.has_moved) {
             return Ok(None);
         }
@@ -201,27 +230,67 @@ impl Ledger {
         let mut batch = std::mem::take(&mut self.gathered);
         batch.touched(state)?;
         batch.cursor(&self.cursor)?;
-        state.written.clear();
         Ok(Some(batch))
     }
 
-    /// Drops what is loaded beyond the bounds, longest unused first. Active broadcasts stay. Nothing of it may be unwritten.
-    pub(super) fn drop_unused(&mut self, state: &mut State) {
-        let active: BTreeSet<_> = state.channels.values().filter_map(|channel| channel.active).collect();
-        let mut loaded: Vec<_> =
-            state.broadcasts.keys().filter(|id| !active.contains(*id)).copied().collect();
-        let mut acks: usize =
-            loaded.iter().filter_map(|id| state.broadcast(*id)).map(|b| b.acknowledgements.len()).sum();
-        if loaded.len() <= LOADED_BROADCASTS && acks <= LOADED_ACKS {
-            return;
+    /// Chooses what is to be unloaded so that half of the bounds are kept, longest unused first, and freezes the sets that
+    /// have to be sealed for that. Active broadcasts stay. What was folded so far must be written before they are sealed:
+    /// a set that is ahead of the cursor would hide events that are read again.
+    pub(super) fn begin_to_unload(&self, state: &mut State) -> Unloading {
+        let (mut broadcasts, mut acks) = loaded(state);
+        let mut inactive: Vec<_> = state.broadcasts.values().filter(|known| !is_active(known)).collect();
+        inactive
+            .sort_by_key(|known| std::cmp::Reverse(self.used.get(&known.broadcast.id).copied().unwrap_or(0)));
+        let mut ids = Vec::new();
+        while broadcasts > LOADED_BROADCASTS / 2 || acks > LOADED_ACKS / 2 {
+            let Some(known) = inactive.pop() else { break };
+            broadcasts -= 1;
+            acks -= known.acknowledgements.len() - known.acknowledgements.frozen_len();
+            ids.push(known.broadcast.id);
         }
-        loaded.sort_by_key(|id| std::cmp::Reverse(self.used.get(id).copied().unwrap_or(0)));
-        while loaded.len() > LOADED_BROADCASTS / 2 || acks > LOADED_ACKS / 2 {
-            let Some(id) = loaded.pop() else { break };
-            self.used.remove(&id);
-            acks -= state.broadcasts.remove(&id).map_or(0, |b| b.acknowledgements.len());
-        }
+        let freeze = |id: &BroadcastId| Some((*id, state.broadcasts.get_mut(id)?.acknowledgements.freeze()?));
+        let sets = ids.iter().filter_map(freeze).collect();
+        Unloading { ids, sets }
     }
+
+    /// Unloads what was chosen and, since then, sealed; but nothing that is not written yet. It must not run beside a fold,
+    /// nor while a batch is being written. Returns what is to be dropped where nobody waits for it.
+    pub(super) fn unload(&mut self, state: &mut State, unloading: &Unloading) -> Unloaded {
+        let mut unloaded = Unloaded::default();
+        if !self.gathered.has_written() {
+            state.written.clear();
+        }
+        for id in &unloading.ids {
+            let Some(known) = state.broadcasts.get_mut(id) else { continue };
+            unloaded.sets.extend(known.acknowledgements.unload_frozen());
+            if !self.gathered.touches(*id) {
+                self.used.remove(id);
+                unloaded.broadcasts.extend(state.broadcasts.remove(id));
+            }
+        }
+        unloaded
+    }
+}
+
+/// What is being unloaded.
+pub(super) struct Unloading {
+    ids: Vec<BroadcastId>,
+    /// Those sets of them that have to be sealed before.
+    sets: Vec<(BroadcastId, Arc<ByUser<u64>>)>,
+}
+
+impl Unloading {
+    /// Writes the sets. It takes time, and no lock.
+    pub(super) fn seal(&self, store: &Store) -> anyhow::Result<()> {
+        self.sets.iter().try_for_each(|(id, set)| store.seal(*id, set))
+    }
+}
+
+/// What is in memory no longer than this lives. To drop it may take a while.
+#[derive(Default)]
+pub(super) struct Unloaded {
+    broadcasts: Vec<BroadcastState>,
+    sets: Vec<Arc<ByUser<u64>>>,
 }
 
 #[cfg(test)]
@@ -264,10 +333,8 @@ mod tests {
         let mut ledger = Ledger::from(CursorRecord::default());
         for first in (0..1_000).step_by(100) {
             let steps = (first..first + 100).flat_map(steps).collect();
-            let load = |state: &mut State, needs: &Needs| store.load(state, needs);
-            ledger.fold(load, &mut state, &mut tree, steps, |_, _| {}).unwrap();
-            ledger.write(&store, &mut state, &tree).unwrap();
-            assert!(state.broadcasts.len() <= LOADED_BROADCASTS + 100);
+            ledger.fold_and_write(&store, &mut state, &mut tree, steps, |_, _| {}).unwrap();
+            assert!(is_within_bounds(&state));
             assert!(ledger.used.keys().all(|id| state.broadcasts.contains_key(id)), "after {first}");
         }
         assert_eq!(state.channels.values().map(|channel| channel.created).sum::<u64>(), 1_000);

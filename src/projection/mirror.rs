@@ -318,13 +318,9 @@ impl Writer {
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
         let read: JoinHandle<anyhow::Result<()>> = tokio::task::spawn_blocking(move || {
             let send = |id, sequence, acknowledgement| {
-                if sequence > known {
-                    let pending = (id, sequence, acknowledgement);
-                    sender.blocking_send(pending).context("nobody writes any more")?;
-                }
-                Ok(())
+                sender.blocking_send((id, sequence, acknowledgement)).context("nobody writes any more")
             };
-            projection.look_long(|store| store.each_ack_since(since, send))
+            projection.look_long(|store| store.each_ack_after(known, since, send))
         });
         let pending = stream::unfold(receiver, |mut receiver| async move {
             let next = receiver.recv().await?;

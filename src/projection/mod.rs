@@ -27,7 +27,7 @@ use tracing::warn;
 
 use crate::blocking::blocking;
 use crate::domain::{
-    Accepted, Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, PENDING, State, View,
+    Accepted, Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, PENDING, View,
 };
 use crate::log::merkle::Hash;
 use crate::log::reader::Seen;
@@ -193,19 +193,19 @@ impl Projection {
         look(self.shared.read().view())
     }
 
-    /// Looks at the view after `needs` has been loaded into it.
+    /// Looks at the view with what it needs: what is not in memory is loaded for this look alone, and costs what is needed,
+    /// not what there is of it.
     pub async fn with<T: Send + 'static>(
         &self,
         needs: Needs,
         look: impl FnOnce(View<'_>) -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
-        let resident = |state: &State| {
-            needs.written.is_empty() && needs.broadcasts.iter().all(|id| state.broadcasts.contains_key(id))
-        };
-        // One look under one lock: what is resident now may be dropped a moment later.
+        // One look under one lock: what is in memory now may be unloaded a moment later.
         let mut look = Some(look);
-        let answer =
-            self.read(|view| if resident(view.log()) { look.take().map(|look| look(view)) } else { None });
+        let answer = self.read(|view| {
+            let is_resident = view.log().missing(&needs).is_empty();
+            if is_resident { look.take().map(|look| look(view)) } else { None }
+        });
         let Some(look) = look else { return answer.ok_or(Unavailable) };
         let shared = self.shared.clone();
         self.answered(blocking(move || shared.load_and_look(&needs, look)).await)
@@ -345,7 +345,7 @@ impl Projection {
         let shared = self.shared.clone();
         let looked = blocking(move || {
             let store = shared.with_store(|store| Ok(store.clone()))?;
-            look(&store).inspect_err(|_| shared.report_damage())
+            look(&store).inspect_err(|_| shared.report_damage_of(&store))
         });
         self.answered(looked.await)
     }

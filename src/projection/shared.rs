@@ -1,11 +1,15 @@
 //! What the fold, the readers and the supervisor share, and what is folded over the log's state while the log is away.
 //!
-//! The store follows the fold: what was folded is gathered, and written a little later, all of it as one batch. Who reads
-//! the store writes what was gathered first. Nothing is dropped from memory that is not written, so what is loaded from the
-//! store is never older than what was folded.
+//! The store follows the fold: what was folded is gathered, and written a little later, all of it as one batch. Nothing is
+//! unloaded from memory that is not written, so memory and the store together always have everything that was folded, and
+//! where both have it, memory is newer.
 //!
-//! Locks are taken in this order: `order`, `store`, `views`. Nobody waits for a subscriber with the last two held, since
-//! subscribers look at the views.
+//! Who needs something that is not in memory reads it from the store while holding no lock. What was read may be used if
+//! nothing was unloaded meanwhile: otherwise an entry may have been too new for the read and gone from memory by now, and it
+//! is read again. The fold need not look, since only the fold unloads.
+//!
+//! Locks are taken in this order: `order`, `store`, `views`. The views are never held while anything is read from disk or
+//! written to it, and nobody waits for a subscriber with the last two held, since subscribers look at the views.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -15,14 +19,17 @@ use tracing::warn;
 
 use super::cursor::CursorRecord;
 use super::fold::changed;
-use super::ledger::{Ledger, has_room};
+use super::ledger::{Ledger, Unloading};
 use super::store::Store;
 use super::tree::Tree;
 use super::{Active, Announcement, Changed, Position};
 use crate::crash_point::CrashPoint;
-use crate::domain::{Accepted, Change, Channel, Needs, Pending, State, View};
+use crate::domain::{Accepted, Change, Channel, Event, Needs, Pending, State, View};
 use crate::log::TraceParent;
 use crate::log::merkle::Hash;
+
+/// How often something is loaded with no lock held, when each time something was unloaded meanwhile.
+const LOADS: usize = 3;
 
 /// The log's state, its tree and where in the log that is, and what was accepted here and is not in the log yet.
 #[derive(Default)]
@@ -31,6 +38,10 @@ pub(super) struct Views {
     pub(super) tree: Tree,
     pub(super) ledger: Ledger,
     pub(super) pending: Pending,
+    /// Where to read what is not in memory; `None` while there is none.
+    pub(super) store: Option<Store>,
+    /// How often something was unloaded from memory, or all of it was replaced.
+    unloads: u64,
 }
 
 impl Views {
@@ -41,7 +52,7 @@ impl Views {
 
 pub(super) struct Shared {
     views: RwLock<Views>,
-    /// Held while something is loaded and while a batch is written, so that the two never interleave.
+    /// Held while a batch is taken and written, so that batches are written in the order of the log.
     store: Mutex<Option<Store>>,
     pub(super) position: watch::Sender<Position>,
     /// Wakes those who wait for a place of the log, in the order in which they came. A `watch` wakes in an order of its own.
@@ -88,12 +99,16 @@ impl Shared {
         views.log = state;
         views.tree = Tree::from(cursor.tree.clone());
         views.ledger = Ledger::from(cursor);
+        views.store.clone_from(&store);
+        views.unloads += 1;
         *held = store;
     }
 
     /// Gives the store up. What was not written is read from the log again.
     pub(super) fn close(&self) {
-        *self.held_store() = None;
+        let mut held = self.held_store();
+        self.write().store = None;
+        *held = None;
     }
 
     fn held_store(&self) -> MutexGuard<'_, Option<Store>> {
@@ -105,7 +120,8 @@ impl Shared {
     pub(super) fn with_store<T>(&self, act: impl FnOnce(&Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let mut held = self.held_store();
         let store = held.as_ref().context("the projection is being rebuilt")?;
-        if let Err(error) = self.write_gathered(store) {
+        if let Err(error) = self.write_gathered(store, |_| ()) {
+            self.write().store = None;
             *held = None;
             self.report_damage();
             return Err(error);
@@ -113,21 +129,46 @@ impl Shared {
         act(store)
     }
 
-    /// Writes what was gathered to the store, which is held.
-    pub(super) fn write_gathered(&self, store: &Store) -> anyhow::Result<()> {
-        let batch = {
+    /// Writes what was gathered to the store, which is held. `also` is done with the views at the moment up to which is
+    /// written.
+    fn write_gathered<T>(&self, store: &Store, also: impl FnOnce(&mut Views) -> T) -> anyhow::Result<T> {
+        let (batch, also) = {
             let mut views = self.write();
             let Views { log, tree, ledger, .. } = &mut *views;
-            ledger.take(log, tree)?
+            let batch = ledger.take(log, tree)?;
+            (batch, also(&mut views))
         };
         if let Some(batch) = batch {
             store.apply(batch)?;
             CrashPoint::AfterApply.reached();
         }
-        Ok(())
+        Ok(also)
     }
 
-    /// Who is told; `None` once the projection has ended.
+    /// Chooses what is beyond the bounds of memory, and seals the sets among it. It may run beside the fold: whatever is
+    /// chosen stays in memory until [`Shared::unload`].
+    pub(super) fn seal_beyond_bounds(&self) -> anyhow::Result<Unloading> {
+        let (store, unloading) = self.with_store(|store| {
+            let begin = |views: &mut Views| views.ledger.begin_to_unload(&mut views.log);
+            Ok((store.clone(), self.write_gathered(store, begin)?))
+        })?;
+        unloading.seal(&store)?;
+        Ok(unloading)
+    }
+
+    /// Unloads what was chosen and sealed. Only the fold does it, and not while it folds.
+    pub(super) fn unload(&self, unloading: &Unloading) -> anyhow::Result<()> {
+        let unloaded = self.with_store(|_| {
+            let mut views = self.write();
+            views.unloads += 1;
+            let Views { log, ledger, .. } = &mut *views;
+            Ok(ledger.unload(log, unloading))
+        });
+        // Dropped with no lock held.
+        unloaded.map(drop)
+    }
+
+    /// The channels to those who serve this replica's clients; empty once the projection has ended.
     pub(super) fn subscribers(&self) -> Vec<mpsc::Sender<Announcement>> {
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -159,49 +200,76 @@ impl Shared {
         active.collect()
     }
 
+    /// Says that a store is damaged, unless it has been replaced meanwhile.
+    pub(super) fn report_damage_of(&self, store: &Store) {
+        let held = self.held_store();
+        if held.as_ref().is_some_and(|held| held.is(store)) {
+            self.report_damage();
+        }
+    }
+
+    /// Looks at the views, with what is needed and not in memory loaded for this look alone.
     pub(super) fn load_and_look<T>(
         &self,
         needs: &Needs,
         look: impl FnOnce(View<'_>) -> T,
     ) -> anyhow::Result<T> {
-        // Damage is said of while the store is held, so that it is never said of the next one.
+        for _ in 0..LOADS {
+            let (missing, store, unloads) = {
+                let views = self.read();
+                let store = views.store.clone().context("the projection is being rebuilt")?;
+                (views.log.missing(needs), store, views.unloads)
+            };
+            let loaded = self.load(&store, &missing)?;
+            let views = self.read();
+            if views.unloads == unloads {
+                return Ok(look(views.view().with_loaded(&loaded)));
+            }
+        }
+        // Nothing is unloaded while the store is held.
         self.with_store(|store| {
+            let missing = self.read().log.missing(needs);
             let mut loaded = State::default();
-            store.load(&mut loaded, needs).inspect_err(|_| self.report_damage())?;
-            Ok(self.look_at(loaded, look))
+            store.load(&mut loaded, &missing).inspect_err(|_| self.report_damage())?;
+            Ok(look(self.read().view().with_loaded(&loaded)))
         })
     }
 
-    fn look_at<T>(&self, mut loaded: State, look: impl FnOnce(View<'_>) -> T) -> T {
-        let mut views = self.write();
-        let state = &mut views.log;
-        loaded.broadcasts.retain(|id, _| !state.broadcasts.contains_key(id));
-        let new: Vec<_> = loaded.broadcasts.keys().copied().collect();
-        state.broadcasts.extend(loaded.broadcasts);
-        state.written.extend(loaded.written);
-        let answer = look(views.view());
-        let state = &mut views.log;
-        state.written.clear();
-        // While there is room it stays, until the fold drops what was not used for long.
-        if !has_room(state) {
-            state.broadcasts.retain(|id, _| !new.contains(id));
-        }
-        answer
+    /// Reads from the store while no lock is held.
+    pub(super) fn load(&self, store: &Store, needs: &Needs) -> anyhow::Result<State> {
+        let mut loaded = State::default();
+        store.load(&mut loaded, needs).inspect_err(|_| self.report_damage_of(store))?;
+        Ok(loaded)
     }
 
     /// Folds what was accepted here over the log's state. It is on disk already, so it is folded in any case: over what
-    /// is resident, when the store cannot say more.
+    /// is in memory, when the store cannot say more. Nothing may be folded or unloaded meanwhile.
     pub(super) fn fold_pending(&self, accepted: Vec<(Accepted, Option<TraceParent>)>) -> Vec<Changed> {
-        let store = self.held_store();
+        let mut needs = Needs::default();
+        for (accepted, _) in &accepted {
+            let id = accepted.event.broadcast_id();
+            needs.broadcasts.push(id);
+            if let Event::Acknowledged(brought) = &accepted.event {
+                let users = brought.acknowledgements.iter().map(|one| (id, one.user.fingerprint()));
+                needs.acknowledged.extend(users);
+            }
+        }
+        let (missing, store) = {
+            let views = self.read();
+            (views.log.missing(&needs), views.store.clone())
+        };
+        let loaded = store.filter(|_| !missing.is_empty()).map(|store| self.load(&store, &missing));
         let mut views = self.write();
         let Views { log, pending, .. } = &mut *views;
+        match loaded {
+            Some(Ok(loaded)) => log.add_loaded(loaded),
+            Some(Err(error)) => {
+                warn!("what was accepted is shown without the store, which cannot be read: {error:#}")
+            }
+            None => {}
+        }
         let mut changes = Vec::new();
         for (accepted, trace) in accepted {
-            let needs = Needs { broadcasts: vec![accepted.event.broadcast_id()], written: vec![] };
-            match store.as_ref().map(|store| store.load(log, &needs)) {
-                Some(Ok(())) | None => {}
-                Some(Err(error)) => warn!("the projection cannot load what was accepted over: {error:#}"),
-            }
             let channel = accepted.channel.clone();
             let (sequence, change) = pending.fold(log, accepted);
             if change != Change::Nothing {

@@ -6,10 +6,12 @@
 
 mod aside;
 mod key;
+mod sealed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -21,7 +23,8 @@ use uuid::Uuid;
 use super::acks::{Place, Read, Reading, Record};
 use super::cursor::CursorRecord;
 use crate::domain::{
-    Acknowledgement, BroadcastId, BroadcastState, Change, Channel, Needs, State, Timestamp, UserId, Written,
+    AckSet, Acknowledgement, BroadcastId, BroadcastState, Change, Channel, Fingerprint, Needs, State,
+    Timestamp, UserId, Written,
 };
 use crate::log::merkle::Hash;
 pub use aside::{delete_aside, set_aside};
@@ -61,6 +64,7 @@ pub struct Batch {
     /// What was brought to each broadcast and is no record of the batch yet.
     acks: BTreeMap<BroadcastId, Record>,
     acknowledgements: usize,
+    has_written: bool,
 }
 
 impl Batch {
@@ -81,6 +85,12 @@ impl Batch {
             Change::Acknowledged { id, new } => {
                 self.touched.insert(*id);
                 self.acknowledge(*id, sequence, new);
+                if state.broadcast(*id).is_some_and(|known| !known.acknowledgements.is_open()) {
+                    for ack in new {
+                        let key = Key::User(*id, ack.user.fingerprint()).bytes();
+                        self.writes.insert(key, sequence.to_be_bytes().as_slice());
+                    }
+                }
             }
             Change::Activated { id, .. } | Change::RecordedLate { id } => {
                 self.touched.insert(*id);
@@ -88,6 +98,7 @@ impl Batch {
                     self.touched.extend(superseded);
                 }
                 if let Some(known) = state.broadcast(*id) {
+                    self.writes.insert(Key::Open(*id).bytes(), Vec::new());
                     let key = Key::Created(&known.channel, sequence).bytes();
                     self.writes.insert(key, id.0.as_bytes().as_slice());
                 }
@@ -108,6 +119,16 @@ impl Batch {
     /// A channel whose state an event changed.
     pub fn moved(&mut self, channel: Channel) {
         self.moved.insert(channel);
+    }
+
+    /// Whether it writes the record of a broadcast.
+    pub fn touches(&self, id: BroadcastId) -> bool {
+        self.touched.contains(&id)
+    }
+
+    /// Whether it writes a lifecycle event.
+    pub const fn has_written(&self) -> bool {
+        self.has_written
     }
 
     /// How many acknowledgements it has.
@@ -139,13 +160,16 @@ impl Batch {
         let mut record = written.about.0.as_bytes().to_vec();
         record.extend(written.sequence.to_be_bytes());
         self.writes.insert(Key::Written(event).bytes(), record);
+        self.has_written = true;
     }
 }
 
-/// An open store.
+/// An open store. Clones are the same one.
 #[derive(Clone)]
 pub struct Store {
     db: sled::Db,
+    /// Tells it from one that was opened before or after in the same directory.
+    identity: Arc<()>,
 }
 
 impl Store {
@@ -169,10 +193,18 @@ impl Store {
             let _ = sender.send(config.open());
         })?;
         match receiver.recv_timeout(patience) {
-            Ok(opened) => Ok(Self { db: opened.map_err(plain).context("sled does not open")? }),
+            Ok(opened) => {
+                let db = opened.map_err(plain).context("sled does not open")?;
+                Ok(Self { db, identity: Arc::default() })
+            }
             Err(RecvTimeoutError::Timeout) => bail!("sled did not open within {} s", patience.as_secs()),
             Err(RecvTimeoutError::Disconnected) => bail!("sled panicked while it opened"),
         }
+    }
+
+    /// Whether both are the same open store.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.identity, &other.identity)
     }
 
     fn get<T: DeserializeOwned>(&self, key: &Key<'_>) -> anyhow::Result<Option<T>> {
@@ -189,7 +221,8 @@ impl Store {
         }
     }
 
-    /// Every channel, and the active broadcasts with their acknowledgements: what is resident from the start.
+    /// Every channel, and every broadcast whose set is not sealed with its acknowledgements, the active ones among them:
+    /// what is in memory from the start.
     pub fn resident(&self) -> anyhow::Result<State> {
         let mut state = State { digest: self.cursor()?.digest, ..State::default() };
         for entry in self.db.scan_prefix(b"h") {
@@ -198,42 +231,59 @@ impl Store {
             let channel: Channel = name.parse().map_err(|e: String| anyhow!(e))?;
             state.channels.insert(channel, serde_json::from_slice(&value)?);
         }
-        let broadcasts = state.channels.values().filter_map(|channel| channel.active).collect();
-        self.load(&mut state, &Needs { broadcasts, written: vec![] })?;
+        for entry in self.db.scan_prefix(b"o") {
+            let id = BroadcastId(Uuid::from_slice(&entry?.0[1..]).context("a key does not decode")?);
+            let loaded = self.broadcast(id)?.with_context(|| format!("broadcast {id} is not there"))?;
+            state.broadcasts.insert(id, loaded);
+        }
         Ok(state)
     }
 
     /// Loads what is needed and not there yet. What the store does not have stays absent. An event that was written
-    /// before brings the broadcast that it is about.
+    /// before brings the broadcast that it is about. A user's acknowledgement is found only in a set that is sealed.
     pub fn load(&self, state: &mut State, needs: &Needs) -> anyhow::Result<()> {
         for event in &needs.written {
             if let Some(bytes) = self.db.get(Key::Written(*event).bytes())? {
                 let written = written(&bytes)?;
                 state.written.insert(*event, written);
-                self.load_broadcast(state, written.about)?;
+                self.load_record(state, written.about)?;
             }
         }
-        needs.broadcasts.iter().try_for_each(|id| self.load_broadcast(state, *id))
+        needs.broadcasts.iter().try_for_each(|id| self.load_record(state, *id))?;
+        needs.acknowledged.iter().try_for_each(|(id, user)| self.load_ack(state, *id, *user))
     }
 
-    fn load_broadcast(&self, state: &mut State, id: BroadcastId) -> anyhow::Result<()> {
+    fn load_record(&self, state: &mut State, id: BroadcastId) -> anyhow::Result<()> {
         if !state.broadcasts.contains_key(&id)
-            && let Some(loaded) = self.broadcast(id)?
+            && let Some(loaded) = self.record(id)?
         {
             state.broadcasts.insert(id, loaded);
         }
         Ok(())
     }
 
+    fn load_ack(&self, state: &mut State, id: BroadcastId, user: Fingerprint) -> anyhow::Result<()> {
+        self.load_record(state, id)?;
+        if let Some(known) = state.broadcasts.get_mut(&id)
+            && let Some(sequence) = self.sealed_ack(id, user)?
+        {
+            known.acknowledgements.add(user, sequence);
+        }
+        Ok(())
+    }
+
+    /// A broadcast with everybody who acknowledged it.
     fn broadcast(&self, id: BroadcastId) -> anyhow::Result<Option<BroadcastState>> {
         let Some(mut loaded) = self.get::<BroadcastState>(&Key::Broadcast(id))? else { return Ok(None) };
-        self.each_read(id, |read| {
-            loaded.acknowledgements.insert(UserId::fingerprint_of(read.user), read.place.0);
+        let mut set = AckSet::new_complete();
+        self.each_read(id, None, |read| {
+            set.add(UserId::fingerprint_of(read.user), read.place.0);
             Ok(())
         })?;
-        if loaded.acknowledgements.len() as u64 != loaded.acknowledged {
+        if set.len() as u64 != loaded.acknowledged {
             bail!("the acknowledgements of broadcast {id} are not all there");
         }
+        loaded.acknowledgements = set;
         Ok(Some(loaded))
     }
 
@@ -262,13 +312,9 @@ impl Store {
     /// Up to `limit` acknowledgements of a broadcast, in log order, after a place: an event's sequence, and how many of
     /// those that it brought.
     pub fn acks_after(&self, id: BroadcastId, after: Place, limit: usize) -> anyhow::Result<Vec<AckAt>> {
-        // What follows stands in the record with that place in it, or after it.
-        let up_to = Key::Acks(id, (0, 0)).bytes()..=Key::Acks(id, after).bytes();
-        let first = self.db.range(up_to).next_back().transpose()?;
-        let from = first.map_or_else(|| Key::Acks(id, (0, 0)).bytes(), |(key, _)| key.to_vec());
         let mut found = Vec::new();
-        for entry in self.db.range(from..=Key::Acks(id, (u64::MAX, usize::MAX)).bytes()) {
-            let (key, record) = entry?;
+        for record in self.ack_records(id, Some(after))? {
+            let (key, record) = record?;
             for read in Reading::of(place_of(&key)?, &record) {
                 let read = read?;
                 if found.len() >= limit {
@@ -288,31 +334,54 @@ impl Store {
         id: BroadcastId,
         mut visit: impl FnMut(u64, Acknowledgement) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        self.each_read(id, |read| visit(read.place.0, read.acknowledgement()?))
+        self.each_read(id, None, |read| visit(read.place.0, read.acknowledgement()?))
+    }
+
+    /// The records of the acknowledgements of a broadcast: those after a place, and the one with that place in it.
+    fn ack_records(
+        &self,
+        id: BroadcastId,
+        after: Option<Place>,
+    ) -> anyhow::Result<impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>> {
+        let start = Key::Acks(id, (0, 0)).bytes();
+        let from = match after {
+            // What follows stands in the record with that place in it, or after it.
+            Some(after) => {
+                let first = self.db.range(start.clone()..=Key::Acks(id, after).bytes()).next_back();
+                first.transpose()?.map_or(start, |(key, _)| key.to_vec())
+            }
+            None => start,
+        };
+        Ok(self.db.range(from..=Key::Acks(id, (u64::MAX, usize::MAX)).bytes()))
     }
 
     fn each_read(
         &self,
         id: BroadcastId,
+        after: Option<Place>,
         mut visit: impl FnMut(Read<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        for entry in self.db.scan_prefix([b"a", id.0.as_bytes().as_slice()].concat()) {
-            let (key, record) = entry?;
+        for record in self.ack_records(id, after)? {
+            let (key, record) = record?;
             Reading::of(place_of(&key)?, &record).try_for_each(|read| visit(read?))?;
         }
         Ok(())
     }
 
-    /// Visits every acknowledgement that is not older than `since`, by broadcast.
-    pub fn each_ack_since(
+    /// Visits every acknowledgement that the log brought after a sequence and that is not older than `since`, by
+    /// broadcast. It reads of each broadcast what comes after that sequence, and one record before it at most.
+    pub fn each_ack_after(
         &self,
+        sequence: u64,
         since: Timestamp,
         mut visit: impl FnMut(BroadcastId, u64, Acknowledgement) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
+        let after = (sequence, usize::MAX);
         for entry in self.db.scan_prefix(b"b") {
             let id = BroadcastId(Uuid::from_slice(&entry?.0[1..]).context("a key does not decode")?);
-            self.each_read(id, |read| {
-                if read.at >= since { visit(id, read.place.0, read.acknowledgement()?) } else { Ok(()) }
+            self.each_read(id, Some(after), |read| {
+                let is_wanted = read.place > after && read.at >= since;
+                if is_wanted { visit(id, read.place.0, read.acknowledgement()?) } else { Ok(()) }
             })?;
         }
         Ok(())
@@ -334,7 +403,11 @@ impl Store {
 
     /// Writes a batch: all of it or, after a crash, none.
     pub fn apply(&self, batch: Batch) -> anyhow::Result<()> {
-        self.db.apply_batch(batch.writes).map_err(plain).context("writing to the projection")
+        self.write(batch.writes)
+    }
+
+    fn write(&self, batch: sled::Batch) -> anyhow::Result<()> {
+        self.db.apply_batch(batch).map_err(plain).context("writing to the projection")
     }
 
     /// Waits until everything is on disk.

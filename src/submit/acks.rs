@@ -147,7 +147,7 @@ impl Acks {
         }
         let Judged { known, new, unknown } = self.submit.projection.read(|view| {
             // What is not resident may be on disk.
-            let is_resident = |request: &Request| view.log().broadcasts.contains_key(&request.broadcast);
+            let is_resident = |request: &Request| view.log().has_ack(request.broadcast, request.fingerprint);
             let (resident, elsewhere) = requests.into_iter().partition(is_resident);
             let mut judged = judge(view, resident);
             judged.unknown.extend::<Vec<_>>(elsewhere);

@@ -14,7 +14,7 @@ use super::mode::{Machine, Mode, Modes};
 use super::outbox::{Base, Draft, Entry, Outbox, OutboxError};
 use super::{Done, Submit, SubmitError, Verdict};
 use crate::blocking::blocking;
-use crate::domain::{Accepted, Command, Event, Timestamp, in_log};
+use crate::domain::{Accepted, Command, Event, Needs, Timestamp, in_log};
 use crate::log::names::Subject;
 use crate::log::{Epoch, NewEvent, TraceParent};
 use crate::projection::{Position, Projection};
@@ -96,10 +96,13 @@ impl Submit {
         for mut new in events {
             let Event::Acknowledged(acknowledged) = &mut new.event else { continue };
             let id = acknowledged.broadcast_id;
-            let known: Vec<_> = self.projection.read(|view| {
-                let users = acknowledged.acknowledgements.iter().map(|new| &new.user);
-                users.map(|user| view.acknowledged_at(id, user).is_some()).collect()
+            let users = acknowledged.acknowledgements.iter().map(|new| new.user.fingerprint());
+            let users: Vec<_> = users.collect();
+            let needs = Needs::acknowledged(id, users.iter().copied());
+            let known = self.projection.with(needs, move |view| {
+                users.iter().map(|user| view.acknowledged_by(id, *user).is_some()).collect::<Vec<_>>()
             });
+            let known = known.await?;
             let mut unknown = known.iter().map(|known| !known);
             acknowledged.acknowledgements.retain(|_| unknown.next().unwrap_or(true));
             if !acknowledged.acknowledgements.is_empty() {

@@ -18,7 +18,7 @@ use async_nats::jetstream::message::PublishMessage;
 use futures_util::{StreamExt as _, stream};
 use tidings::audit::source::Source;
 use tidings::clock::{Clock as _, SystemClock};
-use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, Needs, State};
+use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, State};
 use tidings::log::NewEvent;
 use tidings::log::envelope::encode;
 use tidings::log::jetstream::JetStreamLog;
@@ -195,9 +195,8 @@ async fn tree_cost(client: async_nats::Client) {
         let begun = Instant::now();
         for batch in entries.chunks(MAX_BATCH) {
             let steps = batch.iter().map(Step::of).collect();
-            let load = |state: &mut State, needs: &Needs| store.load(state, needs);
-            ledger.fold(load, &mut state, &mut tree, steps, |_, _| {}).expect("it is folded");
-            ledger.write(&store, &mut state, &tree).expect("it is written");
+            let folded = ledger.fold_and_write(&store, &mut state, &mut tree, steps, |_, _| {});
+            folded.expect("it is folded and written");
         }
         let whole = begun.elapsed();
         let each = |took: Duration| took.as_secs_f64() * 1e6 / f64::from(events);

@@ -10,7 +10,7 @@ use divan::counter::ItemsCount;
 use tempfile::TempDir;
 use tidings::clock::{Clock as _, SystemClock};
 use tidings::domain::{
-    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Digest, Event, Fingerprint, Kind, Needs,
+    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Digest, Event, Fingerprint, Kind,
     Recorded, State, Timestamp, UserId, evolve,
 };
 use tidings::log::envelope::{decode, encode};
@@ -158,9 +158,8 @@ fn apply_a_batch(bencher: Bencher<'_, '_>, together: usize) {
     bencher.counter(ItemsCount::new(BATCH)).with_inputs(Projecting::begin).bench_refs(|projecting| {
         let Projecting { store, ledger, state, tree, .. } = projecting;
         let steps = entries.iter().map(Step::of).collect();
-        let load = |state: &mut State, needs: &Needs| store.load(state, needs);
-        ledger.fold(load, state, tree, steps, |_, _| {}).expect("it is folded");
-        ledger.write(store, state, tree).expect("it is written");
+        let folded = ledger.fold_and_write(store, state, tree, steps, |_, _| {});
+        folded.expect("it is folded and written");
     });
 }
 

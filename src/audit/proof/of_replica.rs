@@ -70,7 +70,7 @@ async fn place(
     broadcast: BroadcastId,
     user: Option<UserId>,
 ) -> Result<u64, NoProof> {
-    let needs = Needs { broadcasts: vec![broadcast], written: vec![] };
+    let needs = Needs::acknowledged(broadcast, user.as_ref().map(UserId::fingerprint));
     let look = move |view: crate::domain::View<'_>| {
         let known = view.broadcast(broadcast).ok_or(Unprovable::UnknownBroadcast(broadcast))?;
         let sequence = match user {

@@ -193,7 +193,7 @@ async fn compare_acks(
         }
     }
     let mut expected = 0_u64;
-    verified.store().each_ack_since(since, |_, _, _| {
+    verified.store().each_ack_after(0, since, |_, _, _| {
         expected += 1;
         Ok(())
     })?;

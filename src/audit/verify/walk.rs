@@ -9,7 +9,7 @@ use super::signed::Roots;
 use super::{OPEN_PATIENCE, Replica};
 use crate::audit::finding::{Finding, Kind};
 use crate::audit::source::Head;
-use crate::domain::{Change, Digest, Event, Needs, Recorded, State};
+use crate::domain::{Change, Digest, Event, Recorded, State};
 use crate::log::merkle::Hash;
 use crate::log::reader::{Entry, MAX_BATCH};
 use crate::projection::cursor::CursorRecord;
@@ -80,13 +80,12 @@ impl Walk {
     pub(super) fn fold(&mut self, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
         let steps = std::mem::take(&mut self.steps);
         let Self { ledger, store, state, tree, doubles, .. } = self;
-        let load = |state: &mut State, needs: &Needs| store.load(state, needs);
-        ledger.fold(load, state, tree, steps, |state, folded| match without_effect(state, &folded) {
+        let tell = |state: &State, folded: Folded| match without_effect(state, &folded) {
             Effect::Missing(why) => report(Finding::at(folded.recorded.sequence, Kind::Order, why)),
             Effect::Double => *doubles += 1,
             Effect::There => {}
-        })?;
-        ledger.write(store, state, tree)?;
+        };
+        ledger.fold_and_write(store, state, tree, steps, tell)?;
         let sequence = self.sequence();
         while let Some(size) = self.roots.next().filter(|size| *size <= sequence) {
             let Some(root) = self.tree.root_at(size) else { break };

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use uuid::Uuid;
 
-use crate::domain::{BroadcastId, Channel};
+use crate::domain::{BroadcastId, Channel, Fingerprint};
 use crate::projection::acks::Place;
 
 /// A key of the store. The first byte says what it is; ids are 16 bytes, sequences 8 bytes big-endian and
@@ -15,6 +15,12 @@ use crate::projection::acks::Place;
 /// b {broadcast}             a broadcast, without its acknowledgements
 /// a {broadcast} {sequence} {number}
 ///                           acknowledgements of one batch, from this one of those that an event brought: see `acks.rs`
+/// o {broadcast}             the broadcast's set of acknowledgements is not sealed: it is in memory from the start on
+/// s {broadcast}             the set is sealed: see `sealed.rs`
+/// f {broadcast} {bits: 1 byte} {bucket: 4 bytes}
+///                           some users of a sealed set
+/// u {broadcast} {fingerprint}
+///                           a user who acknowledged after the set was unloaded
 /// w {event}                 a lifecycle event: the broadcast that it is about, and its sequence
 /// t {channel} 0 {sequence}  the broadcast that this event created: the channel's history
 /// m {block}                 the root over a block of leaves of the Merkle tree: 32 bytes
@@ -24,6 +30,10 @@ pub(super) enum Key<'a> {
     Channel(&'a Channel),
     Broadcast(BroadcastId),
     Acks(BroadcastId, Place),
+    Open(BroadcastId),
+    Seal(BroadcastId),
+    Bucket(BroadcastId, u32, u64),
+    User(BroadcastId, Fingerprint),
     Written(Uuid),
     Created(&'a Channel, u64),
     Block(u64),
@@ -40,6 +50,14 @@ impl Key<'_> {
                 let place = [sequence.to_be_bytes().as_slice(), number.to_be_bytes().as_slice()].concat();
                 [b"a", id.0.as_bytes().as_slice(), place.as_slice()].concat()
             }
+            Self::Open(id) => [b"o", id.0.as_bytes().as_slice()].concat(),
+            Self::Seal(id) => [b"s", id.0.as_bytes().as_slice()].concat(),
+            Self::Bucket(id, bits, number) => {
+                let bits = u8::try_from(*bits).unwrap_or(u8::MAX);
+                let number = u32::try_from(*number).unwrap_or(u32::MAX).to_be_bytes();
+                [b"f", id.0.as_bytes().as_slice(), &[bits], number.as_slice()].concat()
+            }
+            Self::User(id, user) => [b"u", id.0.as_bytes().as_slice(), user.bytes().as_slice()].concat(),
             Self::Written(event) => [b"w", event.as_bytes().as_slice()].concat(),
             Self::Block(number) => [b"m", number.to_be_bytes().as_slice()].concat(),
             Self::Created(channel, sequence) => {

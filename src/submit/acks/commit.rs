@@ -271,7 +271,7 @@ async fn confirm(submit: Arc<Submit>, begun: Begun, sequence: u64) {
     let broadcast = begun.new.event.broadcast_id();
     let mut firsts = Vec::new();
     if submit.projection.reached(sequence, PROJECTION_PATIENCE).await {
-        let needs = Needs { broadcasts: vec![broadcast], written: vec![] };
+        let needs = Needs::acknowledged(broadcast, begun.fingerprints.iter().copied());
         let users = begun.fingerprints.clone();
         let looked = submit.projection.with(needs, move |view| {
             users.iter().map(|user| view.acknowledged_by(broadcast, *user)).collect::<Vec<_>>()

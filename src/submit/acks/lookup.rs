@@ -20,8 +20,7 @@ use crate::log::names::Subject;
 use crate::submit::mode::Mode;
 use crate::submit::{PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError};
 
-/// Acknowledgements that one round looks up, which is also the most broadcasts that it reads from the store. The store is held
-/// meanwhile: about a millisecond.
+/// Acknowledgements that one round looks up, each with a few reads of the store: about a millisecond, with no lock held.
 const LOOKED_UP_AT_ONCE: usize = 256;
 
 /// Looks acknowledgements up. Cheap to clone; the tasks end with the last handle.
@@ -168,12 +167,10 @@ impl Work {
             self.refuse_all(lots, &SubmitError::CatchingUp);
             return vec![];
         }
-        let mut broadcasts: Vec<_> =
-            lots.iter().flat_map(|lot| &lot.requests).map(|request| request.broadcast).collect();
-        broadcasts.sort_unstable();
-        broadcasts.dedup();
+        let requests = lots.iter().flat_map(|lot| &lot.requests);
+        let acknowledged = requests.map(|request| (request.broadcast, request.fingerprint)).collect();
         let copies: Vec<_> = lots.iter().map(|lot| lot.requests.clone()).collect();
-        let needs = Needs { broadcasts, written: vec![] };
+        let needs = Needs { acknowledged, ..Needs::default() };
         let judge_all = move |view: crate::domain::View<'_>| {
             copies.into_iter().map(|requests| judge(view, requests)).collect::<Vec<_>>()
         };

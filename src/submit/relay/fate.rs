@@ -11,7 +11,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{CONFLICT_PATIENCE, RETRY_PAUSE, Relayed, Stay, Submit};
-use crate::domain::{BroadcastId, Channel, Event, Needs, State, Timestamp, Written};
+use crate::domain::{BroadcastId, Channel, Event, Needs, Timestamp, View, Written};
 use crate::log::ReadError;
 use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
@@ -36,8 +36,8 @@ pub(super) struct Found {
 }
 
 /// What became of a lifecycle event that is in the log: one without effect counts as overruled.
-fn fate_of(log: &State, id: Uuid, Written { about, sequence }: Written) -> Fate {
-    let had_effect = log.broadcast(about).is_some_and(|known| match &known.end {
+fn fate_of(view: View<'_>, id: Uuid, Written { about, sequence }: Written) -> Fate {
+    let had_effect = view.in_log(about).is_some_and(|known| match &known.end {
         _ if known.broadcast.id.0 == id => !known.late,
         Some(end) => end.sequence == sequence,
         None => false,
@@ -59,17 +59,16 @@ impl Submit {
     pub(super) async fn find(&self, entry: &Entry, channel: &Channel) -> Result<Found, Stay> {
         let (id, event, channel) = (entry.new.id, entry.new.event.clone(), channel.clone());
         let about = event.broadcast_id();
-        let needs = Needs { broadcasts: vec![about], written: vec![id] };
+        let needs = Needs { written: vec![id], ..Needs::broadcast(about) };
         let looked = self.projection.with(needs, move |view| {
-            let log = view.log();
-            let known = log.broadcast(about);
+            let known = view.in_log(about);
             if let (Event::Created(accepted), Some(known)) = (&event, known)
                 && !accepted.announces_the_same(&known.broadcast)
             {
                 return Err(Stay::Never("its Idempotency-Key stands for another broadcast in the log"));
             }
-            let fate = log.written_by(id).map(|written| fate_of(log, id, written));
-            let state = log.channel(&channel);
+            let fate = view.written_in_log(id).map(|written| fate_of(view, id, written));
+            let state = view.log().channel(&channel);
             Ok(Found { fate, head: state.lifecycle_head, active: state.active })
         });
         looked.await.unwrap_or(Err(Stay::Again))
@@ -164,11 +163,11 @@ impl Submit {
         &self,
         named: &HashSet<(Channel, BroadcastId)>,
     ) -> Result<HashSet<BroadcastId>, std::time::Duration> {
-        let needs = Needs { broadcasts: named.iter().map(|(_, id)| *id).collect(), written: vec![] };
+        let needs = Needs { broadcasts: named.iter().map(|(_, id)| *id).collect(), ..Needs::default() };
         let named = named.clone();
         let looked = self.projection.with(needs, move |view| {
             let there = |(channel, id): &(Channel, BroadcastId)| {
-                view.log().broadcast(*id).is_some_and(|known| known.channel == *channel)
+                view.in_log(*id).is_some_and(|known| known.channel == *channel)
             };
             named.iter().filter(|named| there(named)).map(|(_, id)| *id).collect()
         });
