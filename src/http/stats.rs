@@ -21,10 +21,10 @@ pub async fn stats(
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator, Role::Team])?;
     let now = app.clock.now();
-    let sequence = app.projection.position().sequence;
-    let (today, active, acknowledged) = app.projection.read(|view| {
+    let (sequence, today, active, acknowledged) = app.projection.read_at(|sequence, view| {
         let active = view.active(&channel);
         (
+            sequence,
             view.channel(&channel).created_today(now),
             active.is_some(),
             active.map(|active| active.acknowledged),

@@ -9,26 +9,19 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use super::incoming::{ACKS_TOGETHER, Decoded, acknowledgements, add_waiting, decoded, next_of};
 use super::ledger::{Folded, Step, Unloading, What, is_within_bounds, needs_of};
 use super::shared::{Shared, Views};
 use super::store::Store;
 use super::{Announcement, Changed, Position};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
-use crate::domain::{Change, Channel, Event, Needs, Recorded, View};
+use crate::domain::{Change, Channel, Needs, Recorded, View};
 use crate::log::envelope::Skipped;
 use crate::log::merkle::Hash;
-use crate::log::reader::{Delivery, Entry, MAX_BATCH};
+use crate::log::reader::Delivery;
 use crate::log::{Epoch, TraceParent};
 use crate::metrics::Metrics;
-
-/// Places of the log that are folded together at most, and acknowledgements in them: what waits is written as one batch,
-/// since a batch costs the store about as much as what is in it.
-const TOGETHER: usize = 1_024;
-const ACKS_TOGETHER: usize = 1 << 15;
-
-/// So many entries are decoded where they are; more of them off the threads of the runtime.
-const FEW: usize = 4;
 
 /// So many acknowledgements of what is in memory are folded where they are: a millisecond or two.
 const FEW_ACKS: usize = 4_096;
@@ -36,79 +29,6 @@ const FEW_ACKS: usize = 4_096;
 /// How long what was folded may wait to be written: what comes meanwhile is written with it. A batch costs the store
 /// about as much as what is in it, so a single event would cost a hundred.
 const WRITTEN_AFTER: Duration = Duration::from_millis(10);
-
-/// What the reader handed on, decoded.
-enum Decoded {
-    Epoch(Epoch),
-    Head(u64),
-    Steps(Vec<Step>),
-}
-
-/// Decodes what comes while that before it is folded. Ends with the reader, and when nobody folds any more.
-fn decoded(mut deliveries: mpsc::Receiver<Delivery>) -> mpsc::Receiver<anyhow::Result<Decoded>> {
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
-        while let Some(delivery) = deliveries.recv().await {
-            let decoded = match delivery {
-                Delivery::Epoch(epoch) => Ok(Decoded::Epoch(epoch)),
-                Delivery::Head(head) => Ok(Decoded::Head(head)),
-                Delivery::Batch(entries) if entries.len() <= FEW => Ok(Decoded::Steps(steps(&entries))),
-                Delivery::Batch(entries) => {
-                    let steps = blocking(move || steps(&entries)).await;
-                    steps.map(Decoded::Steps).context("decoding panicked")
-                }
-            };
-            if sender.send(decoded).await.is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn steps(entries: &[Entry]) -> Vec<Step> {
-    entries.iter().map(Step::of).collect()
-}
-
-fn acknowledgements(steps: &[Step]) -> usize {
-    let of_each = steps.iter().map(|step| match &step.what {
-        What::Event(Recorded { event: Event::Acknowledged(brought), .. }, _) => {
-            brought.acknowledgements.len()
-        }
-        _ => 0,
-    });
-    of_each.sum()
-}
-
-/// Adds what waits to be folded. Returns what comes after that and is something else.
-fn add_waiting(
-    steps: &mut Vec<Step>,
-    decoded: &mut mpsc::Receiver<anyhow::Result<Decoded>>,
-) -> Option<anyhow::Result<Decoded>> {
-    let mut acks = acknowledgements(steps);
-    while steps.len() + MAX_BATCH <= TOGETHER && acks < ACKS_TOGETHER {
-        match decoded.try_recv() {
-            Ok(Ok(Decoded::Steps(more))) => {
-                acks += acknowledgements(&more);
-                steps.extend(more);
-            }
-            Ok(other) => return Some(other),
-            Err(_) => return None,
-        }
-    }
-    None
-}
-
-/// What was taken already, or what comes next.
-async fn next_of(
-    taken: &mut Option<anyhow::Result<Decoded>>,
-    decoded: &mut mpsc::Receiver<anyhow::Result<Decoded>>,
-) -> Option<anyhow::Result<Decoded>> {
-    match taken.take() {
-        Some(taken) => Some(taken),
-        None => decoded.recv().await,
-    }
-}
 
 /// How a task ended, once it has; never while there is none.
 async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {

@@ -8,8 +8,10 @@
 mod acks;
 pub mod cursor;
 mod fold;
+mod incoming;
 pub mod ledger;
 pub mod mirror;
+mod records;
 mod shared;
 pub mod store;
 mod supervise;
@@ -26,9 +28,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::blocking::blocking;
-use crate::domain::{
-    Accepted, Broadcast, BroadcastId, BroadcastState, Change, Channel, Digest, Needs, PENDING, View,
-};
+use crate::domain::{Accepted, Broadcast, Change, Channel, Digest, Needs, View};
 use crate::log::merkle::Hash;
 use crate::log::reader::Seen;
 use crate::log::{Epoch, EventLog, TraceParent};
@@ -193,6 +193,12 @@ impl Projection {
         look(self.shared.read().view())
     }
 
+    /// Looks at what is in memory, and at the sequence of the last event in it: both of one moment.
+    pub fn read_at<T>(&self, look: impl FnOnce(u64, View<'_>) -> T) -> T {
+        let views = self.shared.read();
+        look(views.ledger.cursor.sequence, views.view())
+    }
+
     /// Looks at the view with what it needs: what is not in memory is loaded for this look alone, and costs what is needed,
     /// not what there is of it.
     pub async fn with<T: Send + 'static>(
@@ -209,70 +215,6 @@ impl Projection {
         let Some(look) = look else { return answer.ok_or(Unavailable) };
         let shared = self.shared.clone();
         self.answered(blocking(move || shared.load_and_look(&needs, look)).await)
-    }
-
-    /// Up to `limit` broadcasts of a channel that were created before a sequence, newest first.
-    pub async fn history(
-        &self,
-        channel: Channel,
-        before: u64,
-        limit: usize,
-    ) -> Result<Vec<BroadcastState>, Unavailable> {
-        let mut found: Vec<_> = self.read(|view| {
-            let pending = view.pending_broadcasts(&channel).into_iter();
-            pending.filter(|known| known.sequence < before).take(limit).cloned().collect()
-        });
-        let rest = limit - found.len();
-        let before = before.min(PENDING);
-        let mut stored = self.stored(move |store| store.history(&channel, before, rest)).await?;
-        self.overlay(&mut stored);
-        // It got there since we looked.
-        stored.retain(|known| found.iter().all(|found| found.broadcast.id != known.broadcast.id));
-        found.extend(stored);
-        Ok(found)
-    }
-
-    /// One broadcast of a channel, without its acknowledgements.
-    pub async fn record(
-        &self,
-        channel: Channel,
-        id: BroadcastId,
-    ) -> Result<Option<BroadcastState>, Unavailable> {
-        let pending = self.read(|view| view.pending(id).cloned());
-        let record = match pending {
-            Some(pending) => Some(pending),
-            None => self.stored(move |store| store.record(id)).await?,
-        };
-        Ok(record.filter(|record| record.channel == channel))
-    }
-
-    /// Up to `limit` acknowledgements of a broadcast after a place, see [`AckAt`].
-    pub async fn acks_after(
-        &self,
-        id: BroadcastId,
-        after: (u64, usize),
-        limit: usize,
-    ) -> Result<Vec<AckAt>, Unavailable> {
-        let mut found = self.stored(move |store| store.acks_after(id, after, limit)).await?;
-        let rest = limit - found.len();
-        found.extend(self.read(|view| {
-            let pending = view.pending_acknowledgements(id).map(|(sequence, number, acknowledgement)| {
-                AckAt { place: (sequence, number), acknowledgement: acknowledgement.clone() }
-            });
-            pending.filter(|ack| ack.place > after).take(rest).collect::<Vec<_>>()
-        }));
-        Ok(found)
-    }
-
-    /// Records as they are with what is pending.
-    fn overlay(&self, records: &mut [BroadcastState]) {
-        self.read(|view| {
-            for record in records {
-                if let Some(pending) = view.pending(record.broadcast.id) {
-                    record.clone_from(pending);
-                }
-            }
-        });
     }
 
     /// Folds what was accepted here, and is on disk but not in the log, over what the log says, and announces it to this

@@ -6,6 +6,7 @@
 
 mod aside;
 mod key;
+mod reading;
 mod sealed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,15 +21,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::acks::{Place, Read, Reading, Record};
+use super::acks::{Place, Record};
 use super::cursor::CursorRecord;
 use crate::domain::{
-    AckSet, Acknowledgement, BroadcastId, BroadcastState, Change, Channel, Fingerprint, Needs, State,
-    Timestamp, UserId, Written,
+    AckSet, Acknowledgement, BroadcastId, BroadcastState, Change, Channel, Fingerprint, Needs, State, UserId,
+    Written,
 };
 use crate::log::merkle::Hash;
 pub use aside::{delete_aside, set_aside};
-use key::{Key, place_of};
+use key::Key;
 
 /// Memory that sled may use for its pages. It fills it up, whatever is read: a longer log takes more memory until then.
 const CACHE_BYTES: u64 = 16 << 20;
@@ -38,6 +39,12 @@ const SCRATCH_CACHE_BYTES: u64 = 8 << 20;
 
 /// How often sled writes to disk what it was given.
 const FLUSH_EVERY_MS: u64 = 500;
+
+/// What is written together: all of it or, after a crash, nothing.
+type Writes = sled::Batch;
+
+/// A key and its value, as they are read.
+type Stored = sled::Result<(sled::IVec, sled::IVec)>;
 
 /// What is stored of a lifecycle event.
 fn written(record: &[u8]) -> anyhow::Result<Written> {
@@ -58,7 +65,7 @@ pub struct AckAt {
 /// What one batch writes.
 #[derive(Default)]
 pub struct Batch {
-    writes: sled::Batch,
+    writes: Writes,
     touched: BTreeSet<BroadcastId>,
     moved: BTreeSet<Channel>,
     /// What was brought to each broadcast and is no record of the batch yet.
@@ -309,84 +316,6 @@ impl Store {
         Ok(found)
     }
 
-    /// Up to `limit` acknowledgements of a broadcast, in log order, after a place: an event's sequence, and how many of
-    /// those that it brought.
-    pub fn acks_after(&self, id: BroadcastId, after: Place, limit: usize) -> anyhow::Result<Vec<AckAt>> {
-        let mut found = Vec::new();
-        for record in self.ack_records(id, Some(after))? {
-            let (key, record) = record?;
-            for read in Reading::of(place_of(&key)?, &record) {
-                let read = read?;
-                if found.len() >= limit {
-                    return Ok(found);
-                }
-                if read.place > after {
-                    found.push(AckAt { place: read.place, acknowledgement: read.acknowledgement()? });
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// Visits the acknowledgements of a broadcast in log order, each user once.
-    pub fn each_ack(
-        &self,
-        id: BroadcastId,
-        mut visit: impl FnMut(u64, Acknowledgement) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        self.each_read(id, None, |read| visit(read.place.0, read.acknowledgement()?))
-    }
-
-    /// The records of the acknowledgements of a broadcast: those after a place, and the one with that place in it.
-    fn ack_records(
-        &self,
-        id: BroadcastId,
-        after: Option<Place>,
-    ) -> anyhow::Result<impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>> {
-        let start = Key::Acks(id, (0, 0)).bytes();
-        let from = match after {
-            // What follows stands in the record with that place in it, or after it.
-            Some(after) => {
-                let first = self.db.range(start.clone()..=Key::Acks(id, after).bytes()).next_back();
-                first.transpose()?.map_or(start, |(key, _)| key.to_vec())
-            }
-            None => start,
-        };
-        Ok(self.db.range(from..=Key::Acks(id, (u64::MAX, usize::MAX)).bytes()))
-    }
-
-    fn each_read(
-        &self,
-        id: BroadcastId,
-        after: Option<Place>,
-        mut visit: impl FnMut(Read<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        for record in self.ack_records(id, after)? {
-            let (key, record) = record?;
-            Reading::of(place_of(&key)?, &record).try_for_each(|read| visit(read?))?;
-        }
-        Ok(())
-    }
-
-    /// Visits every acknowledgement that the log brought after a sequence and that is not older than `since`, by
-    /// broadcast. It reads of each broadcast what comes after that sequence, and one record before it at most.
-    pub fn each_ack_after(
-        &self,
-        sequence: u64,
-        since: Timestamp,
-        mut visit: impl FnMut(BroadcastId, u64, Acknowledgement) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let after = (sequence, usize::MAX);
-        for entry in self.db.scan_prefix(b"b") {
-            let id = BroadcastId(Uuid::from_slice(&entry?.0[1..]).context("a key does not decode")?);
-            self.each_read(id, Some(after), |read| {
-                let is_wanted = read.place > after && read.at >= since;
-                if is_wanted { visit(id, read.place.0, read.acknowledgement()?) } else { Ok(()) }
-            })?;
-        }
-        Ok(())
-    }
-
     /// The roots over these blocks of leaves.
     pub fn blocks(&self, numbers: Range<u64>) -> anyhow::Result<Vec<Hash>> {
         let range = Key::Block(numbers.start).bytes()..Key::Block(numbers.end).bytes();
@@ -406,7 +335,7 @@ impl Store {
         self.write(batch.writes)
     }
 
-    fn write(&self, batch: sled::Batch) -> anyhow::Result<()> {
+    fn write(&self, batch: Writes) -> anyhow::Result<()> {
         self.db.apply_batch(batch).map_err(plain).context("writing to the projection")
     }
 

@@ -12,14 +12,14 @@
 
 use anyhow::Context as _;
 
-use super::Store;
 use super::key::Key;
+use super::{Store, Writes};
 use crate::domain::{BroadcastId, ByUser, Fingerprint};
 
 /// Users in a bucket on average, at most: a bucket takes 1.5 KiB, see `FULL` in `acks.rs` for why not more.
 const BUCKET: usize = 64;
 
-/// Buckets that are written as one batch of sled.
+/// Buckets that are written as one batch.
 const BUCKETS_AT_ONCE: usize = 256;
 
 /// Users who are held a second time in memory while a set is sealed, on average: 1.5 MiB.
@@ -48,14 +48,14 @@ impl Store {
             }
             let mut numbered = (first..).zip(buckets).filter(|(_, bucket)| !bucket.is_empty()).peekable();
             while numbered.peek().is_some() {
-                let mut batch = sled::Batch::default();
+                let mut batch = Writes::default();
                 for (number, bucket) in numbered.by_ref().take(BUCKETS_AT_ONCE) {
                     batch.insert(Key::Bucket(id, bits, number).bytes(), bucket);
                 }
                 self.write(batch)?;
             }
         }
-        let mut batch = sled::Batch::default();
+        let mut batch = Writes::default();
         batch.insert(Key::Seal(id).bytes(), vec![u8::try_from(bits)?]);
         batch.remove(Key::Open(id).bytes());
         self.write(batch)

@@ -1,0 +1,84 @@
+//! What is read page by page: broadcasts, and who acknowledged them, from the store and from what is pending.
+
+use super::{AckAt, Projection, Unavailable};
+use crate::domain::{BroadcastId, BroadcastState, Channel, Needs, PENDING};
+
+impl Projection {
+    /// Up to `limit` broadcasts of a channel that were created before a sequence, newest first.
+    pub async fn history(
+        &self,
+        channel: Channel,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<BroadcastState>, Unavailable> {
+        let mut found: Vec<_> = self.read(|view| {
+            let pending = view.pending_broadcasts(&channel).into_iter();
+            pending.filter(|known| known.sequence < before).take(limit).cloned().collect()
+        });
+        let rest = limit - found.len();
+        let before = before.min(PENDING);
+        let mut stored = self.stored(move |store| store.history(&channel, before, rest)).await?;
+        self.overlay(&mut stored);
+        // It got there since we looked.
+        stored.retain(|known| found.iter().all(|found| found.broadcast.id != known.broadcast.id));
+        found.extend(stored);
+        Ok(found)
+    }
+
+    /// One broadcast of a channel, without its acknowledgements.
+    pub async fn record(
+        &self,
+        channel: Channel,
+        id: BroadcastId,
+    ) -> Result<Option<BroadcastState>, Unavailable> {
+        let pending = self.read(|view| view.pending(id).cloned());
+        let record = match pending {
+            Some(pending) => Some(pending),
+            None => self.stored(move |store| store.record(id)).await?,
+        };
+        Ok(record.filter(|record| record.channel == channel))
+    }
+
+    /// Up to `limit` acknowledgements of a broadcast after a place, see [`AckAt`].
+    pub async fn acks_after(
+        &self,
+        id: BroadcastId,
+        after: (u64, usize),
+        limit: usize,
+    ) -> Result<Vec<AckAt>, Unavailable> {
+        // What is pending comes first: what gets into the log between the two looks is then found in both, not in neither.
+        let pending: Vec<_> = self.read(|view| {
+            let pending = view.pending_acknowledgements(id).map(|(sequence, number, acknowledgement)| {
+                AckAt { place: (sequence, number), acknowledgement: acknowledgement.clone() }
+            });
+            pending.filter(|ack| ack.place > after).collect()
+        });
+        let mut found = self.stored(move |store| store.acks_after(id, after, limit)).await?;
+        let rest = limit - found.len();
+        if rest == 0 || pending.is_empty() {
+            return Ok(found);
+        }
+        // Up to here the log was read: who is in it is on this page or on one before.
+        let up_to = found.last().map_or(after, |last| last.place).0;
+        let users: Vec<_> = pending.iter().map(|ack| ack.acknowledgement.user.fingerprint()).collect();
+        let needs = Needs::acknowledged(id, users.iter().copied());
+        let left = self.with(needs, move |view| {
+            let is_left = |user| view.acknowledged_in_log(id, user).is_none_or(|sequence| sequence > up_to);
+            let left = pending.into_iter().zip(users).filter(|(_, user)| is_left(*user));
+            left.map(|(ack, _)| ack).take(rest).collect::<Vec<_>>()
+        });
+        found.extend(left.await?);
+        Ok(found)
+    }
+
+    /// Records as they are with what is pending.
+    fn overlay(&self, records: &mut [BroadcastState]) {
+        self.read(|view| {
+            for record in records {
+                if let Some(pending) = view.pending(record.broadcast.id) {
+                    record.clone_from(pending);
+                }
+            }
+        });
+    }
+}
