@@ -56,7 +56,7 @@ impl AckSet {
     }
 
     /// Adds the users of another set, unless this one has them already.
-    pub fn merge(&mut self, other: Self) {
+    pub fn merge(&mut self, other: &Self) {
         let frozen = other.frozen.iter().flat_map(|frozen| frozen.iter());
         for (user, sequence) in other.recent.iter().chain(frozen) {
             self.add(*user, *sequence);
@@ -142,7 +142,7 @@ mod tests {
         let mut looked_up = AckSet::default();
         looked_up.add(user(1), 10);
         looked_up.add(user(2), 99);
-        set.merge(looked_up);
+        set.merge(&looked_up);
         assert_eq!((set.get(user(1)), set.get(user(2))), (Some(10), Some(12)), "what is in memory is newer");
     }
 }

@@ -271,7 +271,7 @@ impl State {
             match self.broadcasts.entry(id) {
                 hash_map::Entry::Vacant(entry) => drop(entry.insert(record)),
                 hash_map::Entry::Occupied(mut known) if !known.get().acknowledgements.is_complete() => {
-                    known.get_mut().acknowledgements.merge(record.acknowledgements);
+                    known.get_mut().acknowledgements.merge(&record.acknowledgements);
                 }
                 hash_map::Entry::Occupied(_) => {}
             }

@@ -264,7 +264,7 @@ impl Shared {
         match loaded {
             Some(Ok(loaded)) => log.add_loaded(loaded),
             Some(Err(error)) => {
-                warn!("what was accepted is shown without the store, which cannot be read: {error:#}")
+                warn!("what was accepted is shown without the store, which cannot be read: {error:#}");
             }
             None => {}
         }

@@ -195,8 +195,8 @@ async fn tree_cost(client: async_nats::Client) {
         let begun = Instant::now();
         for batch in entries.chunks(MAX_BATCH) {
             let steps = batch.iter().map(Step::of).collect();
-            let folded = ledger.fold_and_write(&store, &mut state, &mut tree, steps, |_, _| {});
-            folded.expect("it is folded and written");
+            let applied = ledger.fold_and_write(&store, &mut state, &mut tree, steps, |_, _| {});
+            applied.expect("it is folded and written");
         }
         let whole = begun.elapsed();
         let each = |took: Duration| took.as_secs_f64() * 1e6 / f64::from(events);

@@ -109,7 +109,7 @@ mod tests {
                 assert_eq!(store.sealed_ack(id, user(n)).unwrap(), None, "{n} of {size}");
             }
             // What was cut off is begun again, maybe with more users and other buckets.
-            let set: ByUser<u64> = (0..2 * size + 1).map(|n| (user(n), 7 + n)).collect();
+            let set: ByUser<u64> = (0..=2 * size).map(|n| (user(n), 7 + n)).collect();
             store.seal(id, &set).unwrap();
             for n in (0..=2 * size).step_by(101) {
                 assert_eq!(store.sealed_ack(id, user(n)).unwrap(), Some(7 + n), "{n} of {size} and more");
