@@ -9,6 +9,7 @@
 //!
 //! A line each (`schemas/export.json`). The end is written last, so that a file without one is no whole export.
 
+mod checkpoints;
 mod file;
 mod line;
 mod lines;
@@ -104,11 +105,11 @@ pub async fn export(
     let head = source.head().await?;
     let mut writer = Writer::begin(out, head, exported_at)?;
     if let Some(signed) = signed {
-        let mut number = 0;
-        while let Some(noted) = signed.after(number).await?.filter(|noted| noted.number <= last_signed) {
-            writer.checkpoint(&noted)?;
-            number = noted.number;
-        }
+        let write = |batch: Vec<Noted>| {
+            let asked = batch.iter().take_while(|noted| noted.number <= last_signed);
+            asked.into_iter().try_for_each(|noted| writer.checkpoint(noted))
+        };
+        signed.each(write).await?;
     }
     let place = |entry: Entry| {
         at(entry.sequence(), head.last_sequence);

@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::READ_AHEAD;
+use super::connection::AuditLog;
 use super::replay::{Filter, Form, told};
+use crate::log::LogInfo;
 use crate::log::reader::{Cursor, Delivery, Entry, Reader};
-use crate::log::{EventLog, LogInfo};
 
 /// Lines are handed on together up to this many bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Events that are turned into lines together.
+const EVENTS_AT_ONCE: usize = 32;
 
 /// A reader who takes nothing for so long is gone.
 const READER_PATIENCE: Duration = Duration::from_secs(30);
@@ -40,8 +43,7 @@ pub struct Part {
 /// Sends the events of a part as NDJSON, each once and in order. `info` is what the log said of itself a moment ago. An error
 /// when the log is replaced by another one meanwhile, or cannot be read, or the reader does not read.
 pub async fn feed(
-    log: Arc<dyn EventLog>,
-    reconnected: watch::Receiver<u64>,
+    AuditLog { log, reconnected, turns }: AuditLog,
     info: LogInfo,
     part: Part,
     lines: &mpsc::Sender<String>,
@@ -50,13 +52,14 @@ pub async fn feed(
         return Ok(());
     }
     let sequence = (part.from - 1).min(info.last_sequence);
-    let (sender, mut deliveries) = mpsc::channel(READ_AHEAD);
+    let (sender, mut deliveries) = mpsc::channel(1);
     let (reader, _) =
         Reader::new(log, Cursor { epoch: Some(info.epoch), sequence, last: None }, sender, reconnected);
     let mut reading = JoinSet::new();
     reading.spawn(reader.run());
     let end = if part.follow { u64::MAX } else { info.last_sequence };
-    let mut feeding = Feeding { lines, part, end, left: part.limit.unwrap_or(u64::MAX), text: String::new() };
+    let mut feeding =
+        Feeding { lines, turns, part, end, left: part.limit.unwrap_or(u64::MAX), text: String::new() };
     let fed = feeding.run(&mut deliveries).await;
     // A reader that outlives its connection would complain of it.
     reading.shutdown().await;
@@ -66,6 +69,7 @@ pub async fn feed(
 /// One reader's part, under way.
 struct Feeding<'a> {
     lines: &'a mpsc::Sender<String>,
+    turns: Arc<Semaphore>,
     part: Part,
     /// The last sequence of it.
     end: u64,
@@ -106,24 +110,32 @@ impl Feeding<'_> {
 
     /// Whether that was all.
     async fn tell(&mut self, entries: Vec<Entry>) -> anyhow::Result<bool> {
-        for entry in entries {
-            let sequence = entry.sequence();
-            if sequence >= self.part.from
-                && let Some(line) = told(&entry, &Filter::default(), Form::Ndjson, &mut |_| {})
-            {
+        let from = self.part.from;
+        let mut entries = entries.into_iter().filter(|entry| entry.sequence() >= from).peekable();
+        let mut over = false;
+        while !over && entries.peek().is_some() {
+            // A large event takes a while, in which the threads that serve must not stand still.
+            let part: Vec<_> = entries.by_ref().take(EVENTS_AT_ONCE).collect();
+            let last = part.last().map_or(0, Entry::sequence);
+            let turn = self.turns.clone().acquire_owned().await?;
+            let made = tokio::task::spawn_blocking(move || {
+                let line = |entry| told(entry, &Filter::default(), Form::Ndjson, &mut |_| {});
+                part.iter().filter_map(line).collect::<Vec<_>>()
+            });
+            let made = made.await?;
+            // A reader who is slow must not keep the others from their turn.
+            drop(turn);
+            for line in made.into_iter().take(usize::try_from(self.left).unwrap_or(usize::MAX)) {
                 self.text.push_str(&line);
                 self.left -= 1;
+                if self.text.len() >= CHUNK_BYTES {
+                    self.hand_on().await?;
+                }
             }
-            let over = sequence >= self.end || self.left == 0;
-            if over || self.text.len() >= CHUNK_BYTES {
-                self.hand_on().await?;
-            }
-            if over {
-                return Ok(true);
-            }
+            over = last >= self.end || self.left == 0;
         }
         self.hand_on().await?;
-        Ok(false)
+        Ok(over)
     }
 
     async fn hand_on(&mut self) -> anyhow::Result<()> {
@@ -140,7 +152,9 @@ impl Feeding<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::EventLog as _;
     use crate::log::memory::MemoryLog;
+    use tokio::sync::watch;
 
     /// An event that this build reads, of so many bytes or a few more.
     fn append(log: &MemoryLog, n: u64, bytes: usize) {
@@ -168,11 +182,12 @@ mod tests {
 
     async fn fed(log: &MemoryLog, part: Part) -> Fed {
         let (sender, lines) = mpsc::channel(4);
-        let (log, info) = (Arc::new(log.clone()), log.info().await.unwrap());
+        let info = log.info().await.unwrap();
         let (never, reconnected) = watch::channel(0);
+        let log = AuditLog { log: Arc::new(log.clone()), reconnected, turns: Arc::new(Semaphore::new(1)) };
         let task = tokio::spawn(async move {
             let _never = never;
-            feed(log, reconnected, info, part, &sender).await
+            feed(log, info, part, &sender).await
         });
         Fed { lines, task }
     }

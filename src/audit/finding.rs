@@ -56,6 +56,11 @@ impl Finding {
         Self { kind, sequence: Some(sequence), what: what.into() }
     }
 
+    /// The log has lost the messages from one sequence to another.
+    pub fn hole(first: u64, last: u64) -> Self {
+        Self::at(first, Kind::Hole, lost(first, last))
+    }
+
     /// Something about the whole.
     pub fn of_all(kind: Kind, what: impl Into<String>) -> Self {
         Self { kind, sequence: None, what: what.into() }
@@ -65,6 +70,14 @@ impl Finding {
     pub fn to_json(&self) -> Value {
         let kind: &str = self.kind.into();
         json!({"finding": kind, "sequence": self.sequence, "message": self.what})
+    }
+}
+
+/// What is said of messages that the log has lost.
+pub(super) fn lost(first: u64, last: u64) -> String {
+    match last - first {
+        0 => "the log has lost its message".to_owned(),
+        _ => format!("the log has lost the messages from {first} to {last}"),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::READ_AHEAD;
-use super::replay::{Filter, Form, told};
+use super::replay::{Filter, Form, Lost, told};
 use super::source::Source;
 use crate::log::EventLog;
 use crate::log::reader::{Cursor, Delivery, Reader, Seen};
@@ -52,7 +52,13 @@ pub async fn follow(
                 }
                 Some(Delivery::Batch(entries)) => {
                     let wanted = entries.iter().filter(|entry| entry.sequence() >= from);
-                    text = wanted.filter_map(|entry| told(entry, filter, form, note)).collect();
+                    let mut lost = Lost::default();
+                    let line = |entry| {
+                        lost.look(entry, note);
+                        told(entry, filter, form, note)
+                    };
+                    text = wanted.filter_map(line).collect();
+                    lost.end(note);
                 }
             },
             said = outage.next() => note(said),

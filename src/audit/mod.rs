@@ -3,6 +3,7 @@
 //! Replicas and the KV mirror are only held to it: what they say is never taken for what happened. Nothing is written but the
 //! auditor's own files.
 
+pub mod connection;
 pub mod export;
 pub mod feed;
 pub mod finding;

@@ -6,6 +6,7 @@ use fluent_uri::UriRef;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
+use super::finding::lost;
 use super::source::Source;
 use super::terminal::{Column, Table, json_line};
 use crate::domain::{BroadcastId, Channel, Event, Kind, Recorded, UserId};
@@ -128,7 +129,9 @@ pub async fn replay(
     let (from, to) = (filter.start(source).await?, filter.end(source, head).await?);
     let mut printed = false;
     out.write_all(form.heading().as_bytes())?;
+    let mut lost = Lost::default();
     let print = |entry: Entry| {
+        lost.look(&entry, note);
         if let Some(line) = told(&entry, filter, form, note) {
             out.write_all(line.as_bytes())?;
             printed = true;
@@ -137,17 +140,41 @@ pub async fn replay(
         Ok(())
     };
     source.each_entry(from, to, print).await?;
+    lost.end(note);
     if !printed {
         note(match head {
             0 => "the log is empty".to_owned(),
             _ if from > head => format!("nothing is there to print: the log ends at sequence {head}"),
             _ if from > to => {
-                format!("nothing is there to print: it would begin at sequence {from} and end at {to}")
+                "no event was recorded between the start and the end that were asked for".to_owned()
             }
             _ => format!("no event from sequence {from} to {to} is what was asked for"),
         });
     }
     Ok(())
+}
+
+/// Says what the log has lost: messages that follow each other once.
+#[derive(Default)]
+pub(super) struct Lost(Option<(u64, u64)>);
+
+impl Lost {
+    /// Looks at the next place.
+    pub(super) fn look(&mut self, entry: &Entry, note: &mut impl FnMut(String)) {
+        match entry {
+            Entry::Hole(sequence) => {
+                self.0 = Some((self.0.map_or(*sequence, |(first, _)| first), *sequence));
+            }
+            Entry::Message(_) => self.end(note),
+        }
+    }
+
+    /// Nothing comes after it for now.
+    pub(super) fn end(&mut self, note: &mut impl FnMut(String)) {
+        if let Some((first, last)) = self.0.take() {
+            note(format!("sequence {first}: {}", lost(first, last)));
+        }
+    }
 }
 
 /// The line for one place of the log, when it is asked for. What is passed over is said in a note.
@@ -159,11 +186,7 @@ pub(super) fn told(
 ) -> Option<String> {
     let raw = match entry {
         Entry::Message(raw) if filter.wants_time(raw) => raw,
-        Entry::Message(_) => return None,
-        Entry::Hole(sequence) => {
-            note(format!("sequence {sequence}: the log has lost its message"));
-            return None;
-        }
+        Entry::Message(_) | Entry::Hole(_) => return None,
     };
     match decode(raw) {
         Decoded::Event(recorded) => filter.wants(raw, &recorded.event).then(|| form.line(raw, &recorded)),

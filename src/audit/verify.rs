@@ -3,6 +3,7 @@
 //! One pass recomputes the tree and the state from the log alone and holds them to what was signed, to what the auditor kept,
 //! and to what live replicas and the KV mirror say. Nothing is written but the auditor's own files.
 
+pub mod checkpoints;
 mod exact;
 pub mod live;
 pub mod mirror;
@@ -13,14 +14,15 @@ mod walk;
 
 use std::time::Duration;
 
+use anyhow::bail;
+
 use super::finding::Finding;
 use super::source::Source;
 use crate::domain::{Digest, State};
 use crate::log::Epoch;
 use crate::log::merkle::Hash;
-use crate::notary::note::PublicKey;
-use crate::notary::stream::Noted;
 use crate::projection::store::Store;
+use checkpoints::SignedRoots;
 pub use signed::Known;
 use signed::Roots;
 use walk::Walk;
@@ -40,12 +42,10 @@ pub struct Replica {
 }
 
 /// What a log is held to, besides itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Evidence {
     /// Everything in the stream of checkpoints.
-    pub checkpoints: Vec<Noted>,
-    /// Who may have signed them. Empty: signatures are not looked at.
-    pub keys: Vec<PublicKey>,
+    pub signed: SignedRoots,
     /// What the auditor kept of an earlier time.
     pub known: Option<Known>,
     /// What live replicas say.
@@ -64,6 +64,8 @@ pub struct Verified {
     pub digest: Digest,
     /// How many roots that were signed or kept it was held to.
     pub compared: u64,
+    /// How many of these were signed.
+    pub compared_signed: u64,
     /// Up to where it is as it should be, by these; what comes after is not signed yet.
     pub right_up_to: u64,
     /// The newest checkpoint of this log.
@@ -98,8 +100,11 @@ pub async fn verify(
     report: &mut impl FnMut(Finding),
 ) -> anyhow::Result<Verified> {
     let head = source.head().await?;
-    let Evidence { checkpoints, keys, known, replicas } = evidence;
-    let mut roots = Roots::of(head, checkpoints, keys, known.as_ref(), report);
+    let Evidence { signed, known, replicas } = evidence;
+    if signed.epoch().is_some_and(|epoch| epoch != head.epoch) {
+        bail!("the log was replaced by another one while its checkpoints were read; start again");
+    }
+    let mut roots = Roots::of(head, signed, known.as_ref(), report);
     roots.compare(0, Hash::empty(), report);
     let mut walk = Walk::new(head, roots, replicas)?;
     let visit = |entry| {
@@ -108,8 +113,7 @@ pub async fn verify(
         Ok(())
     };
     source.each_entry(1, head.last_sequence, visit).await?;
-    walk.fold(report)?;
-    walk.roots.end(head.last_sequence, report);
+    walk.end(head.last_sequence, report)?;
     live::compare_ends(head, replicas, report);
     Ok(Verified {
         epoch: head.epoch,
@@ -117,6 +121,7 @@ pub async fn verify(
         root: walk.root(),
         digest: walk.state.digest,
         compared: walk.roots.compared(),
+        compared_signed: walk.roots.compared_signed(),
         right_up_to: walk.roots.right_up_to(),
         newest: walk.roots.newest().map(ToOwned::to_owned),
         doubles: walk.doubles,

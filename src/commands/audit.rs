@@ -21,6 +21,7 @@ use crate::audit::replay::{Filter, Form, replay};
 use crate::audit::source::Source;
 use crate::audit::state::fold_up_to;
 use crate::audit::terminal::{json_pages, printable};
+use crate::audit::verify::checkpoints::SignedRoots;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Audit, LogFrom, Replay, ReplayFormat, State, StateFormat};
 use crate::log::EventLog;
@@ -72,25 +73,30 @@ impl Opened {
         Ok(Self { source: Source::File(file.clone()), file: Some(file), connection: None })
     }
 
-    /// Everything that was signed of it. Ask before you ask the log where it ends: it is not signed beyond that, then.
-    async fn checkpoints(&self) -> anyhow::Result<Vec<Noted>> {
-        if let Some(file) = &self.file {
-            return Ok(file.checkpoints().to_vec());
+    /// What was signed of it. Ask before you ask the log where it ends: it is not signed beyond that, then.
+    async fn signed(&self, keys: Vec<PublicKey>) -> anyhow::Result<SignedRoots> {
+        let mut signed = SignedRoots::of(self.source.head().await?.epoch, keys);
+        let take = |batch: Vec<Noted>| {
+            signed.take(&batch);
+            Ok(())
+        };
+        match (&self.file, &self.connection) {
+            (Some(file), _) => file.each_checkpoint(take)?,
+            (None, Some(connection)) => {
+                if let Some(checkpoints) = Checkpoints::find(provision::context(&connection.client)).await? {
+                    checkpoints.each(take).await?;
+                }
+            }
+            (None, None) => {}
         }
-        let Some(connection) = &self.connection else { return Ok(Vec::new()) };
-        match Checkpoints::find(provision::context(&connection.client)).await? {
-            Some(checkpoints) => checkpoints.all().await,
-            None => Ok(Vec::new()),
-        }
+        Ok(signed)
     }
 
     /// The newest checkpoint of it that one of these keys has signed; without any keys, that anybody has.
     async fn newest_signed(&self, trusted: &[PublicKey]) -> anyhow::Result<Option<Signed>> {
         let epoch = self.source.head().await?.epoch;
         if let Some(file) = &self.file {
-            let read = |noted: &Noted| Signed::read(&noted.text, trusted).ok();
-            let mut signed = file.checkpoints().iter().rev().filter_map(read);
-            return Ok(signed.find(|signed| signed.checkpoint.epoch == epoch));
+            return file.newest_checkpoint(|noted| noted.read(epoch, trusted));
         }
         let Some(connection) = &self.connection else { return Ok(None) };
         match Checkpoints::find(provision::context(&connection.client)).await? {

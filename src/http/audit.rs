@@ -2,6 +2,7 @@
 
 use std::io;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,7 +10,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use futures_util::stream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::info;
 
@@ -18,10 +19,10 @@ use super::error::ApiError;
 use super::identity::{Identity, Role};
 use super::request::{Fresh, Query};
 use super::state::{App, READ_PATIENCE};
+use crate::audit::connection::AuditLog;
 use crate::audit::feed::{Part, feed};
 use crate::audit::proof::of_replica::prove;
 use crate::domain::{BroadcastId, UserId};
-use crate::log::LogInfo;
 use crate::log::provision::context;
 use crate::notary::checkpoint::Signed;
 use crate::notary::stream::Checkpoints;
@@ -40,14 +41,16 @@ pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<R
     if part.follow && app.shutdown.begun() {
         return Err(ApiError::stopping());
     }
-    let served = served(&app)?;
-    let info = app.auditing.log.info().await.map_err(|_| ApiError::log_away())?;
     let lasts = who.lasts(app.clock.now());
+    let of_user = app.auditing.readers_per_user.enter(&who.user)?;
+    let place = place(&app.auditing.readers)?;
+    let log = log(&app).await?;
+    let info = log.log.info().await.map_err(|_| ApiError::log_away())?;
     let (lines, waiting) = mpsc::channel(CHUNKS_WAITING);
     let (finish, finished) = oneshot::channel();
     tokio::spawn(async move {
-        let _served = served;
-        match feed_until_stopped(app, info, part, lasts, lines).await {
+        let _held = (place, of_user);
+        match feed_until_stopped(feed(log, info, part, &lines), app, part, lasts).await {
             Ok(()) => drop(finish.send(())),
             Err(why) => info!("an auditor's reading of the log was cut off: {why:#}"),
         }
@@ -57,11 +60,10 @@ pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<R
 
 /// What goes on for ever ends when the replica stops, and whoever reads comes back to another one; or with the token.
 async fn feed_until_stopped(
+    feed: impl Future<Output = anyhow::Result<()>>,
     app: App,
-    info: LogInfo,
     part: Part,
     lasts: Option<Duration>,
-    lines: mpsc::Sender<String>,
 ) -> anyhow::Result<()> {
     let ended = async {
         match lasts {
@@ -69,10 +71,9 @@ async fn feed_until_stopped(
             None => std::future::pending().await,
         }
     };
-    let (log, reconnected, mut shutdown) =
-        (app.auditing.log.clone(), app.nats.generation.clone(), app.shutdown.clone());
+    let mut shutdown = app.shutdown.clone();
     tokio::select! {
-        fed = feed(log, reconnected, info, part, &lines) => fed,
+        ended_with = feed => ended_with,
         () = shutdown.wait(), if part.follow => Ok(()),
         () = ended, if part.follow => Ok(()),
     }
@@ -103,30 +104,45 @@ pub async fn checkpoint(State(app): State<App>, who: Identity, _: Fresh) -> Resu
 pub async fn proof(State(app): State<App>, who: Identity, uri: Uri, _: Fresh) -> Result<Response, ApiError> {
     who.require_everywhere(&[Role::Auditor])?;
     let wanted = wanted(&Query::of(&uri)?)?;
-    let _served = served(&app)?;
+    let _place = place(&app.auditing.proofs)?;
     let newest = newest(&app).await?;
-    let proof = prove(&*app.auditing.log, &app.projection, newest, wanted, READ_PATIENCE).await?;
+    let AuditLog { log, .. } = log(&app).await?;
+    let proof = prove(&*log, &app.projection, newest, wanted, READ_PATIENCE).await?;
     Ok(answer::text(proof.to_string()))
 }
 
-fn served(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
-    app.auditing.readers.clone().try_acquire_owned().map_err(|_| ApiError::busy_with_auditors())
+fn place(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+    of.clone().try_acquire_owned().map_err(|_| ApiError::busy_with_auditors())
 }
 
-/// The newest checkpoint of the log that the projection is of, by somebody who counts.
+/// The log, over the connection of auditors. While the replica itself has none, that one is not waited for.
+async fn log(app: &App) -> Result<AuditLog, ApiError> {
+    if !app.nats.is_up() {
+        return Err(ApiError::log_away());
+    }
+    app.auditing.connection.log().await.map_err(|_| ApiError::log_away())
+}
+
+/// The newest checkpoint of the log that the projection is of, by somebody who counts: the last one in the stream, or what
+/// the notary found behind whatever else stands there.
 async fn newest(app: &App) -> Result<Option<Signed>, ApiError> {
     let Some(epoch) = app.projection.position().epoch else { return Ok(None) };
     // What is asked while the connection is down waits for it.
     if !app.nats.is_up() {
         return Err(ApiError::log_away());
     }
+    let known = app.auditing.newest.borrow().clone().filter(|newest| newest.epoch == epoch);
+    let (trusted, known_of_notary) = (&app.auditing.trusted, known.is_some());
     let found = async {
         match Checkpoints::find(context(&app.nats.client)).await? {
-            Some(checkpoints) => checkpoints.newest_of(epoch, &app.auditing.trusted).await,
+            Some(checkpoints) if known_of_notary => checkpoints.last_of(epoch, trusted).await,
+            // The notary has not read the stream yet.
+            Some(checkpoints) => checkpoints.newest_of(epoch, trusted).await,
             None => Ok(None),
         }
     };
-    found.await.map_err(|_: anyhow::Error| ApiError::log_away())
+    let found = found.await.map_err(|_: anyhow::Error| ApiError::log_away())?;
+    Ok(found.or_else(|| known?.signed))
 }
 
 /// `from_sequence`, `limit` and `follow` of a query.

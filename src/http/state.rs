@@ -9,11 +9,12 @@ use tokio::sync::{Semaphore, watch};
 
 use super::identity::gate::Gate;
 use super::rates::Rates;
+use crate::audit::connection::AuditConnection;
 use crate::clock::Clock;
 use crate::domain::{Channel, UserId};
-use crate::log::EventLog;
 use crate::log::connection::Connection;
 use crate::metrics::Metrics;
+use crate::notary::Newest;
 use crate::notary::note::PublicKey;
 use crate::projection::Projection;
 use crate::push::admission::Admission;
@@ -41,12 +42,18 @@ pub struct Limits {
 /// What auditors are served with.
 #[derive(Clone)]
 pub struct Auditing {
-    /// The log itself.
-    pub log: Arc<dyn EventLog>,
+    /// The connection to NATS that they read through.
+    pub connection: Arc<AuditConnection>,
     /// Whose checkpoints count. Empty: everybody's.
     pub trusted: Arc<[PublicKey]>,
-    /// How many more auditors may be served at this moment.
+    /// The newest checkpoint that the notary has found.
+    pub newest: watch::Receiver<Option<Newest>>,
+    /// How many more may read events at this moment.
     pub readers: Arc<Semaphore>,
+    /// How many of them may be of one user.
+    pub readers_per_user: Admission<UserId>,
+    /// How many more proofs may be made at this moment.
+    pub proofs: Arc<Semaphore>,
 }
 
 /// A replica, as its handlers see it. Every request has one, so that a clone of it costs nothing.
@@ -131,8 +138,14 @@ impl App {
     }
 }
 
-/// Auditors that a replica serves at once: each reads the log by itself, some megabytes ahead.
-pub const MAX_AUDITORS: usize = 16;
+/// Auditors who read events from a replica at once. Each reads the log by itself, some megabytes ahead.
+pub const MAX_READERS: usize = 16;
+
+/// How many of them may be of one user, so that nobody uses all of them up.
+pub const MAX_READERS_PER_USER: usize = 4;
+
+/// Proofs that a replica makes at once. Each takes a few requests to NATS.
+pub const MAX_PROOFS: usize = 8;
 
 /// How long a read waits for the sequence that it asks for.
 pub const READ_PATIENCE: Duration = Duration::from_secs(2);

@@ -125,6 +125,11 @@ impl Connection {
         }
     }
 
+    /// Another connection to the same servers, with the same login and the same options, under another name.
+    pub async fn another(&self, name: &str) -> anyhow::Result<Self> {
+        begin(&self.address, name).await
+    }
+
     /// Whether it is up at this moment, as far as the client knows.
     pub fn is_up(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected

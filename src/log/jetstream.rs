@@ -34,6 +34,10 @@ const CONSUMER_INACTIVE: Duration = Duration::from_secs(30);
 const READ_BATCH: usize = 2_048;
 const READ_BATCH_BYTES: usize = 8 << 20;
 
+/// The same where many read over one connection: the server closes a connection for which 64 MiB wait. Twice the largest
+/// message of the log, since a message that does not fit into a batch is never sent.
+const SHARED_BATCH_BYTES: usize = 512 << 10;
+
 /// How often "not found" is asked, and how wide apart, while the stream may only be electing a leader.
 const MISSING_ASKED: u32 = 3;
 const MISSING_ASKED_EVERY: Duration = Duration::from_millis(300);
@@ -63,17 +67,24 @@ pub struct JetStreamLog {
     context: jetstream::Context,
     /// How to create the stream; `None`: not at all.
     provision: Option<Provision>,
+    /// Bytes that a reader asks for at once.
+    batch_bytes: usize,
 }
 
 impl JetStreamLog {
     /// A log over a connection. Nothing is asked of the server yet.
     pub fn new(client: Client, provision: Provision) -> Self {
-        Self { context: context(&client), client, provision: Some(provision) }
+        Self { context: context(&client), client, provision: Some(provision), batch_bytes: READ_BATCH_BYTES }
+    }
+
+    /// A log over a connection that many read over at once: each asks for little at a time.
+    pub fn shared(client: Client, provision: Provision) -> Self {
+        Self { batch_bytes: SHARED_BATCH_BYTES, ..Self::new(client, provision) }
     }
 
     /// A log for those who only look: a stream that is not there is not created, and no consumer is.
     pub fn to_look(client: Client) -> Self {
-        Self { context: context(&client), client, provision: None }
+        Self { context: context(&client), client, provision: None, batch_bytes: READ_BATCH_BYTES }
     }
 
     /// Whether it makes sense to ask. What is asked while the connection is down waits for it, and for ever on.
@@ -223,6 +234,14 @@ impl EventLog for JetStreamLog {
             .boxed()
     }
 
+    fn several_from(&self, sequence: u64) -> BoxFuture<'_, Result<Vec<RawMessage>, ReadError>> {
+        async move {
+            self.connected().map_err(ReadError::Away)?;
+            looking::batch(&self.client, LOG_STREAM, sequence).await.map_err(ReadError::Away)
+        }
+        .boxed()
+    }
+
     fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {
         async move {
             let stream = self.context.get_stream_no_info(LOG_STREAM).await.map_err(away)?;
@@ -257,7 +276,7 @@ impl EventLog for JetStreamLog {
             let pulled = consumer
                 .stream()
                 .max_messages_per_batch(READ_BATCH)
-                .max_bytes_per_batch(READ_BATCH_BYTES)
+                .max_bytes_per_batch(self.batch_bytes)
                 .heartbeat(READER_HEARTBEAT)
                 .expires(Duration::from_secs(30))
                 .messages()

@@ -18,8 +18,9 @@ use super::moment::parse_rfc3339;
 use super::names::LOG_STREAM;
 use super::{Messages, RawMessage, ReadError};
 
-/// Messages asked for at once: with 256 KiB each at the most, they fit into 64 MiB, and those that come next into as much.
+/// Messages asked for at once, and bytes. nats-server closes a connection for which 64 MiB wait.
 const BATCH: usize = 256;
+const BATCH_BYTES: usize = 4 << 20;
 
 /// How often a log that ends here is asked for more.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -95,7 +96,8 @@ impl Looking {
     }
 }
 
-/// The first messages of a stream from a sequence on, as many as the server puts into a batch; none at its end.
+/// The first messages of a stream from a sequence on, 256 or 4 MiB of them at most; none at its end. Any node that has the
+/// stream may answer, so that its end may be one of a moment ago.
 pub async fn batch(client: &Client, stream: &str, from: u64) -> anyhow::Result<Vec<RawMessage>> {
     answered(ask(client, stream, from).await?).await
 }
@@ -103,7 +105,7 @@ pub async fn batch(client: &Client, stream: &str, from: u64) -> anyhow::Result<V
 async fn ask(client: &Client, stream: &str, from: u64) -> anyhow::Result<Subscriber> {
     let inbox = client.new_inbox();
     let answers = client.subscribe(inbox.clone()).await?;
-    let request = json!({"seq": from.max(1), "batch": BATCH}).to_string();
+    let request = json!({"seq": from.max(1), "batch": BATCH, "max_bytes": BATCH_BYTES}).to_string();
     client
         .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request.into())
         .await

@@ -180,6 +180,12 @@ pub trait EventLog: Send + Sync + 'static {
     /// The first message at a sequence or after it; `None` when the log has none there any more.
     fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>>;
 
+    /// The first messages at a sequence or after it, in one answer: some of them, without a gap but for what the log has lost.
+    /// None when the log has none there. Any node of NATS may answer this, not the leader alone, so it may end too early.
+    fn several_from(&self, sequence: u64) -> BoxFuture<'_, Result<Vec<RawMessage>, ReadError>> {
+        Box::pin(async move { Ok(self.first_from(sequence).await?.into_iter().collect()) })
+    }
+
     /// The last sequence on a subject; 0 when there is none.
     fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>>;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
+use super::note::Note;
 use super::stream::Reach;
 use crate::log::Epoch;
 use crate::projection::Position;
@@ -11,6 +12,8 @@ use crate::projection::Position;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) checkpoint: Checkpoint,
+    /// As it stands in the stream.
+    pub(super) note: Note,
     pub(super) time_ns: i64,
     /// In which life of the projection its tree agreed. In another life the log may be an older one under the same epoch.
     pub(super) agreed_in: Option<u64>,
@@ -55,7 +58,9 @@ impl Desk {
         self.read = Some(now);
         match (found, &mut self.newest) {
             // It was placed once more, or in a stream that was made anew.
-            (Some(found), Some(seen)) if seen.checkpoint == found.checkpoint => seen.time_ns = found.time_ns,
+            (Some(found), Some(seen)) if seen.checkpoint == found.checkpoint => {
+                (seen.time_ns, seen.note) = (found.time_ns, found.note);
+            }
             (None, _) if goes_on => {}
             (found, newest) => *newest = found,
         }
@@ -114,7 +119,8 @@ mod tests {
     }
 
     fn seen(size: u64, agreed_in: Option<u64>) -> Seen {
-        Seen { checkpoint: checkpoint(size), time_ns: 0, agreed_in }
+        let checkpoint = checkpoint(size);
+        Seen { note: Note::sign(checkpoint.to_string(), &[]), checkpoint, time_ns: 0, agreed_in }
     }
 
     fn reach(created: i64, last: u64) -> Reach {

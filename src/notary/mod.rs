@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::Client;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
@@ -44,8 +45,8 @@ use crate::projection::Projection;
 use checkpoint::{Checkpoint, Signed};
 use desk::{Desk, Seen};
 use note::{Note, PublicKey, SecretKey};
-use ranges::hash_of;
-use stream::Checkpoints;
+use ranges::{Leaves, hash_of};
+use stream::{BACK, Checkpoints};
 
 /// How often it looks for new checkpoints, at least and at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -78,6 +79,31 @@ impl Options {
     }
 }
 
+/// What a look through the stream passed over: one line for all of it, however much somebody has written there.
+#[derive(Default)]
+struct PassedOver {
+    count: u64,
+    /// The newest of it, and why it does not count.
+    newest: Option<(u64, String)>,
+}
+
+impl PassedOver {
+    fn note(&mut self, number: u64, why: String) {
+        self.count += 1;
+        self.newest.get_or_insert((number, why));
+    }
+
+    fn warn(&self) {
+        if let Some((number, why)) = &self.newest {
+            warn!(
+                checkpoint.number = number,
+                checkpoints.passed_over = self.count,
+                "passed over a checkpoint: {why}"
+            );
+        }
+    }
+}
+
 /// The notary of one replica.
 pub struct Notary {
     /// The tree.
@@ -94,6 +120,17 @@ pub struct Notary {
     pub clock: Arc<dyn Clock>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Where it says which checkpoint is the newest.
+    pub newest: watch::Sender<Option<Newest>>,
+}
+
+/// The newest checkpoint of a log that counts, as the notary has found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// Which log.
+    pub epoch: Epoch,
+    /// The checkpoint; `None`: nobody whose key counts has signed one.
+    pub signed: Option<Signed>,
 }
 
 impl Notary {
@@ -156,25 +193,34 @@ impl Notary {
             None => None,
         };
         // No checkpoint of this log is older than its first event; an empty log says nothing of that.
-        let first = self.log.first_from(1).await.context("asking the log when it begins")?;
-        let mut found = None;
-        for number in (reach.first.max(known.unwrap_or(0) + 1)..=reach.last).rev() {
-            let Some(noted) = checkpoints.at(number).await? else { continue };
-            match Signed::read(&noted.text, trusted) {
-                Ok(Signed { checkpoint, .. }) if checkpoint.epoch == epoch && found.is_none() => {
-                    found = Some(Seen { checkpoint, time_ns: noted.time_ns, agreed_in: None });
+        let begins = self.log.first_from(1).await.context("asking the log when it begins")?;
+        let first = reach.first.max(known.unwrap_or(0) + 1);
+        let (mut found, mut passed_over, mut last) = (None, PassedOver::default(), reach.last);
+        'back: while last >= first && last > 0 {
+            let batch = checkpoints.up_to(last, first).await?;
+            last = last.saturating_sub(BACK);
+            for noted in batch.into_iter().rev() {
+                match Signed::read(&noted.text, trusted) {
+                    Ok(Signed { checkpoint, note }) if checkpoint.epoch == epoch && found.is_none() => {
+                        found = Some(Seen { checkpoint, note, time_ns: noted.time_ns, agreed_in: None });
+                    }
+                    Ok(_) => {}
+                    Err(why) => passed_over.note(noted.number, why),
                 }
-                Ok(_) => {}
-                Err(why) => warn!(checkpoint.number = number, "passed over a checkpoint: {why}"),
-            }
-            // In a stream that goes on all that is new is looked at, so that nothing foreign in it goes unsaid.
-            let before_the_log =
-                first.as_ref().is_some_and(|first| noted.time_ns < first.time_ns.saturating_sub(SKEW_NS));
-            if before_the_log || (found.is_some() && known.is_none()) {
-                break;
+                // In a stream that goes on all that is new is looked at, so that nothing foreign in it goes unsaid.
+                let before_the_log =
+                    begins.as_ref().is_some_and(|begins| noted.time_ns < begins.time_ns.saturating_sub(SKEW_NS));
+                if before_the_log || (found.is_some() && known.is_none()) {
+                    break 'back;
+                }
             }
         }
+        passed_over.warn();
         desk.have_read(reach, known.is_some(), found);
+        let signed = desk.newest.as_ref();
+        let signed =
+            signed.map(|seen| Signed { checkpoint: seen.checkpoint.clone(), note: seen.note.clone() });
+        self.newest.send_replace(Some(Newest { epoch, signed }));
         Ok(())
     }
 
@@ -209,7 +255,8 @@ impl Notary {
 
     /// The root at a size, by what the store keeps of the tree, and by the log for the rest.
     async fn kept_root(&self, size: u64) -> anyhow::Result<Hash> {
-        hash_of(&*self.log, &self.projection, 0..size).await.context("finding a root")
+        let mut leaves = Leaves::of_leader(&*self.log);
+        hash_of(&mut leaves, &self.projection, 0..size).await.context("finding a root")
     }
 
     /// The log may end before what was signed of it; or this replica only has not heard of its last events.

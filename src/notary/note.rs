@@ -27,7 +27,7 @@ const DASH: &str = "— ";
 pub const SECRET: &str = "PRIVATE+KEY+";
 
 /// Bytes of a note at most, and signatures below it. A note of ours has some 300 bytes.
-const MAX_BYTES: usize = 64 * 1024;
+pub const MAX_BYTES: usize = 64 * 1024;
 const MAX_SIGNATURES: usize = 64;
 
 /// The name of a key: it has no space and no `+`. A URL without its scheme is a good one: nobody else has it.

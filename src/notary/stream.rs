@@ -9,13 +9,12 @@ use async_nats::jetstream::{self, ErrorCode};
 
 use super::checkpoint::Signed;
 use super::note::{Note, PublicKey};
-use crate::log::Epoch;
 use crate::log::jetstream::{is_conflict, nanoseconds};
 use crate::log::names::{CHECKPOINT_STREAM, CHECKPOINT_SUBJECT};
+use crate::log::{Epoch, looking};
 
-/// Places of the stream that a look for the newest checkpoint passes over at most: what is of no use there was written by
-/// somebody who should not.
-const LOOKED_BACK: usize = 64;
+/// Messages that are read at once from the end of the stream back.
+pub(super) const BACK: u64 = 256;
 
 /// What stands at a place of the stream. It may be anything: who writes there is for NATS to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +25,13 @@ pub struct Noted {
     pub time_ns: i64,
     /// What it says: a signed note, if it is one.
     pub text: String,
+}
+
+impl Noted {
+    /// The checkpoint, if it is one of this log that one of these keys has signed; without any keys, that anybody has.
+    pub fn read(&self, epoch: Epoch, trusted: &[PublicKey]) -> Option<Signed> {
+        Signed::read(&self.text, trusted).ok().filter(|signed| signed.checkpoint.epoch == epoch)
+    }
 }
 
 /// Which stream of checkpoints it is, and which places it has.
@@ -85,31 +91,82 @@ impl Checkpoints {
         noted(self.stream.get_first_raw_message_by_subject(CHECKPOINT_SUBJECT, number + 1).await)
     }
 
-    /// The newest checkpoint of a log that one of these keys has signed; without any keys, that anybody has.
+    /// The newest checkpoint of a log that one of these keys has signed; without any keys, that anybody has. However much
+    /// stands behind it that is of no use, it is found.
     pub async fn newest_of(&self, epoch: Epoch, trusted: &[PublicKey]) -> anyhow::Result<Option<Signed>> {
-        let mut found = self.stream.get_last_raw_message_by_subject(CHECKPOINT_SUBJECT).await;
-        for _ in 0..LOOKED_BACK {
-            let noted = match found {
-                Ok(found) => found,
-                Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => break,
-                Err(error) => return Err(error).context("reading the checkpoints"),
-            };
-            match Signed::read(&String::from_utf8_lossy(&noted.payload), trusted) {
-                Ok(signed) if signed.checkpoint.epoch == epoch => return Ok(Some(signed)),
-                _ if noted.sequence <= 1 => break,
-                _ => found = self.stream.get_raw_message(noted.sequence - 1).await,
+        if let Some(signed) = self.last_of(epoch, trusted).await? {
+            return Ok(Some(signed));
+        }
+        let is_it = |noted: &Noted| noted.read(epoch, trusted);
+        let Reach { first, mut last, .. } = self.reach().await?;
+        while last >= first && last > 0 {
+            let batch = self.up_to(last, first).await?;
+            if let Some(signed) = batch.iter().rev().find_map(is_it) {
+                return Ok(Some(signed));
             }
+            last = last.saturating_sub(BACK);
         }
         Ok(None)
     }
 
-    /// Everything that stands there.
-    pub async fn all(&self) -> anyhow::Result<Vec<Noted>> {
-        let mut all = Vec::new();
-        while let Some(noted) = self.after(all.last().map_or(0, |last: &Noted| last.number)).await? {
-            all.push(noted);
+    /// The last message of the stream, if it is such a checkpoint, as it nearly always is.
+    pub async fn last_of(&self, epoch: Epoch, trusted: &[PublicKey]) -> anyhow::Result<Option<Signed>> {
+        let last = noted(self.stream.get_last_raw_message_by_subject(CHECKPOINT_SUBJECT).await)?;
+        Ok(last.and_then(|last| last.read(epoch, trusted)))
+    }
+
+    /// What stands at a place and at the 255 before it, in order, from `first` on.
+    pub(super) async fn up_to(&self, last: u64, first: u64) -> anyhow::Result<Vec<Noted>> {
+        let mut number = last.saturating_sub(BACK).max(first.saturating_sub(1));
+        if number + 1 == last {
+            return Ok(self.at(last).await?.into_iter().collect());
         }
-        Ok(all)
+        let mut found = Vec::new();
+        loop {
+            let more = self.several_after(number, last).await?;
+            let Some(newest) = more.last() else { return Ok(found) };
+            number = newest.number;
+            found.extend(more);
+        }
+    }
+
+    /// Visits everything that stands there, in order, up to where the stream ends now. One batch at a time is in memory.
+    pub async fn each(&self, mut visit: impl FnMut(Vec<Noted>) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let (mut number, last) = (0, self.reach().await?.last);
+        loop {
+            let batch = self.several_after(number, last).await?;
+            let Some(newest) = batch.last() else { return Ok(()) };
+            number = newest.number;
+            visit(batch)?;
+        }
+    }
+
+    /// Some of what stands after one place and up to another, in order and without a gap but for what the stream has lost.
+    /// None when there is no more.
+    async fn several_after(&self, number: u64, last: u64) -> anyhow::Result<Vec<Noted>> {
+        if number >= last {
+            return Ok(Vec::new());
+        }
+        let batch = looking::batch(&self.context.client(), CHECKPOINT_STREAM, number + 1).await?;
+        let mut found = Vec::with_capacity(batch.len());
+        let mut next = number + 1;
+        for message in batch.into_iter().filter(|message| message.sequence <= last) {
+            // The node that answered may have lost what the leader has.
+            for missing in next..message.sequence {
+                found.extend(self.at(missing).await?);
+            }
+            next = message.sequence + 1;
+            found.push(Noted {
+                number: message.sequence,
+                time_ns: message.time_ns,
+                text: String::from_utf8_lossy(&message.body).into_owned(),
+            });
+        }
+        if found.is_empty() {
+            // It may also be behind the leader.
+            found.extend(self.after(number).await?.filter(|noted| noted.number <= last));
+        }
+        Ok(found)
     }
 
     /// Appends a note behind the place `last`. `None` when the stream does not end there any more.

@@ -15,6 +15,7 @@ use tidings::log::reader::Entry;
 use tidings::log::{Epoch, RawMessage};
 use tidings::notary::stream::Noted;
 
+use crate::support::checkpoints::of_file;
 use crate::support::contract::schemas::Schemas;
 
 const EPOCH: Epoch = Epoch::from_bits(0x00c0_ffee_0000_0007);
@@ -151,7 +152,7 @@ fn a_file_as_it_was_written_has_no_faults() {
     check("no end of the last line", |l| l[11] = l[11].trim_end().to_owned(), &[], &[], 8);
     check("other ends of lines", |l| *l = l.iter().map(|l| l.replace('\n', "\r\n")).collect(), &[], &[], 8);
     let export = File::of(&written(&eight(), &[noted(1), noted(4)])).open().unwrap();
-    assert_eq!((export.head().epoch, export.checkpoints()), (EPOCH, &[noted(1), noted(4)][..]));
+    assert_eq!((export.head().epoch, of_file(&export)), (EPOCH, vec![noted(1), noted(4)]));
     assert_eq!(entries(&export), eight());
 }
 
@@ -225,7 +226,7 @@ fn the_example_is_read_for_ever() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/examples/export.ndjson");
     let export = Export::open(&path, |_| {}).unwrap();
     said_of("the example", &export, &[]);
-    assert_eq!((export.head().last_sequence, export.checkpoints().is_empty()), (9, false));
+    assert_eq!((export.head().last_sequence, of_file(&export).is_empty()), (9, false));
     let all = entries(&export);
     let events = all.iter().filter_map(|entry| match entry {
         Entry::Message(raw) => Some(decode(raw)),

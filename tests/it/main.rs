@@ -17,6 +17,7 @@ mod audit_follow;
 mod auditor;
 mod autobahn;
 mod audit_http;
+mod audit_load;
 mod benchmark;
 mod canary;
 mod checklist;

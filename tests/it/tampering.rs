@@ -24,7 +24,7 @@ use tidings::notary::checkpoint::Checkpoint;
 use tidings::notary::note::{Note, SecretKey};
 use tidings::notary::stream::Noted;
 
-use crate::support::checkpoints::KeyFile;
+use crate::support::checkpoints::{KeyFile, of_file};
 use crate::support::{Nats, Replica, Spec, eventually};
 
 /// What an exported file holds.
@@ -162,7 +162,7 @@ impl Corpus {
 
 async fn read(file: &std::path::Path) -> Held {
     let export = Arc::new(Export::open(file, |_| {}).unwrap());
-    let checkpoints = export.checkpoints().to_vec();
+    let checkpoints = of_file(&export);
     let source = Source::File(export);
     let head = source.head().await.unwrap();
     let mut messages = Vec::new();

@@ -16,7 +16,7 @@ use tidings::notary::checkpoint::Checkpoint;
 use tidings::notary::note::{Note, SecretKey};
 use tidings::notary::stream::Checkpoints;
 
-use crate::support::checkpoints::KeyFile;
+use crate::support::checkpoints::{KeyFile, in_stream};
 use crate::support::log::everything;
 use crate::support::{Nats, Replica, Spec, eventually};
 
@@ -107,7 +107,7 @@ impl Case {
         let checkpoints = Checkpoints::of(self.context().await).await.unwrap();
         eventually("the log is signed nearly to its end", || async {
             let head = self.head().await;
-            let last = checkpoints.all().await.unwrap().pop();
+            let last = in_stream(&checkpoints).await.pop();
             let size = last.and_then(|noted| noted.text.lines().nth(1)?.parse::<u64>().ok());
             size.is_some_and(|size| size + 5 > head)
         })
@@ -258,7 +258,7 @@ async fn false_checkpoints_are_found() {
 
     let forked = Case::new().await;
     let key = forked.key.key.clone();
-    let checkpoints = Checkpoints::of(forked.context().await).await.unwrap().all().await.unwrap();
+    let checkpoints = in_stream(&Checkpoints::of(forked.context().await).await.unwrap()).await;
     let size = checkpoints[0].text.lines().nth(1).unwrap().parse().unwrap();
     forked.sign(&[key], size, wrong).await;
     let said = forked.verify(&[]).await;

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
 
+use super::checkpoints::{CheckpointMark, MARK_EVERY};
 use super::line::{self, Line};
 use super::lines::{Begin, Found, Lines};
 use super::opening::{Opened, Opening};
@@ -16,9 +17,11 @@ use crate::log::merkle::Hash;
 use crate::log::reader::Entry;
 use crate::notary::stream::Noted;
 
-/// Places that a file may lack in all. A sequence or a header that would make it more is not believed: whoever reads the
-/// log is shown a hole for each of them.
-const MOST_MISSING: u64 = 10_000_000;
+/// Places that a file of any size may lack in all, and a place more for so many bytes of it: a line takes ten times as many,
+/// so this is most of a log. A sequence or a header that would make it more is not believed, since each missing place costs
+/// whoever reads the file time.
+const MOST_MISSING: u64 = 100_000;
+const BYTES_FOR_A_MISSING: u64 = 64;
 
 /// Something that is wrong with a file as a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub(super) struct Stand {
     pub(super) last: u64,
     /// How many before it are not there.
     pub(super) missing: u64,
+    /// How many may not be there.
+    most_missing: u64,
 }
 
 /// What a place is that stands next in a file.
@@ -58,10 +63,15 @@ pub(super) enum Judged {
 }
 
 impl Stand {
+    /// At the start of a file of so many bytes.
+    pub(super) const fn of(file_bytes: u64) -> Self {
+        Self { last: 0, missing: 0, most_missing: MOST_MISSING + file_bytes / BYTES_FOR_A_MISSING }
+    }
+
     pub(super) const fn judge(self, sequence: u64) -> Judged {
         match sequence.checked_sub(self.last + 1) {
             None => Judged::Again,
-            Some(missing) if missing > MOST_MISSING - self.missing => Judged::TooFar,
+            Some(missing) if missing > self.most_missing - self.missing => Judged::TooFar,
             Some(missing) => Judged::After(missing),
         }
     }
@@ -111,7 +121,7 @@ impl Export {
         if !found.is_file() {
             bail!("{shown} is no regular file: it is read more than once, so a pipe has to be saved first");
         }
-        let mut opening = Opening::default();
+        let mut opening = Opening::of(found.len());
         let mut lines = Lines::from(&file, Begin::default());
         while let Some(Found { begin, text }) = lines.next().with_context(|| format!("reading {shown}"))? {
             opening.take(begin, text).with_context(|| format!("reading {shown}"))?;
@@ -135,9 +145,51 @@ impl Export {
         self.known.root
     }
 
-    /// Everything that stood in the stream of checkpoints.
-    pub fn checkpoints(&self) -> &[Noted] {
-        &self.known.checkpoints
+    /// Visits everything that stood in the stream of checkpoints, in order. One batch at a time is in memory.
+    pub fn each_checkpoint(
+        &self,
+        mut visit: impl FnMut(Vec<Noted>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        for mark in &self.known.checkpoints.marks {
+            visit(self.checkpoints_from(*mark)?)?;
+        }
+        self.require_unchanged()
+    }
+
+    /// The newest checkpoint for which there is something to take.
+    pub fn newest_checkpoint<T>(
+        &self,
+        mut take: impl FnMut(&Noted) -> Option<T>,
+    ) -> anyhow::Result<Option<T>> {
+        for mark in self.known.checkpoints.marks.iter().rev() {
+            if let Some(taken) = self.checkpoints_from(*mark)?.iter().rev().find_map(&mut take) {
+                return Ok(Some(taken));
+            }
+        }
+        self.require_unchanged().map(|()| None)
+    }
+
+    /// The checkpoints from one mark to the next.
+    fn checkpoints_from(&self, mark: CheckpointMark) -> anyhow::Result<Vec<Noted>> {
+        let CheckpointMark { begin, mut stand } = mark;
+        let mut lines = Lines::from(&self.file, begin);
+        let mut found = Vec::new();
+        while (found.len() as u64) < MARK_EVERY
+            && let Some(line) = lines.next().with_context(|| format!("reading {}", self.path.display()))?
+        {
+            match line.text.map(line::read) {
+                Some(Ok(Line::Checkpoint(noted))) if stand.takes(&noted).is_ok() => {
+                    stand.take(&noted);
+                    found.push(noted);
+                }
+                Some(Ok(Line::End(_))) => break,
+                _ => {}
+            }
+            if stand == self.known.checkpoints.stand {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// What is wrong with the file, as it was noticed: the first thousand faults.
@@ -195,8 +247,9 @@ impl Export {
 
     /// From the last one of so many marks on.
     fn walk_from(&self, marks: usize) -> Walk<'_> {
-        let mark =
-            marks.checked_sub(1).and_then(|last| self.known.marks.get(last)).copied().unwrap_or_default();
+        let start = || Mark { stand: Stand::of(self.stamp.0), ..Mark::default() };
+        let mark = marks.checked_sub(1).and_then(|last| self.known.marks.get(last)).copied();
+        let mark = mark.unwrap_or_else(start);
         Walk { lines: Lines::from(&self.file, mark.begin), stand: mark.stand }
     }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use anyhow::bail;
 
+use super::checkpoints::Checkpoints;
 use super::file::{Fault, Judged, Mark, Stand};
 use super::line::{self, End, Header, LONGEST, Line, Unreadable, VERSION};
 use super::lines::Begin;
@@ -12,8 +13,6 @@ use crate::log::Epoch;
 use crate::log::leaf::Statement;
 use crate::log::merkle::{Frontier, Hash};
 use crate::log::reader::Entry;
-use crate::notary::checkpoint::Checkpoint;
-use crate::notary::note::Note;
 use crate::notary::stream::Noted;
 
 /// Faults that are kept; the rest is counted.
@@ -30,7 +29,7 @@ const MARK_EVERY: u64 = 1_024;
 pub(super) struct Opening {
     header: Option<Header>,
     end: Option<End>,
-    checkpoints: Vec<Noted>,
+    checkpoints: Checkpoints,
     /// A line is of the form, whatever the rest is.
     recognised: bool,
     stand: Stand,
@@ -47,13 +46,18 @@ pub(super) struct Opening {
 pub(super) struct Opened {
     pub(super) head: Head,
     pub(super) root: Hash,
-    pub(super) checkpoints: Vec<Noted>,
+    pub(super) checkpoints: Checkpoints,
     pub(super) marks: Vec<Mark>,
     pub(super) faults: Vec<Fault>,
     pub(super) more_faults: u64,
 }
 
 impl Opening {
+    /// Of a file of so many bytes.
+    pub(super) fn of(file_bytes: u64) -> Self {
+        Self { stand: Stand::of(file_bytes), ..Self::default() }
+    }
+
     /// Takes the next line; `None` stands for one that is too long. Fails when the file is of another version.
     pub(super) fn take(&mut self, begin: Begin, line: Option<&[u8]>) -> anyhow::Result<()> {
         if self.end.is_some() {
@@ -65,7 +69,7 @@ impl Opening {
         self.recognised |= line.is_ok();
         match line {
             Ok(Line::Header(header)) => return self.header(begin, header),
-            Ok(Line::Checkpoint(noted)) => self.checkpoint(begin, noted),
+            Ok(Line::Checkpoint(noted)) => self.checkpoint(begin, &noted),
             Ok(Line::Place(entry)) => self.place(begin, &entry),
             Ok(Line::End(end)) => self.end = Some(end),
             Err(Unreadable { sequence, what }) => {
@@ -89,15 +93,14 @@ impl Opening {
         Ok(())
     }
 
-    fn checkpoint(&mut self, begin: Begin, noted: Noted) {
+    fn checkpoint(&mut self, begin: Begin, noted: &Noted) {
         let number = noted.number;
         if self.stand.last > 0 {
             self.fault(begin.number(), None, format!("checkpoint {number} stands among the places"));
         }
-        if number <= self.checkpoints.last().map_or(0, |last| last.number) {
-            self.fault(begin.number(), None, format!("checkpoint {number} is there twice, or out of order"));
-        } else {
-            self.checkpoints.push(noted);
+        match self.checkpoints.stand.takes(noted) {
+            Ok(()) => self.checkpoints.take(begin, noted),
+            Err(why) => self.fault(begin.number(), None, format!("checkpoint {number} {why}")),
         }
     }
 
@@ -219,14 +222,8 @@ impl Opening {
 
     /// The header's, or that of the newest checkpoint.
     fn epoch(&self) -> Epoch {
-        let of_checkpoint = |noted: &Noted| {
-            let note: Note = noted.text.parse().ok()?;
-            let checkpoint: Checkpoint = note.text().parse().ok()?;
-            Some(checkpoint.epoch)
-        };
         let of_header = self.header.as_ref().and_then(|header| header.epoch);
-        let known = of_header.or_else(|| self.checkpoints.iter().rev().find_map(of_checkpoint));
         // No checkpoint and nothing kept is of this one.
-        known.unwrap_or(Epoch::from_bits(0))
+        of_header.or(self.checkpoints.epoch).unwrap_or(Epoch::from_bits(0))
     }
 }

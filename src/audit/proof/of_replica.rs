@@ -9,7 +9,7 @@ use crate::domain::{BroadcastId, Needs, UserId, in_log};
 use crate::log::EventLog;
 use crate::log::merkle::inclusion;
 use crate::notary::checkpoint::Signed;
-use crate::notary::ranges::hash_of;
+use crate::notary::ranges::{Leaves, hash_of};
 use crate::projection::{Projection, Unavailable};
 
 /// Why a replica gives no proof.
@@ -58,8 +58,9 @@ pub async fn prove(
         return Err(NoProof::Behind(size, projection.position().sequence));
     }
     let mut path = Vec::new();
+    let mut leaves = Leaves::of_any_node(log);
     for range in inclusion(sequence - 1, size) {
-        path.push(hash_of(log, projection, range).await.map_err(NoProof::Away)?);
+        path.push(hash_of(&mut leaves, projection, range).await.map_err(NoProof::Away)?);
     }
     Ok(Proof::of(shown, sequence, path, signed)?)
 }

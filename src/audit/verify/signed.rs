@@ -1,6 +1,5 @@
 //! What was signed of the log, and what this auditor has kept of it: roots that the log must have at certain sizes.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -8,13 +7,11 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::checkpoints::{SignedRoot, SignedRoots};
 use crate::audit::finding::{Finding, Kind};
 use crate::audit::source::Head;
 use crate::log::Epoch;
 use crate::log::merkle::Hash;
-use crate::notary::checkpoint::Checkpoint;
-use crate::notary::note::{Note, PublicKey, Unproven};
-use crate::notary::stream::Noted;
 
 /// What an auditor keeps between two verifications, in a file of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,175 +48,151 @@ impl Known {
     }
 }
 
-/// A root that the log must have, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Wanted {
-    root: Hash,
-    /// The number of the checkpoint that was signed; `None`: this auditor has kept it.
-    signed: Option<u64>,
+/// Roots that differ which are kept; the rest is counted.
+const MOST_DIFFERENT: usize = 1_000;
+
+/// The number of what this auditor has kept: checkpoints count from 1.
+const KEPT: u64 = 0;
+
+fn kind(wanted: SignedRoot) -> Kind {
+    if wanted.number == KEPT { Kind::Known } else { Kind::Checkpoint }
 }
 
-impl Wanted {
-    fn kind(&self) -> Kind {
-        if self.signed.is_some() { Kind::Checkpoint } else { Kind::Known }
-    }
-
-    fn who(&self) -> String {
-        self.signed
-            .map_or_else(|| "what this auditor kept".to_owned(), |number| format!("checkpoint {number}"))
+fn name(wanted: SignedRoot) -> String {
+    match wanted.number {
+        KEPT => "what this auditor kept".to_owned(),
+        number => format!("checkpoint {number}"),
     }
 }
 
 /// Roots that the log must have, by size.
 #[derive(Debug, Default)]
 pub(super) struct Roots {
-    wanted: BTreeMap<u64, Vec<Wanted>>,
-    /// The newest checkpoint of this log: its size, its root, and how it stands there.
-    newest: Option<(u64, Hash, String)>,
+    wanted: Vec<SignedRoot>,
+    /// How many of them were compared.
+    compared: usize,
+    /// How many of these were signed.
+    compared_signed: u64,
+    /// The newest checkpoint of this log.
+    newest: Option<String>,
     /// The last size at which the log was as it should be.
     right_up_to: u64,
-    /// What the log differs from since then, with its size and the log's root there. If something later is right again, it was
+    /// What the log differs from since then, with the log's root there. If something later is right again, it was
     /// these that were false; if not, it is the log.
-    differs: Vec<(u64, Hash, Wanted)>,
-    compared: u64,
+    differs: Vec<(Hash, SignedRoot)>,
+    differs_more: u64,
 }
 
 impl Roots {
-    /// Reads what was signed and what was kept, and tells of what cannot be right whatever the log says.
+    /// Puts what was signed and what was kept in order, and reports what cannot be right whatever the log is.
     pub(super) fn of(
         head: Head,
-        checkpoints: &[Noted],
-        keys: &[PublicKey],
+        signed: &SignedRoots,
         known: Option<&Known>,
         report: &mut impl FnMut(Finding),
     ) -> Self {
-        let mut roots = Self::default();
-        let mut of_others = BTreeMap::<Epoch, (u64, u64)>::new();
-        for noted in checkpoints {
-            if let Err(why) = roots.take(head, noted, keys, &mut of_others) {
-                report(Finding::of_all(Kind::Checkpoint, format!("checkpoint {}: {why}", noted.number)));
+        signed.report(report);
+        let mut wanted = signed.roots.clone();
+        match known {
+            Some(known) if known.epoch == head.epoch => {
+                wanted.push(SignedRoot { size: known.size, root: known.root, number: KEPT });
             }
-        }
-        for (epoch, (first, last)) in of_others {
-            let which = if first == last {
-                format!("checkpoint {first} is")
-            } else {
-                format!("checkpoints {first} to {last} are")
-            };
-            let what = format!("{which} of another log, with the epoch {epoch}; this one has {}", head.epoch);
-            report(Finding::of_all(Kind::Checkpoint, what));
-        }
-        if let Some(known) = known {
-            if known.epoch == head.epoch {
-                roots.want(known.size, Wanted { root: known.root, signed: None });
-            } else {
+            Some(known) => {
                 let what = format!(
                     "the log has the epoch {}; the one verified before had {}",
                     head.epoch, known.epoch
                 );
                 report(Finding::of_all(Kind::Known, what));
             }
+            None => {}
         }
-        roots
-    }
-
-    fn take(
-        &mut self,
-        head: Head,
-        noted: &Noted,
-        keys: &[PublicKey],
-        of_others: &mut BTreeMap<Epoch, (u64, u64)>,
-    ) -> Result<(), String> {
-        let note: Note = noted.text.parse()?;
-        let checkpoint: Checkpoint = note.text().parse()?;
-        if !keys.is_empty() {
-            match note.verified_by(keys) {
-                Ok(_) => {}
-                Err(unproven @ Unproven::Forged(_)) => return Err(unproven.to_string()),
-                Err(Unproven::NobodyKnown) => return Err("it is signed by none of the keys given".to_owned()),
-            }
-        }
-        if checkpoint.epoch != head.epoch {
-            // A log that was begun anew is said once, not once for each time that the old one was signed.
-            of_others.entry(checkpoint.epoch).or_insert((noted.number, noted.number)).1 = noted.number;
-            return Ok(());
-        }
-        let Checkpoint { size, root, .. } = checkpoint;
-        self.want(size, Wanted { root, signed: Some(noted.number) });
-        match self.newest {
-            Some((before, _, _)) if size < before => {
-                return Err(format!("it is of size {size}, and one of size {before} came before it"));
-            }
-            Some((before, other, _)) if size == before && root != other => {
-                return Err(format!(
-                    "it forks the log: it signs {root} for size {size}, and the one before it {other}"
-                ));
-            }
-            _ => self.newest = Some((size, root, noted.text.clone())),
-        }
-        Ok(())
-    }
-
-    fn want(&mut self, size: u64, wanted: Wanted) {
-        self.wanted.entry(size).or_default().push(wanted);
+        wanted.sort_by_key(|wanted| wanted.size);
+        let newest = signed.newest.as_ref().map(|(_, _, text)| text.clone());
+        Self { wanted, newest, ..Self::default() }
     }
 
     /// The next size at which there is something to compare.
     pub(super) fn next(&self) -> Option<u64> {
-        self.wanted.keys().next().copied()
+        self.wanted.get(self.compared).map(|wanted| wanted.size)
     }
 
-    /// Holds the log to what is wanted at a size.
+    /// Compares the log's root at a size with what is wanted there.
     pub(super) fn compare(&mut self, size: u64, root: Hash, report: &mut impl FnMut(Finding)) {
-        let wanted = self.wanted.remove(&size).unwrap_or_default();
-        self.compared += wanted.len() as u64;
-        let (right, wrong): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|wanted| wanted.root == root);
-        self.differs.extend(wrong.into_iter().map(|wanted| (size, root, wanted)));
-        if right.is_empty() {
+        let mut right = false;
+        while let Some(wanted) = self.wanted.get(self.compared).copied().filter(|wanted| wanted.size == size)
+        {
+            self.compared += 1;
+            self.compared_signed += u64::from(wanted.number != KEPT);
+            if wanted.root == root {
+                right = true;
+            } else if self.differs.len() < MOST_DIFFERENT {
+                self.differs.push((root, wanted));
+            } else {
+                self.differs_more += 1;
+            }
+        }
+        if !right {
             return;
         }
         self.right_up_to = size;
-        for (size, root, wanted) in self.differs.drain(..) {
+        for (root, wanted) in self.differs.drain(..) {
             let what = format!(
-                "{} is false: it says {} for size {size}, and the log has {root}, which is right as something else shows",
-                wanted.who(),
-                wanted.root
+                "{} is false: it says {} for size {}, and the log has {root}, which is right as something else shows",
+                name(wanted),
+                wanted.root,
+                wanted.size
             );
-            report(Finding { kind: wanted.kind(), sequence: Some(size), what });
+            report(Finding::at(wanted.size, kind(wanted), what));
+        }
+        match std::mem::take(&mut self.differs_more) {
+            0 => {}
+            more => report(Finding::of_all(Kind::Checkpoint, format!("{more} more checkpoints are false"))),
         }
     }
 
     /// The log has ended: whatever it still differs from was changed, and whatever is still wanted was cut off.
     pub(super) fn end(&mut self, last_sequence: u64, report: &mut impl FnMut(Finding)) {
-        let later = self.differs.len().saturating_sub(1);
-        if let Some((size, root, wanted)) = self.differs.drain(..).next() {
+        let later = self.differs.len().saturating_sub(1) as u64 + self.differs_more;
+        if let Some((root, wanted)) = self.differs.drain(..).next() {
             let more = if later == 0 {
                 String::new()
             } else {
                 format!(" ({later} later ones differ too, as they must)")
             };
             let what = format!(
-                "something from {} to {size} was changed: {} says {} for size {size}, and the log has {root}{more}",
+                "something from {} to {} was changed: {} says {} for that size, and the log has {root}{more}",
                 self.right_up_to + 1,
-                wanted.who(),
+                wanted.size,
+                name(wanted),
                 wanted.root
             );
-            report(Finding { kind: wanted.kind(), sequence: Some(size), what });
+            report(Finding::at(wanted.size, kind(wanted), what));
         }
-        for (size, wanted) in std::mem::take(&mut self.wanted) {
-            for wanted in wanted {
-                let what = format!(
-                    "the tail is missing: {} is of {size} places, and the log ends at {last_sequence}",
-                    wanted.who()
-                );
-                report(Finding { kind: wanted.kind(), sequence: Some(last_sequence), what });
-            }
+        let cut_off = self.wanted.split_off(self.compared);
+        let (kept, signed): (Vec<_>, Vec<_>) = cut_off.into_iter().partition(|wanted| wanted.number == KEPT);
+        for wanted in [kept, signed] {
+            let Some(largest) = wanted.last().copied() else { continue };
+            let more = match wanted.len() - 1 {
+                0 => String::new(),
+                more => format!(" ({more} earlier ones are of more than the log has, too)"),
+            };
+            let what = format!(
+                "the tail is missing: {} is of {} places, and the log ends at {last_sequence}{more}",
+                name(largest),
+                largest.size
+            );
+            report(Finding::at(last_sequence, kind(largest), what));
         }
     }
 
-    /// How many roots the log was held to.
+    /// How many roots the log was compared with.
     pub(super) const fn compared(&self) -> u64 {
-        self.compared
+        self.compared as u64
+    }
+
+    /// How many of them were signed.
+    pub(super) const fn compared_signed(&self) -> u64 {
+        self.compared_signed
     }
 
     /// Up to where it is as it should be, by what was signed and kept.
@@ -229,6 +202,6 @@ impl Roots {
 
     /// The newest checkpoint of this log, as it stands there.
     pub(super) fn newest(&self) -> Option<&str> {
-        self.newest.as_ref().map(|(_, _, text)| text.as_str())
+        self.newest.as_deref()
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Walk {
     tree: Tree,
     steps: Vec<Step>,
     pub(super) store: Store,
+    /// The first and the last of the lost messages before the next place.
+    holes: Option<(u64, u64)>,
     /// Events without an effect that is not a fault: a user who had acknowledged.
     pub(super) doubles: u64,
     /// Goes last, when the store is closed.
@@ -53,6 +55,7 @@ impl Walk {
             tree: Tree::default(),
             steps: Vec::new(),
             store: Store::open_scratch(folder.path(), OPEN_PATIENCE)?,
+            holes: None,
             doubles: 0,
             _folder: folder,
         })
@@ -62,9 +65,12 @@ impl Walk {
     pub(super) fn visit(&mut self, entry: &Entry, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
         let step = Step::of(entry);
         match entry {
-            Entry::Message(raw) => self.places.look(raw, &step.what, report),
+            Entry::Message(raw) => {
+                self.report_holes(report);
+                self.places.look(raw, &step.what, report);
+            }
             Entry::Hole(sequence) => {
-                report(Finding::at(*sequence, Kind::Hole, "the log has lost its message"));
+                self.holes = Some((self.holes.map_or(*sequence, |(first, _)| first), *sequence));
             }
         }
         let sequence = step.sequence;
@@ -76,8 +82,23 @@ impl Walk {
         Ok(())
     }
 
+    /// Reports lost messages that follow each other, once.
+    fn report_holes(&mut self, report: &mut impl FnMut(Finding)) {
+        if let Some((first, last)) = self.holes.take() {
+            report(Finding::hole(first, last));
+        }
+    }
+
+    /// The log has ended.
+    pub(super) fn end(&mut self, last_sequence: u64, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
+        self.fold(report)?;
+        self.report_holes(report);
+        self.roots.end(last_sequence, report);
+        Ok(())
+    }
+
     /// Folds what has been looked at.
-    pub(super) fn fold(&mut self, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
+    fn fold(&mut self, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
         let steps = std::mem::take(&mut self.steps);
         let Self { ledger, store, state, tree, doubles, .. } = self;
         let tell = |state: &State, folded: Folded| match without_effect(state, &folded) {

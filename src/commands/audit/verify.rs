@@ -28,7 +28,7 @@ pub(super) async fn run(options: Verify) -> anyhow::Result<ExitCode> {
         Some(context) => live::replicas(context).await?,
         None => Vec::new(),
     };
-    let evidence = Evidence { checkpoints: opened.checkpoints().await?, keys, known, replicas };
+    let evidence = Evidence { signed: opened.signed(keys).await?, known, replicas };
 
     let mut output = Output::new(options.format);
     let progress = Progress::over(opened.source.head().await?.last_sequence);
@@ -89,7 +89,7 @@ impl Output {
 
     fn finish(&mut self, verified: &Verified, evidence: &Evidence) -> anyhow::Result<()> {
         std::mem::replace(&mut self.broken, Ok(()))?;
-        if evidence.keys.is_empty() {
+        if evidence.signed.checks_no_signature() {
             note("no --key was given: who signed the checkpoints was not looked at".to_owned());
         }
         let unsigned = verified.size - verified.right_up_to;

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use crate::audit::connection::AuditConnection;
 use crate::clock::{Clock, SystemClock};
 use crate::commands::data_dir::DataDir;
 use crate::config::{Auth, OnOutage, Serve};
@@ -162,6 +163,7 @@ impl<'a> Base<'a> {
             options: self.options.checkpoints.options(keys),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
+            newest: watch::Sender::default(),
         }
     }
 
@@ -195,6 +197,12 @@ impl<'a> Base<'a> {
             rates: Arc::new(self.options.rates.rates(self.options.identity.auth)),
             clock: self.clock.clone(),
         }
+    }
+
+    /// Auditors of one user; no bound of their own where anybody may claim to be anybody.
+    fn readers_per_user(&self) -> Option<usize> {
+        let auth = self.options.identity.auth;
+        (!auth.believes_everybody()).then_some(state::MAX_READERS_PER_USER)
     }
 
     fn app(
@@ -271,9 +279,12 @@ impl<'a> Running<'a> {
         let (projection, supervisor) = base.projection(log.clone(), announce);
         let notary = base.notary(log.clone(), projection.clone(), keys);
         let auditing = state::Auditing {
-            log: log.clone(),
+            connection: Arc::new(AuditConnection::beside(base.connection.clone(), base.provision.clone())),
             trusted: notary.options.trusted().into(),
-            readers: Arc::new(Semaphore::new(state::MAX_AUDITORS)),
+            newest: notary.newest.subscribe(),
+            readers: Arc::new(Semaphore::new(state::MAX_READERS)),
+            readers_per_user: Admission::new(base.readers_per_user()),
+            proofs: Arc::new(Semaphore::new(state::MAX_PROOFS)),
         };
         let notary = tokio::spawn(notary.run());
         let submit = base.submit(log, projection.clone())?;

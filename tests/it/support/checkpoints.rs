@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use tempfile::TempDir;
+use tidings::audit::export::Export;
 use tidings::log::leaf::Statement;
 use tidings::log::merkle::{Frontier, Hash};
 use tidings::log::names::{CHECKPOINT_STREAM, CHECKPOINT_SUBJECT};
 use tidings::log::{Epoch, RawMessage};
 use tidings::notary::checkpoint::Checkpoint;
 use tidings::notary::note::{Note, PublicKey, SecretKey};
-use tidings::notary::stream::Checkpoints;
+use tidings::notary::stream::{Checkpoints, Noted};
 
 use super::Nats;
 
@@ -54,8 +55,30 @@ pub async fn signed(nats: &Nats) -> Vec<Signed> {
         let note: Note = text.parse().ok()?;
         Some(Signed { number, checkpoint: note.text().parse().ok()?, note, text })
     };
-    let all = stream.all().await.unwrap().into_iter();
+    let all = in_stream(&stream).await.into_iter();
     all.filter_map(|noted| read(noted.number, noted.text)).collect()
+}
+
+/// Everything that stands in the stream of checkpoints.
+pub async fn in_stream(checkpoints: &Checkpoints) -> Vec<Noted> {
+    let mut all = Vec::new();
+    let take = |batch| {
+        all.extend::<Vec<_>>(batch);
+        Ok(())
+    };
+    checkpoints.each(take).await.unwrap();
+    all
+}
+
+/// The same of an exported file.
+pub fn of_file(export: &Export) -> Vec<Noted> {
+    let mut all = Vec::new();
+    let take = |batch| {
+        all.extend::<Vec<_>>(batch);
+        Ok(())
+    };
+    export.each_checkpoint(take).unwrap();
+    all
 }
 
 /// How many messages of whatever kind are in the stream of checkpoints.
