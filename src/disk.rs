@@ -2,9 +2,12 @@
 
 pub mod private;
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
+
+/// Bytes of a key, an address or another small file at most.
+const SMALL_FILE_BYTES: u64 = 64 << 10;
 
 /// What a disk must take to count as having room: two segments of the projection's store.
 const ROOM_BYTES: usize = 1 << 20;
@@ -15,6 +18,17 @@ pub fn takes_nothing(error: &anyhow::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     causes.any(|cause| matches!(cause.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
+}
+
+/// Reads a small file of text, such as a key: 64 KiB at most, whatever the path leads to.
+pub fn read_small(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(file)?.take(SMALL_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > SMALL_FILE_BYTES {
+        let what = format!("it is longer than the {} KiB that are read of it", SMALL_FILE_BYTES >> 10);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(text)
 }
 
 /// Looks whether there is room, by writing a file and deleting it again: free blocks that are not for this user, and
@@ -52,6 +66,15 @@ impl Fullness {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_file_is_read_up_to_its_bound_whatever_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        fs::write(&file, "a key\n").unwrap();
+        assert_eq!(read_small(&file).unwrap(), "a key\n");
+        assert_eq!(read_small(Path::new("/dev/zero")).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
 
     #[test]
     fn a_full_disk_is_over_once_and_with_room_to_spare() {

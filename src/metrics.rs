@@ -122,6 +122,8 @@ pub struct Metrics {
     pub divergence: Counter,
     /// Leaves of the newest checkpoint that this replica's tree agrees with.
     pub checkpoint_size: Gauge,
+    /// Seconds for which the log has had events that the newest checkpoint does not cover.
+    pub checkpoint_age: Gauge,
     /// Checkpoints that this replica signed.
     pub checkpoints_signed: Counter,
     /// 1 while this replica writes the KV mirror.
@@ -158,6 +160,7 @@ impl Default for Metrics {
             heartbeat: Gauge::default(),
             divergence: Counter::default(),
             checkpoint_size: Gauge::default(),
+            checkpoint_age: Gauge::default(),
             checkpoints_signed: Counter::default(),
             mirroring: Gauge::default(),
             mirror_lag: Gauge::default(),
@@ -305,6 +308,8 @@ impl Metrics {
         );
         let help = "Leaves of the newest checkpoint that this replica's tree agrees with";
         add(r, "checkpoint_size", help, &self.checkpoint_size);
+        let help = "For how long the log has had events that the newest checkpoint does not cover";
+        seconds(r, "checkpoint_age", help, &self.checkpoint_age);
         add(r, "checkpoints_signed", "Checkpoints that this replica signed", &self.checkpoints_signed);
         add(r, "mirroring", "1 while this replica writes the KV mirror", &self.mirroring);
         add(r, "mirror_lag_events", "Events that the KV mirror does not reflect yet", &self.mirror_lag);

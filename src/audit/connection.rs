@@ -13,7 +13,6 @@ use tokio::time::timeout;
 use crate::log::EventLog;
 use crate::log::connection::Connection;
 use crate::log::jetstream::JetStreamLog;
-use crate::log::provision::Provision;
 
 /// The name that the operator of NATS sees.
 const NAME: &str = "tidings-auditors";
@@ -24,7 +23,6 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 /// A second connection of a replica, made when the first auditor asks and kept from then on.
 pub struct AuditConnection {
     replica: Connection,
-    provision: Provision,
     own: OnceCell<Connection>,
     turns: Arc<Semaphore>,
 }
@@ -42,8 +40,8 @@ pub struct AuditLog {
 
 impl AuditConnection {
     /// Connects to where `replica` is connected, with the same login, when it is first used.
-    pub fn beside(replica: Connection, provision: Provision) -> Self {
-        Self { replica, provision, own: OnceCell::new(), turns: Arc::new(Semaphore::new(1)) }
+    pub fn beside(replica: Connection) -> Self {
+        Self { replica, own: OnceCell::new(), turns: Arc::new(Semaphore::new(1)) }
     }
 
     /// The log, over a connection that is up. An error while NATS is away.
@@ -59,7 +57,7 @@ impl AuditConnection {
         if !own.is_up() {
             bail!("the connection for auditors is not up");
         }
-        let log = Arc::new(JetStreamLog::shared(own.client.clone(), self.provision.clone()));
+        let log = Arc::new(JetStreamLog::shared(own.client.clone()));
         Ok(AuditLog { log, reconnected: own.generation.clone(), turns: self.turns.clone() })
     }
 }

@@ -174,9 +174,10 @@ impl FromStr for Proof {
         let mut lines = head.split('\n').skip(1);
         let extra = lines.next().and_then(|line| line.strip_prefix("extra "));
         let extra = extra.ok_or("it shows no event: its second line does not begin with `extra`")?;
-        let extra = STANDARD.decode(extra).map_err(|_| "its extra data is no base64")?;
+        let extra =
+            STANDARD.decode(extra).map_err(|_| "the file is damaged: its extra data is not base64")?;
         let shown = serde_json::from_slice(&extra)
-            .map_err(|why| format!("what it shows is nothing that Tidings knows: {why}"))?;
+            .map_err(|why| format!("the file is damaged: its extra data cannot be read ({why})"))?;
         let index = lines.next().and_then(|line| line.strip_prefix("index "));
         let index = index.and_then(number).ok_or("its third line is not an index")?;
         let path = lines.map(str::parse).collect::<Result<Vec<_>, _>>()?;

@@ -99,11 +99,13 @@ pub fn json_pages(value: &Value) -> String {
 
 /// Outside of its strings, JSON has no such characters; and none of them needs a surrogate.
 fn escaped(json: &str) -> String {
-    if !json.contains(is_forbidden) {
+    // Some readers end a line at the last two, too.
+    let is_escaped = |c: char| is_forbidden(c) || matches!(c, '\u{2028}' | '\u{2029}');
+    if !json.contains(is_escaped) {
         return json.to_owned();
     }
     json.chars()
-        .map(|c| if is_forbidden(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() })
+        .map(|c| if is_escaped(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() })
         .collect()
 }
 
@@ -134,6 +136,8 @@ mod tests {
     fn what_would_steer_a_terminal_is_not_shown() {
         let evil = "a\u{1b}[2Jb\u{9b}31m\u{7}\r\u{202E}c\u{7f}";
         assert_eq!(printable(evil), "a\u{FFFD}[2Jb\u{FFFD}31m\u{FFFD}\u{FFFD}\u{FFFD}c\u{FFFD}");
+        let lines = "a\u{2028}b\u{2029}c";
+        assert_eq!(json_line(&json!(lines)), "\"a\\u2028b\\u2029c\"\n");
         let value = json!({"message": evil, "\u{9b}": ["\u{2066}é\u{200F}👩‍👩‍👧"]});
         for (text, lines) in [(json_line(&value), 1), (json_pages(&value), 6)] {
             assert!(!text.chars().any(is_forbidden), "{text:?}");

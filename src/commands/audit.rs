@@ -1,5 +1,6 @@
 //! `audit`: reads the log and nothing else.
 
+mod exit;
 mod export;
 mod keys;
 mod proof;
@@ -10,11 +11,11 @@ use std::io::{BufWriter, IsTerminal as _, Write as _, stderr, stdout};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::bail;
+use exit::WrongUsage;
 
 use super::progress::Progress;
 use super::stdout::{Writer, abandoned};
-use super::{connect_to_look, print};
+use super::{connect_to_look, fail_with, print};
 use crate::audit::export::Export;
 use crate::audit::follow::follow;
 use crate::audit::replay::{Filter, Form, replay};
@@ -24,6 +25,7 @@ use crate::audit::terminal::{json_pages, printable};
 use crate::audit::verify::checkpoints::SignedRoots;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Audit, LogFrom, Replay, ReplayFormat, State, StateFormat};
+use crate::domain::Event;
 use crate::log::EventLog;
 use crate::log::connection::Connection;
 use crate::log::jetstream::JetStreamLog;
@@ -39,7 +41,15 @@ const FAULTS_SAID: usize = 10;
 /// The width of a table where no terminal says how wide it is.
 const TABLE_WIDTH: usize = 120;
 
-pub(super) async fn run(command: Audit) -> anyhow::Result<ExitCode> {
+/// Does what was asked for; see [`exit`] for what the code says.
+pub(super) async fn run(command: Audit) -> ExitCode {
+    match run_command(command).await {
+        Ok(code) => code,
+        Err(error) => fail_with(&error, ExitCode::from(exit::code_of(&error))),
+    }
+}
+
+async fn run_command(command: Audit) -> anyhow::Result<ExitCode> {
     match command {
         Audit::Replay(options) => print_replay(options).await?,
         Audit::State(options) => print_state(options).await?,
@@ -133,6 +143,12 @@ fn note(line: String) {
 }
 
 async fn print_replay(options: Replay) -> anyhow::Result<()> {
+    let mut known = Event::TYPES.iter().map(|known| known.name);
+    if let Some(unknown) = options.event_type.as_deref().filter(|asked| !known.any(|known| known == *asked)) {
+        let known: Vec<_> = Event::TYPES.iter().map(|known| known.name).collect();
+        let what = format!("--type: there is no event {unknown:?}; there are {}", known.join(", "));
+        return Err(WrongUsage(what).into());
+    }
     let opened = opened(&options.from).await?;
     let form = match options.format {
         ReplayFormat::Auto if stdout().is_terminal() => Form::Table(table_width()),
@@ -201,7 +217,8 @@ async fn sequence_at(source: &Source, options: &State) -> anyhow::Result<u64> {
     }
     let at = options.at_seq.unwrap_or(head);
     if at > head {
-        bail!("the log ends at sequence {head}; there is no state at {at} yet");
+        let what = format!("the log ends at sequence {head}; there is no state at {at} yet");
+        return Err(WrongUsage(what).into());
     }
     Ok(at)
 }

@@ -50,7 +50,7 @@ pub fn run() -> ExitCode {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Serve(options) => serve::serve(*options).await.map(|()| ExitCode::SUCCESS),
-            Command::Audit(command) => audit::run(command).await,
+            Command::Audit(command) => Ok(audit::run(command).await),
             Command::Admin(command) => admin::run(command).await,
             Command::Contract { document } => {
                 print(match document {
@@ -79,13 +79,18 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
+    fail_with(error, ExitCode::FAILURE)
+}
+
+/// Says why, and ends with a code of its own.
+fn fail_with(error: &anyhow::Error, code: ExitCode) -> ExitCode {
     // A closed pipe (`| head`) is how a reader says that it has enough.
     let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
     if io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
     eprintln!("tidings: {error:#}");
-    ExitCode::FAILURE
+    code
 }
 
 /// Connects a command that only looks: to the NATS that is named, or to the one that a replica runs for itself.

@@ -1,6 +1,7 @@
 //! The options of the auditor's commands.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -10,21 +11,23 @@ use super::Nats;
 use crate::audit::moment::Moment;
 use crate::domain::{BroadcastId, Channel, UserId};
 
+// Paragraphs are one line each: the terminal's width breaks them.
+
 const REPLAY_EXAMPLES: &str = "\
 Examples:
   tidings audit replay --since 2h
-  tidings audit replay --since 2026-11-25T02:43:00Z --channel creator --format table
+  tidings audit replay --since 2026-11-25T02:43:00Z --channel creator
   tidings audit replay --follow --type broadcast.acknowledged | jq .data
   tidings audit replay --type broadcast.created | jq .data.message
   tidings audit replay --from-seq 100 --to-seq 200 --user ann
-  tidings audit replay --since 2026-11-25T02:00:00Z --until 2026-11-25T03:00:00Z
+  tidings audit replay --since 3h --until 2026-11-25T03:00:00Z
   tidings audit replay --broadcast 019bc0e2-fed4-7675-b65a-96a26fc973f9
   tidings audit replay --file log.ndjson --type broadcast.cleared
 
-All of the options together say what is asked for. NDJSON is one CloudEvent a line. What is passed over is said on \
-stderr, and so is it when nothing was there to print.
+All options together say which events are printed. NDJSON is one CloudEvent a line. Messages that are skipped are named on \
+stderr.
 
-Exit codes: 0 done, also when there was nothing to print; 1 the log cannot be read; 2 wrong arguments.";
+Exit codes: 0 done, also when no event was printed; 2 wrong arguments; 3 the log cannot be read.";
 
 const STATE_EXAMPLES: &str = "\
 Examples:
@@ -33,7 +36,7 @@ Examples:
   tidings audit state --at 15m | jq .at_sequence
   tidings audit state --file log.ndjson --at-seq 42
 
-Exit codes: 0 done; 1 the log cannot be read, or does not go so far; 2 wrong arguments.";
+Exit codes: 0 done; 2 wrong arguments, or the log does not go so far; 3 the log cannot be read.";
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
@@ -41,11 +44,12 @@ Examples:
   tidings audit verify --file log.ndjson --key checkpoint.pub
   tidings audit export - | zstd > log.ndjson.zst
 
-A line of JSON each: a header, every checkpoint, every place of the log with all headers, and an end with the root of \
-the Merkle tree. What is added to the log meanwhile is not part of it. The file is written as FILE.part, synced and then \
-renamed: a file of that name is whole. What went to stdout is whole when it has its end line.
+A line of JSON each: a header, every checkpoint, every message of the log with all headers, and an end with the root of the \
+Merkle tree. What is added to the log meanwhile is not part of it. The file is written as FILE.part, synced and then renamed: \
+a file of that name is complete, and only its owner may read it. What went to stdout is complete when it has its end line.
 
-Exit codes: 0 exported; 1 it cannot be done, and no file of that name was written; 2 wrong arguments.";
+Exit codes: 0 exported; 2 wrong arguments; 3 the log cannot be read or the file cannot be written, and there is no file of that \
+name.";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
@@ -54,39 +58,44 @@ Examples:
   tidings audit verify --format ndjson | jq 'select(.finding)'
   tidings audit verify --file log.ndjson --key checkpoint.pub
 
-Looked at: gaps and lost messages; each event's headers and body by their schemas; that headers, subject and body agree; the
-acknowledgements under each event's root; the guard that each event was appended under; the order of each channel's life;
-each checkpoint's signature, and the root that it signs; the root that you kept; the digest of each live replica; the KV
-mirror. An exported file is held to its own form instead of to replicas and the mirror. Each finding is a line. With --known, a log that is as it should be is kept in mind for the next time: what was
-verified once cannot be changed or cut off unseen.
+It checks: gaps and lost messages; each event's headers and body by their schemas; that headers, subject and body agree; the \
+acknowledgements under each event's root; the guard that each event was appended under; the order of each channel's life; each \
+checkpoint's signature and root; the root that you kept; the digest of each live replica; the KV mirror. An exported file is \
+checked for its own form instead of replicas and the mirror. Each finding is a line, the first 1,000 of a kind.
 
-Exit codes: 0 nothing was found; 1 something was found, or the log cannot be read; 2 wrong arguments.";
+With --known, the root of a log without findings is kept for the next time: what was verified once cannot be changed or cut \
+off unnoticed. When the key that signs is replaced, keep the old public key and give both: without it, what it signed counts as \
+signed by nobody known.
+
+Exit codes: 0 nothing was found; 1 something was found; 2 wrong arguments; 3 the log, a key or a file cannot be read: nothing is \
+known; 4 nothing was found, but nothing of this log is signed.";
 
 const PROVE_EXAMPLES: &str = "\
 Examples:
-  tidings audit prove --broadcast 0198c5a0-1111-7222-8333-444455556666 --user 42 --out 42.tlog-proof
-  tidings audit prove --broadcast 0198c5a0-1111-7222-8333-444455556666 --out announced.tlog-proof
-  tidings audit prove --broadcast 0198c5a0-1111-7222-8333-444455556666 --user 42 --file log.ndjson
+  tidings audit prove --broadcast ID --user 42 --wait --out 42.tlog-proof
+  tidings audit prove --broadcast ID --out announced.tlog-proof
+  tidings audit prove --broadcast ID --user 42 --file log.ndjson
   tidings audit check 42.tlog-proof --key checkpoint.pub
 
-The file has everything that it takes to check it, but for the public key: no log, no network, and it stays true when the log
+The file has everything that it takes to check it, except the public key: no log, no network, and it stays true when the log \
 grows. That of a user shows nothing of any other user. Its form is C2SP's tlog-proof.
 
-An event can be proven once it is in a signed checkpoint: after 1,000 events or a minute, unless replicas were told
-otherwise.
+An event can be proven once it is in a signed checkpoint: after 1,000 events or a minute, unless replicas are configured \
+otherwise. --wait waits for it.
 
-Exit codes: 0 the proof is written; 1 it cannot be made, with the reason; 2 wrong arguments.";
+Exit codes: 0 the proof is written; 1 the log has no such thing, or it cannot be proven; 2 wrong arguments; 3 the log cannot be \
+read or the file cannot be written; 4 it is not signed yet, or nobody signs.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
   tidings audit check 42.tlog-proof --key checkpoint.pub
-  tidings audit check - --key 'example.com/tidings+b546dc4d+AV…' < 42.tlog-proof | jq .proven
+  tidings audit check - --key checkpoint.pub < 42.tlog-proof | jq .proven
 
-Believed is only what the signature covers: who acknowledged what and when, or what was announced, where it stands in the log
-and when it was recorded. That it is the first such event, and that the event as a whole is as it should be, only the whole
-log shows: `tidings audit verify`.
+Believed is only what the signature covers: who acknowledged what and when, or what was announced, its sequence in the log and \
+when it was recorded. That it is the first such event, and that the event as a whole is right, only the whole log shows: \
+`tidings audit verify`.
 
-Exit codes: 0 it is proven; 1 nothing is proven, with the reason; 2 wrong arguments, or a file that cannot be read.";
+Exit codes: 0 it is proven; 1 nothing is proven, with the reason; 2 wrong arguments; 3 the proof or the key cannot be read.";
 
 /// The auditor's commands.
 #[derive(Debug, Subcommand)]
@@ -282,6 +291,19 @@ pub struct Prove {
     /// Where the proof goes. Default: stdout.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+
+    /// Wait for the next signed checkpoint when the event is not signed yet, for 2 minutes or as long as it says here:
+    /// `--wait=10m`.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2m",
+        value_parser = humantime::parse_duration,
+        conflicts_with = "file"
+    )]
+    pub wait: Option<Duration>,
 
     /// The public key that must have signed, or a file with one or several, a line each. Default: the key of the data
     /// directory's replica, if it has made one and it is its log; else whoever signed.

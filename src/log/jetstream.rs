@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::looking::Reading;
 use super::names::{EPOCH_METADATA, LOG_STREAM, Subject};
 use super::provision::{NoEpoch, Provision, context};
 use super::{
@@ -33,10 +34,6 @@ const CONSUMER_INACTIVE: Duration = Duration::from_secs(30);
 /// reader; with more bytes than 64 MiB, it would take the reader for one that does not read.
 const READ_BATCH: usize = 2_048;
 const READ_BATCH_BYTES: usize = 8 << 20;
-
-/// The same where many read over one connection: the server closes a connection for which 64 MiB wait. Twice the largest
-/// message of the log, since a message that does not fit into a batch is never sent.
-const SHARED_BATCH_BYTES: usize = 512 << 10;
 
 /// How often "not found" is asked, and how wide apart, while the stream may only be electing a leader.
 const MISSING_ASKED: u32 = 3;
@@ -67,24 +64,25 @@ pub struct JetStreamLog {
     context: jetstream::Context,
     /// How to create the stream; `None`: not at all.
     provision: Option<Provision>,
-    /// Bytes that a reader asks for at once.
-    batch_bytes: usize,
+    /// How those read who do not create a consumer.
+    reading: Reading,
 }
 
 impl JetStreamLog {
     /// A log over a connection. Nothing is asked of the server yet.
     pub fn new(client: Client, provision: Provision) -> Self {
-        Self { context: context(&client), client, provision: Some(provision), batch_bytes: READ_BATCH_BYTES }
+        Self { context: context(&client), client, provision: Some(provision), reading: Reading::Alone }
     }
 
-    /// A log over a connection that many read over at once: each asks for little at a time.
-    pub fn shared(client: Client, provision: Provision) -> Self {
-        Self { batch_bytes: SHARED_BATCH_BYTES, ..Self::new(client, provision) }
+    /// The same as [`JetStreamLog::to_look`] over a connection that many read over at once: each asks for little, and for more
+    /// only when that is taken.
+    pub fn shared(client: Client) -> Self {
+        Self { reading: Reading::Shared, ..Self::to_look(client) }
     }
 
     /// A log for those who only look: a stream that is not there is not created, and no consumer is.
     pub fn to_look(client: Client) -> Self {
-        Self { context: context(&client), client, provision: None, batch_bytes: READ_BATCH_BYTES }
+        Self { context: context(&client), client, provision: None, reading: Reading::Alone }
     }
 
     /// Whether it makes sense to ask. What is asked while the connection is down waits for it, and for ever on.
@@ -258,7 +256,7 @@ impl EventLog for JetStreamLog {
         async move {
             if self.provision.is_none() {
                 self.connected().map_err(ReadError::Away)?;
-                return Ok(looking::follow(self.client.clone(), from));
+                return Ok(looking::follow(self.client.clone(), from, self.reading));
             }
             let consumer = self
                 .stream()
@@ -276,7 +274,7 @@ impl EventLog for JetStreamLog {
             let pulled = consumer
                 .stream()
                 .max_messages_per_batch(READ_BATCH)
-                .max_bytes_per_batch(self.batch_bytes)
+                .max_bytes_per_batch(READ_BATCH_BYTES)
                 .heartbeat(READER_HEARTBEAT)
                 .expires(Duration::from_secs(30))
                 .messages()

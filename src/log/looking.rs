@@ -22,6 +22,9 @@ use super::{Messages, RawMessage, ReadError};
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 4 << 20;
 
+/// The same where many read over one connection. Some messages of the largest size fit: the last one is asked for again.
+const SHARED_BATCH_BYTES: usize = 1 << 20;
+
 /// How often a log that ends here is asked for more.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
@@ -38,9 +41,28 @@ const ADDED: [&str; 6] = [
     "Nats-Last-Sequence",
 ];
 
+/// How much of a connection a reader may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// All of it: the next batch comes while the one before is looked at.
+    Alone,
+    /// A part: little at a time, and the next batch only when the one before was taken.
+    Shared,
+}
+
+impl Reading {
+    const fn batch_bytes(self) -> usize {
+        match self {
+            Self::Alone => BATCH_BYTES,
+            Self::Shared => SHARED_BATCH_BYTES,
+        }
+    }
+}
+
 /// Where a look stands.
 struct Looking {
     client: Client,
+    reading: Reading,
     from: u64,
     /// What was handed on last.
     last: Option<RawMessage>,
@@ -50,8 +72,8 @@ struct Looking {
 }
 
 /// Every message from a sequence on, for ever. It ends when another log is met, as a consumer would, and with an error.
-pub(super) fn follow(client: Client, from: u64) -> Messages {
-    let looking = Looking { client, from, last: None, asked: None, ended: false };
+pub(super) fn follow(client: Client, from: u64, reading: Reading) -> Messages {
+    let looking = Looking { client, reading, from, last: None, asked: None, ended: false };
     let batches = stream::unfold(looking, |mut looking| async {
         if looking.ended {
             return None;
@@ -74,7 +96,7 @@ impl Looking {
             let from = self.last.as_ref().map_or(self.from, |last| last.sequence);
             let answers = match self.asked.take() {
                 Some(answers) => answers,
-                None => ask(&self.client, LOG_STREAM, from).await?,
+                None => ask(&self.client, LOG_STREAM, from, self.reading.batch_bytes()).await?,
             };
             let mut batch = answered(answers).await?;
             let full = batch.len() >= BATCH;
@@ -85,8 +107,8 @@ impl Looking {
                 batch.remove(0);
             }
             if let Some(last) = batch.last() {
-                if full {
-                    self.asked = Some(ask(&self.client, LOG_STREAM, last.sequence).await?);
+                if full && self.reading == Reading::Alone {
+                    self.asked = Some(ask(&self.client, LOG_STREAM, last.sequence, BATCH_BYTES).await?);
                 }
                 self.last = Some(last.clone());
                 return Ok(Some(batch));
@@ -99,13 +121,13 @@ impl Looking {
 /// The first messages of a stream from a sequence on, 256 or 4 MiB of them at most; none at its end. Any node that has the
 /// stream may answer, so that its end may be one of a moment ago.
 pub async fn batch(client: &Client, stream: &str, from: u64) -> anyhow::Result<Vec<RawMessage>> {
-    answered(ask(client, stream, from).await?).await
+    answered(ask(client, stream, from, BATCH_BYTES).await?).await
 }
 
-async fn ask(client: &Client, stream: &str, from: u64) -> anyhow::Result<Subscriber> {
+async fn ask(client: &Client, stream: &str, from: u64, bytes: usize) -> anyhow::Result<Subscriber> {
     let inbox = client.new_inbox();
     let answers = client.subscribe(inbox.clone()).await?;
-    let request = json!({"seq": from.max(1), "batch": BATCH, "max_bytes": BATCH_BYTES}).to_string();
+    let request = json!({"seq": from.max(1), "batch": BATCH, "max_bytes": bytes}).to_string();
     client
         .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request.into())
         .await

@@ -21,6 +21,7 @@
 
 pub mod checkpoint;
 mod desk;
+mod trouble;
 pub mod note;
 pub mod ranges;
 pub mod stream;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::Client;
+use async_nats::connection::State;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
@@ -47,6 +49,7 @@ use desk::{Desk, Seen};
 use note::{Note, PublicKey, SecretKey};
 use ranges::{Leaves, hash_of};
 use stream::{BACK, Checkpoints};
+use trouble::Trouble;
 
 /// How often it looks for new checkpoints, at least and at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -138,9 +141,15 @@ impl Notary {
     pub async fn run(self) {
         let trusted = self.options.trusted();
         let mut desk = Desk::default();
+        let mut trouble = Trouble::default();
         loop {
-            let Err(error) = self.work(&mut desk, &trusted).await;
-            debug!("the checkpoints cannot be had now, trying again: {error:#}");
+            let Err(error) = self.work(&mut desk, &trusted, &mut trouble).await;
+            debug!("the checkpoints cannot be read or signed now, trying again: {error:#}");
+            // That NATS is away is said elsewhere.
+            if self.client.connection_state() == State::Connected {
+                trouble.has(&error);
+            }
+            self.measure(&desk, &mut trouble);
             sleep(LOOK_EVERY).await;
         }
     }
@@ -151,7 +160,19 @@ impl Notary {
         Checkpoints::of(context).await
     }
 
-    async fn work(&self, desk: &mut Desk, trusted: &[PublicKey]) -> anyhow::Result<Infallible> {
+    /// How long events have been in the log that no checkpoint covers.
+    fn measure(&self, desk: &Desk, trouble: &mut Trouble) {
+        let signed = desk.newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
+        let age = trouble.unsigned(signed, self.projection.position().sequence);
+        self.metrics.checkpoint_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    async fn work(
+        &self,
+        desk: &mut Desk,
+        trusted: &[PublicKey],
+        trouble: &mut Trouble,
+    ) -> anyhow::Result<Infallible> {
         let checkpoints = self.open().await?;
         loop {
             if let Some(epoch) = self.projection.position().epoch {
@@ -160,6 +181,8 @@ impl Notary {
                 self.compare(desk).await?;
                 self.sign_when_due(&checkpoints, desk).await?;
             }
+            trouble.is_over();
+            self.measure(desk, trouble);
             let mut position = self.projection.watch();
             let work = position.wait_for(|position| desk.has_work(position, self.signs_every()));
             // Or whatever others have signed, or time alone has made due.

@@ -156,7 +156,7 @@ async fn a_file_answers_everything_that_the_log_does() {
         assert_eq!(succeeded(&from_file), succeeded(&log), "at {moment}");
     }
     let (log, from_file) = case.both(&file, &["state", "--at-seq", "10"]).await;
-    assert_eq!((log.status.code(), log.stderr), (Some(1), from_file.stderr));
+    assert_eq!((log.status.code(), log.stderr), (Some(2), from_file.stderr));
 
     let key = case.file("checkpoint.pub");
     let (log, from_file) = case.both(&file, &["verify", "--key", key.to_str().unwrap()]).await;
@@ -226,7 +226,7 @@ async fn a_file_is_whole_or_is_not_there() {
     let name = file.to_str().unwrap();
     let url = case.nats.url();
     // No file may have more than a kilobyte: by default the signal for that kills, without it writing fails.
-    for (before, ended) in [("ulimit -c 0", None), ("trap '' XFSZ", Some(1))] {
+    for (before, ended) in [("ulimit -c 0", None), ("trap '' XFSZ", Some(3))] {
         let script = format!("{before}; ulimit -f 1; exec \"$@\"");
         let mut limited = tokio::process::Command::new("bash");
         limited.args([
@@ -254,7 +254,7 @@ async fn a_file_is_whole_or_is_not_there() {
 
     let whole = fs::read(&file).unwrap();
     let again = case.replica.tidings(&["audit", "export", name]).await;
-    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(again.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&again.stderr).contains("is there already; --force"), "{again:?}");
     assert_eq!(fs::read(&file).unwrap(), whole);
     fs::write(&file, "older").unwrap();
@@ -274,12 +274,12 @@ async fn a_file_is_whole_or_is_not_there() {
         ("/nowhere/at/all", "writing /nowhere/at/all.part"),
     ] {
         let refused = case.replica.tidings(&["audit", "export", "--force", target]).await;
-        assert_eq!(refused.status.code(), Some(1));
+        assert_eq!(refused.status.code(), Some(3));
         assert!(String::from_utf8_lossy(&refused.stderr).contains(words), "{refused:?}");
     }
     assert_eq!(after_header(&fs::read(&file).unwrap()), after_header(&whole));
     let away = command(&["audit", "export", case.file("x").to_str().unwrap(), "--nats", "127.0.0.1:1"]).await;
-    assert_eq!(away.status.code(), Some(1));
+    assert_eq!(away.status.code(), Some(3));
     assert!(!case.file("x").exists() && !case.file("x.part").exists());
 }
 
@@ -306,11 +306,12 @@ async fn logs_without_checkpoints_and_without_anything_export_too() {
     assert!(said.contains("up to sequence 1; holes: 0, checkpoints: 0"), "{said}");
     let verified = command(&["audit", "verify", "--file", file.to_str().unwrap()]).await;
     let (findings, end) = found(&verified);
-    assert_eq!((findings, &end["size"], &end["verified"]), (vec![], &json!(1), &json!(true)));
+    assert_eq!((findings, &end["size"], &end["verified"]), (vec![], &json!(1), &json!(false)));
+    assert_eq!(verified.status.code(), Some(4), "nobody has signed it");
 
     nats.jetstream().await.delete_stream(LOG_STREAM).await.unwrap();
     let gone = auditor.tidings(&export).await;
-    assert_eq!(gone.status.code(), Some(1));
+    assert_eq!(gone.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&gone.stderr).contains("BROADCASTS does not exist"), "{gone:?}");
     assert_eq!(Export::open(&file, |_| {}).unwrap().head().last_sequence, 1, "the file is as it was");
 }

@@ -94,7 +94,8 @@ async fn auditors_who_read_a_long_log_do_not_take_their_replica_off_it() {
     for reader in reading {
         bytes += reader.await.unwrap().unwrap();
     }
-    assert!(bytes > 100 << 20, "sixteen readers got {bytes} bytes");
+    // However slow the machine is: each of them gets several large events.
+    assert!(bytes > 16 << 20, "sixteen readers got {bytes} bytes");
 
     let mut silent = Vec::new();
     for _ in 0..READERS {
@@ -104,6 +105,7 @@ async fn auditors_who_read_a_long_log_do_not_take_their_replica_off_it() {
 
     let said = replica.log();
     assert!(!said.contains("disconnected from NATS"), "{said}");
+    assert!(!said.contains("delivered with a gap"), "{said}");
     assert!(!nats.said().contains("Slow Consumer"), "{}", nats.said());
     drop(silent);
 }

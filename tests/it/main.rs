@@ -11,6 +11,7 @@ mod acknowledgements;
 mod api;
 mod audit;
 mod audit_cluster;
+mod audit_codes;
 mod audit_export;
 mod audit_file;
 mod audit_follow;

@@ -290,7 +290,7 @@ async fn the_replica_of_make_run_proves_with_the_key_that_it_made() {
     assert_eq!(checked.status.code(), Some(0), "{}", errors(&checked));
     replica.acknowledge(&id, "42").await;
     let early = prove(&replica, &id, Some("42"), &[]).await;
-    assert_eq!(early.status.code(), Some(1));
+    assert_eq!(early.status.code(), Some(4));
     assert!(
         errors(&early).contains("event 2 is not signed yet: the newest checkpoint goes up to event 1"),
         "{early:?}"
@@ -387,17 +387,18 @@ async fn a_check_needs_the_file_and_the_key_and_says_what_is_proven() {
     assert!(String::from_utf8_lossy(&stranger.stdout).contains("none of the keys given has signed it"));
 
     let secret = std::fs::read_to_string(signing.file("checkpoint.key")).unwrap();
-    for (arguments, words) in [
-        (&["-"][..], "--key"),
-        (&["--key", "x"], "<PROOF>"),
-        (&["-", "--key", "nosuchfile"], "neither a public key nor a file"),
-        (&["-", "--key", signing.file("checkpoint.key").to_str().unwrap()], "this is a secret key"),
-        (&["-", "--key", secret.trim()], "this is a secret key"),
-        (&["nosuchfile", "--key", &other], "reading the proof nosuchfile"),
+    for (arguments, code, words) in [
+        (&["-"][..], 2, "--key"),
+        (&["--key", "x"], 2, "<PROOF>"),
+        (&["-", "--key", "nosuchfile"], 3, "neither a public key nor a file"),
+        (&["-", "--key", "/dev/zero"], 3, "it is longer than the 64 KiB"),
+        (&["-", "--key", signing.file("checkpoint.key").to_str().unwrap()], 2, "this is a secret key"),
+        (&["-", "--key", secret.trim()], 2, "this is a secret key"),
+        (&["nosuchfile", "--key", &other], 3, "reading the proof nosuchfile"),
     ] {
         let output = tidings(&[&["audit", "check"], arguments].concat()).await;
         let said = errors(&output);
-        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert_eq!(output.status.code(), Some(code), "{said}");
         assert!(said.contains(words) && !said.contains(secret.trim()), "{said}");
     }
 }

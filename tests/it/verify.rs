@@ -356,7 +356,7 @@ async fn an_older_log_and_a_rewritten_one_are_found_by_what_was_kept() {
     tree.extend(case.messages().await.iter().map(RawMessage::leaf));
     case.sign(&[thief], tree.size(), tree.root()).await;
     let said = case.verify(&keep).await;
-    said.finds("known", None, "the one verified before was of");
+    said.finds("known", None, "the one verified before had");
     let found = said.of("checkpoint");
     assert!(found.iter().any(|(_, what)| what.contains("of another log, with the epoch")), "{said:?}");
     assert!(found.iter().any(|(_, what)| what.contains("signed by none of the keys")), "{said:?}");
@@ -367,8 +367,8 @@ async fn an_older_log_and_a_rewritten_one_are_found_by_what_was_kept() {
 async fn a_verification_without_a_log_or_with_wrong_keys_says_what_is_the_matter() {
     let case = Case::new().await;
     for (options, code, words) in [
-        (&["--key", "nosuchfile"][..], 1, "neither a public key nor a file"),
-        (&["--known", "/dev/null"], 1, "is not what `audit verify` keeps"),
+        (&["--key", "nosuchfile"][..], 3, "neither a public key nor a file"),
+        (&["--known", "/dev/null"], 3, "is not what `audit verify` keeps"),
         (&["--format", "yaml"], 2, "--format"),
     ] {
         let output = case.replica.tidings(&[&["audit", "verify"], options].concat()).await;
@@ -376,6 +376,12 @@ async fn a_verification_without_a_log_or_with_wrong_keys_says_what_is_the_matter
         assert_eq!(output.status.code(), Some(code), "{stderr}");
         assert!(stderr.contains(words), "{stderr}");
     }
+    let unreachable = ["audit", "verify", "--nats", "127.0.0.1:1"];
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings")).args(unreachable).output().await;
+    let output = output.unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("127.0.0.1:1"), "{stderr}");
     let said = case.verify(&[]).await;
     assert!(!said.stderr.contains("no --key was given"), "{said:?}");
     let output = case.replica.tidings(&["audit", "verify"]).await;

@@ -1,6 +1,5 @@
 //! What was signed of the log, and what this auditor has kept of it: roots that the log must have at certain sizes.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -10,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::checkpoints::{SignedRoot, SignedRoots};
 use crate::audit::finding::{Finding, Kind};
 use crate::audit::source::Head;
+use crate::disk::private::write_private;
+use crate::disk::read_small;
 use crate::log::Epoch;
 use crate::log::merkle::Hash;
 
@@ -29,8 +30,8 @@ pub struct Known {
 impl Known {
     /// Reads the file; `None` when there is none yet.
     pub fn read(file: &Path) -> anyhow::Result<Option<Self>> {
-        match fs::read(file) {
-            Ok(json) => serde_json::from_slice(&json)
+        match read_small(file) {
+            Ok(json) => serde_json::from_str(&json)
                 .with_context(|| format!("{} is not what `audit verify` keeps", file.display()))
                 .map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -40,11 +41,8 @@ impl Known {
 
     /// Writes the file whole.
     pub fn write(&self, file: &Path) -> anyhow::Result<()> {
-        let unfinished = file.with_extension("new");
         let json = serde_json::to_string_pretty(self)?;
-        fs::write(&unfinished, json + "\n")
-            .and_then(|()| fs::rename(&unfinished, file))
-            .with_context(|| format!("writing {}", file.display()))
+        write_private(file, json + "\n")
     }
 }
 

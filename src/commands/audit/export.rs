@@ -2,10 +2,11 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Write as _, stdout};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use rustix::fs::OFlags;
 
 use super::log_behind;
 use crate::audit::export::{Exported, export};
@@ -61,7 +62,13 @@ impl Unfinished {
         part.push(".part");
         let part = PathBuf::from(part);
         let writing = || format!("writing {}", part.display());
-        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&part);
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits())?)
+            .open(&part);
         let file = opened.with_context(writing)?;
         match file.try_lock() {
             Ok(()) => {}

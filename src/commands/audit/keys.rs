@@ -1,12 +1,13 @@
 //! The public keys by which an auditor knows who signed.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 
+use super::exit::WrongUsage;
 use crate::commands::data_dir::{CHECKPOINT_PUBLIC_KEY, read};
 use crate::config::LogFrom;
+use crate::disk::read_small;
 use crate::notary::note::{PublicKey, SECRET};
 
 /// The keys that were named, each by itself or by a file with one or several, a line each.
@@ -19,12 +20,12 @@ pub(super) fn given(named: &[String]) -> anyhow::Result<Vec<PublicKey>> {
                 continue;
             }
             // It is said nowhere again.
-            Err(why) if named.trim().starts_with(SECRET) => return Err(anyhow!(why)),
-            Err(_) => fs::read_to_string(Path::new(named)),
+            Err(why) if named.trim().starts_with(SECRET) => return Err(WrongUsage(why).into()),
+            Err(_) => read_small(Path::new(named)),
         };
         let text = read.with_context(|| format!("{named} is neither a public key nor a file with one"))?;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            keys.push(line.parse().map_err(|why: String| anyhow!("in {named}: {why}"))?);
+            keys.push(line.parse().map_err(|why: String| WrongUsage(format!("in {named}: {why}")))?);
         }
     }
     Ok(keys)

@@ -4,47 +4,76 @@ use std::fs;
 use std::io::{IsTerminal as _, Read, stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
+use super::exit::{FOUND, UNSIGNED, code_of};
 use super::keys::{given, own};
-use super::opened;
+use super::{Opened, note, opened};
 use crate::audit::proof::shown::{Says, What};
 use crate::audit::proof::{MAX_BYTES, Proof, Proven, of_source};
 use crate::audit::terminal::{json_line, printable};
 use crate::commands::print;
 use crate::config::{Check, CheckFormat, Prove};
+use crate::disk::private::write_private;
 use crate::domain::UserId;
 use crate::log::moment::rfc3339;
 use crate::notary::note::PublicKey;
 
-/// Exit code of arguments that are wrong although they could be parsed.
-const WRONG_ARGUMENTS: u8 = 2;
+/// How often it is asked for a new checkpoint.
+const ASKED_EVERY: Duration = Duration::from_millis(500);
 
 /// Writes a proof, once it is known to be one.
 pub(super) async fn prove(options: Prove) -> anyhow::Result<()> {
     let keys = if options.key.is_empty() { own(&options.from)? } else { given(&options.key)? };
     let opened = opened(&options.from).await?;
-    let newest = opened.newest_signed(&keys).await?;
-    let proof = of_source::prove(&opened.source, newest, options.broadcast, options.user.as_ref()).await?;
-    match options.out {
-        Some(file) => {
-            fs::write(&file, proof.to_string()).with_context(|| format!("writing {}", file.display()))
+    let proof = match (prove_now(&options, &opened, &keys).await, options.wait) {
+        (Err(error), Some(wait)) if code_of(&error) == UNSIGNED => {
+            note(format!(
+                "{error}; waiting up to {} for the next checkpoint",
+                humantime::format_duration(wait)
+            ));
+            wait_for_more(&opened, &keys, wait).await?.ok_or(error)?;
+            prove_now(&options, &opened, &keys).await?
         }
+        (proof, _) => proof?,
+    };
+    match &options.out {
+        // A device, such as /dev/stdout, is written to and not replaced.
+        Some(file) if fs::metadata(file).is_ok_and(|found| !found.is_file()) => {
+            fs::write(file, proof.to_string()).with_context(|| format!("writing {}", file.display()))
+        }
+        Some(file) => write_private(file, proof.to_string()),
         None => print(&proof.to_string()),
+    }
+}
+
+async fn prove_now(options: &Prove, opened: &Opened, keys: &[PublicKey]) -> anyhow::Result<Proof> {
+    let newest = opened.newest_signed(keys).await?;
+    of_source::prove(&opened.source, newest, options.broadcast, options.user.as_ref()).await
+}
+
+/// Waits until everything is signed that the log has now; `None` when that takes too long.
+async fn wait_for_more(opened: &Opened, keys: &[PublicKey], wait: Duration) -> anyhow::Result<Option<()>> {
+    let (end, last) = (Instant::now() + wait, opened.source.head().await?.last_sequence);
+    loop {
+        let newest = opened.newest_signed(keys).await?;
+        if newest.is_some_and(|newest| newest.checkpoint.size >= last) {
+            return Ok(Some(()));
+        }
+        if Instant::now() >= end {
+            return Ok(None);
+        }
+        sleep(ASKED_EVERY).await;
     }
 }
 
 /// Says what a proof proves: exit code 0, or 1 with the reason why it proves nothing. It asks nobody.
 pub(super) fn check(options: &Check) -> anyhow::Result<ExitCode> {
-    let (keys, proof) = match given(&options.key).and_then(|keys| Ok((keys, read(&options.proof)?))) {
-        Ok(read) => read,
-        Err(error) => {
-            eprintln!("tidings: {error:#}");
-            return Ok(ExitCode::from(WRONG_ARGUMENTS));
-        }
-    };
+    let (keys, proof) = (given(&options.key)?, read(&options.proof)?);
     let text = match options.format {
         CheckFormat::Auto => stdout().is_terminal(),
         CheckFormat::Text => true,
@@ -57,7 +86,7 @@ pub(super) fn check(options: &Check) -> anyhow::Result<ExitCode> {
         Err(why) if text => format!("Nothing is proven: {}.\n", printable(why)),
         Err(why) => json_line(&json!({"proven": false, "reason": why})),
     })?;
-    Ok(if checked.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ExitCode::from(if checked.is_ok() { 0 } else { FOUND }))
 }
 
 fn checked(proof: &[u8], keys: &[PublicKey]) -> Result<Proven, String> {

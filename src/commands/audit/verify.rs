@@ -1,10 +1,12 @@
 //! `audit verify`: gathers what a log is held to, and prints what is found.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, stdout};
 use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::exit::{FOUND, UNSIGNED};
 use super::keys::{given, own};
 use super::{Opened, note};
 use crate::audit::export::Export;
@@ -17,7 +19,10 @@ use crate::commands::progress::Progress;
 use crate::config::{Verify, VerifyFormat};
 use crate::log::provision;
 
-/// Verifies, and says what was found; exit code 1 when anything was.
+/// Findings of one kind that are printed; the rest is counted.
+const MOST_PRINTED: u64 = 1_000;
+
+/// Verifies, and says what was found.
 pub(super) async fn run(options: Verify) -> anyhow::Result<ExitCode> {
     let keys = if options.key.is_empty() { own(&options.from)? } else { given(&options.key)? };
     let known = options.known.as_deref().map(Known::read).transpose()?.flatten();
@@ -42,13 +47,18 @@ pub(super) async fn run(options: Verify) -> anyhow::Result<ExitCode> {
     }
     drop(progress);
     output.finish(&verified, &evidence)?;
-    if output.findings > 0 {
-        return Ok(ExitCode::FAILURE);
+    if output.findings() > 0 {
+        return Ok(ExitCode::from(FOUND));
     }
     if let Some(file) = &options.known {
         verified.to_keep().write(file)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(if is_unsigned(&verified) { UNSIGNED } else { 0 }))
+}
+
+/// Whether the log has events, and no checkpoint was of any of them.
+const fn is_unsigned(verified: &Verified) -> bool {
+    verified.size > 0 && verified.compared_signed == 0
 }
 
 /// Everything that is wrong with a file as a file.
@@ -64,7 +74,8 @@ fn report_faults(file: &Export, report: &mut impl FnMut(Finding)) {
 /// What is printed, and how much was found.
 struct Output {
     text: bool,
-    findings: u64,
+    /// How many of each kind.
+    found: BTreeMap<Kind, u64>,
     /// What went wrong with printing.
     broken: anyhow::Result<()>,
 }
@@ -76,18 +87,38 @@ impl Output {
             VerifyFormat::Text => true,
             VerifyFormat::Ndjson => false,
         };
-        Self { text, findings: 0, broken: Ok(()) }
+        Self { text, found: BTreeMap::new(), broken: Ok(()) }
     }
 
     fn report(&mut self, finding: &Finding) {
-        self.findings += 1;
+        let of_kind = self.found.entry(finding.kind).or_default();
+        *of_kind += 1;
+        if *of_kind <= MOST_PRINTED {
+            self.print(finding);
+        }
+    }
+
+    fn print(&mut self, finding: &Finding) {
         if self.broken.is_ok() {
             self.broken =
                 print(&if self.text { format!("{finding}\n") } else { json_line(&finding.to_json()) });
         }
     }
 
+    /// How many there are in all.
+    fn findings(&self) -> u64 {
+        self.found.values().sum()
+    }
+
     fn finish(&mut self, verified: &Verified, evidence: &Evidence) -> anyhow::Result<()> {
+        let findings = self.findings();
+        for (kind, count) in std::mem::take(&mut self.found) {
+            if count > MOST_PRINTED {
+                let what = format!("{} more of this kind are not listed", count - MOST_PRINTED);
+                self.print(&Finding::of_all(kind, what));
+            }
+            self.found.insert(kind, count);
+        }
         std::mem::replace(&mut self.broken, Ok(()))?;
         if evidence.signed.checks_no_signature() {
             note("no --key was given: who signed the checkpoints was not looked at".to_owned());
@@ -95,8 +126,8 @@ impl Output {
         let unsigned = verified.size - verified.right_up_to;
         if !self.text {
             return print(&json_line(&json!({
-                "verified": self.findings == 0,
-                "findings": self.findings,
+                "verified": findings == 0 && !is_unsigned(verified),
+                "findings": findings,
                 "epoch": verified.epoch,
                 "size": verified.size,
                 "root": verified.root,
@@ -106,11 +137,17 @@ impl Output {
                 "replicas": evidence.replicas.len(),
             })));
         }
-        let found = match self.findings {
+        let found = match findings {
+            0 if is_unsigned(verified) => {
+                "Nothing of this log is signed: nobody could tell if all of it was replaced. Apart from that, nothing is wrong. A \
+                 replica signs with --checkpoint-key."
+                    .to_owned()
+            }
             0 => "Nothing is wrong.".to_owned(),
             many => format!("{} in all.", counted(many, "finding")),
         };
         let signed = match unsigned {
+            _ if is_unsigned(verified) => "nothing of it".to_owned(),
             0 => "all of it".to_owned(),
             _ => format!("up to {}; the last {} not yet", verified.right_up_to, counted(unsigned, "place")),
         };

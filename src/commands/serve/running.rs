@@ -279,7 +279,7 @@ impl<'a> Running<'a> {
         let (projection, supervisor) = base.projection(log.clone(), announce);
         let notary = base.notary(log.clone(), projection.clone(), keys);
         let auditing = state::Auditing {
-            connection: Arc::new(AuditConnection::beside(base.connection.clone(), base.provision.clone())),
+            connection: Arc::new(AuditConnection::beside(base.connection.clone())),
             trusted: notary.options.trusted().into(),
             newest: notary.newest.subscribe(),
             readers: Arc::new(Semaphore::new(state::MAX_READERS)),

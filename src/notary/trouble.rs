@@ -1,0 +1,85 @@
+//! What keeps a notary from its work, said once and taken back, and how long events have been unsigned.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// A failure that is over sooner is not worth a warning: streams elect leaders.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The troubles of one notary.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// Since when everything has failed.
+    since: Option<Instant>,
+    said: bool,
+    /// The size that was signed last, and since when the log has been longer.
+    signed: u64,
+    unsigned_since: Option<Instant>,
+}
+
+impl Trouble {
+    /// It has failed. Says so once, when it goes on.
+    pub(super) fn has(&mut self, error: &anyhow::Error) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if !self.said && since.elapsed() >= PATIENCE {
+            self.said = true;
+            warn!(
+                "no checkpoint can be read or signed: {error:#}. New events stay unsigned meanwhile. Check that the stream \
+                 BROADCAST_CHECKPOINTS is not at its max_bytes, and that this login may read it and publish to it"
+            );
+        }
+    }
+
+    /// It has worked.
+    pub(super) fn is_over(&mut self) {
+        self.since = None;
+        if std::mem::take(&mut self.said) {
+            info!("checkpoints can be read and signed again");
+        }
+    }
+
+    /// For how long the log has been longer than what is signed of it.
+    pub(super) fn unsigned(&mut self, signed: u64, sequence: u64) -> Duration {
+        if signed >= sequence || signed != self.signed {
+            self.unsigned_since = None;
+        }
+        self.signed = signed;
+        if signed >= sequence {
+            return Duration::ZERO;
+        }
+        self.unsigned_since.get_or_insert_with(Instant::now).elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_signed_grows_old_until_it_is_signed() {
+        let mut trouble = Trouble::default();
+        assert_eq!(trouble.unsigned(0, 0), Duration::ZERO);
+        assert_eq!(trouble.unsigned(0, 1), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(trouble.unsigned(0, 5), Duration::from_secs(7));
+        assert_eq!(trouble.unsigned(3, 5), Duration::ZERO, "a checkpoint came");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(trouble.unsigned(3, 5), Duration::from_secs(2));
+        assert_eq!(trouble.unsigned(5, 5), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_that_goes_on_is_said_once_until_it_is_over() {
+        let mut trouble = Trouble::default();
+        let full = anyhow::anyhow!("maximum bytes exceeded");
+        trouble.has(&full);
+        assert!(!trouble.said);
+        tokio::time::advance(PATIENCE).await;
+        trouble.has(&full);
+        assert!(trouble.said);
+        trouble.is_over();
+        assert!(!trouble.said && trouble.since.is_none());
+    }
+}
