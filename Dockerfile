@@ -28,7 +28,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends ca-certifica
 COPY --from=build /out/tidings /usr/local/bin/tidings
 
 LABEL org.opencontainers.image.title="Tidings" \
-      org.opencontainers.image.description="One announcement to every connected user, on an event log that proves it." \
+      org.opencontainers.image.description="One announcement to every connected user, on an event log that anybody can check." \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 

@@ -38,7 +38,7 @@ pub use streams::Streams;
 /// books.
 const STORE_HEADROOM_BYTES: u64 = 2 << 30;
 
-/// One announcement to every connected user, on an event log that proves it.
+/// One announcement to every connected user, on an event log that anybody can check.
 #[derive(Debug, Parser)]
 #[command(name = "tidings", version, about, max_term_width = 100)]
 pub struct Cli {

@@ -1,4 +1,4 @@
-//! Tidings: one announcement to every connected user, on an event log that proves it.
+//! Tidings: one announcement to every connected user, on an event log that anybody can check.
 //!
 //! ```text
 //!  creators ──REST──►┐                                                  ┌──► tidings audit (replay, state, verify, prove, export)

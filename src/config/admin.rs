@@ -13,8 +13,8 @@ const TOKEN_HELP: &str = "\
 Example:
   head -c 32 /dev/urandom | base64 > token.secret
   tidings serve --auth jwt --auth-secret-file token.secret
-  token=$(tidings admin token --auth-secret-file token.secret --sub ann --role creator --expires-in 8h)
-  curl -H \"Authorization: Bearer $token\" http://127.0.0.1:8000/api/creator/broadcast/stats
+  tidings admin token --auth-secret-file token.secret --sub ann --role creator > token
+  curl -H \"Authorization: Bearer $(cat token)\" localhost:8000/api/creator/broadcast/stats
 
 Whoever has the secret can make such tokens, for anybody: usually that is the application that people log in to.";
 
@@ -24,12 +24,12 @@ Example:
   tidings serve --checkpoint-key checkpoint.key
   tidings audit verify --key checkpoint.pub
 
-Give auditors the public key by a way that is not this service. To rotate, make another key of the same name, add its
-public half to what auditors have, restart the replicas with `--checkpoint-key new.key,old.key`, and leave the old one out
+Give auditors the public key by a way that is not this service. To rotate, make another key of the same name, add its \
+public half to what auditors have, restart the replicas with `--checkpoint-key new.key,old.key`, and leave the old one out \
 when nobody asks for it any more.";
 
 const NATS_URL_HELP: &str = "\
-The URL has a password that lets its holder read and write everything in that NATS. It is new at each start of the replica,
+The URL has a password that lets its holder read and write everything in that NATS. It is new at each start of the replica, \
 unless `serve --nats-port` fixes the port, and the login with it.
 
 Example, for the `nats` command, which reads NATS_URL; in its arguments other users would see the password:
@@ -37,7 +37,7 @@ Example, for the `nats` command, which reads NATS_URL; in its arguments other us
   nats stream view BROADCASTS";
 
 const REBUILD_HELP: &str = "\
-The projection is derived from the log and comes back the same. It is moved aside, not deleted: `projection.aside-1` is
+The projection is derived from the log and comes back the same. It is moved aside, not deleted: `projection.aside-1` is \
 the newest of at most three. A replica that gave up on its projection begins anew as well.
 
 Exit codes: 0 the next start rebuilds; 1 it could not be moved; 3 a replica runs in this directory, nothing was changed.
@@ -50,14 +50,14 @@ Example, where systemd runs the replica:
 While it rebuilds, /readyz fails and other replicas serve.";
 
 const PROVISION_HELP: &str = "\
-The log's epoch is its identity: 16 hexadecimal digits in the metadata of the stream BROADCASTS (key `tidings-epoch`), drawn
-when the stream is created. A stream that comes from elsewhere, such as `nats stream add`, has none, and `tidings serve` does
+The log's epoch is its identity: 16 hexadecimal digits in the metadata of the stream BROADCASTS (key `tidings-epoch`), drawn \
+when the stream is created. A stream that comes from elsewhere, such as `nats stream add`, has none, and `tidings serve` does \
 not start with it. `--adopt` gives it one, once. A restored snapshot keeps its epoch and needs no adoption.
 
 Exit codes: 0 everything is as defined; 1 something differs, or failed.";
 
 const STATUS_HELP: &str = "\
-Exit codes, for a monitor or cron: 0 nothing is wrong; 1 something is, and each problem says what to do; 2 wrong usage;
+Exit codes, for a monitor or cron: 0 nothing is wrong; 1 something is, and each problem says what to do; 2 wrong usage; \
 3 NATS could not be asked.";
 
 /// How `admin status` prints.

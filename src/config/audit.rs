@@ -356,3 +356,31 @@ pub struct Export {
     #[command(flatten)]
     pub nats: Nats,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory as _};
+
+    use crate::config::Cli;
+
+    /// The texts below the options, of a command and of those below it.
+    fn tails(command: &Command, found: &mut Vec<(String, String)>) {
+        found.extend(command.get_after_help().map(|tail| (command.get_name().to_owned(), tail.to_string())));
+        command.get_subcommands().for_each(|below| tails(below, found));
+    }
+
+    #[test]
+    fn paragraphs_of_help_are_one_line_and_examples_fit_into_a_terminal() {
+        let mut found = Vec::new();
+        tails(&Cli::command(), &mut found);
+        assert!(found.len() > 8, "{found:?}");
+        for (command, tail) in found {
+            let is_prose = |line: &str| !line.is_empty() && !line.starts_with("  ") && !line.ends_with(':');
+            let lines: Vec<_> = tail.lines().collect();
+            let broken = lines.windows(2).find(|two| is_prose(two[0]) && is_prose(two[1]));
+            assert_eq!(broken, None, "{command}: the terminal breaks lines, not the text");
+            let long = lines.iter().find(|line| line.starts_with("  ") && line.len() > 98);
+            assert_eq!(long, None, "{command}");
+        }
+    }
+}

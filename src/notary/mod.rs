@@ -231,8 +231,9 @@ impl Notary {
                     Err(why) => passed_over.note(noted.number, why),
                 }
                 // In a stream that goes on all that is new is looked at, so that nothing foreign in it goes unsaid.
-                let before_the_log =
-                    begins.as_ref().is_some_and(|begins| noted.time_ns < begins.time_ns.saturating_sub(SKEW_NS));
+                let before_the_log = begins
+                    .as_ref()
+                    .is_some_and(|begins| noted.time_ns < begins.time_ns.saturating_sub(SKEW_NS));
                 if before_the_log || (found.is_some() && known.is_none()) {
                     break 'back;
                 }
