@@ -207,6 +207,8 @@ impl Reader {
                     self.say_head(&mut head).await?;
                     self.hand_on(&mut batch).await?;
                     self.look(std::mem::replace(&mut silent, true)).await?;
+                    // Time in which nobody took what had been read is not silence of the log.
+                    looks.reset();
                     continue;
                 }
                 chunk = messages.next() => chunk,

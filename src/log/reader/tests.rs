@@ -20,17 +20,22 @@ struct Faltering {
     /// Consumers that give nothing, before the first that does.
     stuck: usize,
     follows: AtomicUsize,
+    /// How long each message takes.
+    breath: Duration,
     /// Messages that were asked for one by one.
     fetched: AtomicUsize,
 }
 
 impl Faltering {
     fn new(stuck: usize) -> Arc<Self> {
-        let faltering = Self { stuck, ..Self::default() };
+        Self { stuck, ..Self::default() }.filled()
+    }
+
+    fn filled(self) -> Arc<Self> {
         for _ in 0..LENGTH {
-            faltering.log.inject("broadcasts.creator.late", vec![], "{}".into());
+            self.log.inject("broadcasts.creator.late", vec![], "{}".into());
         }
-        Arc::new(faltering)
+        Arc::new(self)
     }
 
     fn read(self: &Arc<Self>) -> mpsc::Receiver<Delivery> {
@@ -68,8 +73,12 @@ impl EventLog for Faltering {
         if self.follows.fetch_add(1, Ordering::Relaxed) < self.stuck {
             return async { Ok(stream::pending().boxed()) }.boxed();
         }
-        let breath = |message| async {
+        let breath = self.breath;
+        let breath = move |message| async move {
             tokio::task::yield_now().await;
+            if !breath.is_zero() {
+                sleep(breath).await;
+            }
             message
         };
         self.log.follow(from).map(move |followed| Ok(followed?.then(breath).boxed())).boxed()
@@ -114,6 +123,22 @@ async fn large_messages_are_handed_on_a_few_at_a_time() {
     for batch in [(1, 512), (513, 1_024), (1_025, 1_104), (1_105, 1_108), (1_109, 1_110)] {
         assert_eq!(next_batch(&mut deliveries).await, Some(batch));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_which_nobody_takes_what_was_read_is_not_silence() {
+    let log = Faltering { breath: Duration::from_millis(10), ..Faltering::default() }.filled();
+    let mut deliveries = log.read();
+    let (first, mut last) = next_batch(&mut deliveries).await.unwrap();
+    assert!(first == 1 && last < LENGTH / 2, "{last}");
+    // The next look finds room for one batch, and the one after it does not.
+    sleep(LOOK_EVERY * 7 / 2).await;
+    while last < LENGTH {
+        let (first, next) = next_batch(&mut deliveries).await.unwrap();
+        assert_eq!(first, last + 1);
+        last = next;
+    }
+    assert_eq!(log.fetched.load(Ordering::Relaxed), 0, "nothing was missing");
 }
 
 #[tokio::test(start_paused = true)]
