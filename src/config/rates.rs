@@ -10,7 +10,7 @@ use crate::http::rates::{Rate, Rates};
 /// How often somebody may do something, on this replica.
 #[derive(Clone, Debug, Args)]
 pub struct RateOptions {
-    /// Broadcasts a minute that a creator may send; 0 for no limit. Default: 60 with `--auth jwt`, no limit with `--auth
+    /// Broadcasts a minute that a creator may send, and as many clears; 0 for no limit. Default: 60 with `--auth jwt`, no limit with `--auth
     /// dev`, as for all rates.
     #[arg(long, env = "TIDINGS_CREATES_PER_MINUTE", value_name = "N")]
     pub creates_per_minute: Option<u32>,
@@ -40,6 +40,7 @@ impl RateOptions {
         let [creates, acks, connects, refusals] = self.per_minute(auth);
         Rates {
             creates: Rate::new("creates", creates),
+            clears: Rate::new("clears", creates),
             acks: Rate::new("acks", acks),
             connects: Rate::new("connects", connects),
             refusals: Rate::new("refusals", refusals),

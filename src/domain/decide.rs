@@ -58,14 +58,14 @@ impl Command {
 /// A rule of the domain said no. Each becomes one status code and one sentence in `http/error.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// Nothing is left of the message after trimming.
+    /// Nothing of the message can be seen.
     MessageEmpty,
     /// The message has more than 280 Unicode scalar values.
     MessageTooLong {
         /// How many it has.
         length: usize,
     },
-    /// The message has a control character or a bidirectional override.
+    /// The message has a control character, a bidirectional override, or a character that hides text.
     MessageForbiddenCharacter {
         /// The first of them.
         character: char,
@@ -102,7 +102,7 @@ impl fmt::Display for Rejection {
             Self::MessageForbiddenCharacter { character, place } => write!(
                 f,
                 "Broadcast message contains the character U+{:04X} at position {place}, which is not allowed: control \
-                 characters and bidirectional overrides can make a message read differently from what it says.",
+                 characters, bidirectional overrides and invisible tags can make a message read differently from what it says.",
                 u32::from(*character)
             ),
             Self::UnknownType { given } => write!(

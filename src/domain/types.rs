@@ -187,6 +187,14 @@ impl From<uuid::Error> for NotAnId {
     }
 }
 
+impl BroadcastId {
+    /// Reads an id as a client writes it: hyphenated, in either case (RFC 9562, section 4). In the log, in subjects and in
+    /// keys an id has one spelling.
+    pub fn from_client(text: &str) -> Result<Self, NotAnId> {
+        Ok(Self(uuid::fmt::Hyphenated::from_str(text)?.into_uuid()))
+    }
+}
+
 impl TryFrom<String> for BroadcastId {
     type Error = NotAnId;
 
@@ -238,7 +246,7 @@ impl Message {
             return Err(Rejection::MessageForbiddenCharacter { character, place: before + 1 });
         }
         match text.chars().count() {
-            0 => Err(Rejection::MessageEmpty),
+            _ if text.chars().all(is_blank) => Err(Rejection::MessageEmpty),
             1..=MAX_MESSAGE_CHARS => Ok(Self(text.to_owned())),
             length => Err(Rejection::MessageTooLong { length }),
         }
@@ -255,10 +263,33 @@ impl Message {
     }
 }
 
-/// Control characters, and the embeddings, overrides and isolates that make text read differently from what it says.
-/// Left-to-right and right-to-left *marks* (U+200E, U+200F, U+061C) are part of honest writing and pass.
+/// Characters that show nothing: `White_Space` and `Default_Ignorable_Code_Point` of Unicode, and the empty Braille
+/// pattern, which is blank by its glyph alone. A message of nothing else is empty.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || is_default_ignorable(c) || c == '\u{2800}'
+}
+
+/// `Default_Ignorable_Code_Point` of Unicode 17.0, from `DerivedCoreProperties.txt`.
+const fn is_default_ignorable(c: char) -> bool {
+    matches!(
+        c,
+        '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}'..='\u{1160}' | '\u{17B4}'..='\u{17B5}' | '\u{180B}'..='\u{180F}'
+            | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{3164}'
+            | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF0}'..='\u{FFF8}' | '\u{1BCA0}'..='\u{1BCA3}'
+            | '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}'
+    )
+}
+
+/// Control characters; the embeddings, overrides and isolates that make text read differently from what it says; and what
+/// carries text that nobody sees: tag characters, interlinear annotations and noncharacters. Left-to-right and right-to-left
+/// *marks* (U+200E, U+200F, U+061C), joiners and variation selectors are part of honest writing and pass.
 pub(crate) fn is_forbidden(c: char) -> bool {
-    (c.is_control() && c != '\n') || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+    let is_hidden = matches!(c, '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}');
+    let is_noncharacter = matches!(c, '\u{FDD0}'..='\u{FDEF}') || u32::from(c) & 0xFFFE == 0xFFFE;
+    (c.is_control() && c != '\n')
+        || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+        || is_hidden
+        || is_noncharacter
 }
 
 /// What is in the log was judged when it was written, and is read as it stands: later rules do not reach back. The
@@ -371,14 +402,34 @@ mod tests {
     fn what_only_fools_readers_is_forbidden_and_what_writing_needs_is_not() {
         let fooling = ('\u{202A}'..='\u{202E}').chain('\u{2066}'..='\u{2069}');
         let controls = ('\0'..'\n').chain('\u{B}'..' ').chain('\u{7F}'..='\u{9F}');
-        for character in fooling.chain(controls) {
+        let hidden =
+            ('\u{FFF9}'..='\u{FFFB}').chain('\u{E0000}'..='\u{E007F}').chain('\u{FDD0}'..='\u{FDEF}');
+        let noncharacters = ['\u{FFFE}', '\u{FFFF}', '\u{1FFFE}', '\u{10FFFF}'];
+        for character in fooling.chain(controls).chain(hidden).chain(noncharacters) {
             let refused = Message::parse(&format!("a{character}b"));
             assert_eq!(refused, Err(Rejection::MessageForbiddenCharacter { character, place: 2 }));
         }
-        // A newline, marks of direction in Hebrew and Arabic, joiners in Persian and in emoji.
-        for needed in ['\n', '\u{200E}', '\u{200F}', '\u{61C}', '\u{200C}', '\u{200D}'] {
+        // A newline, marks of direction in Hebrew and Arabic, joiners in Persian and in emoji, a variation selector.
+        for needed in ['\n', '\u{200E}', '\u{200F}', '\u{61C}', '\u{200C}', '\u{200D}', '\u{FE0F}', '\u{AD}']
+        {
             assert!(Message::parse(&format!("a{needed}b")).is_ok(), "{needed:?}");
         }
+    }
+
+    #[test]
+    fn a_message_of_nothing_visible_is_empty() {
+        let blank = [
+            '\u{200B}', '\u{2060}', '\u{FEFF}', '\u{2800}', '\u{3164}', '\u{115F}', '\u{FFA0}', '\u{AD}',
+            '\u{34F}', '\u{180E}', '\u{200E}', '\u{200D}', '\u{FE0F}', '\u{2062}', '\u{A0}', '\u{3000}',
+            '\u{2028}',
+        ];
+        for character in blank {
+            for message in [character.to_string(), format!("{character} \u{200B}\n{character}")] {
+                assert_eq!(Message::parse(&message), Err(Rejection::MessageEmpty), "{message:?}");
+            }
+            assert!(Message::parse(&format!("{character}x")).is_ok(), "{character:?}");
+        }
+        assert!(Message::parse(".").is_ok());
     }
 
     proptest! {
@@ -390,9 +441,20 @@ mod tests {
             let (before, rest) = text.split_at(at);
             let other = format!("{before}{}{}", rest[..1].to_uppercase(), &rest[1..]);
             prop_assert_eq!(other.parse::<BroadcastId>().is_ok(), other == text);
+            prop_assert_eq!(BroadcastId::from_client(&other), Ok(id));
             for other in [text.replace('-', ""), format!("{{{text}}}"), format!("urn:uuid:{text}")] {
-                prop_assert!(other.parse::<BroadcastId>().is_err());
+                prop_assert!(other.parse::<BroadcastId>().is_err() && BroadcastId::from_client(&other).is_err());
             }
+        }
+
+        #[test]
+        fn what_unicode_lets_displays_ignore_is_blank(character in "\\p{Default_Ignorable_Code_Point}") {
+            prop_assert!(character.chars().all(is_default_ignorable));
+        }
+
+        #[test]
+        fn what_displays_do_not_ignore_is_not_taken_for_it(character in "\\P{Default_Ignorable_Code_Point}") {
+            prop_assert!(!character.chars().any(is_default_ignorable));
         }
 
         #[test]

@@ -1,16 +1,20 @@
 //! Acknowledging over REST.
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::json;
 
 use super::answer;
-use super::body::Body;
+use super::body::{Body, Fields};
 use super::error::ApiError;
 use super::identity::Identity;
-use super::request::{InChannel, trace_of};
+use super::request::{InChannel, Query, trace_of};
 use super::state::App;
+use crate::domain::BroadcastId;
+
+/// The fields of an acknowledgement.
+const ACKNOWLEDGE: Fields = Fields { known: &["broadcast_id"], not_yet: &["level", "choice", "revision"] };
 
 /// `POST /acknowledge`
 pub async fn acknowledge(
@@ -18,9 +22,11 @@ pub async fn acknowledge(
     InChannel(channel): InChannel,
     who: Identity,
     headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    let id = body.required("broadcast_id")?.parse().map_err(|_| {
+    Query::of(request.uri())?.only(&[])?;
+    let body = Body::read(request, &app, &ACKNOWLEDGE).await?;
+    let id = BroadcastId::from_client(body.required("broadcast_id")?).map_err(|_| {
         ApiError::invalid("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.")
     })?;
     let standing = app.rates.acknowledge(&who.user)?;

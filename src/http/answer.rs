@@ -1,6 +1,5 @@
 //! Answers: JSON that says which event of the log it reflects.
 
-use axum::Json;
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
@@ -14,7 +13,7 @@ const SEQUENCE: HeaderName = HeaderName::from_static("tidings-sequence");
 
 /// `201`: it was written, at this sequence.
 pub fn created(sequence: Option<u64>, body: Value) -> Response {
-    answer(StatusCode::CREATED, sequence, body)
+    answer(StatusCode::CREATED, sequence, &body)
 }
 
 /// `202`: the log is away, and this replica has it on disk for the log.
@@ -23,12 +22,12 @@ pub fn accepted(mut body: Value) -> Response {
         fields.remove("sequence");
         fields.insert("mode".to_owned(), "local".into());
     }
-    answer(StatusCode::ACCEPTED, None, body)
+    answer(StatusCode::ACCEPTED, None, &body)
 }
 
 /// `200`: it was written at this sequence, or is read as of this sequence.
 pub fn ok(sequence: Option<u64>, body: Value) -> Response {
-    answer(StatusCode::OK, sequence, body)
+    answer(StatusCode::OK, sequence, &body)
 }
 
 /// `200`: text as it is.
@@ -59,8 +58,13 @@ pub fn not_modified() -> StatusCode {
     StatusCode::NOT_MODIFIED
 }
 
-fn answer(status: StatusCode, sequence: Option<u64>, body: Value) -> Response {
-    let mut response = (status, Json(body)).into_response();
+/// JSON, and a newline at its end: whoever reads it in a terminal has the prompt on a line of its own.
+pub fn json(status: StatusCode, body: &Value) -> Response {
+    (status, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+}
+
+fn answer(status: StatusCode, sequence: Option<u64>, body: &Value) -> Response {
+    let mut response = json(status, body);
     if let Some(sequence) = sequence {
         response.headers_mut().insert(SEQUENCE, sequence.into());
     }

@@ -17,7 +17,7 @@ use tracing::info;
 use super::answer;
 use super::error::ApiError;
 use super::identity::{Identity, Role};
-use super::request::{Fresh, Query};
+use super::request::{Fresh, Query, number};
 use super::state::{App, READ_PATIENCE};
 use crate::audit::connection::AuditLog;
 use crate::audit::feed::{Part, feed};
@@ -37,7 +37,7 @@ const CHUNKS_WAITING: usize = 4;
 /// `GET /events`
 pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<Response, ApiError> {
     who.require_everywhere(&[Role::Auditor])?;
-    let part = part(&Query::of(&uri)?)?;
+    let part = part(&Query::of(&uri)?.only(&["from_sequence", "limit", "follow"])?)?;
     if part.follow && app.shutdown.begun() {
         return Err(ApiError::stopping());
     }
@@ -103,7 +103,7 @@ pub async fn checkpoint(State(app): State<App>, who: Identity, _: Fresh) -> Resu
 /// `GET /proof`: the file that `tidings audit prove` writes.
 pub async fn proof(State(app): State<App>, who: Identity, uri: Uri, _: Fresh) -> Result<Response, ApiError> {
     who.require_everywhere(&[Role::Auditor])?;
-    let wanted = wanted(&Query::of(&uri)?)?;
+    let wanted = wanted(&Query::of(&uri)?.only(&["broadcast", "user"])?)?;
     let _place = place(&app.auditing.proofs)?;
     let newest = newest(&app).await?;
     let AuditLog { log, .. } = log(&app).await?;
@@ -168,12 +168,12 @@ fn part(query: &Query) -> Result<Part, ApiError> {
 }
 
 fn positive(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|number| *number > 0)
+    number(text).filter(|number| *number > 0)
 }
 
 /// `broadcast` and `user` of a query.
 fn wanted(query: &Query) -> Result<(BroadcastId, Option<UserId>), ApiError> {
-    let broadcast = query.get("broadcast").map(BroadcastId::from_str);
+    let broadcast = query.get("broadcast").map(BroadcastId::from_client);
     let broadcast = broadcast.and_then(Result::ok).ok_or_else(|| {
         ApiError::malformed("invalid_broadcast_id", "`broadcast` must be the id of a broadcast.")
     })?;

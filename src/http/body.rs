@@ -1,48 +1,55 @@
 //! Bodies: a JSON object within the limit, read field by field, so that every mistake gets its own sentence.
 
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
-use axum::http::header::CONTENT_TYPE;
+use axum::body::{Bytes, HttpBody as _};
+use axum::extract::{FromRequest as _, Request};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::error::ApiError;
 use super::state::App;
 
+/// The byte order mark in UTF-8. A reader may ignore it (RFC 8259, section 8.1), and editors of some systems write it.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// The fields of a request.
+pub struct Fields {
+    /// Those that the request may have.
+    pub known: &'static [&'static str],
+    /// Those that the interface names and this build does not carry out.
+    pub not_yet: &'static [&'static str],
+}
+
 /// A JSON object; an absent body reads as an empty one.
 #[derive(Debug)]
 pub struct Body(Map<String, Value>);
 
-impl FromRequest<App> for Body {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        let content_type =
-            request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+impl Body {
+    /// Reads the body of a request. What the head of the request decides is decided first, so that a client that waits for
+    /// `100 Continue` (RFC 9110, section 10.1.1) sends no body in vain.
+    pub async fn read(request: Request, app: &App, fields: &Fields) -> Result<Self, ApiError> {
+        let is_json =
+            judge_head(request.headers(), request.body().size_hint().exact(), app.limits.max_body_bytes)?;
         let arriving = timeout(app.limits.request_timeout, Bytes::from_request(request, app));
         let bytes = arriving.await.map_err(|_| ApiError::body_too_slow())?.map_err(|rejection| {
-            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 ApiError::body_too_large(app.limits.max_body_bytes)
             } else {
-                ApiError::malformed("unreadable_body", "The request's body broke off.")
+                ApiError::malformed("unreadable_body", "The request body ended early. Nothing was changed.")
             }
         })?;
         if bytes.is_empty() {
             return Ok(Self(Map::new()));
         }
-        if !content_type.is_some_and(|kind| is_json(&kind)) {
+        if !is_json {
             return Err(ApiError::not_json());
         }
-        Self::parse(&bytes)
+        let body = Self::parse(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes))?;
+        body.judge_fields(fields)?;
+        Ok(body)
     }
-}
 
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
-}
-
-impl Body {
     fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(bytes) {
             Ok(Value::Object(fields)) => Ok(Self(fields)),
@@ -51,9 +58,19 @@ impl Body {
         }
     }
 
-    /// A field that is there and not null.
-    pub fn has(&self, field: &str) -> bool {
-        self.0.get(field).is_some_and(|value| !value.is_null())
+    /// Refuses what this build does not carry out: a request that was meant for some must never go to everybody.
+    fn judge_fields(&self, fields: &Fields) -> Result<(), ApiError> {
+        for (field, value) in &self.0 {
+            let (known, not_yet) = (&fields.known, &fields.not_yet);
+            if not_yet.contains(&field.as_str()) {
+                if !value.is_null() {
+                    return Err(ApiError::not_supported(field));
+                }
+            } else if !known.contains(&field.as_str()) {
+                return Err(ApiError::unknown_field(field, known.iter().chain(*not_yet).copied()));
+            }
+        }
+        Ok(())
     }
 
     /// A string field; absent and null are the same.
@@ -71,6 +88,33 @@ impl Body {
     }
 }
 
+/// What the head says of a body of this length, where the length is known: whether it is JSON, or why it is not read.
+fn judge_head(headers: &HeaderMap, length: Option<u64>, max: usize) -> Result<bool, ApiError> {
+    let coding = |value: &HeaderValue| {
+        value.to_str().map_or("?".to_owned(), |value| value.trim().to_ascii_lowercase())
+    };
+    if headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|value| !matches!(coding(value).as_str(), "identity" | ""))
+    {
+        return Err(ApiError::encoded());
+    }
+    if length.is_some_and(|length| length > max as u64) {
+        return Err(ApiError::body_too_large(max));
+    }
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    match content_type.is_some_and(is_json) {
+        false if length.is_some_and(|length| length > 0) => Err(ApiError::not_json()),
+        is_json => Ok(is_json),
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,11 +126,24 @@ mod tests {
         assert_eq!(body.text("b"), Ok(None));
         assert!(body.text("c").is_err());
         assert!(body.required("d").is_err());
-        assert!(body.has("c") && !body.has("b") && !body.has("d"));
         for bad in [&b"[]"[..], b"{", b"\"x\"", b"{\"a\":1", b"\xff"] {
             assert!(Body::parse(bad).is_err());
         }
         assert!(Body::parse("[".repeat(10_000).as_bytes()).is_err(), "nesting is bounded");
+    }
+
+    #[test]
+    fn a_field_is_known_or_refused() {
+        let fields = Fields { known: &["message"], not_yet: &["audience"] };
+        let judged = |text: &str| {
+            let body = Body::parse(text.as_bytes()).unwrap();
+            body.judge_fields(&fields).map_err(|error| error.into_parts().0)
+        };
+        assert_eq!(judged(r#"{"message":"x"}"#), Ok(()));
+        assert_eq!(judged(r#"{"message":"x","audience":null}"#), Ok(()));
+        assert_eq!(judged(r#"{"message":"x","audience":{}}"#), Err("not_supported"));
+        assert_eq!(judged(r#"{"message":"x","audiences":null}"#), Err("unknown_field"));
+        assert_eq!(judged(r#"{"Message":"x"}"#), Err("unknown_field"));
     }
 
     #[test]

@@ -1,24 +1,43 @@
 //! Sending, clearing and reading broadcasts.
 
-use axum::Json;
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::answer;
-use super::body::Body;
+use super::body::{Body, Fields};
 use super::error::ApiError;
 use super::identity::{Identity, Role};
-use super::request::{Fresh, InChannel, idempotency_key, if_match, trace_of};
+use super::request::{Fresh, InChannel, Query, idempotency_key, if_match, trace_of};
 use super::state::App;
 use crate::domain::types::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
 use crate::domain::{Command, Kind, Message};
 use crate::push::counts::Reached;
 use crate::push::wire::BroadcastView;
 
-/// Fields that the interface has and this build does not.
-const NOT_YET: [&str; 5] = ["target_user_ids", "target_roles", "expires_at", "publish_at", "link"];
+/// The fields of a broadcast.
+const CREATE: Fields = Fields {
+    known: &["message", "type"],
+    not_yet: &[
+        "title",
+        "link",
+        "actions",
+        "texts",
+        "audience",
+        "target_user_ids",
+        "target_roles",
+        "publish_at",
+        "expires_at",
+        "repeat",
+        "acknowledgement",
+        "supersede",
+        "priority",
+    ],
+};
+
+/// The fields of a clear.
+const CLEAR: Fields = Fields { known: &[], not_yet: &["broadcast_id", "all"] };
 
 /// `POST /`
 pub async fn create(
@@ -26,24 +45,18 @@ pub async fn create(
     InChannel(channel): InChannel,
     who: Identity,
     headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
+    Query::of(request.uri())?.only(&[])?;
     let standing = app.rates.create(&who.user)?;
-    if let Some(field) = NOT_YET.into_iter().find(|field| body.has(field)) {
-        return Err(ApiError::not_supported(field));
-    }
+    let (if_active, key) = (if_match(&headers)?, idempotency_key(&headers)?);
+    let body = Body::read(request, &app, &CREATE).await?;
     let message = Message::parse(body.required("message")?)?;
     let kind = body.text("type")?.map_or(Ok(Kind::default()), Kind::parse)?;
     let characters = message.character_count();
-    let command = Command::Create {
-        channel: channel.clone(),
-        message,
-        kind,
-        by: who.user,
-        if_active: if_match(&headers)?,
-    };
-    let done = app.submit.lifecycle(command, idempotency_key(&headers)?, trace_of(&headers)).await?;
+    let command = Command::Create { channel: channel.clone(), message, kind, by: who.user, if_active };
+    let done = app.submit.lifecycle(command, key, trace_of(&headers)).await?;
     let sent = app.connected(&channel).reached(done.local);
     let reply = json!({
         "status": "success",
@@ -80,11 +93,15 @@ pub async fn clear(
     InChannel(channel): InChannel,
     who: Identity,
     headers: HeaderMap,
-    _: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
-    let command = Command::Clear { channel: channel.clone(), by: who.user, if_active: if_match(&headers)? };
-    let done = app.submit.lifecycle(command, idempotency_key(&headers)?, trace_of(&headers)).await?;
+    Query::of(request.uri())?.only(&[])?;
+    let standing = app.rates.clear(&who.user)?;
+    let (if_active, key) = (if_match(&headers)?, idempotency_key(&headers)?);
+    Body::read(request, &app, &CLEAR).await?;
+    let command = Command::Clear { channel: channel.clone(), by: who.user, if_active };
+    let done = app.submit.lifecycle(command, key, trace_of(&headers)).await?;
     let nothing = Reached { users: 0, connections: 0, approximate: false };
     let cleared = done.broadcast.map_or(nothing, |_| app.connected(&channel).reached(done.local));
     let reply = json!({
@@ -96,7 +113,8 @@ pub async fn clear(
         "broadcast_id": done.broadcast,
         "sequence": done.sequence,
     });
-    Ok(if done.local { answer::accepted(reply) } else { answer::ok(done.sequence, reply) })
+    let answer = if done.local { answer::accepted(reply) } else { answer::ok(done.sequence, reply) };
+    Ok(answer::standing(answer, standing))
 }
 
 /// `GET /active`
@@ -104,15 +122,17 @@ pub async fn active(
     State(app): State<App>,
     InChannel(channel): InChannel,
     who: Identity,
+    uri: Uri,
     _: Fresh,
-) -> Response {
+) -> Result<Response, ApiError> {
+    Query::of(&uri)?.only(&[])?;
     let (sequence, broadcast) = app.projection.read(|view| {
         let open = |id| view.acknowledged_at(id, &who.user).is_none();
         let active = view.active(&channel).filter(|active| open(active.broadcast.id));
         let view = active.map(|active| json!(BroadcastView::from(&active.broadcast)));
         (app.projection.position().sequence, view)
     });
-    answer::ok(Some(sequence), json!({"broadcast": broadcast}))
+    Ok(answer::ok(Some(sequence), json!({"broadcast": broadcast})))
 }
 
 /// `GET /limits`
@@ -120,17 +140,21 @@ pub async fn limits(
     State(app): State<App>,
     InChannel(channel): InChannel,
     who: Identity,
+    uri: Uri,
     _: Fresh,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
-    let active = app.projection.read(|view| view.active(&channel).is_some());
-    Ok(Json(json!({
+    Query::of(&uri)?.only(&[])?;
+    let (sequence, active) =
+        app.projection.read_at(|sequence, view| (sequence, view.active(&channel).is_some()));
+    let reply = json!({
         "max_characters": MAX_MESSAGE_CHARS,
         "recommended_length": RECOMMENDED_MESSAGE_CHARS,
         "current_active_broadcasts": u8::from(active),
         "max_active_broadcasts": 1,
         "types": Kind::ALL,
-    })))
+    });
+    Ok(answer::ok(Some(sequence), reply))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::http::header::{CONNECTION, CONTENT_LENGTH};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::IntoResponse as _;
+use futures_util::FutureExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::{Service as _, service_fn};
@@ -69,9 +70,19 @@ impl Serving {
             request.extensions_mut().insert(place.clone());
             request.extensions_mut().insert(handover.clone());
             let busy = whose.busy();
-            let answered = router.call(request);
+            let writes = !request.method().is_safe();
+            let answering = router.call(request);
+            // A client that hangs up ends what serves its connection. What it asked for is carried out all the same, if the
+            // request had arrived whole.
+            let answering = if writes {
+                let writing = tokio::spawn(answering);
+                async move { writing.await.unwrap_or_else(|_| Ok(ApiError::internal().into_response())) }
+                    .left_future()
+            } else {
+                answering.right_future()
+            };
             async move {
-                let answer = answered.await?;
+                let answer = answering.await?;
                 if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                     busy.upgrades();
                 }

@@ -1,6 +1,7 @@
 //! From what went wrong to what the caller is told: every status code and error code of the interface, in one file.
 
 mod response;
+mod suggest;
 
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, StatusCode};
@@ -18,8 +19,8 @@ use crate::projection::Unavailable;
 use crate::push::admission;
 use crate::push::wire::Close;
 use crate::submit::SubmitError;
-use response::capitalised;
 pub use response::{ApiError, Code, Refusal};
+use response::{UPGRADE_TO_WEBSOCKET, VERSION_13, capitalised};
 
 impl ApiError {
     /// `400`: the request cannot be read.
@@ -85,14 +86,19 @@ impl ApiError {
 
     /// `404`: no such channel.
     pub fn unknown_channel(name: &str) -> Self {
-        let shown: String = name.chars().take(40).collect();
-        let message = format!("There is no channel `{}` here.", shown.escape_debug());
+        let message = format!("There is no channel `{}` here.", shown(name.as_bytes()));
         Self::new(StatusCode::NOT_FOUND, "unknown_channel", message)
     }
 
     /// `404`: no such broadcast.
     pub fn unknown_broadcast(id: BroadcastId) -> Self {
         Rejection::UnknownBroadcast { id }.into()
+    }
+
+    /// `404`: what the path names is not the id of any broadcast.
+    pub fn no_broadcast_id(text: &str) -> Self {
+        let message = format!("There is no broadcast {} in this channel.", shown(text.as_bytes()));
+        Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message)
     }
 
     /// `404`: nobody has signed anything.
@@ -134,6 +140,43 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
     }
 
+    /// `415`: the body is compressed.
+    pub fn encoded() -> Self {
+        let message = "Compressed bodies are not supported: send the body without Content-Encoding.";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", message)
+    }
+
+    /// `422`: a field that nothing is known of, with the known one that is spelled most like it. Nothing is ignored: a
+    /// misspelled audience would send a message to everybody.
+    pub fn unknown_field<'a>(field: &str, known: impl Iterator<Item = &'a str>) -> Self {
+        let (shown, known) = (shown(field.as_bytes()), known.collect::<Vec<_>>());
+        let mut message = format!("`{shown}` is not a field of this request.");
+        let nearest = suggest::nearest(field, &known);
+        match nearest {
+            Some(nearest) => message += &format!(" The nearest one is `{nearest}`."),
+            None => message += " It has no fields.",
+        }
+        message += " Nothing was changed.";
+        let error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field", message);
+        error.with("field", shown).with("nearest", nearest)
+    }
+
+    /// `400`: a parameter of the query that nothing is known of.
+    pub fn unknown_parameter(name: &str, known: &[&str]) -> Self {
+        let shown = shown(name.as_bytes());
+        let mut message = format!("`{shown}` is not a query parameter of this address.");
+        if let Some(nearest) = suggest::nearest(name, known) {
+            message += &format!(" The nearest one is `{nearest}`.");
+        }
+        Self::malformed("unknown_parameter", message)
+    }
+
+    /// `400`: a header that a request may have once.
+    pub fn repeated_header(name: &str) -> Self {
+        let message = format!("The header {name} must not be repeated.");
+        Self::malformed("repeated_header", message)
+    }
+
     /// `422`: a field has the wrong kind of value.
     pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
@@ -145,10 +188,21 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "not_supported", message).with("field", field)
     }
 
-    /// `426`: the address is for WebSockets.
+    /// `426`: the address is for WebSockets. It names the protocol to upgrade to, as RFC 9110, section 15.5.22, demands.
     pub fn not_a_websocket(why: &str) -> Self {
         let message = format!("This address takes WebSocket connections only. {why}.");
-        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
+        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).upgrading(UPGRADE_TO_WEBSOCKET)
+    }
+
+    /// `426`: a WebSocket of another version. It names the version that is spoken here (RFC 6455, section 4.2.2).
+    pub fn other_websocket_version() -> Self {
+        let message = "The header Sec-WebSocket-Version must be 13.";
+        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).upgrading(VERSION_13)
+    }
+
+    /// `400`: a handshake of a WebSocket that is not by RFC 6455, section 4.2.1.
+    pub fn malformed_handshake(why: &str) -> Self {
+        Self::malformed("malformed_handshake", format!("{why}."))
     }
 
     /// `503`: this replica has not read the log far enough.

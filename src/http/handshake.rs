@@ -8,7 +8,7 @@ use axum::http::header::{
     CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use mio::net::TcpStream;
 use sha1::{Digest as _, Sha1};
 
+use super::error::ApiError;
 use super::sockets::SocketPermit;
 
 /// What a server adds to a client's key before it hashes it (RFC 6455, section 1.3).
@@ -24,10 +25,11 @@ const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// The answer to a request for a WebSocket, and where to say what becomes of the connection then; or what is
 /// missing. Of the subprotocols that the client offers, this one is taken.
-pub fn begin(request: &Request, subprotocol: &str) -> Result<(Response, Arc<Handover>), &'static str> {
+pub fn begin(request: &Request, subprotocol: &str) -> Result<(Response, Arc<Handover>), ApiError> {
     let accept = accepted(request)?;
+    let handover = request.extensions().get::<Arc<Handover>>();
     let handover =
-        request.extensions().get::<Arc<Handover>>().ok_or("They begin on a connection of this server")?;
+        handover.ok_or_else(|| ApiError::not_a_websocket("They begin on a connection of this server"))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = [
@@ -80,27 +82,33 @@ pub struct Opened {
     pub place: Arc<SocketPermit>,
 }
 
-/// The answer to a client's key; or what is missing for a WebSocket.
-fn accepted(request: &Request) -> Result<HeaderValue, &'static str> {
+/// The answer to a client's key; or why this is no handshake (RFC 6455, section 4.2.1).
+fn accepted(request: &Request) -> Result<HeaderValue, ApiError> {
     let headers = request.headers();
     if request.version() != Version::HTTP_11 {
-        return Err("They begin with HTTP/1.1");
+        return Err(ApiError::not_a_websocket("They begin with HTTP/1.1"));
     }
     if !has_word(headers, &CONNECTION, "upgrade") {
-        return Err("The header Connection must contain upgrade");
+        return Err(ApiError::not_a_websocket("The header Connection must contain upgrade"));
     }
     if !has_word(headers, &UPGRADE, "websocket") {
-        return Err("The header Upgrade must be websocket");
+        return Err(ApiError::not_a_websocket("The header Upgrade must be websocket"));
+    }
+    // The route of GET answers HEAD too.
+    if request.method() != Method::GET {
+        return Err(ApiError::malformed_handshake("The handshake of a WebSocket is a GET request"));
     }
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err("The header Sec-WebSocket-Version must be 13");
+        return Err(ApiError::other_websocket_version());
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
-    if STANDARD.decode(key).map_or(0, |nonce| nonce.len()) != 16 {
-        return Err("The header Sec-WebSocket-Key must be 16 bytes in base64");
-    }
-    let digest = Sha1::new().chain_update(key).chain_update(MAGIC).finalize();
-    HeaderValue::try_from(STANDARD.encode(digest)).map_err(|_| "The header Sec-WebSocket-Key is not one")
+    let accept = STANDARD
+        .decode(key)
+        .is_ok_and(|nonce| nonce.len() == 16)
+        .then(|| STANDARD.encode(Sha1::new().chain_update(key).chain_update(MAGIC).finalize()));
+    accept.and_then(|accept| HeaderValue::try_from(accept).ok()).ok_or_else(|| {
+        ApiError::malformed_handshake("The header Sec-WebSocket-Key must be 16 bytes in base64")
+    })
 }
 
 /// Whether a header that lists words has this one.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::answer;
 use super::error::ApiError;
 use super::identity::{Identity, Role};
-use super::request::{Fresh, InChannel, Query};
+use super::request::{Fresh, InChannel, Query, number};
 use super::state::App;
 use crate::domain::{BroadcastId, BroadcastState, in_log};
 use crate::push::wire::BroadcastView;
@@ -45,9 +45,11 @@ pub async fn one(
     InChannel(channel): InChannel,
     Path((_, id)): Path<(String, String)>,
     who: Identity,
+    uri: Uri,
     _: Fresh,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator, Role::Team])?;
+    Query::of(&uri)?.only(&[])?;
     let id = broadcast_id(&id)?;
     let sequence = app.projection.position().sequence;
     let found = app.projection.record(channel, id).await?.ok_or_else(|| ApiError::unknown_broadcast(id))?;
@@ -100,8 +102,7 @@ fn summary(known: &BroadcastState) -> Value {
 }
 
 fn broadcast_id(text: &str) -> Result<BroadcastId, ApiError> {
-    // What is no id names nothing here: the same answer as for any other address.
-    text.parse().map_err(|_| ApiError::not_found())
+    BroadcastId::from_client(text).map_err(|_| ApiError::no_broadcast_id(text))
 }
 
 /// Where the page of acknowledgements before ended: `{sequence}-{number}`.
@@ -112,15 +113,16 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (sequence, number) = text.split_once('-').ok_or(())?;
-        Ok(Self((sequence.parse().map_err(|_| ())?, number.parse().map_err(|_| ())?)))
+        let number = self::number(number).and_then(|number| number.try_into().ok());
+        Ok(Self((self::number(sequence).ok_or(())?, number.ok_or(())?)))
     }
 }
 
 /// `limit` and `cursor` of a query.
 fn page<C: FromStr>(uri: &Uri, start: C) -> Result<(usize, C), ApiError> {
-    let query = Query::of(uri)?;
-    let limit = query.get("limit").map_or(Ok(PAGE), str::parse);
-    let limit = limit.ok().filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(|| {
+    let query = Query::of(uri)?.only(&["limit", "cursor"])?;
+    let limit = query.get("limit").map_or(Some(PAGE), |limit| number(limit)?.try_into().ok());
+    let limit = limit.filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(|| {
         ApiError::malformed("invalid_limit", format!("`limit` must be a number from 1 to {MAX_PAGE}."))
     })?;
     let cursor = query.get("cursor").map_or(Ok(start), str::parse).map_err(|_| {
@@ -138,7 +140,16 @@ mod tests {
         let page_of = |query: &str| page::<u64>(&format!("/x{query}").parse().unwrap(), 9);
         assert_eq!(page_of(""), Ok((PAGE, 9)));
         assert_eq!(page_of("?limit=7&cursor=3"), Ok((7, 3)));
-        for bad in ["?limit=0", "?limit=201", "?limit=x", "?cursor=x", "?cursor=-1"] {
+        for bad in [
+            "?limit=0",
+            "?limit=201",
+            "?limit=x",
+            "?limit=+5",
+            "?limit=05",
+            "?cursor=x",
+            "?cursor=-1",
+            "?foo=1",
+        ] {
             assert!(page_of(bad).is_err(), "{bad}");
         }
         assert!("7-2".parse::<Place>().is_ok_and(|place| place.0 == (7, 2)));

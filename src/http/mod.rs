@@ -14,6 +14,7 @@ pub mod limits;
 mod observe;
 mod operations;
 mod page;
+mod private;
 mod problem;
 pub mod rates;
 pub mod refusals;
@@ -79,9 +80,11 @@ pub fn router(app: App) -> Router {
         .fallback(async || ApiError::not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(app.limits.max_body_bytes))
+        .layer(from_fn_with_state(app.clone(), observe::answer_in_time))
         .layer(from_fn_with_state(app.clone(), identity::guard::guard))
         .layer(from_fn(request::names_a_host))
         .layer(from_fn(problem::as_problem))
+        .layer(from_fn(private::keep_private))
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)
 }

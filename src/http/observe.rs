@@ -26,7 +26,7 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_default();
     let begun = Instant::now();
-    let response = in_time(app.limits.answer_timeout, request, next).instrument(span.clone()).await;
+    let response = next.run(request).instrument(span.clone()).await;
     let took = begun.elapsed();
     let status = response.status();
     span.in_scope(|| {
@@ -50,7 +50,12 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
     response
 }
 
-/// Whatever a handler waits for, its caller is answered. What a request began to write, it may still write.
+/// Answers for a handler that takes too long. What a request began to write, it may still write. This layer is the innermost
+/// one, so that its answer goes through all others as any answer does.
+pub async fn answer_in_time(State(app): State<App>, request: Request, next: Next) -> Response {
+    in_time(app.limits.answer_timeout, request, next).await
+}
+
 async fn in_time(patience: Duration, request: Request, next: Next) -> Response {
     let writes = !request.method().is_safe();
     let answered = timeout(patience, next.run(request)).await;

@@ -1,13 +1,13 @@
 //! For whoever runs it or builds on it: is it alive, is it ready, what does it count, what is its interface.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 use tracing::error;
 
+use super::answer;
 use super::error::ApiError;
 use super::state::App;
 use crate::contract::{ASYNCAPI, OPENAPI};
@@ -16,8 +16,8 @@ use crate::projection::Halt;
 use crate::submit::mode::Mode;
 
 /// `GET /livez`: the process answers.
-pub async fn livez() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+pub async fn livez() -> Response {
+    answer::json(StatusCode::OK, &json!({"status": "ok"}))
 }
 
 /// `GET /readyz`: what it shows is true, and it is not about to stop.
@@ -54,7 +54,7 @@ pub async fn readyz(State(app): State<App>) -> Response {
         "digest": position.digest,
         "diverged": position.diverged,
     });
-    (status, Json(answer)).into_response()
+    answer::json(status, &answer)
 }
 
 /// `GET /metrics`: the text format of OpenMetrics.

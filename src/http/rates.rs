@@ -128,6 +128,8 @@ impl<C: Clock + Clone> Rate<C> {
 pub struct Rates {
     /// Broadcasts, by creator.
     pub creates: Option<Rate>,
+    /// Clears, by creator. Whoever has sent too much can still take the last of it down.
+    pub clears: Option<Rate>,
     /// Acknowledgements, by user.
     pub acks: Option<Rate>,
     /// WebSockets and event streams, by address.
@@ -145,6 +147,11 @@ impl Rates {
     /// A creator wants to send a broadcast.
     pub fn create(&self, user: &UserId) -> Taken {
         take(self.creates.as_ref(), user, "broadcasts")
+    }
+
+    /// A creator wants to clear one.
+    pub fn clear(&self, user: &UserId) -> Taken {
+        take(self.clears.as_ref(), user, "clears")
     }
 
     /// A user wants to acknowledge one.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use axum::extract::{FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Uri, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
@@ -19,14 +19,29 @@ use crate::metrics::Counted;
 
 /// Refuses a request of HTTP/1.1 that does not say in one header `Host` whom it is for (RFC 9112, section 3.2): what stands
 /// in between might take it for somebody else's.
-pub async fn names_a_host(request: Request, next: Next) -> Response {
+///
+/// A target in absolute form counts before that header (section 3.2.2), so it takes the header's place.
+pub async fn names_a_host(mut request: Request, next: Next) -> Response {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let clear = match (hosts.next(), hosts.next()) {
         (Some(host), None) => is_a_host(host),
         (None, _) => request.version() < Version::HTTP_11,
         _ => false,
     };
-    if clear { next.run(request).await } else { ApiError::no_host().into_response() }
+    let target = request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+    match target {
+        _ if !clear => return ApiError::no_host().into_response(),
+        Some(Ok(target)) if is_a_host(&target) => drop(request.headers_mut().insert(header::HOST, target)),
+        Some(_) => return ApiError::no_host().into_response(),
+        None => {}
+    }
+    let headers = request.headers();
+    let is_interface = request.uri().path().starts_with("/api/");
+    let repeated = ONCE.into_iter().find(|name| is_interface && headers.get_all(name).iter().count() > 1);
+    if let Some(name) = repeated {
+        return ApiError::repeated_header(name.as_str()).into_response();
+    }
+    next.run(request).await
 }
 
 /// It may also be empty.
@@ -51,7 +66,28 @@ impl FromRequestParts<App> for InChannel {
     }
 }
 
-/// The parameters of a query; the first one of a name counts.
+/// Headers that a request may have once (RFC 9110, section 5.3): of two, each side of a proxy might believe another one.
+/// `If-Match` may be repeated by that RFC; here a list stands in one line.
+const ONCE: [HeaderName; 10] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("last-event-id"),
+    HeaderName::from_static(MIN_SEQUENCE),
+    header::SEC_WEBSOCKET_KEY,
+    HeaderName::from_static("x-user-id"),
+    HeaderName::from_static("x-user-role"),
+];
+
+/// A number in decimal digits, in its one spelling: neither `+5` nor `05`.
+pub fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number: &u64| number.to_string() == text)
+}
+
+/// The parameters of a query, each of which may be there once.
+#[derive(Debug)]
 pub struct Query(HashMap<String, String>);
 
 impl Query {
@@ -59,11 +95,25 @@ impl Query {
     pub fn of(uri: &Uri) -> Result<Self, ApiError> {
         let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|e| ApiError::malformed("malformed_query", format!("The query cannot be read: {e}.")))?;
-        let mut first = HashMap::new();
+        let mut once = HashMap::new();
         for (name, value) in pairs.0 {
-            first.entry(name).or_insert(value);
+            if once.contains_key(&name) {
+                let shown: String = name.chars().take(40).collect();
+                let message = format!("The query has the parameter `{}` twice.", shown.escape_debug());
+                return Err(ApiError::malformed("malformed_query", message));
+            }
+            once.insert(name, value);
         }
-        Ok(Self(first))
+        Ok(Self(once))
+    }
+
+    /// Refuses parameters other than these, and those that any read takes: an answer that ignored one would mislead.
+    pub fn only(self, names: &[&str]) -> Result<Self, ApiError> {
+        let known: Vec<_> = names.iter().copied().chain(ANYWHERE).collect();
+        // Of several, the answer names the same one each time.
+        let unknown = self.0.keys().filter(|name| !known.contains(&name.as_str())).min();
+        unknown.map_or(Ok(()), |name| Err(ApiError::unknown_parameter(name, &known)))?;
+        Ok(self)
     }
 
     /// A parameter.
@@ -75,6 +125,9 @@ impl Query {
 /// The header of requests that asks for an answer that reflects the log up to an event.
 const MIN_SEQUENCE: &str = "tidings-min-sequence";
 
+/// Parameters that an address may have besides its own.
+const ANYWHERE: [&str; 1] = ["min_sequence"];
+
 /// That this replica has read the log as far as the caller asks, having waited for it if need be.
 pub struct Fresh;
 
@@ -85,7 +138,7 @@ impl FromRequestParts<App> for Fresh {
         let query = Query::of(&parts.uri)?;
         let header = parts.headers.get(MIN_SEQUENCE).map(|value| value.to_str().unwrap_or(""));
         let Some(wanted) = header.or_else(|| query.get("min_sequence")) else { return serving(app) };
-        let wanted = wanted.trim().parse().map_err(|_| {
+        let wanted = number(wanted.trim()).ok_or_else(|| {
             ApiError::malformed(
                 "invalid_sequence",
                 "Tidings-Min-Sequence must be a sequence of the log, a number.",
@@ -112,7 +165,8 @@ pub fn trace_of(headers: &HeaderMap) -> Option<TraceParent> {
 /// The key under which a request may be repeated.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = value.to_str().ok().map(str::trim).filter(|key| (1..=128).contains(&key.len()));
+    let key = value.to_str().ok().map(|key| key.trim_matches(' '));
+    let key = key.filter(|key| (1..=128).contains(&key.len()) && !key.contains('\t'));
     key.map(Some).ok_or_else(|| {
         ApiError::malformed(
             "invalid_idempotency_key",
@@ -125,7 +179,8 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
 pub fn if_match(headers: &HeaderMap) -> Result<Option<BroadcastId>, ApiError> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
     let quoted = value.to_str().ok().map(str::trim);
-    let id = quoted.and_then(|quoted| quoted.strip_prefix('"')?.strip_suffix('"')?.parse().ok());
+    let id = quoted.and_then(|quoted| quoted.strip_prefix('"')?.strip_suffix('"')?.into());
+    let id = id.and_then(|id: &str| BroadcastId::from_client(id).ok());
     id.map(Some).ok_or_else(|| {
         ApiError::malformed("invalid_if_match", "If-Match must be the id of a broadcast in double quotes.")
     })
@@ -136,7 +191,7 @@ mod tests {
     use super::*;
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {
-        let name = axum::http::HeaderName::from_static(name);
+        let name = HeaderName::from_static(name);
         [(name, value.parse().unwrap())].into_iter().collect()
     }
 
@@ -167,11 +222,17 @@ mod tests {
         assert_eq!(idempotency_key(&headers("idempotency-key", " k1 ")), Ok(Some("k1")));
         assert!(idempotency_key(&headers("idempotency-key", &"k".repeat(129))).is_err());
         assert!(idempotency_key(&headers("idempotency-key", "")).is_err());
+        assert!(idempotency_key(&headers("idempotency-key", "a\tb")).is_err());
     }
 
     #[test]
-    fn the_first_parameter_of_a_name_counts() {
-        let query = Query::of(&"/x?a=1&a=2&b=%20".parse().unwrap()).ok().unwrap();
+    fn a_parameter_is_there_once_and_known() {
+        let of = |query: &str| Query::of(&format!("/x?{query}").parse().unwrap());
+        assert!(of("a=1&a=2").is_err() && of("a=1&%61=1").is_err());
+        assert!(of("a=1&min_sequence=7").unwrap().only(&["a"]).is_ok());
+        let unknown = of("foo=1").unwrap().only(&["limit"]).err().map(|error| error.into_parts().0);
+        assert_eq!(unknown, Some("unknown_parameter"));
+        let query = of("a=1&b=%20").unwrap();
         assert_eq!((query.get("a"), query.get("b"), query.get("c")), (Some("1"), Some(" "), None));
     }
 }

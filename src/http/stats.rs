@@ -1,13 +1,14 @@
 //! What creators and team read about their audience.
 
 use axum::extract::State;
+use axum::http::Uri;
 use axum::response::Response;
 use serde_json::json;
 
 use super::answer;
 use super::error::ApiError;
 use super::identity::{Identity, Role};
-use super::request::{Fresh, InChannel};
+use super::request::{Fresh, InChannel, Query};
 use super::state::App;
 use crate::domain::types::MAX_MESSAGE_CHARS;
 use crate::push::counts::Accuracy;
@@ -17,9 +18,11 @@ pub async fn stats(
     State(app): State<App>,
     InChannel(channel): InChannel,
     who: Identity,
+    uri: Uri,
     _: Fresh,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator, Role::Team])?;
+    Query::of(&uri)?.only(&[])?;
     let now = app.clock.now();
     let (sequence, today, active, acknowledged) = app.projection.read_at(|sequence, view| {
         let active = view.active(&channel);

@@ -31,8 +31,7 @@ pub async fn upgrade(
     _: Fresh,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let begun = handshake::begin(&request, SUBPROTOCOL).map_err(ApiError::not_a_websocket)?;
-    let (response, handover) = begun;
+    let (response, handover) = handshake::begin(&request, SUBPROTOCOL)?;
     if app.connections_here() >= app.limits.max_connections {
         return Err(ApiError::full());
     }

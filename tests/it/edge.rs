@@ -1,6 +1,7 @@
 //! The edge is closed by default: what anyone can send over HTTP is answered or cut off, takes nothing down, and slows
 //! nobody else.
 
+mod answers;
 mod floods;
 mod places;
 mod requests;

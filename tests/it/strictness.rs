@@ -3,7 +3,7 @@
 
 use async_nats::HeaderMap;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tidings::log::EventLog as _;
 use uuid::Uuid;
 
@@ -66,4 +66,84 @@ async fn an_event_with_a_field_that_this_build_does_not_know_is_skipped_counted_
         replicas.iter().all(|replica| replica.log().contains("the field `audience` of broadcast.created:1"))
     })
     .await;
+}
+
+/// Sends a body as JSON, and returns the status, the code, and the field that is nearest.
+async fn sent(replica: &Replica, path: &str, body: &str) -> (u16, String, Value) {
+    let request = replica.request(Method::POST, path).header("Content-Type", "application/json");
+    let (status, answer) = replica.ask(request.body(body.to_owned())).await;
+    (status, answer["code"].as_str().unwrap_or_default().to_owned(), answer["nearest"].clone())
+}
+
+#[tokio::test]
+async fn a_field_that_is_not_known_is_refused_and_the_nearest_one_is_named() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    for (field, nearest) in [
+        ("target_user_id", "target_user_ids"),
+        ("targets", "target_roles"),
+        ("publish_on", "publish_at"),
+        ("expire_at", "expires_at"),
+        ("message_type", "type"),
+        ("Type", "type"),
+    ] {
+        let body = format!(r#"{{"message":"for seven people","{field}":null}}"#);
+        let refused = sent(&replica, "", &body).await;
+        assert_eq!(refused, (422, "unknown_field".to_owned(), json!(nearest)), "{field}");
+    }
+    for field in ["exclude_user_ids", "require_ack", ""] {
+        let (status, code, nearest) =
+            sent(&replica, "", &format!(r#"{{"message":"x","{field}":[1]}}"#)).await;
+        assert_eq!((status, code.as_str(), nearest.is_string()), (422, "unknown_field", true), "{field}");
+    }
+    for field in
+        ["audience", "title", "texts", "repeat", "acknowledgement", "supersede", "priority", "actions"]
+    {
+        let (status, code, _) = sent(&replica, "", &format!(r#"{{"message":"x","{field}":false}}"#)).await;
+        assert_eq!((status, code.as_str()), (422, "not_supported"), "{field}");
+    }
+    let id = "0198c5a0-1111-7222-8333-444455556666";
+    for (path, body, code) in [
+        ("/clear", r#"{"broadcast":"x"}"#.to_owned(), "unknown_field"),
+        ("/clear", format!(r#"{{"broadcast_id":"{id}"}}"#), "not_supported"),
+        ("/clear", r#"{"all":true}"#.to_owned(), "not_supported"),
+        ("/acknowledge", format!(r#"{{"id":"{id}"}}"#), "unknown_field"),
+        ("/acknowledge", format!(r#"{{"broadcast_id":"{id}","level":"seen"}}"#), "not_supported"),
+        ("/acknowledge", format!(r#"{{"broadcast_id":"{id}","user":"7"}}"#), "unknown_field"),
+    ] {
+        let (status, found, _) = sent(&replica, path, &body).await;
+        assert_eq!((status, found.as_str()), (422, code), "{path} {body}");
+    }
+    let mut client = replica.connect("bob").await;
+    client.greeted().await;
+    for message in [
+        json!({"type": "acknowledge_broadcast", "broadcast_id": id, "choices": 1}),
+        json!({"type": "get_active_broadcast", "channel": "forum"}),
+    ] {
+        client.send(message).await;
+        assert_eq!(client.expect("error").await["code"], "unknown_field");
+    }
+    let ready = replica.readyz().await;
+    assert_eq!(ready["head"], 0, "nothing was written");
+}
+
+#[tokio::test]
+async fn a_query_parameter_that_is_not_known_is_refused() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    for (method, path, code) in [
+        (Method::GET, "/history?foo=1", "unknown_parameter"),
+        (Method::GET, "/history?limit=5&limit=6", "malformed_query"),
+        (Method::GET, "/history?limit=%2B5", "invalid_limit"),
+        (Method::GET, "/history?limit=05", "invalid_limit"),
+        (Method::GET, "/active?user=7", "unknown_parameter"),
+        (Method::GET, "/stats?since=1", "unknown_parameter"),
+        (Method::GET, "/limits?type=info", "unknown_parameter"),
+        (Method::POST, "?dry_run=true", "unknown_parameter"),
+        (Method::POST, "/clear?id=1", "unknown_parameter"),
+        (Method::POST, "/acknowledge?user_id=7", "unknown_parameter"),
+    ] {
+        let (status, body) = replica.ask(replica.request(method, path).json(&json!({}))).await;
+        assert_eq!((status, &body["code"]), (400, &json!(code)), "{path}: {body}");
+    }
 }

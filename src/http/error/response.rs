@@ -1,12 +1,21 @@
 //! What an error is made of, and the response that it becomes.
 
-use axum::Json;
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{
+    CONNECTION, HeaderName, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::http::answer;
 use crate::http::rates::Standing;
+
+/// The headers of a refusal that asks for a WebSocket,
+pub(super) const UPGRADE_TO_WEBSOCKET: &[(HeaderName, &str)] =
+    &[(UPGRADE, "websocket"), (CONNECTION, "Upgrade")];
+/// and for one of the version of RFC 6455.
+pub(super) const VERSION_13: &[(HeaderName, &str)] =
+    &[(UPGRADE, "websocket"), (CONNECTION, "Upgrade"), (SEC_WEBSOCKET_VERSION, "13")];
 
 /// An error as it goes out: `{"status":"error","code","message", …}`.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +28,8 @@ pub struct ApiError {
     challenge: Option<&'static str>,
     /// Where the caller stands with the budget that is spent.
     standing: Option<Box<Standing>>,
+    /// Which protocol would be accepted here.
+    upgrade: &'static [(HeaderName, &'static str)],
     more: Vec<(&'static str, Value)>,
 }
 
@@ -45,6 +56,7 @@ impl ApiError {
             retry_after_seconds: None,
             challenge: None,
             standing: None,
+            upgrade: &[],
             more: Vec::new(),
         }
     }
@@ -56,6 +68,11 @@ impl ApiError {
     pub(super) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.more.push((name, value.into()));
         self
+    }
+
+    /// Tells the caller which protocol would be accepted.
+    pub(super) fn upgrading(self, upgrade: &'static [(HeaderName, &'static str)]) -> Self {
+        Self { upgrade, ..self }
     }
 
     /// Tells the caller what kind of proof is wanted.
@@ -108,7 +125,7 @@ impl IntoResponse for ApiError {
                 body.insert("retry_after_seconds".to_owned(), seconds.into());
             }
         }
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = answer::json(self.status, &body);
         response.extensions_mut().insert(code);
         if as_problem.is_refusal() {
             response
@@ -118,6 +135,9 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(as_problem);
         if let Some(standing) = self.standing {
             standing.say(&mut response);
+        }
+        for (name, value) in self.upgrade {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         if let Some(challenge) = self.challenge {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));

@@ -63,8 +63,9 @@ impl ClientMessage {
         let kind = json.get("type").and_then(serde_json::Value::as_str);
         match kind {
             Some("acknowledge_broadcast") => {
+                judge_fields(&json, &["type", "broadcast_id"], &["level", "choice", "revision"])?;
                 let id = json.get("broadcast_id").and_then(serde_json::Value::as_str);
-                let id = id.and_then(|id| id.parse().ok()).ok_or_else(|| {
+                let id = id.and_then(|id| BroadcastId::from_client(id).ok()).ok_or_else(|| {
                     error(
                         "invalid_broadcast_id",
                         "`broadcast_id` must be the id of a broadcast, a UUID.".to_owned(),
@@ -72,8 +73,12 @@ impl ClientMessage {
                 })?;
                 Ok(Self::Acknowledge(id))
             }
-            Some("get_active_broadcast") => Ok(Self::GetActive),
+            Some("get_active_broadcast") => {
+                judge_fields(&json, &["type"], &[])?;
+                Ok(Self::GetActive)
+            }
             Some("refresh") => {
+                judge_fields(&json, &["type", "token"], &[])?;
                 let token = json.get("token").and_then(serde_json::Value::as_str);
                 let token = token.ok_or_else(|| {
                     error("invalid_token", "`token` must be the new token, a string.".to_owned())
@@ -87,6 +92,26 @@ impl ClientMessage {
             None => Err(error("unknown_type", "A message is an object with a string `type`.".to_owned())),
         }
     }
+}
+
+/// Refuses fields that this build does not carry out, as requests are refused that have some.
+fn judge_fields(
+    message: &serde_json::Value,
+    known: &[&str],
+    not_yet: &[&str],
+) -> Result<(), ServerMessage<'static>> {
+    for (field, value) in message.as_object().into_iter().flatten() {
+        if not_yet.contains(&field.as_str()) {
+            if !value.is_null() {
+                return Err(error("not_supported", format!("`{field}` is not supported by this version.")));
+            }
+        } else if !known.contains(&field.as_str()) {
+            let shown: String = field.chars().take(40).collect();
+            let message = format!("`{}` is not a field of this message.", shown.escape_debug());
+            return Err(error("unknown_field", message));
+        }
+    }
+    Ok(())
 }
 
 /// An acknowledgement as clients write it. It is most of what they say, and all of it at one moment, so it is read
@@ -119,7 +144,7 @@ mod tests {
     #[test]
     fn the_seeds_messages_are_understood() {
         let id = "0198c5a0-1111-7222-8333-444455556666";
-        let acknowledge = format!(r#"{{"type":"acknowledge_broadcast","broadcast_id":"{id}","more":1}}"#);
+        let acknowledge = format!(r#"{{"type":"acknowledge_broadcast","broadcast_id":"{id}"}}"#);
         assert_eq!(ClientMessage::parse(&acknowledge), Ok(ClientMessage::Acknowledge(id.parse().unwrap())));
         assert_eq!(ClientMessage::parse(r#"{"type":"get_active_broadcast"}"#), Ok(ClientMessage::GetActive));
         let refresh = ClientMessage::parse(r#"{"type":"refresh","token":"secret"}"#).unwrap();
@@ -139,6 +164,10 @@ mod tests {
             (r#"{"type":"x"}"#, "unknown_type"),
             (r#"{"type":"acknowledge_broadcast"}"#, "invalid_broadcast_id"),
             (r#"{"type":"acknowledge_broadcast","broadcast_id":"1"}"#, "invalid_broadcast_id"),
+            (r#"{"type":"acknowledge_broadcast","broadcast_id":"1","more":1}"#, "unknown_field"),
+            (r#"{"type":"acknowledge_broadcast","broadcast_id":"1","level":"seen"}"#, "not_supported"),
+            (r#"{"type":"get_active_broadcast","channel":"forum"}"#, "unknown_field"),
+            (r#"{"type":"refresh","token":"t","user":"7"}"#, "unknown_field"),
             (r#"{"type":"refresh"}"#, "invalid_token"),
             (r#"{"type":"refresh","token":7}"#, "invalid_token"),
         ];

@@ -111,7 +111,42 @@ async fn every_endpoint_says_what_is_wrong_with_a_request() {
         ("PATCH", "/stats", &[], "", 405, "method_not_allowed"),
         ("BREW", "/limits", &[], "", 405, "method_not_allowed"),
         ("POST", "/ws", &[], "", 405, "method_not_allowed"),
-        ("GET", "/nothing", &[], "", 404, "not_found"),
+        ("GET", "/nothing", &[], "", 404, "unknown_broadcast"),
+        ("GET", "/nothing/acks", &[], "", 404, "unknown_broadcast"),
+        ("GET", "/nothing/here", &[], "", 404, "not_found"),
+        (
+            "POST",
+            "",
+            &[json, ("content-encoding", b"gzip")],
+            r#"{"message":"x"}"#,
+            415,
+            "unsupported_content_encoding",
+        ),
+        ("POST", "/clear", &[("idempotency-key", b"a\tb")], "", 400, "invalid_idempotency_key"),
+        (
+            "POST",
+            "/clear",
+            &[("idempotency-key", b"a"), ("idempotency-key", b"a")],
+            "",
+            400,
+            "repeated_header",
+        ),
+        (
+            "POST",
+            "/clear",
+            &[("if-match", quoted.as_bytes()), ("if-match", quoted.as_bytes())],
+            "",
+            400,
+            "repeated_header",
+        ),
+        (
+            "GET",
+            "/active",
+            &[("authorization", b"Bearer a"), ("authorization", b"Basic b")],
+            "",
+            400,
+            "repeated_header",
+        ),
         ("GET", "/active/", &[], "", 404, "not_found"),
         ("GET", "/../../nowhere/broadcast/active", &[], "", 404, "unknown_channel"),
         ("GET", "/../../Creator/broadcast/active", &[], "", 404, "unknown_channel"),
@@ -171,7 +206,7 @@ async fn errors_are_problems_where_that_is_asked_for() {
     let long = || replica.request(Method::POST, "").json(&json!({"message": "x".repeat(281)}));
     let problem = asking(long(), "application/json;q=0.5, application/problem+json").await.unwrap();
     assert_eq!(problem.headers()["content-type"], "application/problem+json");
-    assert_eq!(problem.headers()["vary"], "accept");
+    assert_eq!(problem.headers()["vary"], "origin, authorization, cookie, accept");
     let expected = json!({
         "type": "urn:tidings:error:message_too_long",
         "title": "Message too long",
