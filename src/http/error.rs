@@ -191,13 +191,13 @@ impl ApiError {
     /// `426`: the address is for WebSockets. It names the protocol to upgrade to, as RFC 9110, section 15.5.22, demands.
     pub fn not_a_websocket(why: &str) -> Self {
         let message = format!("This address takes WebSocket connections only. {why}.");
-        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).upgrading(UPGRADE_TO_WEBSOCKET)
+        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).upgrading(&UPGRADE_TO_WEBSOCKET)
     }
 
     /// `426`: a WebSocket of another version. It names the version that is spoken here (RFC 6455, section 4.2.2).
     pub fn other_websocket_version() -> Self {
         let message = "The header Sec-WebSocket-Version must be 13.";
-        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).upgrading(VERSION_13)
+        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).upgrading(&VERSION_13)
     }
 
     /// `400`: a handshake of a WebSocket that is not by RFC 6455, section 4.2.1.

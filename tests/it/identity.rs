@@ -87,7 +87,9 @@ async fn everybody_acknowledges_for_themselves_and_for_nobody_else() {
 
     // What else she says of herself has no weight, or is refused.
     let request = post(&replica, "/acknowledge", &ann);
-    let body = json!({"broadcast_id": id, "user": "bob", "user_id": "bob"});
+    let for_bob = post(&replica, "/acknowledge", &ann).json(&json!({"broadcast_id": id, "user": "bob"}));
+    assert_eq!(said(&replica, for_bob).await, is(422, "unknown_field"));
+    let body = json!({"broadcast_id": id});
     let done =
         replica.ask(request.header("X-User-Id", "bob").header("X-User-Role", "creator").json(&body)).await;
     assert_eq!(done, (200, json!({"status": "success", "sequence": 2, "already": false})));

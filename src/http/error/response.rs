@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use crate::http::answer;
 use crate::http::rates::Standing;
 
-/// The headers of a refusal that asks for a WebSocket,
-pub(super) const UPGRADE_TO_WEBSOCKET: &[(HeaderName, &str)] =
-    &[(UPGRADE, "websocket"), (CONNECTION, "Upgrade")];
+/// Headers that say which protocol would be accepted. A word alone in each error, since errors are returned by value.
+pub(super) type Upgrade = &'static [(HeaderName, &'static str)];
+
+/// Of a refusal that asks for a WebSocket,
+pub(super) static UPGRADE_TO_WEBSOCKET: Upgrade = &[(UPGRADE, "websocket"), (CONNECTION, "Upgrade")];
 /// and for one of the version of RFC 6455.
-pub(super) const VERSION_13: &[(HeaderName, &str)] =
+pub(super) static VERSION_13: Upgrade =
     &[(UPGRADE, "websocket"), (CONNECTION, "Upgrade"), (SEC_WEBSOCKET_VERSION, "13")];
 
 /// An error as it goes out: `{"status":"error","code","message", …}`.
@@ -29,7 +31,7 @@ pub struct ApiError {
     /// Where the caller stands with the budget that is spent.
     standing: Option<Box<Standing>>,
     /// Which protocol would be accepted here.
-    upgrade: &'static [(HeaderName, &'static str)],
+    upgrade: Option<&'static Upgrade>,
     more: Vec<(&'static str, Value)>,
 }
 
@@ -56,7 +58,7 @@ impl ApiError {
             retry_after_seconds: None,
             challenge: None,
             standing: None,
-            upgrade: &[],
+            upgrade: None,
             more: Vec::new(),
         }
     }
@@ -71,8 +73,8 @@ impl ApiError {
     }
 
     /// Tells the caller which protocol would be accepted.
-    pub(super) fn upgrading(self, upgrade: &'static [(HeaderName, &'static str)]) -> Self {
-        Self { upgrade, ..self }
+    pub(super) fn upgrading(self, upgrade: &'static Upgrade) -> Self {
+        Self { upgrade: Some(upgrade), ..self }
     }
 
     /// Tells the caller what kind of proof is wanted.
@@ -136,7 +138,7 @@ impl IntoResponse for ApiError {
         if let Some(standing) = self.standing {
             standing.say(&mut response);
         }
-        for (name, value) in self.upgrade {
+        for (name, value) in self.upgrade.into_iter().copied().flatten() {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         if let Some(challenge) = self.challenge {
