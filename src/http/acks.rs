@@ -36,6 +36,6 @@ pub async fn acknowledge(
         reply["already"] = already.into();
     }
     let answer =
-        if done.sequence.is_some() { answer::ok(done.sequence, reply) } else { answer::accepted(reply) };
+        if done.sequence.is_some() { answer::ok(done.sequence, &reply) } else { answer::accepted(reply) };
     Ok(answer::standing(answer, standing))
 }

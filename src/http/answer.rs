@@ -12,8 +12,8 @@ use super::rates::Standing;
 const SEQUENCE: HeaderName = HeaderName::from_static("tidings-sequence");
 
 /// `201`: it was written, at this sequence.
-pub fn created(sequence: Option<u64>, body: Value) -> Response {
-    answer(StatusCode::CREATED, sequence, &body)
+pub fn created(sequence: Option<u64>, body: &Value) -> Response {
+    answer(StatusCode::CREATED, sequence, body)
 }
 
 /// `202`: the log is away, and this replica has it on disk for the log.
@@ -26,8 +26,8 @@ pub fn accepted(mut body: Value) -> Response {
 }
 
 /// `200`: it was written at this sequence, or is read as of this sequence.
-pub fn ok(sequence: Option<u64>, body: Value) -> Response {
-    answer(StatusCode::OK, sequence, &body)
+pub fn ok(sequence: Option<u64>, body: &Value) -> Response {
+    answer(StatusCode::OK, sequence, body)
 }
 
 /// `200`: text as it is.

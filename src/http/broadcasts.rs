@@ -69,7 +69,7 @@ pub async fn create(
         "approximate": sent.approximate,
         "sequence": done.sequence,
     });
-    let answer = if done.local { answer::accepted(reply) } else { answer::created(done.sequence, reply) };
+    let answer = if done.local { answer::accepted(reply) } else { answer::created(done.sequence, &reply) };
     Ok(answer::standing(answer, standing))
 }
 
@@ -113,7 +113,7 @@ pub async fn clear(
         "broadcast_id": done.broadcast,
         "sequence": done.sequence,
     });
-    let answer = if done.local { answer::accepted(reply) } else { answer::ok(done.sequence, reply) };
+    let answer = if done.local { answer::accepted(reply) } else { answer::ok(done.sequence, &reply) };
     Ok(answer::standing(answer, standing))
 }
 
@@ -132,7 +132,7 @@ pub async fn active(
         let view = active.map(|active| json!(BroadcastView::from(&active.broadcast)));
         (app.projection.position().sequence, view)
     });
-    Ok(answer::ok(Some(sequence), json!({"broadcast": broadcast})))
+    Ok(answer::ok(Some(sequence), &json!({"broadcast": broadcast})))
 }
 
 /// `GET /limits`
@@ -154,7 +154,7 @@ pub async fn limits(
         "max_active_broadcasts": 1,
         "types": Kind::ALL,
     });
-    Ok(answer::ok(Some(sequence), reply))
+    Ok(answer::ok(Some(sequence), &reply))
 }
 
 #[cfg(test)]

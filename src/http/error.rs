@@ -150,13 +150,12 @@ impl ApiError {
     /// misspelled audience would send a message to everybody.
     pub fn unknown_field<'a>(field: &str, known: impl Iterator<Item = &'a str>) -> Self {
         let (shown, known) = (shown(field.as_bytes()), known.collect::<Vec<_>>());
-        let mut message = format!("`{shown}` is not a field of this request.");
         let nearest = suggest::nearest(field, &known);
-        match nearest {
-            Some(nearest) => message += &format!(" The nearest one is `{nearest}`."),
-            None => message += " It has no fields.",
-        }
-        message += " Nothing was changed.";
+        let hint = nearest.map_or_else(
+            || "It has no fields.".to_owned(),
+            |nearest| format!("The nearest one is `{nearest}`."),
+        );
+        let message = format!("`{shown}` is not a field of this request. {hint} Nothing was changed.");
         let error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field", message);
         error.with("field", shown).with("nearest", nearest)
     }
@@ -164,10 +163,9 @@ impl ApiError {
     /// `400`: a parameter of the query that nothing is known of.
     pub fn unknown_parameter(name: &str, known: &[&str]) -> Self {
         let shown = shown(name.as_bytes());
-        let mut message = format!("`{shown}` is not a query parameter of this address.");
-        if let Some(nearest) = suggest::nearest(name, known) {
-            message += &format!(" The nearest one is `{nearest}`.");
-        }
+        let hint = suggest::nearest(name, known)
+            .map_or_else(String::new, |nearest| format!(" The nearest one is `{nearest}`."));
+        let message = format!("`{shown}` is not a query parameter of this address.{hint}");
         Self::malformed("unknown_parameter", message)
     }
 

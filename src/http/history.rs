@@ -36,7 +36,7 @@ pub async fn history(
     let next = found.last().filter(|_| more).map(|last| last.sequence.to_string());
     let broadcasts: Vec<_> = found.iter().map(summary).collect();
     let reply = json!({"broadcasts": broadcasts, "next_cursor": next});
-    Ok(answer::ok(Some(sequence), reply))
+    Ok(answer::ok(Some(sequence), &reply))
 }
 
 /// `GET /{id}`
@@ -53,7 +53,7 @@ pub async fn one(
     let id = broadcast_id(&id)?;
     let sequence = app.projection.position().sequence;
     let found = app.projection.record(channel, id).await?.ok_or_else(|| ApiError::unknown_broadcast(id))?;
-    Ok(answer::ok(Some(sequence), json!({"broadcast": summary(&found)})))
+    Ok(answer::ok(Some(sequence), &json!({"broadcast": summary(&found)})))
 }
 
 /// `GET /{id}/acks`: in the order of the log.
@@ -80,7 +80,7 @@ pub async fn acks(
     };
     let acknowledgements: Vec<_> = found.iter().map(entry).collect();
     let reply = json!({"acknowledgements": acknowledgements, "next_cursor": next});
-    Ok(answer::ok(Some(sequence), reply))
+    Ok(answer::ok(Some(sequence), &reply))
 }
 
 /// A broadcast and what came of it.

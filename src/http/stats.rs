@@ -59,5 +59,5 @@ pub async fn stats(
             "max_characters": MAX_MESSAGE_CHARS,
         },
     });
-    Ok(answer::ok(Some(sequence), reply))
+    Ok(answer::ok(Some(sequence), &reply))
 }

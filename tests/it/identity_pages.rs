@@ -70,7 +70,7 @@ async fn pages_that_are_listed_may_ask_and_read_and_others_may_not() {
         assert_eq!(header("access-control-allow-origin").as_deref(), Some(origin), "never *");
         assert_eq!(header("access-control-allow-credentials").as_deref(), Some("true"));
         assert!(header("access-control-expose-headers").unwrap().contains("Tidings-Sequence"));
-        assert_eq!(header("vary").as_deref(), Some("origin"));
+        assert_eq!(header("vary").as_deref(), Some("origin, authorization, cookie"));
         let change = clear(&replica, origin).header("Cookie", format!("session={token}"));
         assert_eq!(said(&replica, change).await, is(200, ""), "{origin}");
     }
@@ -79,7 +79,7 @@ async fn pages_that_are_listed_may_ask_and_read_and_others_may_not() {
     {
         let answer = ask(origin).send().await.unwrap();
         assert!(!answer.headers().contains_key("access-control-allow-origin"), "{origin}");
-        assert_eq!(answer.headers()["vary"], "origin", "{origin}");
+        assert_eq!(answer.headers()["vary"], "origin, authorization, cookie", "{origin}");
         let change = clear(&replica, origin).header("Cookie", format!("session={token}"));
         assert_eq!(said(&replica, change).await, is(403, "origin_not_allowed"), "{origin}");
     }
@@ -112,7 +112,7 @@ async fn a_browser_that_asks_first_is_told() {
         "access-control-allow-credentials: true",
         "access-control-allow-methods: get, head, post",
         "access-control-max-age: 600",
-        "vary: origin",
+        "vary: origin, authorization, cookie",
     ] {
         assert!(head.lines().any(|given| given == line), "{line}: {head}");
     }
