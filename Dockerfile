@@ -20,10 +20,10 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 # The same Debian as the builder's: the binary is linked to its C library.
 FROM debian:trixie-slim
 
-# For TLS to NATS. /data belongs to the user that runs, and a new volume takes that over.
+# For TLS to NATS. /data and /keys belong to the user that runs, and new volumes take that over.
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && install --directory --owner 65532 --group 65532 --mode 0700 /data
+    && install --directory --owner 65532 --group 65532 --mode 0700 /data /keys
 
 COPY --from=build /out/tidings /usr/local/bin/tidings
 

@@ -69,9 +69,8 @@ pub enum Command {
     NatsChild {
         /// The nats-server.
         binary: PathBuf,
-        /// Its arguments.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
+        /// Its configuration.
+        configuration: PathBuf,
     },
 }
 
@@ -150,37 +149,39 @@ pub enum OnOutage {
 /// The options of `serve`.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// Address to listen on. Port 0 lets the system choose; the data directory's `http.url` tells.
-    #[arg(long, env = "TIDINGS_LISTEN", default_value = "127.0.0.1:8000", value_name = "ADDRESS")]
+    /// Address to listen on: an IP address, or `localhost`, and a port. Port 0 lets the system choose; the data directory's
+    /// `http.url` tells.
+    #[arg(help_heading = "Service", long, env = "TIDINGS_LISTEN", default_value = "127.0.0.1:8000", value_name = "ADDRESS", value_parser = listen_address)]
     pub listen: SocketAddr,
 
     /// Where the log is.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "NATS and the log")]
     pub nats: Nats,
 
     /// The nats-server to run without --nats. Default: the one on PATH.
-    #[arg(long, env = "TIDINGS_NATS_SERVER", value_name = "FILE")]
+    #[arg(help_heading = "NATS and the log", long, env = "TIDINGS_NATS_SERVER", value_name = "FILE")]
     pub nats_server: Option<PathBuf>,
 
     /// Loopback port of that nats-server. With it the server's login stays the same over restarts too, so that other
     /// programs that were given its URL get in again. Default: the system chooses a port at each start.
-    #[arg(long, env = "TIDINGS_NATS_PORT", value_name = "PORT", conflicts_with = "nats", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(help_heading = "NATS and the log", long, env = "TIDINGS_NATS_PORT", value_name = "PORT", conflicts_with = "nats", value_parser = clap::value_parser!(u16).range(1..))]
     pub nats_port: Option<u16>,
 
     /// What this deployment chooses about the streams.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "NATS and the log")]
     pub streams: Streams,
 
     /// What is signed of the log, and by whom.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Checkpoints")]
     pub checkpoints: Checkpoints,
 
     /// This replica's name, unique among the replicas. Default: an id kept in the data directory.
-    #[arg(long, env = "TIDINGS_REPLICA", value_name = "NAME", value_parser = replica_name)]
+    #[arg(help_heading = "Service", long, env = "TIDINGS_REPLICA", value_name = "NAME", value_parser = replica_name)]
     pub replica: Option<String>,
 
     /// Channels that exist: `creator` is `/api/creator/broadcast`.
     #[arg(
+        help_heading = "Service",
         long,
         env = "TIDINGS_CHANNELS",
         value_delimiter = ',',
@@ -190,95 +191,114 @@ pub struct Serve {
     pub channels: Vec<Channel>,
 
     /// How people prove who they are, and which pages may ask.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Identity")]
     pub identity: IdentityOptions,
 
     /// How often somebody may do something.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Rates")]
     pub rates: RateOptions,
 
     /// How long an append is tried. After that the outbox takes it, or its outcome is said to be unknown.
-    #[arg(long, env = "TIDINGS_APPEND_TIMEOUT_MS", default_value_t = 3_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "Outages", long, env = "TIDINGS_APPEND_TIMEOUT_MS", default_value_t = 3_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     pub append_timeout_ms: u64,
 
     /// What to do with requests that write while NATS is away.
-    #[arg(long, env = "TIDINGS_ON_OUTAGE", default_value = "accept")]
+    #[arg(help_heading = "Outages", long, env = "TIDINGS_ON_OUTAGE", default_value = "accept")]
     pub on_outage: OnOutage,
 
     /// Entries that the outbox keeps for the log while NATS is away; one may carry up to 1,000 acknowledgements.
-    #[arg(long, env = "TIDINGS_OUTBOX_MAX_ENTRIES", default_value_t = 50_000, value_name = "N", value_parser = at_least_one())]
+    #[arg(help_heading = "Outages", long, env = "TIDINGS_OUTBOX_MAX_ENTRIES", default_value_t = 50_000, value_name = "N", value_parser = at_least_one())]
     pub outbox_max_entries: usize,
 
     /// Bytes that it keeps. They are in memory too, until the log has them.
-    #[arg(long, env = "TIDINGS_OUTBOX_MAX_BYTES", default_value_t = 64 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(256 << 10..))]
+    #[arg(help_heading = "Outages", long, env = "TIDINGS_OUTBOX_MAX_BYTES", default_value_t = 64 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(256 << 10..))]
     pub outbox_max_bytes: u64,
 
     /// How long the projection's store may take to open before it counts as damaged and is rebuilt.
-    #[arg(long, env = "TIDINGS_STORE_OPEN_SECONDS", default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "Outages", long, env = "TIDINGS_STORE_OPEN_SECONDS", default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub store_open_seconds: u64,
 
     /// WebSocket and event-stream connections that this replica takes.
-    #[arg(long, env = "TIDINGS_MAX_CONNECTIONS", default_value_t = 20_000, value_name = "N", value_parser = at_least_one())]
+    #[arg(help_heading = "Limits", long, env = "TIDINGS_MAX_CONNECTIONS", default_value_t = 20_000, value_name = "N", value_parser = at_least_one())]
     pub max_connections: usize,
 
     /// How much of this replica anyone may take.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Limits")]
     pub limits: EdgeLimits,
 
     /// Bytes that a request's body may have.
-    #[arg(long, env = "TIDINGS_MAX_BODY_BYTES", default_value_t = 32 * 1024, value_name = "BYTES")]
+    #[arg(help_heading = "Limits", long, env = "TIDINGS_MAX_BODY_BYTES", default_value_t = 32 * 1024, value_name = "BYTES")]
     pub max_body_bytes: usize,
 
     /// Bytes that a client's WebSocket message may have.
-    #[arg(long, env = "TIDINGS_MAX_MESSAGE_BYTES", default_value_t = SOCKET_LIMITS.message_bytes, value_name = "BYTES")]
+    #[arg(help_heading = "WebSockets", long, env = "TIDINGS_MAX_MESSAGE_BYTES", default_value_t = SOCKET_LIMITS.message_bytes, value_name = "BYTES")]
     pub max_message_bytes: usize,
 
     /// WebSocket messages a second that a connection may send.
-    #[arg(long, env = "TIDINGS_MESSAGES_PER_SECOND", default_value_t = SOCKET_LIMITS.session.messages_per_second, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = "WebSockets", long, env = "TIDINGS_MESSAGES_PER_SECOND", default_value_t = SOCKET_LIMITS.session.messages_per_second, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub messages_per_second: u32,
 
     /// WebSocket messages that a connection may send at once.
-    #[arg(long, env = "TIDINGS_MESSAGE_BURST", default_value_t = SOCKET_LIMITS.session.message_burst, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = "WebSockets", long, env = "TIDINGS_MESSAGE_BURST", default_value_t = SOCKET_LIMITS.session.message_burst, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub message_burst: u32,
 
     /// A WebSocket client is closed when a message that it began has not ended after this long.
-    #[arg(long, env = "TIDINGS_MESSAGE_SECONDS", default_value_t = SOCKET_LIMITS.message_time.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "WebSockets", long, env = "TIDINGS_MESSAGE_SECONDS", default_value_t = SOCKET_LIMITS.message_time.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub message_seconds: u64,
 
     /// Bytes that wait for a WebSocket client that does not read. When it would be more, it is closed.
-    #[arg(long, env = "TIDINGS_MAX_UNSENT_BYTES", default_value_t = SOCKET_LIMITS.unsent_bytes, value_name = "BYTES", value_parser = at_least_one())]
+    #[arg(help_heading = "WebSockets", long, env = "TIDINGS_MAX_UNSENT_BYTES", default_value_t = SOCKET_LIMITS.unsent_bytes, value_name = "BYTES", value_parser = at_least_one())]
     pub max_unsent_bytes: usize,
 
     /// A WebSocket client is closed when something waits for it, and it takes nothing for this long.
-    #[arg(long, env = "TIDINGS_UNSENT_SECONDS", default_value_t = SOCKET_LIMITS.unsent_time.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "WebSockets", long, env = "TIDINGS_UNSENT_SECONDS", default_value_t = SOCKET_LIMITS.unsent_time.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub unsent_seconds: u64,
 
     /// Tasks that the connections are spread over. Default: one a processor.
-    #[arg(long, env = "TIDINGS_SHARDS", default_value_t = processors(), value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
+    #[arg(help_heading = "Service", long, env = "TIDINGS_SHARDS", default_value_t = processors(), value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
     pub shards: usize,
 
     /// A WebSocket client is pinged after this long without a word from it.
-    #[arg(long, env = "TIDINGS_HEARTBEAT_SECONDS", default_value_t = SOCKET_LIMITS.session.heartbeat.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "WebSockets", long, env = "TIDINGS_HEARTBEAT_SECONDS", default_value_t = SOCKET_LIMITS.session.heartbeat.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub heartbeat_seconds: u64,
 
     /// A WebSocket client is closed after this long without a sign of life.
-    #[arg(long, env = "TIDINGS_LIVENESS_SECONDS", default_value_t = SOCKET_LIMITS.session.liveness.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "WebSockets", long, env = "TIDINGS_LIVENESS_SECONDS", default_value_t = SOCKET_LIMITS.session.liveness.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub liveness_seconds: u64,
 
     /// After SIGTERM, `/readyz` fails for this long before anything else happens: the balancer looks elsewhere.
-    #[arg(long, env = "TIDINGS_DRAIN_GRACE_SECONDS", default_value_t = 0, value_name = "SECONDS")]
+    #[arg(
+        help_heading = "Stopping",
+        long,
+        env = "TIDINGS_DRAIN_GRACE_SECONDS",
+        default_value_t = 0,
+        value_name = "SECONDS"
+    )]
     pub drain_grace_seconds: u64,
 
     /// Then connections are closed, spread over this long.
-    #[arg(long, env = "TIDINGS_DRAIN_SECONDS", default_value_t = 5, value_name = "SECONDS")]
+    #[arg(
+        help_heading = "Stopping",
+        long,
+        env = "TIDINGS_DRAIN_SECONDS",
+        default_value_t = 5,
+        value_name = "SECONDS"
+    )]
     pub drain_seconds: u64,
 
     /// How stderr is written: lines for people, or a JSON object a line. `TIDINGS_LOG` says how much.
-    #[arg(long, env = "TIDINGS_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    #[arg(
+        help_heading = "Service",
+        long,
+        env = "TIDINGS_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
     pub log_format: LogFormat,
 
-    /// Print the effective options and exit.
-    #[arg(long)]
+    /// Print the options that are in effect as a file of environment variables, check them, and exit: code 1 when a start
+    /// with them would fail.
+    #[arg(help_heading = "Service", long)]
     pub print_config: bool,
 }
 
@@ -313,6 +333,16 @@ impl Serve {
     pub const fn embedded_store_bytes(&self) -> u64 {
         self.streams.log_max_bytes.saturating_add(STORE_HEADROOM_BYTES)
     }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let literal =
+        text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
+    literal.parse().map_err(|_| {
+        "an IP address and a port are wanted: `127.0.0.1:8000` for this machine alone, `0.0.0.0:8000` for every network \
+         (IPv6: `[::1]:8000`, `[::]:8000`)"
+            .to_owned()
+    })
 }
 
 fn odd_copies(text: &str) -> Result<u8, String> {
@@ -362,6 +392,15 @@ mod tests {
         {
             let expected = format!("TIDINGS_{}", option.get_id().as_str().to_uppercase());
             assert_eq!(option.get_env().and_then(|e| e.to_str()), Some(expected.as_str()));
+        }
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_an_ip_address_or_localhost() {
+        assert_eq!(listen_address("localhost:8000"), listen_address("127.0.0.1:8000"));
+        assert!(listen_address("[::1]:0").is_ok());
+        for wrong in [":8000", "8000", "localhost", "example.com:80", "127.0.0.1:65536"] {
+            assert!(listen_address(wrong).unwrap_err().contains("`127.0.0.1:8000`"), "{wrong}");
         }
     }
 

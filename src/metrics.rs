@@ -120,6 +120,8 @@ pub struct Metrics {
     pub heartbeat: Gauge,
     /// Heartbeats of another replica whose digest at the same sequence was different.
     pub divergence: Counter,
+    /// Keys that this replica signs checkpoints with; 0: it only compares those of others.
+    pub checkpoint_keys: Gauge,
     /// Leaves of the newest checkpoint that this replica's tree agrees with.
     pub checkpoint_size: Gauge,
     /// Seconds for which the log has had events that the newest checkpoint does not cover.
@@ -159,6 +161,7 @@ impl Default for Metrics {
             replicas: Gauge::default(),
             heartbeat: Gauge::default(),
             divergence: Counter::default(),
+            checkpoint_keys: Gauge::default(),
             checkpoint_size: Gauge::default(),
             checkpoint_age: Gauge::default(),
             checkpoints_signed: Counter::default(),
@@ -306,6 +309,7 @@ impl Metrics {
             "Heartbeats of a replica with another digest at the same sequence",
             &self.divergence,
         );
+        add(r, "checkpoint_keys", "Keys that this replica signs checkpoints with", &self.checkpoint_keys);
         let help = "Leaves of the newest checkpoint that this replica's tree agrees with";
         add(r, "checkpoint_size", help, &self.checkpoint_size);
         let help = "For how long the log has had events that the newest checkpoint does not cover";

@@ -5,30 +5,55 @@ use std::io::{IsTerminal as _, stderr};
 
 use serde_json::{Map, Value};
 use tracing::field::Field;
-use tracing::{Event, Subscriber, warn};
+use tracing::{Event, Level, Metadata, Subscriber, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::{JsonFields, Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::audit::terminal::json_line;
 use crate::config::{Audit, Command, LogFormat};
 use crate::domain::types::is_forbidden;
 
-const HOW_MUCH: &str = "TIDINGS_LOG";
+/// The variable that says how much is written, in the syntax of `tracing` (`info,tidings=debug`).
+pub(super) const VERBOSITY: &str = "TIDINGS_LOG";
 
-/// Starts them, and returns how they are written. `TIDINGS_LOG` says how much is said, in the syntax of `tracing`
-/// (`info,tidings=debug`).
-pub(super) fn start(command: &Command) -> LogFormat {
-    let wanted = std::env::var(HOW_MUCH).unwrap_or_default();
-    let default = default(command);
-    let asked = if wanted.is_empty() { EnvFilter::try_new(default) } else { EnvFilter::try_new(&wanted) };
-    let misread = asked.as_ref().err().map(ToString::to_string);
-    let filter = asked.unwrap_or_else(|_| EnvFilter::new(default));
+/// How much is written.
+pub(super) struct Verbosity {
+    /// In the syntax of `tracing`.
+    pub(super) directives: String,
+    /// Whether the environment says so, and not the default.
+    pub(super) is_chosen: bool,
+    /// What the environment says, and why it cannot be read.
+    misread: Option<(String, String)>,
+}
+
+impl Verbosity {
+    /// What is in effect for this command.
+    pub(super) fn of(command: &Command) -> Self {
+        let wanted = std::env::var(VERBOSITY).unwrap_or_default();
+        let default = default(command).to_owned();
+        if wanted.is_empty() {
+            return Self { directives: default, is_chosen: false, misread: None };
+        }
+        match EnvFilter::try_new(&wanted) {
+            Ok(_) => Self { directives: wanted, is_chosen: true, misread: None },
+            Err(why) => {
+                Self { directives: default, is_chosen: false, misread: Some((wanted, why.to_string())) }
+            }
+        }
+    }
+}
+
+/// Starts them, and returns how they are written.
+pub(super) fn start(command: &Command, verbosity: &Verbosity) -> LogFormat {
     let diagnostics = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(EnvFilter::new(&verbosity.directives))
         .with_writer(stderr)
         .with_target(false)
         // They would go to stderr with `eprintln!`, and panic when it is stderr that nobody reads any more.
@@ -37,18 +62,31 @@ pub(super) fn start(command: &Command) -> LogFormat {
     match format {
         LogFormat::Text => {
             let fields = debug_fn(write_field).delimited(" ");
-            diagnostics.with_ansi(stderr().is_terminal()).fmt_fields(fields).init();
+            diagnostics
+                .with_ansi(stderr().is_terminal())
+                .fmt_fields(fields)
+                .finish()
+                .with(filter_fn(has_no_payload))
+                .init();
         }
         LogFormat::Json => diagnostics
             .with_ansi(false)
             .fmt_fields(JsonFields::new())
             .event_format(JsonLines { fields: JsonFields::new() })
+            .finish()
+            .with(filter_fn(has_no_payload))
             .init(),
     }
-    if let Some(why) = misread {
-        warn!("{HOW_MUCH}={wanted:?} cannot be read ({why}), so it is {default:?}");
+    if let Some((wanted, why)) = &verbosity.misread {
+        warn!("{VERBOSITY}={wanted:?} cannot be read ({why}), so it is {:?}", verbosity.directives);
     }
     format
+}
+
+/// Below `info` the NATS client writes what it sends and receives: messages and users, which belong in the log alone.
+fn has_no_payload(metadata: &Metadata<'_>) -> bool {
+    let is_the_client = metadata.target().split("::").next() == Some("async_nats");
+    !is_the_client || *metadata.level() <= Level::INFO
 }
 
 /// How much is said unless `TIDINGS_LOG` says otherwise.

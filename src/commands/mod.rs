@@ -9,6 +9,7 @@ mod progress;
 mod serve;
 mod stdout;
 mod tokens;
+mod variables;
 
 use std::fs;
 use std::io::{ErrorKind, Write as _, stdout};
@@ -24,6 +25,8 @@ use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::disk::private;
 use crate::log::connection::{Connection, connect};
 use crate::log::embedded;
+use diagnostics::Verbosity;
+use serve::configuration;
 
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
@@ -34,22 +37,29 @@ pub fn run() -> ExitCode {
         conflict.exit();
     }
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    if let Command::NatsChild { binary, arguments } = &cli.command {
-        return fail(&embedded::exec_child(binary, arguments));
+    if let Command::NatsChild { binary, configuration } = &cli.command {
+        return fail(&embedded::exec_child(binary, configuration));
     }
-    let format = diagnostics::start(&cli.command);
+    let verbosity = Verbosity::of(&cli.command);
+    let format = diagnostics::start(&cli.command, &verbosity);
+    variables::warn_of_unknown();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("starting the runtime")),
     };
     let done = runtime.block_on(async {
         match cli.command {
-            Command::Serve(options) if options.print_config => {
+            Command::Serve(options) => {
                 let serve = matches.subcommand_matches("serve").context("`serve` was not parsed")?;
-                print(&serve::effective_options(serve, &options))?;
+                let connections_are_chosen = serve::connections_are_chosen(serve);
+                if options.print_config {
+                    print(&configuration::printed(serve, &options, &verbosity))?;
+                    configuration::check(&options, connections_are_chosen).await?;
+                } else {
+                    serve::serve(*options, connections_are_chosen).await?;
+                }
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Serve(options) => serve::serve(*options).await.map(|()| ExitCode::SUCCESS),
             Command::Audit(command) => Ok(audit::run(command).await),
             Command::Admin(command) => admin::run(command).await,
             Command::Contract { document } => {

@@ -1,5 +1,6 @@
 //! `serve`: prepares the ground that a replica stands on, has it run there, and tidies up.
 
+pub(super) mod configuration;
 mod descriptors;
 mod running;
 
@@ -17,7 +18,7 @@ use tracing::{error, info, warn};
 use super::data_dir::{self, DataDir};
 use super::keys;
 use crate::clock::SystemClock;
-use crate::config::{Auth, LogFormat, SECRET_VARIABLE, Serve};
+use crate::config::{Auth, LogFormat, Serve};
 use crate::log::connection::{self, Connection, without_password};
 use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
 use crate::log::provision::{NoEpoch, Provision, Refused};
@@ -35,11 +36,17 @@ const BACKLOG: u32 = 4_096;
 /// A start waits this long for NATS before it goes on without.
 const JOIN_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Whether somebody has said how many connections there may be, so that fewer are worth a warning.
+pub(super) fn connections_are_chosen(matches: &ArgMatches) -> bool {
+    let chosen = [ValueSource::CommandLine, ValueSource::EnvVariable].map(Some);
+    ["max_connections", "max_sockets"].iter().any(|option| chosen.contains(&matches.value_source(option)))
+}
+
 /// Runs one replica until it is told to stop.
-pub(super) async fn serve(mut options: Serve) -> anyhow::Result<()> {
+pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> anyhow::Result<()> {
     require_safe_address(&options)?;
     require_a_ping_in_time(&options)?;
-    descriptors::fit(&mut options)?;
+    descriptors::fit(&mut options, connections_are_chosen)?;
     let gate = options.identity.gate(&options.channels).await?;
     let (begin_shutdown, shutdown) = Shutdown::listen()?;
     let (listener, url) = listen(options.listen)?;
@@ -216,37 +223,4 @@ fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
          Replay:  {program} audit replay {place}\n\
          {nats}"
     );
-}
-
-/// Every option as an environment variable, a line each, with where its value comes from.
-pub(super) fn effective_options(matches: &ArgMatches, options: &Serve) -> String {
-    use clap::CommandFactory as _;
-    let cli = crate::config::Cli::command();
-    let known = cli.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
-    let mut lines: String = known.filter_map(|option| effective_option(option, matches, options)).collect();
-    // It has no flag, and is not to be seen.
-    let secret = std::env::var_os(SECRET_VARIABLE).filter(|secret| !secret.is_empty());
-    lines += &secret.map_or_else(
-        || format!("# {SECRET_VARIABLE} is not set\n"),
-        |_| format!("{SECRET_VARIABLE}=[set]  # environment\n"),
-    );
-    lines
-}
-
-fn effective_option(option: &clap::Arg, matches: &ArgMatches, options: &Serve) -> Option<String> {
-    let (name, id) = (option.get_env()?.to_str()?, option.get_id().as_str());
-    let origin = match matches.value_source(id) {
-        Some(ValueSource::CommandLine) => "flag",
-        Some(ValueSource::EnvVariable) => "environment",
-        Some(_) => "default",
-        None => {
-            let worked_out = options.worked_out().into_iter().find(|(known, _)| *known == id);
-            return Some(worked_out.map_or_else(
-                || format!("# {name} is not set\n"),
-                |(_, value)| format!("{name}={value}  # default\n"),
-            ));
-        }
-    };
-    let values = matches.get_raw(id)?.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",");
-    Some(format!("{name}={}  # {origin}\n", without_password(&values)))
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use rustix::fs::{Mode, OFlags};
+use tempfile::NamedTempFile;
 use tracing::{info, warn};
 
 /// What a file is made with: its owner reads and writes it.
@@ -101,13 +102,8 @@ const fn exposure(owner: u32, user: u32, mode: u32) -> Exposure {
 pub fn create(file: &Path) -> io::Result<File> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => create_new(file),
+        _ => OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(file),
     }
-}
-
-/// Opens a file to write to that must not be there yet.
-pub fn create_new(file: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(file)
 }
 
 /// Opens a file to be added to, and makes it when it is missing. A symbolic link is an error.
@@ -127,19 +123,27 @@ fn unfollowed(options: &mut OpenOptions) -> &mut OpenOptions {
 /// Writes a file whole: whoever reads it finds what was there before, or all of this, whatever happens in between. What is
 /// not finished has a name of its own in the same directory, and is deleted on an error.
 pub fn write_private(file: &Path, contents: impl AsRef<[u8]>) -> anyhow::Result<()> {
-    let written = || -> io::Result<()> {
-        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-        // Made with a random name, for its owner alone, and only if nothing of that name exists.
-        let mut unfinished = tempfile::Builder::new()
-            .prefix(".unfinished-")
-            .permissions(fs::Permissions::from_mode(FILE_MODE))
-            .tempfile_in(directory.unwrap_or_else(|| Path::new(".")))?;
-        unfinished.write_all(contents.as_ref())?;
-        unfinished.as_file().sync_all()?;
-        unfinished.persist(file)?;
-        Ok(())
-    };
-    written().with_context(|| format!("writing {}", file.display()))
+    let written = unfinished(file, contents.as_ref()).and_then(|unfinished| Ok(unfinished.persist(file)?));
+    written.map(drop).with_context(|| format!("writing {}", file.display()))
+}
+
+/// The same for a file that must not be there yet: [`io::ErrorKind::AlreadyExists`] when it is. Of several processes that do
+/// this at once one succeeds, and the others find its file whole.
+pub fn write_new(file: &Path, contents: impl AsRef<[u8]>) -> io::Result<()> {
+    unfinished(file, contents.as_ref())?.persist_noclobber(file)?;
+    Ok(())
+}
+
+/// Beside `file`, under a random name that nothing had, for its owner alone, and synced.
+fn unfinished(file: &Path, contents: &[u8]) -> io::Result<NamedTempFile> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let mut unfinished = tempfile::Builder::new()
+        .prefix(".unfinished-")
+        .permissions(fs::Permissions::from_mode(FILE_MODE))
+        .tempfile_in(directory.unwrap_or_else(|| Path::new(".")))?;
+    unfinished.write_all(contents)?;
+    unfinished.as_file().sync_all()?;
+    Ok(unfinished)
 }
 
 /// Reads a file that holds a secret, called `what` in messages: "the key". One of more than 64 KiB is an error, and one that
@@ -206,7 +210,7 @@ mod tests {
         planted();
         append_to(&link).unwrap_err();
         open_or_create(&link).unwrap_err();
-        create_new(&link).unwrap_err();
+        write_new(&link, "ours").unwrap_err();
         assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "precious");
     }
 
@@ -216,6 +220,9 @@ mod tests {
         let file = folder.path().join("file");
         write_private(&file, "before").unwrap();
         write_private(&file, "after").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "after");
+        let error = write_new(&file, "too late").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&file).unwrap(), "after");
         // A directory is in its place: nothing is written, and nothing is left over.
         let occupied = folder.path().join("occupied");

@@ -105,6 +105,12 @@ pub async fn begin(address: &Address, name: &str) -> anyhow::Result<Connection> 
     Ok(connection)
 }
 
+/// Reads everything that an address names, its files among them, and connects to nobody.
+pub async fn check(address: &Address) -> anyhow::Result<()> {
+    hosts(address)?;
+    options(address, "tidings").await.map(drop)
+}
+
 impl Connection {
     fn new(
         client: Client,

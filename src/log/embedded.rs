@@ -10,6 +10,7 @@ mod login;
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rustix::process::{
-    Pid, Signal, kill_process, set_parent_process_death_signal, setpgid, test_kill_process,
+    Pid, Signal, getppid, kill_process, set_parent_process_death_signal, setpgid, test_kill_process,
 };
 use tracing::{error, info, warn};
 
@@ -145,8 +146,12 @@ pub fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 /// What the child does first: it asks to be told when its parent dies, leaves the parent's process group so that a
-/// Ctrl-C reaches the parent alone, and becomes the server. Returns only when that failed.
-pub fn exec_child(binary: &Path, arguments: &[String]) -> anyhow::Error {
+/// Ctrl-C reaches the parent alone, and becomes the server. Returns only when that failed. Nobody but a running Tidings starts
+/// it: typed by hand it is refused.
+pub fn exec_child(binary: &Path, configuration: &Path) -> anyhow::Error {
+    if let Err(error) = require_own_parent() {
+        return error;
+    }
     let prepared = set_parent_process_death_signal(Some(Signal::TERM))
         .and_then(|()| setpgid(None, None))
         .context("preparing the nats-server child");
@@ -159,11 +164,24 @@ pub fn exec_child(binary: &Path, arguments: &[String]) -> anyhow::Error {
                     server.env_remove(name);
                 }
             }
-            let error = server.args(arguments).exec();
+            let error = server.arg("-c").arg(configuration).exec();
             anyhow::Error::from(error).context(format!("running {}", binary.display()))
         }
         Err(error) => error,
     }
+}
+
+/// An error unless the parent runs the very file that this process runs.
+fn require_own_parent() -> anyhow::Result<()> {
+    let running = |process: &str| {
+        let found = fs::metadata(format!("/proc/{process}/exe"))?;
+        Ok::<_, std::io::Error>((found.dev(), found.ino()))
+    };
+    let parent = getppid().map(|parent| parent.as_raw_nonzero().to_string()).unwrap_or_default();
+    if running(&parent).ok() == Some(running("self").context("looking at this process")?) {
+        return Ok(());
+    }
+    bail!("`{CHILD_COMMAND}` is how `tidings serve` starts its nats-server; it is not for anything else")
 }
 
 /// nats-server itself would end with a line in its own log.
@@ -216,7 +234,6 @@ fn run(server: &Server, port: Option<u16>) -> anyhow::Result<(Child, u16)> {
     let mut child = Command::new(this_program()?)
         .arg(CHILD_COMMAND)
         .arg(&options.binary)
-        .arg("-c")
         .arg(&configuration)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

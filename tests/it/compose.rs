@@ -63,9 +63,11 @@ fn every_variable_of_a_replica_is_an_option_that_takes_it() {
             .unwrap();
         assert!(printed.status.success(), "{name}: {}", String::from_utf8_lossy(&printed.stderr));
         let printed = String::from_utf8(printed.stdout).unwrap();
+        let (_, given) = printed.split_once("# environment\n").unwrap();
+        let (given, _) = given.split_once("\n\n").unwrap();
         for (variable, value) in &environment {
-            let line = format!("{variable}={value}  # environment");
-            assert!(printed.lines().any(|printed| printed == line), "{name}: no {line} in:\n{printed}");
+            let line = format!("{variable}={value}");
+            assert!(given.lines().any(|printed| printed == line), "{name}: no {line} in:\n{printed}");
         }
     }
 }
@@ -85,6 +87,22 @@ fn a_replica_has_time_to_drain_and_files_for_its_connections() {
         assert!(files > options.max_connections as u64 + 1_000, "{name} has {files} files");
         assert_eq!(options.streams.stream_replicas, 3);
         assert_eq!(options.nats.nats.len(), 3);
+    }
+}
+
+#[test]
+fn the_replicas_sign_with_one_key_that_the_first_of_them_makes() {
+    let compose = compose();
+    for (name, replica) in services(&compose, "replica-") {
+        let options = options(&environment(replica)).checkpoints;
+        let [file] = &options.checkpoint_key[..] else { panic!("{name}: {options:?}") };
+        assert!(options.checkpoint_key_name.is_some(), "{name} makes it when it is missing");
+        // The volume of all three, on a folder that the image gives to the user of the replicas.
+        let folder = file.parent().unwrap().to_str().unwrap();
+        assert!(words(&replica["volumes"]).contains(&&*format!("keys:{folder}")), "{name}");
+        let image = shipped("Dockerfile");
+        let given = image.lines().find(|line| line.contains("install --directory --owner 65532")).unwrap();
+        assert!(given.split(' ').any(|word| word == folder), "{given}");
     }
 }
 

@@ -364,3 +364,17 @@ async fn with_a_fixed_port_the_url_is_the_same_over_starts() {
         format!("the embedded NATS cannot listen on 127.0.0.1:{port} (--nats-port names another port)");
     assert!(second.log().contains(&expected), "{}", second.log());
 }
+
+#[tokio::test]
+async fn the_command_for_the_child_runs_nothing_that_somebody_types() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("it ran");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    let output = command.args(["nats-child", "touch"]).arg(&mark).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("is how `tidings serve` starts its nats-server"),
+        "{said}"
+    );
+    assert!(!mark.exists());
+}

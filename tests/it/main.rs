@@ -67,6 +67,7 @@ mod rolling;
 mod schemas;
 mod second_verifier;
 mod strictness;
+mod signing;
 mod tidy;
 mod tampering;
 mod time_travel;

@@ -90,21 +90,29 @@ async fn every_option_is_printed_with_its_origin_and_no_secret() {
     assert!(output.status.success(), "{}", stderr(&output));
     let printed = stdout(&output);
     for line in [
-        "TIDINGS_LISTEN=127.0.0.1:9  # flag",
-        "TIDINGS_CHANNELS=news,forum  # environment",
-        "TIDINGS_MAX_MESSAGE_BYTES=4096  # default",
-        "# TIDINGS_REPLICA is not set",
+        "# flags\nTIDINGS_LISTEN=127.0.0.1:9\n\n# environment\n",
+        "\nTIDINGS_CHANNELS=news,forum\n",
+        "\n# its login is not shown: TIDINGS_NATS=nats://…@a:4222,nats://b:4222\n",
+        "\nTIDINGS_MAX_MESSAGE_BYTES=4096\n",
+        "\nTIDINGS_LOG=info,sled=warn,async_nats=warn\n",
+        "\n# TIDINGS_REPLICA=\n",
     ] {
-        assert!(printed.lines().any(|printed| printed == line), "{line} is not in:\n{printed}");
+        assert!(printed.contains(line), "{line} is not in:\n{printed}");
     }
+    let is_variable = |line: &str| line.starts_with("TIDINGS_") && line.contains('=') && !line.contains(" #");
+    assert!(
+        printed.lines().all(|line| line.is_empty() || line.starts_with('#') || is_variable(line)),
+        "{printed}"
+    );
     assert!(!printed.contains("hunter2") && printed.contains("@a:4222"), "{printed}");
+    let secret = [("TIDINGS_AUTH_SECRET", "thirty-two characters are a secret")];
     // What applies where the default depends on another option.
     for (auth, values) in [("dev", ["0", "0", "0", "21000"]), ("jwt", ["60", "20", "1000", "21000"])] {
-        let output = tidings(&["serve", "--print-config", "--auth", auth], &[]).await;
+        let output = tidings(&["serve", "--print-config", "--auth", auth], &secret).await;
         let options =
             ["CREATES_PER_MINUTE", "MAX_CONNECTIONS_PER_USER", "MAX_SOCKETS_PER_ADDRESS", "MAX_SOCKETS"];
         for (option, value) in options.into_iter().zip(values) {
-            let line = format!("TIDINGS_{option}={value}  # default");
+            let line = format!("TIDINGS_{option}={value}");
             assert!(stdout(&output).lines().any(|printed| printed == line), "{line}:\n{}", stdout(&output));
         }
     }
@@ -118,6 +126,35 @@ async fn every_option_is_printed_with_its_origin_and_no_secret() {
     let wrong = tidings(&["serve", "--channels", "Not A Channel"], &[]).await;
     assert_eq!(wrong.status.code(), Some(2));
     assert!(stderr(&wrong).contains("is not a channel name"), "{}", stderr(&wrong));
+}
+
+#[tokio::test]
+async fn printing_the_options_finds_what_a_start_would_find_wrong() {
+    for (options, reason) in [
+        (&["--auth", "jwt"][..], "--auth jwt takes the keys of tokens"),
+        (&["--listen", "0.0.0.0:8000"], "--auth-dev-anywhere"),
+        (&["--heartbeat-seconds", "80"], "--liveness-seconds 75"),
+        (&["--max-sockets", "20000"], "--max-connections 20000"),
+        (&["--checkpoint-key", "/nowhere/checkpoint.key"], "/nowhere/checkpoint.key"),
+        (&["--nats", "nats://a:4222", "--nats-creds", "/nowhere/nats.creds"], "/nowhere/nats.creds"),
+        (&["--nats-server", "/nowhere/nats-server"], "--nats-server names"),
+    ] {
+        let output = tidings(&[&["serve", "--print-config"][..], options].concat(), &[]).await;
+        assert_eq!(output.status.code(), Some(1), "{options:?}");
+        assert!(stderr(&output).contains(reason), "{options:?}: {}", stderr(&output));
+        assert!(stdout(&output).contains("TIDINGS_LISTEN="), "{options:?}: they are printed all the same");
+    }
+}
+
+#[tokio::test]
+async fn a_misspelt_variable_is_named_with_the_nearest_known_one() {
+    let misspelt = [("TIDINGS_CHANELS", "abc"), ("TIDINGS_SERVICE_HOST", "10.0.0.1")];
+    let said = stderr(&tidings(&["serve", "--heartbeat-seconds", "80"], &misspelt).await);
+    assert!(
+        said.contains("TIDINGS_CHANELS is unknown") && said.contains("is TIDINGS_CHANNELS meant?"),
+        "{said}"
+    );
+    assert!(!said.contains("TIDINGS_SERVICE_HOST"), "{said}");
 }
 
 #[tokio::test]
@@ -304,7 +341,8 @@ async fn dev_auth_stays_on_this_machine_unless_told_otherwise() {
 #[tokio::test]
 async fn the_log_of_a_replica_tells_what_happened_and_not_what_was_said() {
     let nats = Nats::start().await;
-    let spec = Spec::joining(nats.url()).with_variable("TIDINGS_LOG", "info,tidings=trace");
+    let everything = "trace,async_nats=trace,async_nats::connection=trace,async_nats::jetstream=debug";
+    let spec = Spec::joining(nats.url()).with_variable("TIDINGS_LOG", everything);
     let mut replica = Replica::start_with(spec).await;
     let mut client = replica.connect("u").await;
     client.greeted().await;
@@ -321,6 +359,7 @@ async fn the_log_of_a_replica_tells_what_happened_and_not_what_was_said() {
     assert!(replica.terminate().await.success());
     let log = replica.log();
     assert!(!log.contains("XYZZY"), "{log}");
+    assert!(log.contains("DEBUG") && !log.contains("TIDINGS_LOG="), "it was read: {log}");
     let told = log.lines().find(|line| line.contains("broadcast.created")).unwrap_or_else(|| panic!("{log}"));
     assert!(told.contains(&id) && told.contains("log.sequence=1"), "{told}");
     assert!(log.lines().any(|line| line.ends_with("stopped")), "{log}");

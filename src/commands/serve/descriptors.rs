@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::Serve;
 use crate::http::server::TURNING_AWAY;
@@ -14,8 +14,9 @@ const OWN: usize = 192 + TURNING_AWAY;
 const LEAST_SOCKETS: usize = 64;
 
 /// Raises the soft limit of descriptors to the hard one, and fits the options into what that gives: a replica that ran
-/// out of them could not even say that it is full, nor open a file of its own.
-pub(super) fn fit(options: &mut Serve) -> anyhow::Result<()> {
+/// out of them could not even say that it is full, nor open a file of its own. Fewer connections than somebody has `chosen` are
+/// a warning; fewer than the default are what this system is set up for.
+pub(super) fn fit(options: &mut Serve, chosen: bool) -> anyhow::Result<()> {
     let (connections, sockets) = (options.max_connections, options.limits.sockets(options.max_connections));
     if sockets <= connections {
         bail!(
@@ -25,11 +26,16 @@ pub(super) fn fit(options: &mut Serve) -> anyhow::Result<()> {
     }
     let Some(most) = raised() else { return Ok(()) };
     let Some((sockets, connections)) = fitted(most, sockets, connections)? else { return Ok(()) };
-    warn!(
+    let fewer = format!(
         "this process may have {most} files open, which is too few for {} TCP connections: it takes {sockets}, \
          {connections} of them WebSockets and event streams. A higher `ulimit -n` lifts that",
         options.limits.sockets(options.max_connections)
     );
+    if chosen {
+        warn!("{fewer}");
+    } else {
+        info!("{fewer}");
+    }
     options.max_connections = connections;
     options.limits.max_sockets = Some(sockets);
     Ok(())

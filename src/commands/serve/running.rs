@@ -155,6 +155,7 @@ impl<'a> Base<'a> {
     }
 
     fn notary(&self, log: Arc<dyn EventLog>, projection: Projection, keys: Vec<SecretKey>) -> Notary {
+        self.metrics.checkpoint_keys.set(i64::try_from(keys.len()).unwrap_or(i64::MAX));
         Notary {
             projection,
             log,

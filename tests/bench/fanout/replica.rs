@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -27,11 +28,11 @@ const PATIENCE: Duration = Duration::from_mins(10);
 pub struct Running(Child);
 
 impl Running {
-    /// By the binary's command for children, which die with their parent.
+    /// It ends when the thread that starts it does.
     pub fn command(program: impl AsRef<OsStr>, log: &Path) -> anyhow::Result<Command> {
         let log = fs::File::options().create(true).append(true).open(log)?;
-        let mut command = Command::new(TIDINGS);
-        command.arg("nats-child").arg(program).arg("--");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]).arg(program).process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command)
     }

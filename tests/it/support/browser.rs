@@ -1,7 +1,7 @@
 //! A real browser: Chromium without a window, driven over WebDriver by the driver that comes with it.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, test_kill_process};
@@ -11,6 +11,7 @@ use thirtyfour::prelude::*;
 use thirtyfour::{LoggingPrefsLogLevel, WindowHandle};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::program::mortal;
 use super::{PATIENCE, Replica, eventually};
 
 /// A browser is a dozen processes: more of them at once only make each other slow.
@@ -178,9 +179,8 @@ struct Driver {
 
 impl Driver {
     fn start(profile: &TempDir) -> Self {
-        // Through our own child command, so that no browser outlives a test run that is killed.
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-        command.args(["nats-child", "chromedriver", "--port=0"]).env("HOME", profile.path());
+        let mut command = mortal("chromedriver");
+        command.arg("--port=0").env("HOME", profile.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::operator::Operator;
+use super::program::mortal;
 use super::tls::Identity;
 use super::{PATIENCE, Replica, eventually, nats_server, shipped};
 pub use cluster::Cluster;
@@ -160,10 +161,7 @@ impl Nats {
     fn spawn(&mut self) {
         let log =
             fs::File::options().create(true).append(true).open(self.directory.path().join("log")).unwrap();
-        // Through our own child command, so that no server outlives a test run that is killed.
-        let child = Command::new(env!("CARGO_BIN_EXE_tidings"))
-            .arg("nats-child")
-            .arg(nats_server())
+        let child = mortal(nats_server())
             .args(["-c".as_ref(), self.configuration.as_os_str()])
             .args(["-p", &self.port.to_string()])
             .args(&self.extra)

@@ -1,6 +1,8 @@
 //! A program that stands around a replica, such as a balancer: in a folder of its own, and ended with its value.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -22,6 +24,13 @@ http {
 /// How an nginx is started on it.
 pub const NGINX_ARGUMENTS: &[&str] = &["-e", "stderr", "-p", ".", "-c", "main.conf"];
 
+/// A command whose process ends when the thread that starts it does, so that nothing outlives a test run that is killed.
+pub fn mortal(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--"]).arg(program).process_group(0);
+    command
+}
+
 pub struct Program {
     name: &'static str,
     child: Child,
@@ -36,11 +45,7 @@ impl Program {
             fs::write(directory.path().join(file), text).unwrap();
         }
         let log = fs::File::create(log_in(directory.path())).unwrap();
-        // By the binary's command for children, so that nothing outlives a test run that is killed.
-        let child = Command::new(env!("CARGO_BIN_EXE_tidings"))
-            .arg("nats-child")
-            .arg(find(name))
-            .arg("--")
+        let child = mortal(find(name))
             .args(arguments)
             .current_dir(directory.path())
             .stdin(Stdio::null())

@@ -1,0 +1,88 @@
+//! `serve --print-config`: the options that are in effect, as a file of environment variables, and whether they can work.
+
+use std::ffi::OsStr;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, CommandFactory as _};
+
+use super::{descriptors, embedded, keys, require_a_ping_in_time, require_safe_address};
+use crate::commands::diagnostics::{VERBOSITY, Verbosity};
+use crate::config::{Cli, SECRET_VARIABLE, Serve};
+use crate::log::connection::{self, without_password};
+
+/// The parts of the file, in this order.
+#[derive(Default)]
+struct Parts {
+    flags: Vec<String>,
+    environment: Vec<String>,
+    defaults: Vec<String>,
+    not_set: Vec<String>,
+}
+
+impl Parts {
+    fn of(&mut self, origin: ValueSource) -> &mut Vec<String> {
+        match origin {
+            ValueSource::CommandLine => &mut self.flags,
+            ValueSource::EnvVariable => &mut self.environment,
+            _ => &mut self.defaults,
+        }
+    }
+}
+
+/// Every option as an environment variable, in a form that systemd (`EnvironmentFile=`) and Docker (`--env-file`) read:
+/// `NAME=value` on a line, comments on lines of their own. Where a value has a secret, the line is a comment.
+pub(in crate::commands) fn printed(matches: &ArgMatches, options: &Serve, verbosity: &Verbosity) -> String {
+    let cli = Cli::command();
+    let known = cli.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
+    let mut parts = Parts::default();
+    for option in known {
+        if let Some(name) = option.get_env().and_then(OsStr::to_str) {
+            add(&mut parts, name, option, matches, options);
+        }
+    }
+    let origin = if verbosity.is_chosen { &mut parts.environment } else { &mut parts.defaults };
+    origin.push(format!("{VERBOSITY}={}", verbosity.directives));
+    // It has no flag, and is not to be seen.
+    if std::env::var_os(SECRET_VARIABLE).is_some_and(|secret| !secret.is_empty()) {
+        parts.environment.push(format!("# {SECRET_VARIABLE} is set, and not shown"));
+    } else {
+        parts.not_set.push(format!("# {SECRET_VARIABLE}="));
+    }
+    let titled = [
+        ("flags", parts.flags),
+        ("environment", parts.environment),
+        ("defaults", parts.defaults),
+        ("not set", parts.not_set),
+    ];
+    let parts = titled.iter().filter(|(_, lines)| !lines.is_empty());
+    let parts: Vec<_> = parts.map(|(title, lines)| format!("# {title}\n{}\n", lines.join("\n"))).collect();
+    parts.join("\n")
+}
+
+fn add(parts: &mut Parts, name: &str, option: &Arg, matches: &ArgMatches, options: &Serve) {
+    let id = option.get_id().as_str();
+    let (Some(origin), Some(values)) = (matches.value_source(id), matches.get_raw(id)) else {
+        match options.worked_out().into_iter().find(|(known, _)| *known == id) {
+            Some((_, value)) => parts.defaults.push(format!("{name}={value}")),
+            None => parts.not_set.push(format!("# {name}=")),
+        }
+        return;
+    };
+    let values = values.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(",");
+    let shown = without_password(&values);
+    let secret = if shown == values { "" } else { "# its login is not shown: " };
+    parts.of(origin).push(format!("{secret}{name}={shown}"));
+}
+
+/// Everything about the options that a start would find wrong, and that needs neither the network nor the data directory.
+pub(in crate::commands) async fn check(options: &Serve, connections_are_chosen: bool) -> anyhow::Result<()> {
+    require_safe_address(options)?;
+    require_a_ping_in_time(options)?;
+    options.identity.gate().await?;
+    connection::check(&options.nats.address(options.nats.nats.clone())).await?;
+    if options.nats_server.is_some() {
+        embedded::find(options.nats_server.as_deref())?;
+    }
+    keys::check(&options.checkpoints)?;
+    descriptors::fit(&mut options.clone(), connections_are_chosen)
+}
