@@ -5,6 +5,7 @@ mod audit;
 mod checkpoints;
 mod limits;
 mod identity;
+mod nats;
 mod rates;
 mod sockets;
 mod streams;
@@ -19,7 +20,6 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::Channel;
-use crate::log::connection::Address;
 use crate::log::names::MIRROR_LEASE_KEY;
 use crate::submit::outbox::Bounds;
 pub use admin::{Admin, MintToken, StatusFormat};
@@ -30,6 +30,7 @@ pub use audit::{
 pub use checkpoints::Checkpoints;
 pub use identity::{Auth, IdentityOptions, SECRET_VARIABLE, Secret};
 pub use limits::Limits as EdgeLimits;
+pub use nats::Nats;
 pub use rates::RateOptions;
 pub use sockets::SOCKET_LIMITS;
 pub use streams::Streams;
@@ -81,51 +82,6 @@ pub enum Contract {
     Openapi,
     /// The messages of live connections and the events of the log, as AsyncAPI 3.0.
     Asyncapi,
-}
-
-/// Where the log is.
-#[derive(Clone, Debug, Args)]
-pub struct Nats {
-    /// URLs of a NATS to join, of one server or several of one cluster; `nats://user:password@host` where it asks for
-    /// that. Without it, `serve` runs a nats-server of its own, and the other commands look for that one in the data
-    /// directory.
-    #[arg(long, env = "TIDINGS_NATS", hide_env_values = true, value_delimiter = ',', value_name = "URL")]
-    pub nats: Vec<String>,
-
-    /// A NATS credentials file.
-    #[arg(long, env = "TIDINGS_NATS_CREDS", value_name = "FILE")]
-    pub nats_creds: Option<PathBuf>,
-
-    /// The certificate authority to trust for NATS, in place of the system's (PEM). With it, a NATS without TLS is refused.
-    #[arg(long, env = "TIDINGS_NATS_TLS_CA", value_name = "FILE")]
-    pub nats_tls_ca: Option<PathBuf>,
-
-    /// This client's certificate for NATS, where it asks for one (PEM). With it, a NATS without TLS is refused.
-    #[arg(long, env = "TIDINGS_NATS_TLS_CERT", value_name = "FILE", requires = "nats_tls_key")]
-    pub nats_tls_cert: Option<PathBuf>,
-
-    /// The key of that certificate.
-    #[arg(long, env = "TIDINGS_NATS_TLS_KEY", value_name = "FILE", requires = "nats_tls_cert")]
-    pub nats_tls_key: Option<PathBuf>,
-
-    /// Where this replica keeps what is its own.
-    #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR", default_value = "tidings-data")]
-    pub data_dir: PathBuf,
-}
-
-impl Nats {
-    /// How to reach these servers. The one that a replica runs for itself, on loopback, has no TLS, and its URL has the login.
-    pub fn address(&self, servers: Vec<String>) -> Address {
-        if self.nats.is_empty() {
-            return Address { servers, ..Address::default() };
-        }
-        Address {
-            servers,
-            credentials: self.nats_creds.clone(),
-            tls_ca: self.nats_tls_ca.clone(),
-            tls_identity: self.nats_tls_cert.clone().zip(self.nats_tls_key.clone()),
-        }
-    }
 }
 
 /// How diagnostics are written.
@@ -345,13 +301,6 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-fn odd_copies(text: &str) -> Result<u8, String> {
-    match text.parse() {
-        Ok(copies @ (1 | 3 | 5)) => Ok(copies),
-        _ => Err("a stream has 1, 3 or 5 copies".to_owned()),
-    }
-}
-
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get).min(64)
 }
@@ -392,6 +341,15 @@ mod tests {
         {
             let expected = format!("TIDINGS_{}", option.get_id().as_str().to_uppercase());
             assert_eq!(option.get_env().and_then(|e| e.to_str()), Some(expected.as_str()));
+        }
+    }
+
+    #[test]
+    fn every_option_of_serve_is_under_a_heading_of_its_help() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        for option in serve.get_arguments().filter(|option| option.get_id() != "help") {
+            assert!(option.get_help_heading().is_some(), "{}", option.get_id());
         }
     }
 

@@ -39,11 +39,10 @@ fn read_or_generate(name: &KeyName, file: &Path) -> anyhow::Result<SecretKey> {
 
 /// Reads the keys that were given, but for one that a start would make.
 pub(super) fn check(options: &Checkpoints) -> anyhow::Result<()> {
-    let made = |file: &Path| options.checkpoint_key_name.is_some() && is_missing(file);
-    for file in options.checkpoint_key.iter().filter(|file| !made(file)) {
-        read(file)?;
+    match (&options.checkpoint_key[..], &options.checkpoint_key_name) {
+        ([file], Some(_)) if is_missing(file) => Ok(()),
+        (files, _) => files.iter().try_for_each(|file| read(file).map(drop)),
     }
-    Ok(())
 }
 
 fn is_missing(file: &Path) -> bool {

@@ -84,14 +84,18 @@ async fn a_health_check_follows_readiness() {
 
 #[tokio::test]
 async fn every_option_is_printed_with_its_origin_and_no_secret() {
-    let environment =
-        [("TIDINGS_CHANNELS", "news,forum"), ("TIDINGS_NATS", "nats://ann:hunter2@a:4222,nats://b:4222")];
+    let environment = [
+        ("TIDINGS_CHANNELS", "news,forum"),
+        ("TIDINGS_NATS", "nats://ann:hunter2@a:4222,nats://b:4222"),
+        ("TIDINGS_ROLE", "creator=editors,press;creator@forum=forum-editors"),
+    ];
     let output = tidings(&["serve", "--print-config", "--listen", "127.0.0.1:9"], &environment).await;
     assert!(output.status.success(), "{}", stderr(&output));
     let printed = stdout(&output);
     for line in [
         "# flags\nTIDINGS_LISTEN=127.0.0.1:9\n\n# environment\n",
         "\nTIDINGS_CHANNELS=news,forum\n",
+        "\nTIDINGS_ROLE=creator=editors,press;creator@forum=forum-editors\n",
         "\n# its login is not shown: TIDINGS_NATS=nats://…@a:4222,nats://b:4222\n",
         "\nTIDINGS_MAX_MESSAGE_BYTES=4096\n",
         "\nTIDINGS_LOG=info,sled=warn,async_nats=warn\n",
@@ -131,7 +135,7 @@ async fn every_option_is_printed_with_its_origin_and_no_secret() {
 #[tokio::test]
 async fn printing_the_options_finds_what_a_start_would_find_wrong() {
     for (options, reason) in [
-        (&["--auth", "jwt"][..], "--auth jwt takes the keys of tokens"),
+        (&["--auth", "jwt"][..], "--auth jwt needs the keys of tokens"),
         (&["--listen", "0.0.0.0:8000"], "--auth-dev-anywhere"),
         (&["--heartbeat-seconds", "80"], "--liveness-seconds 75"),
         (&["--max-sockets", "20000"], "--max-connections 20000"),

@@ -68,8 +68,10 @@ fn add(parts: &mut Parts, name: &str, option: &Arg, matches: &ArgMatches, option
         }
         return;
     };
-    let values = values.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(",");
-    let shown = without_password(&values);
+    let delimiter = option.get_value_delimiter().unwrap_or(',').to_string();
+    let values = values.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(&delimiter);
+    // Those whose values may have a password; an `@` of another, as in `creator@forum=editors`, hides nothing.
+    let shown = if option.is_hide_env_values_set() { without_password(&values) } else { values.clone() };
     let secret = if shown == values { "" } else { "# its login is not shown: " };
     parts.of(origin).push(format!("{secret}{name}={shown}"));
 }
@@ -78,7 +80,7 @@ fn add(parts: &mut Parts, name: &str, option: &Arg, matches: &ArgMatches, option
 pub(in crate::commands) async fn check(options: &Serve, connections_are_chosen: bool) -> anyhow::Result<()> {
     require_safe_address(options)?;
     require_a_ping_in_time(options)?;
-    options.identity.gate().await?;
+    options.identity.gate(&options.channels).await?;
     connection::check(&options.nats.address(options.nats.nats.clone())).await?;
     if options.nats_server.is_some() {
         embedded::find(options.nats_server.as_deref())?;
