@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::odd_copies;
 use crate::log::provision::Provision;
 
 /// What a deployment chooses about the streams.
@@ -37,5 +36,12 @@ impl Streams {
             acks_max_age: Duration::from_secs(self.acks_max_age_seconds),
             acks_max_bytes: self.acks_max_bytes,
         }
+    }
+}
+
+fn odd_copies(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(copies @ (1 | 3 | 5)) => Ok(copies),
+        _ => Err("a stream has 1, 3 or 5 copies".to_owned()),
     }
 }

@@ -3,12 +3,11 @@
 mod response;
 mod suggest;
 
-use axum::http::header::HOST;
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::identity::Places;
-use super::identity::rules::shown;
+use super::identity::rules::shown_host;
 use super::rates::Standing;
 use super::sockets::Refused;
 use crate::audit::proof::Unprovable;
@@ -66,7 +65,7 @@ impl ApiError {
 
     /// `403`: in dev auth, the request names a host that is not known to be this service.
     pub fn host_not_allowed(headers: &HeaderMap) -> Self {
-        let host = headers.get(HOST).map(|host| shown(host.as_bytes())).unwrap_or_default();
+        let host = shown_host(headers);
         let message = format!(
             "The host `{host}` is not known as this service. In dev auth, requests must name localhost, a loopback \
              address or a host of --allowed-hosts."

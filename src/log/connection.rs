@@ -108,7 +108,7 @@ pub async fn begin(address: &Address, name: &str) -> anyhow::Result<Connection> 
 /// Reads everything that an address names, its files among them, and connects to nobody.
 pub async fn check(address: &Address) -> anyhow::Result<()> {
     hosts(address)?;
-    options(address, "tidings").await.map(drop)
+    login_options(address, "tidings").await.map(drop)
 }
 
 impl Connection {

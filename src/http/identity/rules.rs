@@ -4,7 +4,7 @@ use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName};
 
-use super::origin::{Origin, Pattern, address, is_loopback};
+use super::origin::{NULL, Origin, Pattern, address, is_loopback};
 
 /// How the page that sends a request and its target are related (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -82,12 +82,14 @@ impl Origins {
             || self.listed.iter().any(|pattern| pattern.has_host(&name))
     }
 
-    /// Why a page may not ask, for whoever has to configure it.
+    /// Why a page may not ask, for whoever has to configure it. Only what has the form of an origin is repeated: anything else
+    /// does not come from a browser, and any text could get into the diagnostics.
     pub fn why_not(&self, headers: &HeaderMap) -> String {
-        let page = headers.get(ORIGIN).map_or_else(
-            || "Pages of other origins".to_owned(),
-            |origin| format!("Pages of the origin `{}`", shown(origin.as_bytes())),
-        );
+        let page = match headers.get(ORIGIN).map(|origin| origin.to_str()) {
+            None => "Pages of other origins".to_owned(),
+            Some(Ok(origin)) if is_an_origin(origin) => format!("Pages of the origin `{}`", shown(origin)),
+            Some(_) => "Requests whose `Origin` is not an origin".to_owned(),
+        };
         let own = self.own.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let rule = match () {
             () if self.dev && own.is_empty() => {
@@ -106,16 +108,25 @@ impl Origins {
             () => format!(
                 "Pages of the host that the request names, `{}`, may. --allowed-origins lists others; --public-url \
                  says the service's own address.",
-                headers.get(HOST).map(|host| shown(host.as_bytes())).unwrap_or_default()
+                shown_host(headers)
             ),
         };
         format!("{page} may not do this. {rule}")
     }
 }
 
-/// A header in an answer or in a line of diagnostics: bounded, and without control characters.
-pub fn shown(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).chars().take(SHOWN).flat_map(char::escape_debug).collect()
+/// The host that a request names, for an answer or a line of diagnostics: bounded, and `?` where it is no host.
+pub fn shown_host(headers: &HeaderMap) -> String {
+    host(headers).map_or_else(|| "?".to_owned(), |host| shown(host.as_str()))
+}
+
+/// A header that has been parsed, as an answer or a line of diagnostics repeats it.
+fn shown(value: &str) -> String {
+    value.chars().take(SHOWN).flat_map(char::escape_debug).collect()
+}
+
+fn is_an_origin(text: &str) -> bool {
+    text == NULL || text.parse::<Origin>().is_ok()
 }
 
 fn host(headers: &HeaderMap) -> Option<Authority> {
@@ -148,6 +159,24 @@ mod tests {
         let mut headers = asked(host);
         headers.insert(ORIGIN, origin.parse().unwrap());
         origins.page(&headers) == Page::Allowed
+    }
+
+    #[test]
+    fn a_refusal_repeats_origins_and_hosts_and_no_other_text() {
+        let why_not = |origin: &str| {
+            let mut headers = asked("example.com");
+            headers.insert(ORIGIN, origin.parse().unwrap());
+            Origins::default().why_not(&headers)
+        };
+        for origin in ["https://app.example.com", "null", "capacitor://localhost"] {
+            assert!(why_not(origin).contains(&format!("`{origin}`")), "{origin}");
+        }
+        assert!(why_not("https://app.example.com").contains("`example.com`"));
+        for text in ["a line of my own", "https://a line of my own", "https://a@line"] {
+            let said = why_not(text);
+            assert!(said.contains("is not an origin") && !said.contains("line"), "{said}");
+        }
+        assert_eq!(shown_host(&asked("a line of my own")), "?");
     }
 
     #[test]
