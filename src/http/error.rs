@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::identity::Places;
-use super::identity::rules::shown_host;
+use super::identity::rules::{shown, shown_host};
 use super::rates::Standing;
 use super::sockets::Refused;
 use crate::audit::proof::Unprovable;
@@ -85,7 +85,7 @@ impl ApiError {
 
     /// `404`: no such channel.
     pub fn unknown_channel(name: &str) -> Self {
-        let message = format!("There is no channel `{}` here.", shown(name.as_bytes()));
+        let message = format!("There is no channel `{}` here.", shown(name));
         Self::new(StatusCode::NOT_FOUND, "unknown_channel", message)
     }
 
@@ -96,7 +96,7 @@ impl ApiError {
 
     /// `404`: what the path names is not the id of any broadcast.
     pub fn no_broadcast_id(text: &str) -> Self {
-        let message = format!("There is no broadcast {} in this channel.", shown(text.as_bytes()));
+        let message = format!("There is no broadcast {} in this channel.", shown(text));
         Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message)
     }
 
@@ -148,7 +148,7 @@ impl ApiError {
     /// `422`: a field that nothing is known of, with the known one that is spelled most like it. Nothing is ignored: a
     /// misspelled audience would send a message to everybody.
     pub fn unknown_field<'a>(field: &str, known: impl Iterator<Item = &'a str>) -> Self {
-        let (shown, known) = (shown(field.as_bytes()), known.collect::<Vec<_>>());
+        let (shown, known) = (shown(field), known.collect::<Vec<_>>());
         let nearest = suggest::nearest(field, &known);
         let hint = nearest.map_or_else(
             || "It has no fields.".to_owned(),
@@ -161,7 +161,7 @@ impl ApiError {
 
     /// `400`: a parameter of the query that nothing is known of.
     pub fn unknown_parameter(name: &str, known: &[&str]) -> Self {
-        let shown = shown(name.as_bytes());
+        let shown = shown(name);
         let hint = suggest::nearest(name, known)
             .map_or_else(String::new, |nearest| format!(" The nearest one is `{nearest}`."));
         let message = format!("`{shown}` is not a query parameter of this address.{hint}");

@@ -120,8 +120,8 @@ pub fn shown_host(headers: &HeaderMap) -> String {
     host(headers).map_or_else(|| "?".to_owned(), |host| shown(host.as_str()))
 }
 
-/// A header that has been parsed, as an answer or a line of diagnostics repeats it.
-fn shown(value: &str) -> String {
+/// A value from a request, as an answer or a line of diagnostics repeats it: bounded, and without control characters.
+pub fn shown(value: &str) -> String {
     value.chars().take(SHOWN).flat_map(char::escape_debug).collect()
 }
 
