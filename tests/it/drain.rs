@@ -155,7 +155,9 @@ async fn clients_that_neither_answer_nor_finish_do_not_hold_up_the_end() {
     let mut mute = Raw::websocket(&replica, "?user_id=mute").await;
     mute.frame().await.expect("it is greeted");
     let mut half = Raw::connect(&replica).await;
-    half.send(b"POST /api/creator/broadcast HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{").await;
+    let head =
+        "POST /api/creator/broadcast HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    half.send(format!("{head}Content-Length: 9\r\n\r\n{{").as_bytes()).await;
     replica.signal(Signal::TERM);
     assert_eq!(mute.close_code().await, Some(1012));
     mute.send_frame(TEXT, b"ping").await;

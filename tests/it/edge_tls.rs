@@ -33,7 +33,8 @@ const CONTRACT: [&str; 13] = [
 ];
 
 /// Those among them that are about what is between a client and a replica when nothing is, and why.
-const ABOUT_SOCKETS: [(&str, &str); 4] = [
+const ABOUT_SOCKETS: [(&str, &str); 5] = [
+    ("api::refusals::a_header_that_cannot_be_honoured", "nginx itself answers some headers that come twice"),
     ("identity::what_is_huge", "nginx itself answers a head that is larger than it takes"),
     ("websocket::what_waits_for_a_client", "nginx reads for a client that does not"),
     ("drain::a_request_under_way", "nginx sends a request on once it has all of it"),
