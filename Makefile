@@ -45,7 +45,7 @@ bench-peers: ## The same beside Bun and FastAPI + Redis too, which it installs (
 	@NATS_SERVER=$$(nats/install.sh); PEERS=$$(tests/bench/peers/install.sh); export NATS_SERVER PEERS; \
 	cargo bench --locked --bench fanout
 
-bench-audit: ## Measure how long a long log takes to verify (EVENTS=)
+bench-audit: ## Measure how long a long log takes to verify (EVENTS=, CHECKPOINTS=)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
 	cargo bench --locked --bench audit $(ARGS)
 

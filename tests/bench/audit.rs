@@ -1,8 +1,9 @@
 //! How long `tidings audit verify` takes over a long log, and how much memory; and what the Merkle tree costs a replica that
-//! reads that log: `make bench-audit`, `EVENTS=1000000` by default.
+//! reads that log: `make bench-audit`, `EVENTS=1000000 CHECKPOINTS=525600` by default.
 //!
 //! It fills a nats-server of its own with events as replicas write them, a twentieth of them broadcasts and the others
-//! acknowledgements of one to three users, then verifies it by the release binary, as an auditor does.
+//! acknowledgements of one to three users, then verifies it by the release binary, as an auditor does: unsigned first, and then
+//! with as many checkpoints as a replica signs in a year, one a minute. The difference is what the checkpoints cost.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on fails")]
 
@@ -22,9 +23,12 @@ use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Eve
 use tidings::log::NewEvent;
 use tidings::log::envelope::encode;
 use tidings::log::jetstream::JetStreamLog;
-use tidings::log::names::Subject;
+use tidings::log::merkle::Frontier;
+use tidings::log::names::{CHECKPOINT_SUBJECT, Subject};
 use tidings::log::provision::{Provision, context};
-use tidings::log::reader::MAX_BATCH;
+use tidings::log::reader::{Entry, MAX_BATCH};
+use tidings::notary::checkpoint::Checkpoint;
+use tidings::notary::note::{Note, PublicKey, SecretKey};
 use tidings::projection::cursor::CursorRecord;
 use tidings::projection::ledger::{Ledger, Step};
 use tidings::projection::store::Store;
@@ -56,7 +60,7 @@ async fn bench() {
     let client = connect(&url).await;
     let provision = Provision {
         replicas: 1,
-        log_max_bytes: 16 << 30,
+        log_max_bytes: 4 << 30,
         acks_max_age: Duration::from_hours(1),
         acks_max_bytes: 64 << 20,
     };
@@ -68,7 +72,15 @@ async fn bench() {
     fill(&context, events).await;
     println!("{events} events written in {:.1} s", begun.elapsed().as_secs_f64());
     for round in 1..=3 {
-        verify(&url, round);
+        verify(&url, round, None);
+    }
+    let checkpoints: u64 =
+        env::var("CHECKPOINTS").map_or(525_600, |n| n.parse().expect("CHECKPOINTS is a number"));
+    let begun = Instant::now();
+    let key = sign(&context, &client, checkpoints).await;
+    println!("{checkpoints} checkpoints written in {:.1} s", begun.elapsed().as_secs_f64());
+    for round in 1..=3 {
+        verify(&url, round, Some(&key));
     }
     tree_cost(client).await;
     let _ = server.0.kill();
@@ -162,8 +174,41 @@ async fn fill(context: &jetstream::Context, events: u64) {
         }
         (new.subject.to_string(), message)
     });
+    publish(context, published).await;
+}
+
+/// Signs the log so many times, at sizes that are spread evenly over it. Returns the key that an auditor has.
+async fn sign(context: &jetstream::Context, client: &async_nats::Client, checkpoints: u64) -> PublicKey {
+    let key = SecretKey::new("example.com/tidings".parse().expect("a name"), &[1; 32]);
+    let source = Source::Log(Arc::new(JetStreamLog::to_look(client.clone())));
+    let head = source.head().await.expect("the log");
+    let mut roots = Vec::new();
+    let (mut tree, mut signed) = (Frontier::default(), 0);
+    let read = |entry: Entry| {
+        tree.push(entry.leaf());
+        let due = tree.size() * checkpoints / head.last_sequence;
+        if due > signed {
+            roots.push((tree.size(), tree.root(), due - signed));
+            signed = due;
+        }
+        Ok(())
+    };
+    source.each_entry(1, head.last_sequence, read).await.expect("the log is read");
+    let notes = roots.into_iter().flat_map(|(size, root, times)| {
+        let checkpoint = Checkpoint { log: key.public().name().clone(), epoch: head.epoch, size, root };
+        let note = Note::sign(checkpoint.to_string(), std::slice::from_ref(&key)).to_string();
+        (0..times).map(move |_| {
+            let message = PublishMessage::build().payload(note.clone().into());
+            (CHECKPOINT_SUBJECT.to_owned(), message)
+        })
+    });
+    publish(context, notes).await;
+    key.public().clone()
+}
+
+async fn publish(context: &jetstream::Context, messages: impl Iterator<Item = (String, PublishMessage)>) {
     // Sent in order, and acknowledged whenever that comes.
-    let sent = stream::iter(published).then(|(subject, message)| async move {
+    let sent = stream::iter(messages).then(|(subject, message)| async move {
         context.send_publish(subject, message).await.expect("it is sent")
     });
     let acknowledged = sent.map(|sent| async move { sent.await.expect("it is taken") });
@@ -210,10 +255,12 @@ async fn tree_cost(client: async_nats::Client) {
 }
 
 /// Runs the command, and prints how long it took, by the clock and of the processor, and the most memory it had.
-fn verify(url: &str, round: u32) {
+fn verify(url: &str, round: u32, key: Option<&PublicKey>) {
     let begun = Instant::now();
+    let key_arguments = key.map(|key| ["--key".to_owned(), key.to_string()]);
     let mut child = Command::new(env!("CARGO_BIN_EXE_tidings"))
         .args(["audit", "verify", "--nats", url])
+        .args(key_arguments.into_iter().flatten())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -236,6 +283,9 @@ fn verify(url: &str, round: u32) {
     if let Some(mut out) = child.stdout.take() {
         let _ = std::io::Read::read_to_string(&mut out, &mut said);
     }
+    // No replica runs here, so that there is no mirror.
+    let wrong = said.lines().find(|line| line.starts_with("{\"finding\"") && !line.contains("\"mirror\""));
+    assert_eq!(wrong, None, "what was written is verified");
     let last = said.lines().last().unwrap_or_default();
     // A hundred ticks a second, on every Linux that there is.
     let processor = std::time::Duration::from_millis(ticks * 10).as_secs_f64();
