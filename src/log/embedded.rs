@@ -4,7 +4,7 @@
 //! directory's lock is held before anything starts, the child asks the kernel to die with its parent, and an orphan
 //! that is alive all the same is ended by its pid file before a new child is started.
 //!
-//! It listens on loopback, which every user of the machine can reach, and lets nobody in without a [`login::Login`].
+//! It listens on loopback, which every user of the machine can reach, and lets nobody in without the login that it makes.
 
 mod login;
 

@@ -128,7 +128,7 @@ pub enum Announcement {
 /// An event that took effect.
 #[derive(Debug)]
 pub struct Changed {
-    /// Its place in the log; from [`PENDING`] on when it is not there yet.
+    /// Its place in the log; from `PENDING` (2^63) on when it is not there yet.
     pub sequence: u64,
     /// Where.
     pub channel: Channel,

@@ -21,7 +21,7 @@ pub(super) const EXACT_USERS: usize = 4_096;
 pub enum Users {
     /// The hash of each.
     Exact(Vec<u64>),
-    /// What does not fit into [`EXACT_USERS`].
+    /// What does not fit into the number of users that are named one by one.
     Sketch(Sketch),
     /// Nothing is known of who they are.
     Unknown,
