@@ -99,6 +99,39 @@ async fn full_under_a_replica_that_works_with_the_log() {
     world.end(&nats).await;
 }
 
+#[tokio::test]
+#[ignore = "takes root: make faults"]
+async fn clients_of_a_full_disk_go_to_the_other_replicas_and_stay_where_there_is_none() {
+    let disk = SmallDisk::of_megabytes(8);
+    let nats = Nats::start().await;
+    let other = Replica::start(&nats).await;
+    let spec = Spec::joining(nats.url()).keeping_data_in(disk.path().join("data"));
+    let full = Replica::start_with(spec).await;
+    eventually("each has heard the other", || async { full.stats().await["replicas"] == 2 }).await;
+    let mut client = full.connect("ann").await;
+    client.greeted().await;
+    let url = format!("{}/api/creator/broadcast/events?user_id=eve", full.url());
+    let stream = reqwest::get(url).await.unwrap();
+    disk.fill();
+    let long = json!({"message": "🦀".repeat(280)});
+    let begun = Instant::now();
+    while !is_stalled(&full).await {
+        assert!(begun.elapsed() < USED_UP_WITHIN, "it stands still");
+        other.ask(other.request(Method::POST, "").json(&long)).await;
+    }
+    assert_eq!(client.closed().await.code, 1012, "it can go to the other one");
+    assert!(stream.text().await.unwrap().contains("retry:"), "the event stream can, too");
+    assert_eq!(full.connect("bob").await.closed().await.code, 1012, "nobody new is taken");
+
+    drop(other);
+    eventually("it takes clients again when it is alone", || async {
+        full.connect("bob").await.next_text().await.is_ok()
+    })
+    .await;
+    disk.make_room();
+    eventually("it is ready by itself", || async { full.is_ready().await }).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes root: make faults"]
 async fn full_again_and_again() {
