@@ -3,6 +3,7 @@
 //! `README.md` beside this says what each row means, what may be chosen, and what the last figures were.
 
 mod fanout {
+    pub mod caller;
     pub mod capacity;
     pub mod cores;
     pub mod flood;

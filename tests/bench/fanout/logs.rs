@@ -20,6 +20,9 @@ use super::replica::Nats;
 /// How many acknowledgements a broadcast gets.
 const USERS: u64 = 20_000;
 
+/// Acknowledgements in an event of a log with two broadcasts.
+const TOGETHER: u64 = 500;
+
 /// Publishes that wait for their PubAck at once.
 const IN_FLIGHT: usize = 4_096;
 
@@ -55,6 +58,18 @@ impl Client {
 
     /// Writes a log of so many acknowledgements, so many of them an event, and returns how many events it has.
     pub fn fill(&self, acknowledgements: u64, an_event: u64) -> anyhow::Result<u64> {
+        self.publish(events(acknowledgements, an_event))
+    }
+
+    /// Writes a log of two broadcasts that so many users acknowledged each, and returns their ids.
+    pub fn fill_two(&self, users: u64) -> anyhow::Result<[BroadcastId; 2]> {
+        let at = Timestamp::from_unix_ms(SystemClock.now().as_unix_ms() - AGE_MS);
+        let ids = [SystemClock.new_id(), SystemClock.new_id()].map(BroadcastId);
+        self.publish((0..).zip(ids).flat_map(|(number, id)| of_one(id, number, users, TOGETHER, at)))?;
+        Ok(ids)
+    }
+
+    fn publish(&self, events: impl Iterator<Item = (NewEvent, bool)>) -> anyhow::Result<u64> {
         let provision = Provision {
             replicas: 1,
             log_max_bytes: 16 << 30,
@@ -64,7 +79,7 @@ impl Client {
         self.runtime.block_on(async {
             provision.stream(&self.context, LOG_STREAM).await?;
             let mut guard = 0;
-            let publishing = events(acknowledgements, an_event).map(|(new, is_lifecycle)| {
+            let publishing = events.map(|(new, is_lifecycle)| {
                 let (headers, body) = encode(&new)?;
                 let mut message = PublishMessage::build().payload(body);
                 for (name, value) in headers {
@@ -160,21 +175,28 @@ fn events(acknowledgements: u64, an_event: u64) -> impl Iterator<Item = (NewEven
     let at = Timestamp::from_unix_ms(SystemClock.now().as_unix_ms() - AGE_MS);
     (0..acknowledgements.div_ceil(USERS)).flat_map(move |broadcast| {
         let id = BroadcastId(SystemClock.new_id());
-        let first = broadcast * USERS;
-        let users = USERS.min(acknowledgements - first);
-        let acknowledged = (0..users).step_by(usize::try_from(an_event).unwrap_or(1)).map(move |from| {
-            let one = |user| Some(Acknowledgement { user: format!("user-{user}").parse().ok()?, at });
-            Event::Acknowledged(Acknowledged {
-                broadcast_id: id,
-                acknowledgements: (from..users.min(from + an_event)).filter_map(one).collect(),
-                salt: Some(SystemClock.new_salt()),
-            })
-        });
-        created(id, broadcast, at)
-            .into_iter()
-            .chain(acknowledged)
-            .filter_map(move |event| as_new(id, event, at))
+        of_one(id, broadcast, USERS.min(acknowledgements - broadcast * USERS), an_event, at)
     })
+}
+
+/// The so many-th broadcast, and so many users who acknowledge it, so many of them an event.
+fn of_one(
+    id: BroadcastId,
+    number: u64,
+    users: u64,
+    an_event: u64,
+    at: Timestamp,
+) -> impl Iterator<Item = (NewEvent, bool)> {
+    let acknowledged = (0..users).step_by(usize::try_from(an_event).unwrap_or(1)).map(move |from| {
+        let one = |user| Some(Acknowledgement { user: format!("user-{user}").parse().ok()?, at });
+        Event::Acknowledged(Acknowledged {
+            broadcast_id: id,
+            acknowledgements: (from..users.min(from + an_event)).filter_map(one).collect(),
+            salt: Some(SystemClock.new_salt()),
+        })
+    });
+    let events = created(id, number, at).into_iter().chain(acknowledged);
+    events.filter_map(move |event| as_new(id, event, at))
 }
 
 fn created(id: BroadcastId, number: u64, created_at: Timestamp) -> Option<Event> {

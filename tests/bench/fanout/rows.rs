@@ -2,6 +2,7 @@
 
 mod acknowledgements;
 mod alone;
+mod crowded;
 mod heartbeat;
 mod hostile;
 mod slow;
@@ -55,12 +56,13 @@ pub struct Bench {
 type Round = fn(&mut Bench, u32) -> anyhow::Result<()>;
 
 /// Every row, with its name for `ONLY`.
-const ROWS: [(&str, Round); 10] = [
+const ROWS: [(&str, Round); 11] = [
     ("one", one::round),
     ("twenty", twenty::round),
     ("storm", storm::round),
     ("acks", acknowledgements::round),
     ("alone", alone::round),
+    ("crowded", crowded::round),
     ("rebuild", rebuild::round),
     ("heartbeat", heartbeat::round),
     ("slow", slow::round),
