@@ -4,7 +4,7 @@
 //! accepted is folded with the same [`evolve`] into a small state of its own, which lies over the log's and is thrown
 //! away as a whole once the log has, or has overruled, everything in it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
@@ -29,7 +29,7 @@ pub struct Pending {
     /// The channels and broadcasts that it is about, as they are with it. Acknowledgements only those in it.
     state: State,
     /// Who acknowledged what, in the order of acceptance.
-    acknowledgements: HashMap<BroadcastId, Vec<(u64, Acknowledgement)>>,
+    acknowledgements: BTreeMap<BroadcastId, Vec<(u64, Acknowledgement)>>,
     accepted: u64,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A replica's projection and an auditor's verification share it: there is no second way to read the log.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cursor::CursorRecord;
@@ -125,7 +125,7 @@ pub struct Ledger {
     /// Where it stands.
     pub cursor: CursorRecord,
     /// When each loaded broadcast was last part of an event: sequences order them.
-    used: HashMap<BroadcastId, u64>,
+    used: BTreeMap<BroadcastId, u64>,
     /// What was folded since the last batch, if anything was.
     gathered: Batch,
     has_moved: bool,
@@ -239,8 +239,8 @@ impl Ledger {
     pub(super) fn begin_to_unload(&self, state: &mut State) -> Unloading {
         let (mut broadcasts, mut acks) = loaded(state);
         let mut inactive: Vec<_> = state.broadcasts.values().filter(|known| !is_active(known)).collect();
-        inactive
-            .sort_by_key(|known| std::cmp::Reverse(self.used.get(&known.broadcast.id).copied().unwrap_or(0)));
+        let used = |id| self.used.get(&id).copied().unwrap_or(0);
+        inactive.sort_by_key(|known| std::cmp::Reverse((used(known.broadcast.id), known.broadcast.id)));
         let mut ids = Vec::new();
         while broadcasts > LOADED_BROADCASTS / 2 || acks > LOADED_ACKS / 2 {
             let Some(known) = inactive.pop() else { break };

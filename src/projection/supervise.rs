@@ -83,6 +83,7 @@ impl Supervised {
                 // Nothing is wrong with what is on it, and a copy would only fill it more.
                 Err(error) if disk::takes_nothing(&error) || !self.has_room().await => {
                     tokio::select! {
+                        biased;
                         () = self.stall(&error) => continue,
                         _ = &mut stopped => return,
                     }

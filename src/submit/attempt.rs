@@ -95,6 +95,7 @@ impl<'a> Attempt<'a> {
             CrashPoint::BeforeAppend.reached();
             let mut mode = self.submit.modes.watch();
             let answer = tokio::select! {
+                biased;
                 answer = timeout_at(until, self.submit.log.append(new.clone())) => {
                     answer.unwrap_or_else(|_| Err(no_answer("no answer in time")))
                 }

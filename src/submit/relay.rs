@@ -7,7 +7,7 @@
 
 mod fate;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -198,7 +198,7 @@ impl Submit {
     async fn relay(
         &self,
         entry: &Entry,
-        known: &HashSet<BroadcastId>,
+        known: &BTreeSet<BroadcastId>,
         relayed: &Relayed,
     ) -> Result<Fate, Stay> {
         let channel = match &entry.new.subject {

@@ -4,7 +4,7 @@
 //! newer. A clear, and a post with `If-Match`, depend on one broadcast: they take effect while the log has that one active.
 //! An acknowledgement needs its broadcast to be in the log, and nothing else.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -130,8 +130,8 @@ impl Submit {
     pub(super) async fn acknowledged_in_log(
         &self,
         entries: &[Arc<Entry>],
-    ) -> Result<HashSet<BroadcastId>, std::time::Duration> {
-        let named: HashSet<_> = entries
+    ) -> Result<BTreeSet<BroadcastId>, std::time::Duration> {
+        let named: BTreeSet<_> = entries
             .iter()
             .filter_map(|entry| match &entry.new.subject {
                 Subject::Acks(channel, id) => Some((channel.clone(), *id)),
@@ -139,7 +139,7 @@ impl Submit {
             })
             .collect();
         if named.is_empty() {
-            return Ok(HashSet::new());
+            return Ok(BTreeSet::new());
         }
         let info = self.log.info().await.map_err(|_| RETRY_PAUSE)?;
         // What the projection knows counts only for the log that it has read.
@@ -161,8 +161,8 @@ impl Submit {
     /// Which of these the projection has read in the log, in their channel.
     async fn known_in_log(
         &self,
-        named: &HashSet<(Channel, BroadcastId)>,
-    ) -> Result<HashSet<BroadcastId>, std::time::Duration> {
+        named: &BTreeSet<(Channel, BroadcastId)>,
+    ) -> Result<BTreeSet<BroadcastId>, std::time::Duration> {
         let needs = Needs { broadcasts: named.iter().map(|(_, id)| *id).collect(), ..Needs::default() };
         let named = named.clone();
         let looked = self.projection.with(needs, move |view| {
