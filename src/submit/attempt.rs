@@ -93,15 +93,17 @@ impl<'a> Attempt<'a> {
         loop {
             let begun = Instant::now();
             CrashPoint::BeforeAppend.reached();
-            let mut mode = self.submit.modes.watch();
-            let answer = tokio::select! {
-                biased;
-                answer = timeout_at(until, self.submit.log.append(new.clone())) => {
-                    answer.unwrap_or_else(|_| Err(no_answer("no answer in time")))
-                }
-                // Whoever asked does not wait for the rest of the time.
-                Ok(_) = mode.wait_for(|mode| *mode == Mode::Local) => {
-                    Err(no_answer("the log went away meanwhile"))
+            let append = timeout_at(until, self.submit.log.append(new.clone()));
+            tokio::pin!(append);
+            // Whoever asked does not wait for the rest of the time once the log is known to be away. Looked at in turn:
+            // the receivers of a watch wake in a random order, and a simulation follows from its seed.
+            let answer = loop {
+                match tokio::time::timeout(LOOK_AT_MODE_EVERY, &mut append).await {
+                    Ok(answer) => break answer.unwrap_or_else(|_| Err(no_answer("no answer in time"))),
+                    Err(_) if self.submit.modes.now() == Mode::Local => {
+                        break Err(no_answer("the log went away meanwhile"));
+                    }
+                    Err(_) => {}
                 }
             };
             CrashPoint::AfterAppend.reached();
@@ -137,6 +139,9 @@ impl<'a> Attempt<'a> {
         error.honest(self.unsure, self.id)
     }
 }
+
+/// How often an append that waits for its answer looks whether the log is known to be away.
+const LOOK_AT_MODE_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
 fn no_answer(why: &'static str) -> AppendError {
     AppendError::Unknown(anyhow::anyhow!(why))
