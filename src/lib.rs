@@ -34,6 +34,7 @@
 
 pub mod domain;
 pub mod clock;
+pub mod json;
 pub mod blocking;
 pub mod crash_point;
 pub mod trouble;

@@ -97,9 +97,9 @@ pub fn json_pages(value: &Value) -> String {
     escaped(&format!("{value:#}")) + "\n"
 }
 
-/// Outside of its strings, JSON has no such characters; and none of them needs a surrogate.
+/// Outside of its strings, JSON has no such characters; and none of them needs a surrogate. U+2028 and U+2029 are among them,
+/// since some readers of NDJSON take them for the end of a line.
 fn escaped(json: &str) -> String {
-    // Some readers end a line at the last two, too.
     let is_escaped = |c: char| is_forbidden(c) || matches!(c, '\u{2028}' | '\u{2029}');
     if !json.contains(is_escaped) {
         return json.to_owned();

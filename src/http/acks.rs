@@ -35,7 +35,9 @@ pub async fn acknowledge(
     if let Some(already) = done.already {
         reply["already"] = already.into();
     }
-    let answer =
-        if done.sequence.is_some() { answer::ok(done.sequence, &reply) } else { answer::accepted(reply) };
+    let answer = match done.sequence {
+        Some(sequence) => answer::ok(app.projection.place(sequence), &reply),
+        None => answer::accepted(reply),
+    };
     Ok(answer::standing(answer, standing))
 }

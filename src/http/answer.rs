@@ -1,19 +1,21 @@
-//! Answers: JSON that says which event of the log it reflects.
+//! Answers: JSON that says which position in the log it reflects.
 
 use axum::body::Body;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderName, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::rates::Standing;
+use crate::json;
+use crate::log::Position;
 
-/// The header that names the last event of the log that an answer reflects.
-const SEQUENCE: HeaderName = HeaderName::from_static("tidings-sequence");
+/// The header that names the position in the log that an answer reflects.
+const POSITION: HeaderName = HeaderName::from_static("tidings-position");
 
-/// `201`: it was written, at this sequence.
-pub fn created(sequence: Option<u64>, body: &Value) -> Response {
-    answer(StatusCode::CREATED, sequence, body)
+/// `201`: it was written, at this position.
+pub fn created(position: Option<Position>, body: &Value) -> Response {
+    answer(StatusCode::CREATED, position, body)
 }
 
 /// `202`: the log is away, and this replica has it on disk for the log.
@@ -25,9 +27,9 @@ pub fn accepted(mut body: Value) -> Response {
     answer(StatusCode::ACCEPTED, None, &body)
 }
 
-/// `200`: it was written at this sequence, or is read as of this sequence.
-pub fn ok(sequence: Option<u64>, body: &Value) -> Response {
-    answer(StatusCode::OK, sequence, body)
+/// `200`: it was written at this position, or is read as of it.
+pub fn ok(position: Option<Position>, body: &Value) -> Response {
+    answer(StatusCode::OK, position, body)
 }
 
 /// `200`: text as it is.
@@ -35,9 +37,17 @@ pub fn text(text: String) -> Response {
     text.into_response()
 }
 
-/// `200`: JSON, a value a line, as it comes.
+/// The header by which nginx is told to pass on what comes as it comes.
+pub const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// `200`: JSON, a value a line, as it comes: not to be held back on its way, as an event stream is not.
 pub fn ndjson(lines: Body) -> Response {
-    ([(CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
+    let headers = [
+        (CONTENT_TYPE, "application/x-ndjson"),
+        (CACHE_CONTROL, "no-store, no-transform"),
+        (UNBUFFERED, "no"),
+    ];
+    (headers, lines).into_response()
 }
 
 /// With where the caller stands with a budget, where there is one.
@@ -60,13 +70,13 @@ pub fn not_modified() -> StatusCode {
 
 /// JSON, and a newline at its end: whoever reads it in a terminal has the prompt on a line of its own.
 pub fn json(status: StatusCode, body: &Value) -> Response {
-    (status, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+    (status, [(CONTENT_TYPE, "application/json")], json::line(body)).into_response()
 }
 
-fn answer(status: StatusCode, sequence: Option<u64>, body: &Value) -> Response {
+fn answer(status: StatusCode, position: Option<Position>, body: &Value) -> Response {
     let mut response = json(status, body);
-    if let Some(sequence) = sequence {
-        response.headers_mut().insert(SEQUENCE, sequence.into());
+    if let Some(position) = position.and_then(|position| HeaderValue::try_from(position.to_string()).ok()) {
+        response.headers_mut().insert(POSITION, position);
     }
     response
 }

@@ -69,7 +69,8 @@ pub async fn create(
         "approximate": sent.approximate,
         "sequence": done.sequence,
     });
-    let answer = if done.local { answer::accepted(reply) } else { answer::created(done.sequence, &reply) };
+    let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
+    let answer = if done.local { answer::accepted(reply) } else { answer::created(position, &reply) };
     Ok(answer::standing(answer, standing))
 }
 
@@ -113,7 +114,8 @@ pub async fn clear(
         "broadcast_id": done.broadcast,
         "sequence": done.sequence,
     });
-    let answer = if done.local { answer::accepted(reply) } else { answer::ok(done.sequence, &reply) };
+    let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
+    let answer = if done.local { answer::accepted(reply) } else { answer::ok(position, &reply) };
     Ok(answer::standing(answer, standing))
 }
 
@@ -126,13 +128,13 @@ pub async fn active(
     _: Fresh,
 ) -> Result<Response, ApiError> {
     Query::of(&uri)?.only(&[])?;
-    let (sequence, broadcast) = app.projection.read(|view| {
+    let (position, broadcast) = app.projection.read_at(|position, view| {
         let open = |id| view.acknowledged_at(id, &who.user).is_none();
         let active = view.active(&channel).filter(|active| open(active.broadcast.id));
         let view = active.map(|active| json!(BroadcastView::from(&active.broadcast)));
-        (app.projection.position().sequence, view)
+        (position, view)
     });
-    Ok(answer::ok(Some(sequence), &json!({"broadcast": broadcast})))
+    Ok(answer::ok(position, &json!({"broadcast": broadcast})))
 }
 
 /// `GET /limits`
@@ -145,8 +147,8 @@ pub async fn limits(
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
     Query::of(&uri)?.only(&[])?;
-    let (sequence, active) =
-        app.projection.read_at(|sequence, view| (sequence, view.active(&channel).is_some()));
+    let (position, active) =
+        app.projection.read_at(|position, view| (position, view.active(&channel).is_some()));
     let reply = json!({
         "max_characters": MAX_MESSAGE_CHARS,
         "recommended_length": RECOMMENDED_MESSAGE_CHARS,
@@ -154,7 +156,7 @@ pub async fn limits(
         "max_active_broadcasts": 1,
         "types": Kind::ALL,
     });
-    Ok(answer::ok(Some(sequence), &reply))
+    Ok(answer::ok(position, &reply))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::audit::proof::Unprovable;
 use crate::audit::proof::of_replica::NoProof;
 use crate::domain::types::MAX_MESSAGE_CHARS;
 use crate::domain::{BroadcastId, Kind, Rejection};
+use crate::log::Position;
 use crate::projection::Unavailable;
 use crate::push::admission;
 use crate::push::wire::Close;
@@ -203,10 +204,29 @@ impl ApiError {
     }
 
     /// `503`: this replica has not read the log far enough.
-    pub fn behind(wanted: u64, have: u64) -> Self {
+    pub fn behind(wanted: Position, have: Option<Position>) -> Self {
+        let have = have.map(|have| have.to_string());
+        let read = have.as_deref().unwrap_or("nothing");
         let message =
-            format!("This replica has read the event log up to {have}, and {wanted} was asked for.");
+            format!("This replica has read the event log up to {read}, and {wanted} was asked for.");
+        Self::unavailable("behind", message).with("log_position", have)
+    }
+
+    /// `503`: this replica has not read the log up to an event that it needs.
+    pub fn behind_event(wanted: u64, have: u64) -> Self {
+        let message =
+            format!("This replica has read the event log up to event {have}, and event {wanted} is needed.");
         Self::unavailable("behind", message).with("sequence", have)
+    }
+
+    /// `412`: the position that was asked for is of another log than the one that is served.
+    pub fn other_log(wanted: Position, have: Option<Position>) -> Self {
+        let message = format!(
+            "The position {wanted} is of another event log than this one, which was replaced. Forget what you have, and ask \
+             again without it."
+        );
+        let error = Self::new(StatusCode::PRECONDITION_FAILED, "other_log", message);
+        have.map_or(error.clone(), |have| error.with("log_position", have.to_string()))
     }
 
     /// `503`: as many connections as this replica takes.
@@ -373,7 +393,7 @@ impl From<NoProof> for ApiError {
     fn from(no_proof: NoProof) -> Self {
         match no_proof {
             NoProof::Unprovable(unprovable) => unprovable.into(),
-            NoProof::Behind(wanted, have) => Self::behind(wanted, have),
+            NoProof::Behind(wanted, have) => Self::behind_event(wanted, have),
             NoProof::Unavailable => Unavailable.into(),
             NoProof::Away(_) => Self::log_away(),
         }

@@ -29,14 +29,14 @@ pub async fn history(
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator, Role::Team])?;
     let (limit, before) = page(&uri, u64::MAX)?;
-    let sequence = app.projection.position().sequence;
+    let position = app.projection.position().log_position();
     let mut found = app.projection.history(channel, before, limit + 1).await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|last| last.sequence.to_string());
     let broadcasts: Vec<_> = found.iter().map(summary).collect();
     let reply = json!({"broadcasts": broadcasts, "next_cursor": next});
-    Ok(answer::ok(Some(sequence), &reply))
+    Ok(answer::ok(position, &reply))
 }
 
 /// `GET /{id}`
@@ -51,9 +51,9 @@ pub async fn one(
     who.require(&channel, &[Role::Creator, Role::Team])?;
     Query::of(&uri)?.only(&[])?;
     let id = broadcast_id(&id)?;
-    let sequence = app.projection.position().sequence;
+    let position = app.projection.position().log_position();
     let found = app.projection.record(channel, id).await?.ok_or_else(|| ApiError::unknown_broadcast(id))?;
-    Ok(answer::ok(Some(sequence), &json!({"broadcast": summary(&found)})))
+    Ok(answer::ok(position, &json!({"broadcast": summary(&found)})))
 }
 
 /// `GET /{id}/acks`: in the order of the log.
@@ -68,7 +68,7 @@ pub async fn acks(
     who.require(&channel, &[Role::Creator, Role::Team])?;
     let id = broadcast_id(&id)?;
     let (limit, Place(after)) = page(&uri, Place((0, 0)))?;
-    let sequence = app.projection.position().sequence;
+    let position = app.projection.position().log_position();
     app.projection.record(channel, id).await?.ok_or_else(|| ApiError::unknown_broadcast(id))?;
     let mut found = app.projection.acks_after(id, after, limit + 1).await?;
     let more = found.len() > limit;
@@ -80,7 +80,7 @@ pub async fn acks(
     };
     let acknowledgements: Vec<_> = found.iter().map(entry).collect();
     let reply = json!({"acknowledgements": acknowledgements, "next_cursor": next});
-    Ok(answer::ok(Some(sequence), &reply))
+    Ok(answer::ok(position, &reply))
 }
 
 /// A broadcast and what came of it.

@@ -84,6 +84,7 @@ pub fn router(app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), identity::guard::guard))
         .layer(from_fn(request::names_a_host))
         .layer(from_fn(problem::as_problem))
+        .layer(from_fn(sse::come_back))
         .layer(from_fn(private::keep_private))
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)

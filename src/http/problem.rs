@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::error::ApiError;
+use crate::json;
 
 /// Its media type.
 const KIND: &str = "application/problem+json";
@@ -19,7 +20,7 @@ pub async fn as_problem(request: Request, next: Next) -> Response {
     let Some(error) = response.extensions_mut().remove::<ApiError>() else { return response };
     response.headers_mut().append(VARY, HeaderValue::from_static("accept"));
     if wanted {
-        *response.body_mut() = Body::from(format!("{}\n", error.problem(response.status())));
+        *response.body_mut() = Body::from(json::line(&error.problem(response.status())));
         response.headers_mut().remove(CONTENT_LENGTH);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(KIND));
     }

@@ -1,5 +1,5 @@
 //! What requests share: the host, the channel in the path, the query, keys and conditions in headers, and the wanted
-//! sequence.
+//! position.
 
 use std::collections::HashMap;
 
@@ -13,9 +13,10 @@ use axum::response::{IntoResponse as _, Response};
 use super::error::ApiError;
 use super::state::{App, READ_PATIENCE};
 use crate::domain::{BroadcastId, Channel};
-use crate::log::TraceParent;
 use crate::log::trace::TRACEPARENT;
+use crate::log::{Position, TraceParent};
 use crate::metrics::Counted;
+use crate::projection::Reached;
 
 /// Refuses a request of HTTP/1.1 that does not say in one header `Host` whom it is for (RFC 9112, section 3.2): what stands
 /// in between might take it for somebody else's.
@@ -75,7 +76,7 @@ const ONCE: [HeaderName; 10] = [
     header::IF_NONE_MATCH,
     HeaderName::from_static("idempotency-key"),
     HeaderName::from_static("last-event-id"),
-    HeaderName::from_static(MIN_SEQUENCE),
+    HeaderName::from_static(MIN_POSITION),
     header::SEC_WEBSOCKET_KEY,
     HeaderName::from_static("x-user-id"),
     HeaderName::from_static("x-user-role"),
@@ -122,11 +123,11 @@ impl Query {
     }
 }
 
-/// The header of requests that asks for an answer that reflects the log up to an event.
-const MIN_SEQUENCE: &str = "tidings-min-sequence";
+/// The header of requests that asks for an answer that reflects the log up to a position.
+const MIN_POSITION: &str = "tidings-min-position";
 
 /// Parameters that an address may have besides its own.
-const ANYWHERE: [&str; 1] = ["min_sequence"];
+const ANYWHERE: [&str; 1] = ["min_position"];
 
 /// That this replica has read the log as far as the caller asks, having waited for it if need be.
 pub struct Fresh;
@@ -135,26 +136,53 @@ impl FromRequestParts<App> for Fresh {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let query = Query::of(&parts.uri)?;
-        let header = parts.headers.get(MIN_SEQUENCE).map(|value| value.to_str().unwrap_or(""));
-        let Some(wanted) = header.or_else(|| query.get("min_sequence")) else { return serving(app) };
-        let wanted = number(wanted.trim()).ok_or_else(|| {
-            ApiError::malformed(
-                "invalid_sequence",
-                "Tidings-Min-Sequence must be a sequence of the log, a number.",
-            )
-        })?;
-        let _waiting = Counted::on(&app.metrics.reads_waiting);
-        if !app.projection.reached(wanted, READ_PATIENCE).await {
-            return Err(ApiError::behind(wanted, app.projection.position().sequence));
+        let Some(wanted) = min_position(parts)? else { return serving(app).map(|()| Self) };
+        match wait_for(app, wanted).await? {
+            Reached::OtherLog => Err(ApiError::other_log(wanted, app.projection.position().log_position())),
+            Reached::Yes | Reached::Behind => serving(app).map(|()| Self),
         }
-        serving(app)
+    }
+}
+
+/// The same for connections, which begin with the state: a position of another log asks for nothing.
+pub struct FreshOrOther;
+
+impl FromRequestParts<App> for FreshOrOther {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        if let Some(wanted) = min_position(parts)? {
+            wait_for(app, wanted).await?;
+        }
+        serving(app).map(|()| Self)
+    }
+}
+
+/// The position that the header asks for, or else the query.
+fn min_position(parts: &Parts) -> Result<Option<Position>, ApiError> {
+    let query = Query::of(&parts.uri)?;
+    let header = parts.headers.get(MIN_POSITION).map(|value| value.to_str().unwrap_or(""));
+    let Some(wanted) = header.or_else(|| query.get("min_position")) else { return Ok(None) };
+    wanted.trim().parse().map(Some).map_err(|()| {
+        ApiError::malformed(
+            "invalid_position",
+            "Tidings-Min-Position must be a position: the Tidings-Position of an earlier answer.",
+        )
+    })
+}
+
+/// Waits until this replica has read that far: an error when it does not get there in time.
+pub async fn wait_for(app: &App, wanted: Position) -> Result<Reached, ApiError> {
+    let _waiting = Counted::on(&app.metrics.reads_waiting);
+    match app.projection.reached_position(wanted, READ_PATIENCE).await {
+        Reached::Behind => Err(ApiError::behind(wanted, app.projection.position().log_position())),
+        reached => Ok(reached),
     }
 }
 
 /// A replica that is rebuilding has nothing true to show.
-fn serving(app: &App) -> Result<Fresh, ApiError> {
-    if app.projection.position().serving { Ok(Fresh) } else { Err(crate::projection::Unavailable.into()) }
+fn serving(app: &App) -> Result<(), ApiError> {
+    if app.projection.position().serving { Ok(()) } else { Err(crate::projection::Unavailable.into()) }
 }
 
 /// The trace that a request belongs to. One that is not valid is ignored.
@@ -229,7 +257,7 @@ mod tests {
     fn a_parameter_is_there_once_and_known() {
         let of = |query: &str| Query::of(&format!("/x?{query}").parse().unwrap());
         assert!(of("a=1&a=2").is_err() && of("a=1&%61=1").is_err());
-        assert!(of("a=1&min_sequence=7").unwrap().only(&["a"]).is_ok());
+        assert!(of("a=1&min_position=7").unwrap().only(&["a"]).is_ok());
         let unknown = of("foo=1").unwrap().only(&["limit"]).err().map(|error| error.into_parts().0);
         assert_eq!(unknown, Some("unknown_parameter"));
         let query = of("a=1&b=%20").unwrap();

@@ -1,23 +1,31 @@
 //! The same messages as Server-Sent Events, for whoever only listens: `curl -N` is enough.
 //!
-//! `id:` is the log's sequence. A client that comes back with `Last-Event-ID` gets the state on connect from a replica
-//! that has read at least that far, so it never sees the past again.
+//! `id:` is a position in the log. A client that comes back with `Last-Event-ID` gets the state on connect from a replica
+//! that has read at least that far, so it never sees the past again. What stands between a replica and its client is told
+//! by headers to pass on each event at once and as it is.
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use futures_util::stream::{self, Stream};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
+use super::answer::UNBUFFERED;
 use super::error::ApiError;
 use super::identity::Listener;
-use super::request::{Fresh, InChannel};
-use super::state::{App, READ_PATIENCE};
+use super::identity::guard::Asks;
+use super::request::{FreshOrOther, InChannel, wait_for};
+use super::state::App;
 use crate::domain::{Channel, UserId};
+use crate::log::Position;
 use crate::push::admission::Permit;
 use crate::push::hub::{Attached, Connecting, Hub, Outgoing};
 use crate::push::lifetime::{Due, Lifetime};
@@ -30,13 +38,11 @@ pub async fn events(
     InChannel(channel): InChannel,
     Listener(who): Listener,
     headers: HeaderMap,
-    _: Fresh,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    if let Some(seen) = last_event_id(&headers)
-        && !app.projection.reached(seen, READ_PATIENCE).await
-        && app.projection.seen().head >= seen
-    {
-        return Err(ApiError::behind(seen, app.projection.position().sequence));
+    _: FreshOrOther,
+) -> Result<Response, ApiError> {
+    // One of another log asks for nothing: the client begins anew with the state.
+    if let Some(seen) = last_event_id(&headers) {
+        wait_for(&app, seen).await?;
     }
     let heartbeat = app.limits.sockets.session.heartbeat;
     let connecting = Connecting {
@@ -48,17 +54,61 @@ pub async fn events(
     let admitted = app.admission.enter(&who.user)?;
     let attached = app.hub.attach(connecting).await?;
     let lasts = who.lasts(app.clock.now());
-    let listening = Listening::new(app.hub.clone(), channel, attached, lasts, admitted);
-    let events =
-        stream::unfold(
-            listening,
-            |mut listening| async move { Some((Ok(listening.next().await?), listening)) },
-        );
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat)))
+    let listening = Listening::new(app.hub.clone(), channel, attached, lasts, admitted, heartbeat);
+    let events = stream::unfold(listening, |mut listening| async move {
+        Some((Ok::<_, Infallible>(listening.next().await?), listening))
+    });
+    Ok(stream_of(Body::from_stream(events)))
 }
 
-/// A sequence of an earlier epoch may be higher than the log is now; then there is nothing to wait for.
-fn last_event_id(headers: &HeaderMap) -> Option<u64> {
+/// An event stream: its charset said for readers that would guess Latin-1, and not to be buffered (nginx), transformed or
+/// compressed on its way, any of which would hold events back.
+pub fn stream_of(events: Body) -> Response {
+    let headers = [
+        (CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (CACHE_CONTROL, "no-cache, no-transform"),
+        (UNBUFFERED, "no"),
+    ];
+    (headers, events).into_response()
+}
+
+/// How long a client waits that was refused for a moment, where the refusal does not say.
+const COME_BACK_MS: u64 = 2_000;
+
+/// Answers who asks for an event stream and is refused for a reason that passes by itself (`429`, `503`) with a stream that says
+/// when to come back, and ends. A browser's `EventSource` gives up for good on any other status than 200 (HTML, section 9.2.3).
+pub async fn come_back(request: Request, next: Next) -> Response {
+    let asked = wants_events(request.headers()) && Asks::of(request.extensions()) == Asks::Stream;
+    let refused = next.run(request).await;
+    let passes = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&refused.status());
+    if !asked || !passes {
+        return refused;
+    }
+    let seconds =
+        refused.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let after_ms = seconds.map_or(COME_BACK_MS, |seconds| seconds.saturating_mul(1_000));
+    let mut answer = stream_of(Body::from(retry(after_ms)));
+    // Whoever counts answers counts what it was refused for.
+    *answer.extensions_mut() = refused.extensions().clone();
+    for (name, value) in refused.headers() {
+        if ![CONTENT_TYPE, CONTENT_LENGTH, RETRY_AFTER].contains(name) {
+            answer.headers_mut().append(name, value.clone());
+        }
+    }
+    answer
+}
+
+fn wants_events(headers: &HeaderMap) -> bool {
+    let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut kinds = ranges.flat_map(|value| value.split(',')).filter_map(|range| range.split(';').next());
+    kinds.any(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// One line of comment. An empty line behind it would end an event without data, which some clients hand on as a message.
+const KEEP_ALIVE: &str = ":\n";
+
+/// What is no position is ignored: it is of another service.
+fn last_event_id(headers: &HeaderMap) -> Option<Position> {
     headers.get("last-event-id")?.to_str().ok()?.trim().parse().ok()
 }
 
@@ -70,6 +120,8 @@ struct Listening {
     /// As long as the token of the request. It ends without a word: who comes back with the same token gets `401`.
     life: Lifetime,
     watch: Stopwatch,
+    /// After so much silence comes a sign of life.
+    heartbeat: Duration,
     _detach: Detach,
     _admitted: Permit<UserId>,
 }
@@ -100,6 +152,7 @@ impl Listening {
         attached: Attached,
         lasts: Option<Duration>,
         admitted: Permit<UserId>,
+        heartbeat: Duration,
     ) -> Self {
         let Attached { id, outgoing, close } = attached;
         let watch = Stopwatch::start();
@@ -109,12 +162,14 @@ impl Listening {
             stage: Stage::Open,
             life: Lifetime::new(watch.now(), lasts),
             watch,
+            heartbeat,
             _detach: Detach(hub, channel, id),
             _admitted: admitted,
         }
     }
 
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self) -> Option<String> {
+        let silent_at = Instant::now() + self.heartbeat;
         while matches!(self.stage, Stage::Open) {
             tokio::select! {
                 biased;
@@ -131,6 +186,7 @@ impl Listening {
                     None => {}
                 },
                 outgoing = self.outgoing.recv() => return outgoing.map(event),
+                () = sleep_until(silent_at) => return Some(KEEP_ALIVE.to_owned()),
             }
         }
         match self.stage {
@@ -138,7 +194,7 @@ impl Listening {
                 |_| {
                     self.stage = Stage::Over;
                     // There are no close codes here; how long to wait before coming back is all there is to say.
-                    Event::default().retry(Duration::from_millis(retry_after_ms))
+                    retry(retry_after_ms)
                 },
                 event,
             )),
@@ -154,8 +210,18 @@ async fn due(watch: &Stopwatch, deadline: Option<Moment>) {
     }
 }
 
-fn event(outgoing: Outgoing) -> Event {
+/// When to come back.
+pub fn retry(after_ms: u64) -> String {
+    format!("retry: {after_ms}\n\n")
+}
+
+/// A message as an event. JSON is one line.
+fn event(outgoing: Outgoing) -> String {
     let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = outgoing;
-    let event = Event::default().data(String::from_utf8_lossy(frame.json()));
-    frame.sequence.map_or(event.clone(), |sequence| event.id(sequence.to_string()))
+    let mut event = String::with_capacity(frame.json().len() + 64);
+    if let Some(position) = frame.position {
+        let _ = writeln!(event, "id: {position}");
+    }
+    let _ = write!(event, "data: {}\n\n", String::from_utf8_lossy(frame.json()));
+    event
 }

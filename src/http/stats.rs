@@ -24,10 +24,10 @@ pub async fn stats(
     who.require(&channel, &[Role::Creator, Role::Team])?;
     Query::of(&uri)?.only(&[])?;
     let now = app.clock.now();
-    let (sequence, today, active, acknowledged) = app.projection.read_at(|sequence, view| {
+    let (position, today, active, acknowledged) = app.projection.read_at(|position, view| {
         let active = view.active(&channel);
         (
-            sequence,
+            position,
             view.channel(&channel).created_today(now),
             active.is_some(),
             active.map(|active| active.acknowledged),
@@ -59,5 +59,5 @@ pub async fn stats(
             "max_characters": MAX_MESSAGE_CHARS,
         },
     });
-    Ok(answer::ok(Some(sequence), &reply))
+    Ok(answer::ok(position, &reply))
 }

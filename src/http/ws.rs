@@ -14,10 +14,12 @@ use super::handshake::{self, Opened};
 use super::identity::gate::Gate;
 use super::identity::{Listener, SUBPROTOCOL};
 use super::rates::Rates;
-use super::request::{Fresh, InChannel};
+use super::request::{FreshOrOther, InChannel};
 use super::state::App;
 use crate::clock::Clock;
 use crate::domain::{BroadcastId, Channel, UserId};
+use crate::log::Epoch;
+use crate::projection::Projection;
 use crate::push::client::{Answered, Asking, Errands, Granted, Places, Refreshed};
 use crate::push::hub::{Connecting, Upgraded};
 use crate::push::wire::{Frame, Place, ServerMessage, Token};
@@ -28,7 +30,7 @@ pub async fn upgrade(
     State(app): State<App>,
     InChannel(channel): InChannel,
     Listener(who): Listener,
-    _: Fresh,
+    _: FreshOrOther,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (response, handover) = handshake::begin(&request, SUBPROTOCOL)?;
@@ -55,6 +57,8 @@ pub async fn upgrade(
 pub struct Edge {
     /// The write path of acknowledgements.
     pub acks: Acks,
+    /// Which log it is.
+    pub projection: Projection,
     /// Who may ask.
     pub gate: Arc<Gate>,
     /// How often they may.
@@ -81,9 +85,11 @@ impl Errands for Edge {
         }
         let refused = stream::iter((!refused.is_empty()).then_some(refused));
         let answers = self.acks.acknowledge_all(lot);
-        let confirmed = stream::unfold((answers, askers), |(mut answers, askers)| async move {
-            let worded = word(answers.next().await?, &askers);
-            Some((worded, (answers, askers)))
+        let begun = (answers, askers, self.projection.clone());
+        let confirmed = stream::unfold(begun, |(mut answers, askers, projection)| async move {
+            let answered = answers.next().await?;
+            let worded = word(answered, &askers, projection.position().epoch);
+            Some((worded, (answers, askers, projection)))
         });
         refused.chain(confirmed).boxed()
     }
@@ -103,15 +109,20 @@ impl Errands for Edge {
 }
 
 /// Words what became of acknowledgements, each distinct answer once.
-fn word(answers: Vec<submit::Answered>, askers: &[(usize, BroadcastId)]) -> Vec<Answered> {
+fn word(
+    answers: Vec<submit::Answered>,
+    askers: &[(usize, BroadcastId)],
+    epoch: Option<Epoch>,
+) -> Vec<Answered> {
     let mut said: HashMap<_, _, foldhash::fast::RandomState> = HashMap::default();
     let worded = answers.into_iter().map(|submit::Answered { nth, answer }| {
         let (name, broadcast) = askers[nth];
         let confirmed = answer.is_ok();
         let answer = match answer {
-            Ok(known) => {
-                said.entry((broadcast, known)).or_insert_with(|| confirmation(broadcast, known)).clone()
-            }
+            Ok(known) => said
+                .entry((broadcast, known))
+                .or_insert_with(|| confirmation(broadcast, known, epoch))
+                .clone(),
             Err(error) => refusal(error.into(), Some(broadcast)).frame(),
         };
         Answered { name, broadcast, confirmed, answer }
@@ -119,9 +130,10 @@ fn word(answers: Vec<submit::Answered>, askers: &[(usize, BroadcastId)]) -> Vec<
     worded.collect()
 }
 
-fn confirmation(broadcast_id: BroadcastId, known: Acknowledged) -> Frame {
+fn confirmation(broadcast_id: BroadcastId, known: Acknowledged, epoch: Option<Epoch>) -> Frame {
     let Acknowledged { already, sequence } = known;
-    ServerMessage::Acknowledged { broadcast_id, already, place: Place { sequence } }.frame()
+    let place = sequence.map_or_else(Place::default, |sequence| Place::of(epoch, sequence));
+    ServerMessage::Acknowledged { broadcast_id, already, place }.frame()
 }
 
 /// Why something was not done, as the client is told.

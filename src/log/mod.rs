@@ -16,6 +16,7 @@ pub mod memory;
 pub mod merkle;
 pub mod moment;
 pub mod names;
+mod position;
 pub mod provision;
 pub mod reader;
 mod stored;
@@ -33,6 +34,7 @@ use crate::trouble::causes;
 pub use epoch::Epoch;
 use merkle::Hash;
 use names::Subject;
+pub use position::Position;
 pub use trace::TraceParent;
 
 /// An event on its way into the log.

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::event::EventType;
 use crate::domain::{Digest, Event};
-use crate::log::Epoch;
 use crate::log::merkle::{Frontier, Hash};
 use crate::log::reader::{Cursor, Last};
+use crate::log::{Epoch, Position};
 
 /// Changes with every change of a key or a record: a store of another format is rebuilt.
 const FORMAT: u32 = 7;
@@ -63,6 +63,11 @@ impl CursorRecord {
     /// The start of a log.
     pub fn of(epoch: Epoch) -> Self {
         Self { epoch: Some(epoch), ..Self::default() }
+    }
+
+    /// The position of the last event folded; `None` while no log is known.
+    pub fn log_position(&self) -> Option<Position> {
+        self.epoch.map(|epoch| Position { epoch, sequence: self.sequence })
     }
 
     /// The record, unless another format wrote it, or a build that knew fewer events skipped some.

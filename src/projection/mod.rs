@@ -31,7 +31,7 @@ use crate::blocking::blocking;
 use crate::domain::{Accepted, Broadcast, Change, Channel, Digest, Needs, View};
 use crate::log::merkle::Hash;
 use crate::log::reader::Seen;
-use crate::log::{Epoch, EventLog, TraceParent};
+use crate::log::{self, Epoch, EventLog, TraceParent};
 use crate::metrics::Metrics;
 use shared::Shared;
 pub use store::AckAt;
@@ -81,6 +81,24 @@ pub struct Position {
     pub rebuilt_for: Option<(u64, Hash)>,
     /// Whether it differs from a checkpoint after that, too.
     pub diverged: bool,
+}
+
+impl Position {
+    /// How far it is, as a position in the log; `None` while no log is known.
+    pub fn log_position(&self) -> Option<log::Position> {
+        self.epoch.map(|epoch| log::Position { epoch, sequence: self.sequence })
+    }
+}
+
+/// Whether a projection has got to a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// It has.
+    Yes,
+    /// Not in time.
+    Behind,
+    /// The position is of another log.
+    OtherLog,
 }
 
 /// Why a projection does not go on.
@@ -193,10 +211,11 @@ impl Projection {
         look(self.shared.read().view())
     }
 
-    /// Looks at what is in memory, and at the sequence of the last event in it: both of one moment.
-    pub fn read_at<T>(&self, look: impl FnOnce(u64, View<'_>) -> T) -> T {
+    /// Looks at what is in memory, and at the position of the last event in it: both of one moment. No position while no log is
+    /// known.
+    pub fn read_at<T>(&self, look: impl FnOnce(Option<log::Position>, View<'_>) -> T) -> T {
         let views = self.shared.read();
-        look(views.ledger.cursor.sequence, views.view())
+        look(views.ledger.cursor.log_position(), views.view())
     }
 
     /// Looks at the view with what it needs: what is not in memory is loaded for this look alone, and costs what is needed,
@@ -305,6 +324,28 @@ impl Projection {
                 Err(Unavailable)
             }
         }
+    }
+
+    /// A sequence of the log as a position of it; `None` while no log is known.
+    pub fn place(&self, sequence: u64) -> Option<log::Position> {
+        self.position().epoch.map(|epoch| log::Position { epoch, sequence })
+    }
+
+    /// Waits until it has folded up to a position. At once when that is of another log: there is nothing to wait for.
+    pub async fn reached_position(&self, wanted: log::Position, patience: Duration) -> Reached {
+        let reached = async {
+            loop {
+                // Made before the look, so that no move falls between the two.
+                let moved = self.shared.moved.notified();
+                let Position { epoch, sequence, .. } = self.position();
+                match epoch {
+                    Some(epoch) if epoch != wanted.epoch => return Reached::OtherLog,
+                    Some(_) if sequence >= wanted.sequence => return Reached::Yes,
+                    _ => moved.await,
+                }
+            }
+        };
+        timeout(patience, reached).await.unwrap_or(Reached::Behind)
     }
 
     /// Waits until it has folded `sequence`; `false` when that takes longer than `patience`.

@@ -12,6 +12,7 @@ use super::tape::Tape;
 use super::users::Users;
 use super::wire::{BroadcastView, Close, ConnectedStats, Frame, Place, ServerMessage};
 use crate::domain::{Broadcast, BroadcastId, EndReason, UserId, in_log};
+use crate::log::Epoch;
 use crate::projection::{Active, Projection};
 use personal::Personal;
 
@@ -21,6 +22,8 @@ pub(super) struct Room {
     pub(super) connections: Roster<Connection>,
     pub(super) users: Users,
     pub(super) shown: Option<Active>,
+    /// The log in which sequences count; `None` before the first.
+    pub(super) epoch: Option<Epoch>,
     /// What was shown until something that is not in the log took its place: the log may bring it back, and everybody was
     /// told of it as new already.
     replaced_alone: HashSet<BroadcastId>,
@@ -44,25 +47,30 @@ struct Sweep {
 }
 
 /// What this user should see: what is shown, unless they have acknowledged it.
-fn active_for(shown: Option<&Active>, user: &UserId, projection: &Projection, sequence: u64) -> Frame {
+fn active_for(shown: Option<&Active>, user: &UserId, projection: &Projection, place: Place) -> Frame {
     let acknowledged =
         |active: &Active| projection.read(|view| view.acknowledged_at(active.broadcast.id, user)).is_some();
     let broadcast =
         shown.filter(|active| !acknowledged(active)).map(|active| BroadcastView::from(&active.broadcast));
-    ServerMessage::ActiveBroadcast { broadcast, sequence }.frame()
+    ServerMessage::ActiveBroadcast { broadcast, place }.frame()
 }
 
 /// The same, as soon as it is known: while the projection is rebuilt it does not know who acknowledged; `resync` follows when
 /// it does.
-fn state_for(shown: Option<&Active>, user: &UserId, projection: &Projection, sequence: u64) -> Frame {
+fn state_for(shown: Option<&Active>, user: &UserId, projection: &Projection, place: Place) -> Frame {
     if projection.position().serving {
-        return active_for(shown, user, projection, sequence);
+        return active_for(shown, user, projection, place);
     }
     let message = "This replica is still reading the event log.".to_owned();
     ServerMessage::Error { code: "catching_up", message, broadcast_id: None }.frame()
 }
 
 impl Room {
+    /// The place of a sequence, which may stand for something that is not in the log yet.
+    pub(super) const fn place(&self, sequence: u64) -> Place {
+        Place::of(self.epoch, sequence)
+    }
+
     /// Adds a connection. Whether it is the first of its user.
     pub(super) fn add(&mut self, id: ConnectionId, connection: Connection) -> bool {
         if connection.staff {
@@ -217,8 +225,9 @@ impl Room {
         means: &Means,
         sequence: u64,
     ) {
+        let place = self.place(sequence);
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let active = state_for(self.shown.as_ref(), connection.user(), &means.projection, sequence);
+        let active = state_for(self.shown.as_ref(), connection.user(), &means.projection, place);
         connection.greet(answer, [hello, active], means);
         if connection.is_troubled() {
             self.troubled.push(id);
@@ -227,8 +236,9 @@ impl Room {
 
     /// Sends one connection what is active for its user.
     pub(super) fn send_active(&mut self, id: ConnectionId, means: &Means, sequence: u64) {
+        let place = self.place(sequence);
         let Some(connection) = self.connections.get(id) else { return };
-        let active = state_for(self.shown.as_ref(), connection.user(), &means.projection, sequence);
+        let active = state_for(self.shown.as_ref(), connection.user(), &means.projection, place);
         self.tell(id, &Outgoing::Frame(active), means);
     }
 
@@ -251,7 +261,7 @@ impl Room {
 
     pub(super) fn activate(&mut self, broadcast: &Broadcast, sequence: u64) -> u64 {
         let frame =
-            ServerMessage::NewBroadcast { broadcast: broadcast.into(), place: Place::of(sequence) }.frame();
+            ServerMessage::NewBroadcast { broadcast: broadcast.into(), place: self.place(sequence) }.frame();
         self.show(Some(Active { broadcast: broadcast.clone(), sequence }), sequence);
         self.tell_all(frame)
     }
@@ -259,7 +269,7 @@ impl Room {
     /// Takes down what is shown.
     pub(super) fn take_down(&mut self, id: BroadcastId, reason: EndReason, sequence: u64) -> u64 {
         self.show(None, sequence);
-        let frame = ServerMessage::cleared(Some(id), reason, sequence).frame();
+        let frame = ServerMessage::cleared(Some(id), reason, self.place(sequence)).frame();
         self.tell_all(frame)
     }
 

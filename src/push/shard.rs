@@ -239,7 +239,8 @@ impl Shard {
     /// greeted finds itself among those that are there.
     fn greet(&mut self, floor: usize, id: ConnectionId, answer: &[u8], heartbeat_seconds: u64) {
         self.count(floor);
-        let hello = ServerMessage::connected(self.sequence, self.mode.told(), heartbeat_seconds).frame();
+        let place = self.floors[floor].room.place(self.sequence);
+        let hello = ServerMessage::connected(place, self.mode.told(), heartbeat_seconds).frame();
         self.floors[floor].room.greet(id, answer, hello, &self.means, self.sequence);
     }
 

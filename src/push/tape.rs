@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn each_gets_what_it_lacks_in_one_piece() {
         let mut tape = Tape::default();
-        let frames = [1, 2, 3].map(|sequence| ServerMessage::Resync { sequence }.frame());
+        let frames = [1, 2, 3].map(|in_seconds| ServerMessage::Expiring { in_seconds }.frame());
         for frame in &frames {
             tape.push(frame.clone());
         }
@@ -93,7 +93,7 @@ mod tests {
     fn it_has_a_bound() {
         let mut tape = Tape::default();
         while !tape.is_full() {
-            tape.push(ServerMessage::Resync { sequence: 1 }.frame());
+            tape.push(ServerMessage::Expiring { in_seconds: 1 }.frame());
         }
         assert!(tape.bytes < MAX_BYTES + 100);
         tape.clear();

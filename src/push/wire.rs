@@ -12,6 +12,8 @@ use tracing::error;
 
 use super::frame::{self, Opcode};
 use crate::domain::{Broadcast, BroadcastId, EndReason, Kind, Message, Timestamp, UserId, in_log};
+use crate::json;
+use crate::log::{Epoch, Position};
 use crate::submit;
 pub use client_message::{ClientMessage, Token};
 pub use close::Close;
@@ -68,9 +70,19 @@ impl From<submit::mode::Mode> for Mode {
 #[expect(missing_docs, reason = "the fields are described once, in schemas/messages/server.json")]
 pub enum ServerMessage<'a> {
     /// The first message of a connection.
-    Connected { message: &'static str, sequence: u64, mode: Mode, heartbeat_seconds: u64 },
+    Connected {
+        message: &'static str,
+        #[serde(flatten)]
+        place: Place,
+        mode: Mode,
+        heartbeat_seconds: u64,
+    },
     /// What this user should see now: on connect and on request.
-    ActiveBroadcast { broadcast: Option<BroadcastView<'a>>, sequence: u64 },
+    ActiveBroadcast {
+        broadcast: Option<BroadcastView<'a>>,
+        #[serde(flatten)]
+        place: Place,
+    },
     /// Somebody sent a broadcast; it takes the place of the one before.
     NewBroadcast {
         broadcast: BroadcastView<'a>,
@@ -112,7 +124,10 @@ pub enum ServerMessage<'a> {
     /// The replica lost the log, or has it back and all is in it.
     Mode { mode: Mode },
     /// Forget what you have; the state on connect follows.
-    Resync { sequence: u64 },
+    Resync {
+        #[serde(flatten)]
+        place: Place,
+    },
     /// The connection's token ends soon, and the connection with it.
     Expiring { in_seconds: u64 },
     /// The answer to a refresh: the new token counts.
@@ -127,18 +142,21 @@ pub enum ServerMessage<'a> {
     },
 }
 
-/// Where the event stands that a message is about.
+/// The position that a message reflects: of the state, or of the event that it is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Place {
-    /// Its sequence in the log; absent when it is not there yet.
+    /// Absent when the log does not have the event yet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sequence: Option<u64>,
+    pub position: Option<Position>,
 }
 
 impl Place {
-    /// Of a sequence that may stand for something that is not in the log yet.
-    pub const fn of(sequence: u64) -> Self {
-        Self { sequence: in_log(sequence) }
+    /// Of a sequence that may stand for something that is not in the log yet, in the log of this epoch.
+    pub const fn of(epoch: Option<Epoch>, sequence: u64) -> Self {
+        match (epoch, in_log(sequence)) {
+            (Some(epoch), Some(sequence)) => Self { position: Some(Position { epoch, sequence }) },
+            _ => Self { position: None },
+        }
     }
 }
 
@@ -155,41 +173,36 @@ pub struct ConnectedStats {
 
 impl ServerMessage<'_> {
     /// The first message of a connection.
-    pub const fn connected(sequence: u64, mode: Mode, heartbeat_seconds: u64) -> Self {
+    pub const fn connected(place: Place, mode: Mode, heartbeat_seconds: u64) -> Self {
         let message = "Connected to broadcast live updates";
-        Self::Connected { message, sequence, mode, heartbeat_seconds }
+        Self::Connected { message, place, mode, heartbeat_seconds }
     }
 
     /// That the active broadcast ended.
-    pub const fn cleared(broadcast_id: Option<BroadcastId>, reason: EndReason, sequence: u64) -> Self {
-        Self::BroadcastCleared {
-            message: "Active broadcast has been cleared",
-            broadcast_id,
-            reason,
-            place: Place::of(sequence),
-        }
+    pub const fn cleared(broadcast_id: Option<BroadcastId>, reason: EndReason, place: Place) -> Self {
+        Self::BroadcastCleared { message: "Active broadcast has been cleared", broadcast_id, reason, place }
     }
 
     /// Encodes it, once for however many connections.
     pub fn frame(&self) -> Frame {
-        let json = serde_json::to_vec(self).unwrap_or_else(|e| {
+        let json = json::to_vec(self).unwrap_or_else(|e| {
             error!("a message does not encode: {e}");
             br#"{"type":"error","code":"internal","message":"a message could not be encoded"}"#.to_vec()
         });
-        Frame { sequence: self.sequence(), ..Frame::text(&json) }
+        Frame { position: self.position(), ..Frame::text(&json) }
     }
 
-    /// The place in the log that the message reflects; the `id:` of an event stream.
-    const fn sequence(&self) -> Option<u64> {
+    /// The position that the message reflects; the `id:` of an event stream.
+    const fn position(&self) -> Option<Position> {
         match self {
-            Self::Connected { sequence, .. }
-            | Self::ActiveBroadcast { sequence, .. }
-            | Self::Resync { sequence } => Some(*sequence),
-            Self::NewBroadcast { place, .. }
+            Self::Connected { place, .. }
+            | Self::ActiveBroadcast { place, .. }
+            | Self::Resync { place }
+            | Self::NewBroadcast { place, .. }
             | Self::BroadcastCleared { place, .. }
             | Self::BroadcastAcknowledged { place, .. }
             | Self::Acknowledged { place, .. }
-            | Self::BroadcastSent { place, .. } => place.sequence,
+            | Self::BroadcastSent { place, .. } => place.position,
             Self::StatsUpdate { .. }
             | Self::Mode { .. }
             | Self::Expiring { .. }
@@ -205,14 +218,14 @@ pub struct Frame {
     websocket: Bytes,
     /// Of the text, at the end of the frame.
     length: usize,
-    /// The place in the log that it reflects, when it has one.
-    pub sequence: Option<u64>,
+    /// The position that it reflects, when it has one.
+    pub position: Option<Position>,
 }
 
 impl Frame {
-    /// Of a text in UTF-8 that is about no place in the log.
+    /// Of a text in UTF-8 that has no position.
     pub fn text(text: &[u8]) -> Self {
-        Self { websocket: frame::encode(Opcode::Text, text), length: text.len(), sequence: None }
+        Self { websocket: frame::encode(Opcode::Text, text), length: text.len(), position: None }
     }
 
     /// The whole frame of a WebSocket.
@@ -232,16 +245,17 @@ mod tests {
 
     #[test]
     fn messages_look_as_the_seeds_clients_expect() {
+        let seven = Place::of(Some(Epoch::from_bits(0x1f)), 7);
         let frame = |message: ServerMessage<'_>| String::from_utf8(message.frame().json().to_vec()).unwrap();
         assert_eq!(
-            frame(ServerMessage::connected(7, Mode::Cluster, 30)),
-            r#"{"type":"connected","message":"Connected to broadcast live updates","sequence":7,"mode":"cluster","heartbeat_seconds":30}"#
+            frame(ServerMessage::connected(seven, Mode::Cluster, 30)),
+            r#"{"type":"connected","message":"Connected to broadcast live updates","position":"000000000000001f-7","mode":"cluster","heartbeat_seconds":30}"#
         );
         assert_eq!(
-            frame(ServerMessage::ActiveBroadcast { broadcast: None, sequence: 7 }),
-            r#"{"type":"active_broadcast","broadcast":null,"sequence":7}"#
+            frame(ServerMessage::ActiveBroadcast { broadcast: None, place: seven }),
+            r#"{"type":"active_broadcast","broadcast":null,"position":"000000000000001f-7"}"#
         );
-        assert!(frame(ServerMessage::cleared(None, EndReason::Cleared, 8)).starts_with(
+        assert!(frame(ServerMessage::cleared(None, EndReason::Cleared, Place::default())).starts_with(
             r#"{"type":"broadcast_cleared","message":"Active broadcast has been cleared","broadcast_id":null,"reason":"cleared""#
         ));
     }

@@ -13,6 +13,7 @@ use tidings::domain::{
     Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Digest, Event, Fingerprint, Kind,
     Recorded, State, Timestamp, UserId, evolve,
 };
+use tidings::log::Epoch;
 use tidings::log::envelope::{decode, encode};
 use tidings::log::names::Subject;
 use tidings::log::reader::Entry;
@@ -114,7 +115,7 @@ fn encode_the_message_of_a_broadcast(bencher: Bencher<'_, '_>) {
     bencher.bench(|| {
         let message = ServerMessage::NewBroadcast {
             broadcast: black_box(&broadcast).into(),
-            place: Place { sequence: Some(7) },
+            place: Place::of(Some(Epoch::from_bits(7)), 7),
         };
         message.frame()
     });

@@ -36,11 +36,11 @@ async fn the_sender_gets_its_answer_and_the_other_devices_get_the_news_once() {
     assert_eq!((&answer["type"], &answer["already"]), (&json!("acknowledged"), &json!(false)));
     for device in [&mut tablet, &mut desk] {
         let notice = device.expect("broadcast_acknowledged").await;
-        assert_eq!((&notice["broadcast_id"], &notice["sequence"]), (&json!(id), &answer["sequence"]));
+        assert_eq!((&notice["broadcast_id"], &notice["position"]), (&json!(id), &answer["position"]));
     }
     // Again, from another device on another replica: nothing new, so that nobody is told.
     let again = desk.acknowledge(&id).await;
-    assert_eq!((&again["already"], &again["sequence"]), (&json!(true), &answer["sequence"]));
+    assert_eq!((&again["already"], &again["position"]), (&json!(true), &answer["position"]));
     assert_eq!(replicas[1].acknowledge(&id, "ann").await["already"], true);
 
     // Over REST there is no connection of the sender: each of them is told.

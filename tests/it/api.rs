@@ -40,7 +40,7 @@ async fn accepted(request: Request) -> Value {
     let (status, headers, body) = sent(request).await;
     assert!((200..300).contains(&status), "{status}: {body}");
     if let Some(sequence) = body["sequence"].as_u64() {
-        assert_eq!(headers["tidings-sequence"], sequence.to_string());
+        assert!(headers["tidings-position"].to_str().unwrap().ends_with(&format!("-{sequence}")));
     }
     body
 }
@@ -168,21 +168,23 @@ async fn answers_say_how_far_they_are_and_reads_wait_for_it() {
     let nats = Nats::start().await;
     let replica = Replica::start(&nats).await;
     let posted = replica.post_broadcast("x").await;
-    let sequence = posted["sequence"].as_u64().unwrap().to_string();
+    let epoch = replica.readyz().await["epoch"].as_str().unwrap().to_owned();
+    let position = format!("{epoch}-{}", posted["sequence"]);
     for path in ["/active", "/stats"] {
         let (status, headers, _) =
-            sent(replica.request(Method::GET, path).header("Tidings-Min-Sequence", &sequence)).await;
+            sent(replica.request(Method::GET, path).header("Tidings-Min-Position", &position)).await;
         assert_eq!(
-            (status, headers["tidings-sequence"].to_str().unwrap()),
-            (200, sequence.as_str()),
+            (status, headers["tidings-position"].to_str().unwrap()),
+            (200, position.as_str()),
             "{path}"
         );
     }
-    let in_query = replica.request(Method::GET, &format!("/limits?min_sequence={sequence}"));
+    let in_query = replica.request(Method::GET, &format!("/limits?min_position={position}"));
     assert_eq!(accepted(in_query).await["current_active_broadcasts"], 1);
 
     let started = Instant::now();
-    let far = replica.request(Method::GET, "/active").header("Tidings-Min-Sequence", "4000000");
+    let far =
+        replica.request(Method::GET, "/active").header("Tidings-Min-Position", format!("{epoch}-4000000"));
     let (status, headers, body) = sent(far).await;
     assert_eq!((status, body["code"].as_str()), (503, Some("behind")), "{body}");
     assert!(headers["retry-after"].to_str().unwrap().parse::<u64>().is_ok_and(|seconds| seconds > 0));

@@ -149,7 +149,7 @@ mod of_heard {
         told(&mut heard, &mut next, &broadcast(7).replace("new_broadcast", "active_broadcast"));
         for sequence in [8, 8, 9] {
             let text = format!(
-                r#"{{"type":"acknowledged","broadcast_id":"x","already":false,"sequence":{sequence}}}"#
+                r#"{{"type":"acknowledged","broadcast_id":"x","position":"9f2c41d07be3a865-{sequence}"}}"#
             );
             told(&mut heard, &mut next, &text);
         }

@@ -112,7 +112,7 @@ impl World<'_> {
             (request(&creator, Method::GET, "/history"), 200),
             (request(&ann, Method::POST, "/clear"), 403),
             (request(&ann, Method::GET, &format!("/active?user_id={ann}")), 403),
-            (request(&ann, Method::GET, &format!("/active?min_sequence={ann}")), 400),
+            (request(&ann, Method::GET, &format!("/active?min_position={ann}")), 400),
             (request(&creator, Method::GET, &format!("/{creator}")), 404),
             (request(&creator, Method::POST, "").body(format!("{{\"message\": \"{creator}")), 415),
             (request(&creator, Method::POST, "").json(&json!({"message": "x", "type": creator})), 422),

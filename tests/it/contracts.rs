@@ -262,6 +262,7 @@ async fn serve_auditors(nats: &Nats, replica: &Replica) {
 
 async fn refuse_everything(replica: &Replica) {
     let id = "0198c5a0-1111-7222-8333-444455556666";
+    let epoch = replica.readyz().await["epoch"].clone();
     let mut requests = Vec::new();
     for (method, path, _) in operations().filter(|(_, path, _)| path.starts_with("/api/")) {
         let path = path.replace("{id}", id);
@@ -287,9 +288,10 @@ async fn refuse_everything(replica: &Replica) {
             // Of those who have the role. What comes of the log itself waits for no replica.
             let role = if path.starts_with("/api/audit/") { "auditor" } else { "creator" };
             let wanting =
-                |sequence: &str| ask().header("X-User-Role", role).header("Tidings-Min-Sequence", sequence);
+                |position: &str| ask().header("X-User-Role", role).header("Tidings-Min-Position", position);
+            let ahead = format!("{}-4000000", epoch.as_str().unwrap());
             let waits = !path.ends_with("/audit/events");
-            ["x", "4000000"].into_iter().filter(|_| waits).map(wanting).collect()
+            ["x", &ahead, "00000000000000ff-1"].into_iter().filter(|_| waits).map(wanting).collect()
         };
         requests.extend(of_its_kind);
     }

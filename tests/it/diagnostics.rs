@@ -117,7 +117,7 @@ async fn whatever_is_sent_is_said_in_no_other_way_than_ours() {
     let in_header: String = EVIL.chars().filter(|c| !c.is_ascii_control()).collect();
     for method in [Method::GET, Method::POST] {
         for path in ["", "/active", "/clear", "/acknowledge", "/events", "/ws", "/history"] {
-            let query = format!("?user_id={0}&cursor={0}&min_sequence={0}", percent_encoded(EVIL));
+            let query = format!("?user_id={0}&cursor={0}&min_position={0}", percent_encoded(EVIL));
             let mut requests = vec![
                 replica.request(method.clone(), &format!("{path}{query}")),
                 replica

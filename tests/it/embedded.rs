@@ -177,7 +177,7 @@ async fn every_line_of_the_welcome_does_what_it_says() {
     let listen = welcomed(&replica, "Listen:");
     let url = listen.split('\'').nth(1).unwrap();
     let listening = Http::patient(PATIENCE).request(Method::GET, url).send().await.unwrap();
-    assert_eq!(listening.headers()["content-type"], "text/event-stream");
+    assert_eq!(listening.headers()["content-type"], "text/event-stream; charset=utf-8");
 }
 
 #[tokio::test]

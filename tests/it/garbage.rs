@@ -13,9 +13,9 @@ const METHODS: &str = "GET|POST|PUT|DELETE|OPTIONS|HEAD|CONNECT|BREW|get";
 const TARGETS: &str = "/api/creator/broadcast/|/api/x/broadcast|/api/%2e%2e/broadcast|/api/%ff%00/broadcast/active|/|//|*|\
                        http://x/|/readyz|/metrics|/api/creator/broadcast/ws/../clear";
 const QUERIES: &str =
-    "||||?|?user_id=|?user_id=%F0%9F%A6%80|?user_id=a&role=team|?role=b|?&&==&%|?min_sequence=-0";
+    "||||?|?user_id=|?user_id=%F0%9F%A6%80|?user_id=a&role=team|?role=b|?&&==&%|?min_position=-0";
 const HEADERS: &str = "X-User-Id|X-User-Role|X-User-Role|Origin|If-Match|Idempotency-Key|Upgrade|Accept|Cookie|Expect|\
-                       Tidings-Min-Sequence|Transfer-Encoding|Sec-WebSocket-Key|Sec-WebSocket-Version|Last-Event-ID";
+                       Tidings-Min-Position|Transfer-Encoding|Sec-WebSocket-Key|Sec-WebSocket-Version|Last-Event-ID";
 const VALUES: &str = "|creator|0|13|null|chunked|websocket|\"\"|\u{1}|é|100-continue|\
                       \"0198c5a0-1111-7222-8333-444455556666\"";
 const FIELDS: &str = "message|message|message|type|broadcast_id|broadcast_id|link|\\u0000";
@@ -98,7 +98,7 @@ async fn whatever_is_sent_the_replica_answers_or_hangs_up_and_stays_well() {
         let shown = String::from_utf8_lossy(&request);
         assert_eq!(status.is_some(), !head.is_empty(), "seed {seed}: {shown:?} got {head:?}");
         // Nothing is away here, so that a sequence that is yet to come is the only reason for a 503.
-        let honest = status == Some(503) && shown.contains("Tidings-Min-Sequence: 13");
+        let honest = status == Some(503) && shown.contains("Tidings-Min-Position: 13");
         assert!(status.is_none_or(|status| status < 500) || honest, "seed {seed}: {shown:?} got {head:?}");
         *answered.entry(status).or_default() += 1;
     }

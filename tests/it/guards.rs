@@ -131,13 +131,13 @@ async fn what_was_written_through_one_replica_is_read_through_another() {
             replicas[n % 3].request(Method::POST, "").json(&json!({"message": format!("number {n}")}));
         let posted = request.send().await.unwrap();
         assert_eq!(posted.status(), StatusCode::CREATED);
-        let sequence = posted.headers()["Tidings-Sequence"].clone();
+        let position = posted.headers()["Tidings-Position"].clone();
         let id = posted.json::<Value>().await.unwrap()["id"].clone();
 
         let reader = &replicas[(n + 1) % 3];
         let read = reader
             .request(Method::GET, "/active")
-            .header("Tidings-Min-Sequence", sequence)
+            .header("Tidings-Min-Position", position)
             .send()
             .await
             .unwrap();

@@ -75,8 +75,9 @@ async fn a_page_goes_on_where_the_one_before_ended_whatever_was_sent_meanwhile()
     }
     let first = get(&one, "/history?limit=2").await;
     let sent = two.post_broadcast("meanwhile").await["sequence"].clone();
+    let sent = format!("{}-{sent}", two.readyz().await["epoch"].as_str().unwrap());
     let next = first["next_cursor"].as_str().unwrap();
-    let second = get(&two, &format!("/history?limit=2&cursor={next}&min_sequence={sent}")).await;
+    let second = get(&two, &format!("/history?limit=2&cursor={next}&min_position={sent}")).await;
     let messages: Vec<_> = second["broadcasts"].as_array().unwrap().iter().map(|b| &b["message"]).collect();
     assert_eq!(messages, ["number 1", "number 0"]);
 }

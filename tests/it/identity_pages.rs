@@ -69,7 +69,7 @@ async fn pages_that_are_listed_may_ask_and_read_and_others_may_not() {
         let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         assert_eq!(header("access-control-allow-origin").as_deref(), Some(origin), "never *");
         assert_eq!(header("access-control-allow-credentials").as_deref(), Some("true"));
-        assert!(header("access-control-expose-headers").unwrap().contains("Tidings-Sequence"));
+        assert!(header("access-control-expose-headers").unwrap().contains("Tidings-Position"));
         assert_eq!(header("vary").as_deref(), Some("origin, authorization, cookie"));
         let change = clear(&replica, origin).header("Cookie", format!("session={token}"));
         assert_eq!(said(&replica, change).await, is(200, ""), "{origin}");
@@ -117,7 +117,7 @@ async fn a_browser_that_asks_first_is_told() {
         assert!(head.lines().any(|given| given == line), "{line}: {head}");
     }
     let headers = head.lines().find(|line| line.starts_with("access-control-allow-headers: ")).unwrap();
-    for name in ["authorization", "content-type", "idempotency-key", "if-match", "tidings-min-sequence"] {
+    for name in ["authorization", "content-type", "idempotency-key", "if-match", "tidings-min-position"] {
         assert!(headers.contains(name), "{headers}");
     }
     let stranger = asked_first(&replica, "https://evil.example.org").await;

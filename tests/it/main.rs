@@ -58,6 +58,7 @@ mod outage_order;
 mod outage_races;
 mod outage_start;
 mod page;
+mod positions;
 mod presence;
 mod private_files;
 mod projection;

@@ -254,7 +254,8 @@ async fn metrics_show_the_other_replicas_and_when_the_heartbeat_was_taken() {
 async fn a_read_that_waits_is_seen() {
     let nats = Nats::start().await;
     let replica = Replica::start(&nats).await;
-    let ahead = || replica.request(Method::GET, "/active").header("Tidings-Min-Sequence", "1000").send();
+    let ahead = format!("{}-1000", replica.readyz().await["epoch"].as_str().unwrap());
+    let ahead = || replica.request(Method::GET, "/active").header("Tidings-Min-Position", &ahead).send();
     let seen = eventually("a read waits", || async { replica.count("tidings_reads_waiting").await == 1 });
     tokio::select! {
         () = seen => {}

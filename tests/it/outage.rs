@@ -78,7 +78,7 @@ async fn what_is_accepted_alone_takes_effect_at_once_and_is_in_the_log_later() {
     assert!(answer.get("sequence").is_none(), "{answer}");
     let id = answer["id"].as_str().unwrap().to_owned();
     let shown = ann.expect("new_broadcast").await;
-    assert_eq!((&shown["broadcast"]["id"], shown.get("sequence")), (&answer["id"], None));
+    assert_eq!((&shown["broadcast"]["id"], shown.get("position")), (&answer["id"], None));
     tab.expect("new_broadcast").await;
     assert_eq!(post(&replica, "alone").await.1["id"], answer["id"], "a retry gets the first answer");
     assert_eq!(replica.active("bob").await["id"], answer["id"]);

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tidings::log::Position;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::raw::{CLOSE, PING, PONG, TEXT};
-use crate::support::{Client, Events, Nats, Raw, Replica, Spec, eventually};
+use crate::support::{Client, Events, Nats, Raw, Replica, Spec, eventually, sequence_in};
 
 #[tokio::test]
 async fn a_connection_is_greeted_and_asked_questions_are_answered() {
@@ -19,16 +20,19 @@ async fn a_connection_is_greeted_and_asked_questions_are_answered() {
     let hello = client.next().await;
     assert_eq!(hello["type"], "connected");
     assert_eq!(
-        (&hello["mode"], &hello["heartbeat_seconds"], &hello["sequence"]),
-        (&json!("cluster"), &json!(30), &json!(0))
+        (&hello["mode"], &hello["heartbeat_seconds"], sequence_in(&hello)),
+        (&json!("cluster"), &json!(30), Some(0))
     );
-    assert_eq!(client.next().await, json!({"type": "active_broadcast", "broadcast": null, "sequence": 0}));
+    assert_eq!(
+        client.next().await,
+        json!({"type": "active_broadcast", "broadcast": null, "position": hello["position"]})
+    );
 
     let id = replica.post_broadcast("hello").await["id"].clone();
     let new = client.expect("new_broadcast").await;
     client.send(json!({"type": "get_active_broadcast"})).await;
     let active = client.expect("active_broadcast").await;
-    assert_eq!((&active["broadcast"], &active["sequence"]), (&new["broadcast"], &new["sequence"]));
+    assert_eq!((&active["broadcast"], &active["position"]), (&new["broadcast"], &new["position"]));
     client.acknowledge(id.as_str().unwrap()).await;
     client.send(json!({"type": "get_active_broadcast"})).await;
     assert_eq!(client.expect("active_broadcast").await["broadcast"], Value::Null, "acknowledged");
@@ -203,9 +207,9 @@ async fn a_client_that_comes_back_is_whole() {
 /// Greets, then listens until a broadcast that comes last; every `(sequence, id)` it was shown, the snapshot first.
 async fn attach_and_listen(url: String) -> (u64, Vec<(u64, Value)>) {
     let mut client = Client::connect(&url).await;
-    let hello = client.expect("connected").await["sequence"].as_u64().unwrap();
+    let hello = sequence_in(&client.expect("connected").await).unwrap();
     let snapshot = client.expect("active_broadcast").await;
-    let shown = |message: &Value| (message["sequence"].as_u64().unwrap(), message["broadcast"]["id"].clone());
+    let shown = |message: &Value| (sequence_in(message).unwrap(), message["broadcast"]["id"].clone());
     assert_eq!(shown(&snapshot).0, hello);
     let mut all = vec![shown(&snapshot)];
     let mut heard = snapshot;
@@ -281,7 +285,7 @@ async fn the_event_stream_says_what_the_websocket_says() {
     let id = replica.post_broadcast("one").await["id"].as_str().unwrap().to_owned();
     replica.acknowledge(&id, "u").await;
     replica.clear().await;
-    let mut last = 0;
+    let mut last = None;
     for kind in ["new_broadcast", "broadcast_sent", "broadcast_acknowledged", "broadcast_cleared"] {
         let mut event = events.next().await.unwrap();
         while event.data["type"] == "stats_update" {
@@ -289,15 +293,18 @@ async fn the_event_stream_says_what_the_websocket_says() {
             event = events.next().await.unwrap();
         }
         assert_eq!(event.data, client.expect(kind).await);
-        assert_eq!(event.id, event.data["sequence"].as_u64(), "the id is the sequence");
-        assert!(event.id.unwrap() >= last);
-        last = event.id.unwrap();
+        let id = event.id.unwrap();
+        assert_eq!(event.data["position"], id.to_string(), "the id is the position");
+        assert!(Some(id.sequence) >= last.map(|last: Position| last.sequence));
+        last = Some(id);
     }
 
-    // Back with the last id, also with one from a log of before that was longer.
-    for id in [last.to_string(), "999999999".to_owned(), "nonsense".to_owned()] {
+    // Back with the last id, also with one of another log, which is not compared.
+    let last = last.unwrap();
+    for id in [last.to_string(), "00000000000000ff-999999999".to_owned(), "nonsense".to_owned()] {
         let mut again = Events::of(listen().header("Last-Event-ID", id).send().await.unwrap());
-        assert!(again.expect("connected").await.id >= Some(last));
+        let id = again.expect("connected").await.id.unwrap();
+        assert!(id.epoch == last.epoch && id.sequence >= last.sequence);
         assert_eq!(again.expect("active_broadcast").await.data["broadcast"], Value::Null);
     }
     eventually("who hung up is not counted", || async { replica.stats().await["connections"] == 2 }).await;

@@ -195,7 +195,8 @@ impl Connection {
         match said {
             Ok(said) => {
                 let Acknowledged { already, sequence } = said;
-                let place = Place { sequence };
+                let epoch = self.replica.projection.position().epoch;
+                let place = sequence.map_or_else(Place::default, |sequence| Place::of(epoch, sequence));
                 self.note(&ServerMessage::Acknowledged { broadcast_id: id, already, place }.frame());
                 self.visit.acked.push(Acked { user: self.visit.user.clone(), broadcast: id, said });
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use tidings::log::Position;
 use tidings::submit::mode::Mode;
 use tokio::time::Instant;
 
@@ -42,13 +43,19 @@ fn is_undisturbed(visit: &Visit, modes: &[(Instant, Mode)]) -> bool {
     !alone && !visit.heard.iter().any(begun_anew)
 }
 
+/// The sequence in the position of what was heard.
+fn sequence_in(heard: &Value) -> Option<u64> {
+    let position: Position = heard["position"].as_str()?.parse().ok()?;
+    Some(position.sequence)
+}
+
 fn kind(heard: &Value) -> &str {
     heard["type"].as_str().unwrap_or_default()
 }
 
 /// The sequence of the state that the visit began with.
 fn begun(visit: &Visit) -> Option<u64> {
-    visit.heard.first().filter(|first| kind(first) == "connected")?["sequence"].as_u64()
+    sequence_in(visit.heard.first().filter(|first| kind(first) == "connected")?)
 }
 
 /// A visit begins with what is active, unless its user has acknowledged it.
@@ -76,8 +83,8 @@ fn snapshot(visit: &Visit, model: &Model) -> Vec<String> {
 /// What a visit heard of what is active, in order.
 fn turns(visit: &Visit) -> Vec<(Option<u64>, Option<&str>)> {
     let turns = visit.heard.iter().filter_map(|heard| match kind(heard) {
-        "new_broadcast" => Some((heard["sequence"].as_u64(), heard["broadcast"]["id"].as_str())),
-        "broadcast_cleared" => Some((heard["sequence"].as_u64(), None)),
+        "new_broadcast" => Some((sequence_in(heard), heard["broadcast"]["id"].as_str())),
+        "broadcast_cleared" => Some((sequence_in(heard), None)),
         _ => None,
     });
     turns.collect()
@@ -106,7 +113,7 @@ fn notices(visit: &Visit, model: &Model) -> Vec<String> {
     for notice in visit.heard.iter().filter(|heard| kind(heard) == "broadcast_acknowledged") {
         let id = notice["broadcast_id"].as_str().unwrap_or_default();
         let first = model.first_ack(id, user);
-        if !heard.insert(id) || notice["sequence"].as_u64() != first {
+        if !heard.insert(id) || sequence_in(notice) != first {
             wrong.push(format!("first acknowledged at {first:?}, it heard {notice}"));
         }
     }
@@ -128,7 +135,7 @@ fn notices(visit: &Visit, model: &Model) -> Vec<String> {
 fn nothing_old(visit: &Visit) -> Vec<String> {
     let caught_up = visit.heard.iter().position(|heard| kind(heard) == "resync").unwrap_or(0);
     let old = visit.heard[..caught_up].iter().filter(|heard| {
-        ["new_broadcast", "broadcast_cleared"].contains(&kind(heard)) && heard["sequence"].is_u64()
+        ["new_broadcast", "broadcast_cleared"].contains(&kind(heard)) && sequence_in(heard).is_some()
     });
     old.map(|heard| format!("before it had caught up it told of {heard}")).collect()
 }

@@ -191,8 +191,9 @@ impl<'a> Base<'a> {
         Ok(Submit::start(log, projection, self.clock.clone(), outbox, options))
     }
 
-    fn edge(&self, submit: Arc<Submit>) -> Edge {
+    fn edge(&self, submit: Arc<Submit>, projection: Projection) -> Edge {
         Edge {
+            projection,
             acks: Acks::start(submit),
             gate: self.gate.clone(),
             rates: Arc::new(self.options.rates.rates(self.options.identity.auth)),
@@ -222,7 +223,7 @@ impl<'a> Base<'a> {
             answer_timeout: self.options.answer_timeout(),
             sockets: self.options.socket_limits(),
         };
-        let Edge { acks, gate, rates, clock } = edge.clone();
+        let Edge { acks, gate, rates, clock, projection: _ } = edge.clone();
         App::of(Parts {
             channels: self.options.channels.clone().into(),
             acks,
@@ -290,7 +291,7 @@ impl<'a> Running<'a> {
         let notary = tokio::spawn(notary.run());
         let submit = base.submit(log, projection.clone())?;
         let modes = submit.modes().clone();
-        let edge = base.edge(submit.clone());
+        let edge = base.edge(submit.clone(), projection.clone());
         let hub = base.hub(&projection, Arc::new(edge.clone()), &modes, announcements, &counts)?;
         let presence = base.presence(hub.clone(), projection.clone(), modes);
         let presence = tokio::spawn(presence.run(tell_counts, tell_serving, tell_taken));

@@ -55,6 +55,7 @@ export function begin(isLive) {
 
 /** What the connection of the page tells a creator. */
 export function hear(message) {
+  if (message.type === "resync") api.forget();
   if (message.type === "stats_update") drawAudience(message.stats);
   else if (message.type !== "mode" && message.type !== "error") refresh();
 }

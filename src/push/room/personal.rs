@@ -23,7 +23,7 @@ pub(super) enum Personal {
 /// What each connection is told by its user.
 pub(super) enum Each {
     /// The state was rebuilt: `resync`, what is active, and that nothing is where that is so.
-    Resync { resync: Outgoing, cleared: Outgoing, sequence: u64 },
+    Resync { resync: Outgoing, cleared: Outgoing, place: Place },
     /// This broadcast is active: one thing to those who have not acknowledged it, and another to those who have.
     Active { id: BroadcastId, open: Outgoing, acknowledged: Outgoing },
 }
@@ -42,20 +42,21 @@ impl Room {
     pub(in crate::push) fn resync(&mut self, before: Option<&Active>, sequence: u64) {
         let frame = |message: ServerMessage<'_>| Outgoing::Frame(message.frame());
         let gone = before.map(|active| active.broadcast.id);
+        let place = self.place(sequence);
         self.tell_each(Each::Resync {
-            resync: frame(ServerMessage::Resync { sequence }),
-            cleared: frame(ServerMessage::cleared(gone, EndReason::Cleared, sequence)),
-            sequence,
+            resync: frame(ServerMessage::Resync { place }),
+            cleared: frame(ServerMessage::cleared(gone, EndReason::Cleared, place)),
+            place,
         });
     }
 
     /// Shows what became active while it was held back, or is active again. Nobody is told of it as new twice, and those
     /// who acknowledged it meanwhile, through another replica, are not shown it, but must not keep what they see either.
     pub(super) fn activate_late(&mut self, active: Active, sequence: u64) {
-        let place = Place::of(active.sequence);
-        let new = ServerMessage::NewBroadcast { broadcast: (&active.broadcast).into(), place };
-        let again = ServerMessage::ActiveBroadcast { broadcast: Some((&active.broadcast).into()), sequence };
-        let nothing = ServerMessage::ActiveBroadcast { broadcast: None, sequence };
+        let (event, place) = (self.place(active.sequence), self.place(sequence));
+        let new = ServerMessage::NewBroadcast { broadcast: (&active.broadcast).into(), place: event };
+        let again = ServerMessage::ActiveBroadcast { broadcast: Some((&active.broadcast).into()), place };
+        let nothing = ServerMessage::ActiveBroadcast { broadcast: None, place };
         let open = if self.replaced_alone.contains(&active.broadcast.id) { again } else { new };
         self.tell_each(Each::Active {
             id: active.broadcast.id,
@@ -67,7 +68,7 @@ impl Room {
 
     /// Tells the other connections of those who acknowledged.
     pub(in crate::push) fn notice(&mut self, id: BroadcastId, changed: Arc<Changed>) {
-        let place = Place::of(changed.sequence);
+        let place = self.place(changed.sequence);
         let notice = ServerMessage::BroadcastAcknowledged { broadcast_id: id, place }.frame();
         let notice = Outgoing::Notice(id, notice);
         self.personal = Some(Personal::Notices { changed, notice, next: 0, sent: 0 });
@@ -112,8 +113,8 @@ impl Room {
                         means.projection.read(|view| view.acknowledged_at(*broadcast, user)).is_some();
                     sent += u64::from(self.tell(*id, if known { acknowledged } else { open }, means));
                 }
-                Each::Resync { resync, cleared, sequence } => {
-                    let active = active_for(self.shown.as_ref(), user, &means.projection, *sequence);
+                Each::Resync { resync, cleared, place } => {
+                    let active = active_for(self.shown.as_ref(), user, &means.projection, *place);
                     self.tell(*id, resync, means);
                     self.tell(*id, &Outgoing::Frame(active), means);
                     if self.shown.is_none() {

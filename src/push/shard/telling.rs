@@ -10,7 +10,7 @@ use crate::projection::{Announcement, Changed};
 use crate::push::counts::Reached;
 use crate::push::report::report;
 use crate::push::room::personal::Step;
-use crate::push::wire::{ConnectedStats, Place, ServerMessage};
+use crate::push::wire::{ConnectedStats, ServerMessage};
 
 impl Shard {
     /// Whether somebody may lack something that everybody is told.
@@ -25,10 +25,11 @@ impl Shard {
 
     pub(super) fn announce(&mut self, announcement: Announcement) {
         match announcement {
-            Announcement::Snapshot { sequence, active, .. } => {
+            Announcement::Snapshot { epoch, sequence, active } => {
                 self.sequence = sequence;
                 let mut active: HashMap<_, _> = active.iter().cloned().collect();
                 for Floor { channel, room, .. } in &mut self.floors {
+                    room.epoch = Some(epoch);
                     let before = std::mem::replace(&mut room.shown, active.remove(channel));
                     room.resync(before.as_ref(), sequence);
                 }
@@ -73,7 +74,7 @@ impl Shard {
                     sent_to_users: users,
                     sent_to_connections: connections,
                     approximate,
-                    place: Place::of(sequence),
+                    place: room.place(sequence),
                 };
                 delivered + room.send_staff(&sent, means)
             }

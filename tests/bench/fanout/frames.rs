@@ -76,3 +76,10 @@ pub fn number_after(bytes: &[u8], word: &[u8]) -> Option<u64> {
     }
     number
 }
+
+/// The sequence in the position of a message: what stands behind the epoch.
+pub fn sequence_in(bytes: &[u8]) -> Option<u64> {
+    const POSITION: &[u8] = br#""position":""#;
+    const EPOCH_DIGITS: usize = 16;
+    number_after(bytes.get(find(bytes, POSITION)? + POSITION.len() + EPOCH_DIGITS..)?, b"-")
+}

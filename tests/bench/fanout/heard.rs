@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::frames::{CLOSE, Frame, PING, TEXT, number_after};
+use super::frames::{CLOSE, Frame, PING, TEXT, number_after, sequence_in};
 
 /// How a message begins, by its type.
 const NEW_BROADCAST: &[u8] = br#"{"type":"new_broadcast""#;
@@ -91,7 +91,7 @@ impl Heard {
             TEXT if payload.starts_with(NEW_BROADCAST) => self.delivered(payload, next, everybody),
             TEXT if payload.starts_with(ACKNOWLEDGED) => {
                 self.confirmed += 1;
-                self.confirmed_in.extend(number_after(payload, br#""sequence":"#));
+                self.confirmed_in.extend(sequence_in(payload));
             }
             TEXT if payload.starts_with(STATE_ON_CONNECT) => self.greeted += 1,
             TEXT if payload.starts_with(ERROR) => {

@@ -152,14 +152,15 @@ fn told(posted: &Value) -> String {
             "id": ID, "message": posted["message"], "type": "info", "message_type": "info", "created_by": "bench",
             "created_at": "2026-11-26T03:13:07.772Z",
         },
-        "sequence": 1,
+        "position": "9f2c41d07be3a865-1",
     });
     message.to_string()
 }
 
 /// What a client is told that acknowledges: as long as what a replica says.
 fn confirmation() -> String {
-    json!({"type": "acknowledged", "broadcast_id": ID, "already": false, "sequence": 42}).to_string()
+    json!({"type": "acknowledged", "broadcast_id": ID, "already": false, "position": "9f2c41d07be3a865-42"})
+        .to_string()
 }
 
 /// What the creator is answered.

@@ -80,7 +80,7 @@ async def create(broadcast: Broadcast):
                 "created_by": "bench",
                 "created_at": "2026-11-26T03:13:07.772Z",
             },
-            "sequence": 1,
+            "position": "9f2c41d07be3a865-1",
         }
     )
     await redis.set("current_broadcast", text)
@@ -98,7 +98,7 @@ async def connect(websocket: WebSocket, user_id: str):
             if said.get("type") == "acknowledge_broadcast":
                 broadcast_id = said["broadcast_id"]
                 await redis.set(f"broadcast:{broadcast_id}:ack:{user_id}", "1")
-                answer = {"type": "acknowledged", "broadcast_id": broadcast_id, "already": False, "sequence": 1}
+                answer = {"type": "acknowledged", "broadcast_id": broadcast_id, "already": False, "position": "9f2c41d07be3a865-1"}
                 await websocket.send_text(compact(answer))
     except WebSocketDisconnect:
         pass

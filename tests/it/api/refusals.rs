@@ -205,11 +205,11 @@ async fn every_endpoint_says_what_is_wrong_with_a_request() {
             400,
             "invalid_idempotency_key",
         ),
-        ("GET", "/active", &[("tidings-min-sequence", b"x")], "", 400, "invalid_sequence"),
-        ("GET", "/active", &[("tidings-min-sequence", b"-1")], "", 400, "invalid_sequence"),
-        ("GET", "/stats", &[("tidings-min-sequence", b"99999999999999999999")], "", 400, "invalid_sequence"),
-        ("GET", "/limits?min_sequence=1.5", &[], "", 400, "invalid_sequence"),
-        ("GET", "/ws?min_sequence=x", &[], "", 400, "invalid_sequence"),
+        ("GET", "/active", &[("tidings-min-position", b"x")], "", 400, "invalid_position"),
+        ("GET", "/active", &[("tidings-min-position", b"-1")], "", 400, "invalid_position"),
+        ("GET", "/stats", &[("tidings-min-position", b"99999999999999999999")], "", 400, "invalid_position"),
+        ("GET", "/limits?min_position=1.5", &[], "", 400, "invalid_position"),
+        ("GET", "/ws?min_position=x", &[], "", 400, "invalid_position"),
     ];
     hold(&replica, table).await;
     log_is_empty(&replica).await;
@@ -241,7 +241,8 @@ async fn errors_are_problems_where_that_is_asked_for() {
     let nowhere = replica.raw_request(Method::GET, "/nowhere");
     let method = replica.request(Method::PUT, "/stats");
     let page = replica.request(Method::POST, "/clear").header("Origin", "https://example.org");
-    let behind = replica.request(Method::GET, "/active").header("Tidings-Min-Sequence", "7");
+    let ahead = format!("{}-7", replica.readyz().await["epoch"].as_str().unwrap());
+    let behind = replica.request(Method::GET, "/active").header("Tidings-Min-Position", ahead);
     for (request, status, code) in [
         (nowhere, 404, "not_found"),
         (method, 405, "method_not_allowed"),

@@ -10,7 +10,10 @@ async fn the_answer_of_a_timeout_is_formed_as_any_other() {
     let nats = Nats::start().await;
     let limits = ["--request-timeout-seconds", "1", "--append-timeout-ms", "1"];
     let replica = Replica::start_with(Spec::joining(nats.url()).with(&limits)).await;
-    let late = replica.request(Method::GET, "/active").header("Tidings-Min-Sequence", "99999");
+    let stats = replica.request(Method::GET, "/stats").send().await.unwrap();
+    let position = stats.headers()["tidings-position"].to_str().unwrap();
+    let ahead = format!("{}-99999", position.split_once('-').unwrap().0);
+    let late = replica.request(Method::GET, "/active").header("Tidings-Min-Position", ahead);
     let late = late.header("Accept", "application/problem+json").header("Origin", "http://localhost:3000");
     let answer = late.send().await.unwrap();
     assert_eq!(answer.status(), 503);
@@ -43,7 +46,7 @@ async fn what_is_personal_is_kept_by_no_cache_and_answers_end_with_a_newline() {
         assert_eq!(headers["x-content-type-options"], "nosniff", "{path}");
         assert!(headers["vary"].to_str().unwrap().starts_with("origin, authorization, cookie"), "{path}");
         assert_eq!(headers.get_all("vary").iter().count(), 1, "{path}");
-        assert!(path == "/nothing" || headers.contains_key("tidings-sequence"), "{path}");
+        assert!(path == "/nothing" || headers.contains_key("tidings-position"), "{path}");
         let text = answer.text().await.unwrap();
         assert!(text.ends_with("}\n"), "{path}: {text:?}");
     }

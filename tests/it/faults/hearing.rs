@@ -7,6 +7,7 @@ use tidings::domain::Timestamp;
 
 use super::judge::{Evidence, Logged};
 use super::people::Session;
+use crate::support::sequence_in;
 
 /// I5: a client got every event after its snapshot, in order, once; or, over a degraded time or another log, each
 /// broadcast once at most, and the final state; or was closed with a code.
@@ -54,8 +55,8 @@ fn times_alone(said: &str) -> Vec<(Timestamp, Option<Timestamp>)> {
 /// What a client was told of what is active, in order: the sequence, and the broadcast.
 fn news(session: &Session) -> Vec<(Option<u64>, Option<&str>)> {
     let news = session.heard.iter().filter_map(|message| match message["type"].as_str()? {
-        "new_broadcast" => Some((message["sequence"].as_u64(), message["broadcast"]["id"].as_str())),
-        "broadcast_cleared" => Some((message["sequence"].as_u64(), None)),
+        "new_broadcast" => Some((sequence_in(message), message["broadcast"]["id"].as_str())),
+        "broadcast_cleared" => Some((sequence_in(message), None)),
         _ => None,
     });
     news.collect()
@@ -65,7 +66,7 @@ fn told_all(session: &Session, lifecycle: &[&Logged]) -> Result<(), String> {
     let [connected, snapshot, ..] = session.heard.as_slice() else {
         return session.closed.is_some().then_some(()).ok_or_else(|| "it was told nothing".to_owned());
     };
-    let begun = connected["sequence"].as_u64().ok_or("no sequence on connect")?;
+    let begun = sequence_in(connected).ok_or("no position on connect")?;
     let before = lifecycle.iter().take_while(|event| event.sequence <= begun);
     let active = before.last().and_then(|event| event.active_after());
     if snapshot["broadcast"]["id"].as_str() != active {

@@ -28,8 +28,8 @@ pub struct Journal {
     /// How its connections ended.
     pub ends: Vec<End>,
     pub turned_away: usize,
-    /// The sequence of the last message of the log that it has.
-    sequence: u64,
+    /// The position of the last message of the log that it has; empty before the first.
+    position: String,
     acknowledges: bool,
 }
 
@@ -51,7 +51,9 @@ impl Journal {
 
     /// Takes a message in; returns the broadcast to acknowledge.
     fn hear(&mut self, message: &Value) -> Option<String> {
-        self.sequence = self.sequence.max(message["sequence"].as_u64().unwrap_or(0));
+        if let Some(position) = message["position"].as_str() {
+            position.clone_into(&mut self.position);
+        }
         let kind = message["type"].as_str().unwrap();
         match kind {
             "new_broadcast" | "active_broadcast" => {
@@ -103,8 +105,9 @@ impl Member {
 async fn listen_by_websocket(url: String, journal: Arc<Mutex<Journal>>) {
     let user = journal.lock().unwrap().user.clone();
     loop {
-        let seen = journal.lock().unwrap().sequence;
-        let address = format!("{url}/api/creator/broadcast/ws?user_id={user}&min_sequence={seen}");
+        let seen = journal.lock().unwrap().position.clone();
+        let wanted = if seen.is_empty() { seen } else { format!("&min_position={seen}") };
+        let address = format!("{url}/api/creator/broadcast/ws?user_id={user}{wanted}");
         let Ok(mut client) = Client::try_connect(&address, None).await else {
             journal.lock().unwrap().turned_away += 1;
             sleep(RETRY).await;
@@ -141,9 +144,9 @@ async fn listen_to_events(url: String, journal: Arc<Mutex<Journal>>) {
     let http = reqwest::Client::new();
     let user = journal.lock().unwrap().user.clone();
     loop {
-        let seen = journal.lock().unwrap().sequence;
+        let seen = journal.lock().unwrap().position.clone();
         let request = http.get(format!("{url}/api/creator/broadcast/events?user_id={user}"));
-        let request = request.header("Last-Event-ID", seen.to_string());
+        let request = request.header("Last-Event-ID", seen);
         let Some(answer) = request.send().await.ok().filter(|answer| answer.status() == 200) else {
             journal.lock().unwrap().turned_away += 1;
             sleep(RETRY).await;

@@ -2,6 +2,7 @@
 
 use reqwest::Response;
 use serde_json::Value;
+use tidings::log::Position;
 
 use super::contract::asyncapi;
 
@@ -13,7 +14,7 @@ pub struct Events {
 /// One event.
 #[derive(Debug, PartialEq)]
 pub struct Event {
-    pub id: Option<u64>,
+    pub id: Option<Position>,
     pub data: Value,
     /// What it says about coming back.
     pub retry_ms: Option<u64>,
@@ -22,7 +23,7 @@ pub struct Event {
 impl Events {
     pub fn of(response: Response) -> Self {
         assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
         Self { response, unread: String::new() }
     }
 

@@ -86,7 +86,7 @@ fn is_at(address: &str, subject: &str) -> bool {
 fn what_is_against_the_description_is_noticed() {
     let faults = |text: &str| text_faults("tell", text).len();
     assert_eq!((faults("ping"), faults("pong")), (0, 0));
-    assert_eq!(faults(r#"{"type":"resync","sequence":7}"#), 0);
+    assert_eq!(faults(r#"{"type":"resync","position":"9f2c41d07be3a865-7"}"#), 0);
     assert_eq!(faults(r#"{"type":"error","code":"busy","message":"x"}"#), 0);
     for wrong in [
         r#"{"type":"error","code":"lazy","message":"x"}"#,
@@ -94,7 +94,7 @@ fn what_is_against_the_description_is_noticed() {
         "7",
         "{}",
         r#"{"type":"shout"}"#,
-        r#"{"type":"resync","sequence":"7"}"#,
+        r#"{"type":"resync","position":"7"}"#,
     ] {
         assert_eq!(faults(wrong), 1, "{wrong}");
     }

@@ -275,13 +275,20 @@ fn what_is_against_the_description_is_noticed() {
     let json = ("content-type", "application/json");
     let get = asked(Method::GET, "/api/creator/broadcast/active", "");
     let none = r#"{"broadcast":null}"#;
-    assert_eq!(faults(&get, 200, &[json, ("tidings-sequence", "7")], none), Vec::<String>::new());
+    assert_eq!(
+        faults(&get, 200, &[json, ("tidings-position", "9f2c41d07be3a865-7")], none),
+        Vec::<String>::new()
+    );
     assert_eq!(faults(&get, 200, &[json], none).len(), 1, "a missing header");
-    assert_eq!(faults(&get, 200, &[json, ("tidings-sequence", "x")], none).len(), 1, "a wrong header");
-    let more = [json, ("tidings-sequence", "7"), ("tidings-more", "7")];
+    assert_eq!(faults(&get, 200, &[json, ("tidings-position", "x")], none).len(), 1, "a wrong header");
+    let more = [json, ("tidings-position", "9f2c41d07be3a865-7"), ("tidings-more", "7")];
     assert_eq!(faults(&get, 200, &more, none).len(), 1, "an unknown header of ours");
-    assert_eq!(faults(&get, 200, &[json, ("tidings-sequence", "7")], "{}").len(), 1, "a wrong body");
-    let text = [("content-type", "text/plain"), ("tidings-sequence", "7")];
+    assert_eq!(
+        faults(&get, 200, &[json, ("tidings-position", "9f2c41d07be3a865-7")], "{}").len(),
+        1,
+        "a wrong body"
+    );
+    let text = [("content-type", "text/plain"), ("tidings-position", "9f2c41d07be3a865-7")];
     assert_eq!(faults(&get, 200, &text, none).len(), 1, "a wrong type");
     let error = r#"{"status":"error","code":"not_found","message":"x"}"#;
     assert_eq!(faults(&get, 409, &[json], error).len(), 1, "an unknown status");

@@ -1,0 +1,149 @@
+//! Positions: a place in one log, which is never compared with a place in another, and event streams that reach their reader.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tidings::log::names::LOG_STREAM;
+
+use crate::support::nats::free_port;
+use crate::support::program::{NGINX_ARGUMENTS, NGINX_AROUND, Program};
+use crate::support::{Events, Nats, Replica, Spec, eventually, percent_encoded};
+
+async fn position(replica: &Replica) -> String {
+    let answer = replica.request(Method::GET, "/stats").send().await.unwrap();
+    answer.headers()["tidings-position"].to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_position_of_another_log_is_never_waited_for() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    for n in 0..5 {
+        replica.post_broadcast(&format!("number {n}")).await;
+    }
+    let before = position(&replica).await;
+    nats.jetstream().await.delete_stream(LOG_STREAM).await.unwrap();
+    eventually("another log is noticed", || async {
+        replica.count("tidings_projection_epoch_changes_total").await > 0 && replica.is_ready().await
+    })
+    .await;
+    replica.post_until_taken("in the new log").await;
+    let started = Instant::now();
+    let asked = replica.request(Method::GET, "/active").header("Tidings-Min-Position", &before);
+    let (status, body) = replica.ask(asked).await;
+    assert_eq!((status, &body["code"]), (412, &json!("other_log")), "{body}");
+    assert!(started.elapsed() < Duration::from_secs(2), "there is nothing to wait for");
+    assert_eq!(body["log_position"], position(&replica).await);
+    // A connection begins with the state.
+    let listen = replica.request(Method::GET, "/events?user_id=u").header("Last-Event-ID", &before);
+    let mut events = Events::of(listen.send().await.unwrap());
+    assert_ne!(events.expect("connected").await.id.unwrap().to_string(), before);
+    assert_eq!(events.expect("active_broadcast").await.data["broadcast"]["message"], "in the new log");
+    let mut client = replica.connect_with(&format!("user_id=u&min_position={before}")).await;
+    assert_eq!(client.greeted().await["message"], "in the new log");
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_the_last_event_id_shows_no_older_state() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    replica.post_broadcast("old").await;
+    let (epoch, _) =
+        position(&replica).await.split_once('-').map(|(e, s)| (e.to_owned(), s.to_owned())).unwrap();
+    let ahead = format!("{epoch}-1000");
+    let listen = || replica.request(Method::GET, "/events?user_id=u").header("Last-Event-ID", &ahead);
+    assert_eq!(listen().send().await.unwrap().status(), 503);
+    // A browser never comes back after another status than 200.
+    let answer = listen().header("Accept", "text/event-stream").send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.text().await.unwrap()), (200, "retry: 1000\n\n".to_owned()));
+}
+
+#[tokio::test]
+async fn an_event_source_that_is_refused_for_a_moment_is_told_when_to_come_back_and_for_good_is_refused() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--max-connections-per-user", "1"]);
+    let replica = Replica::start_with(spec).await;
+    let listen = |query: &str| {
+        let request = replica.request(Method::GET, &format!("/events{query}"));
+        request.header("Accept", "text/event-stream")
+    };
+    let mut first = Events::of(listen("?user_id=u").send().await.unwrap());
+    first.expect("connected").await;
+    let second = listen("?user_id=u").send().await.unwrap();
+    assert_eq!(second.status(), 200);
+    let told = second.text().await.unwrap();
+    assert!(told.starts_with("retry: ") && told.ends_with("\n\n") && told.lines().count() == 2, "{told:?}");
+    let elsewhere = replica.raw_request(Method::GET, "/api/nowhere/broadcast/events");
+    let elsewhere = elsewhere.header("Accept", "text/event-stream").send().await.unwrap();
+    assert_eq!(elsewhere.status(), 404);
+}
+
+/// Reads a stream as it comes until it has these words.
+async fn read_until(answer: &mut reqwest::Response, words: &str) -> String {
+    let mut text = String::new();
+    let read = async {
+        while !text.contains(words) {
+            text.push_str(std::str::from_utf8(&answer.chunk().await.unwrap().unwrap()).unwrap());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), read)
+        .await
+        .unwrap_or_else(|_| panic!("{words} did not come"));
+    text
+}
+
+#[tokio::test]
+async fn what_is_sent_has_no_line_separators_but_its_own_and_keep_alives_are_no_messages() {
+    let nats = Nats::start().await;
+    let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--heartbeat-seconds", "1"])).await;
+    let message = "one\u{2028}two\u{2029}three";
+    replica.post_broadcast(message).await;
+    let mut events = replica.request(Method::GET, "/events?user_id=u").send().await.unwrap();
+    for (name, value) in [
+        ("content-type", "text/event-stream; charset=utf-8"),
+        ("cache-control", "no-cache, no-transform"),
+        ("x-accel-buffering", "no"),
+    ] {
+        assert_eq!(events.headers()[name], value);
+    }
+    let streamed = read_until(&mut events, "\n:\n").await;
+    assert!(streamed.contains("one\\u2028two\\u2029three"), "{streamed}");
+    assert!(!streamed.contains(":\n\n") && !streamed.contains(['\u{2028}', '\u{2029}']), "{streamed:?}");
+    for request in [
+        replica.request(Method::GET, "/active"),
+        replica.request(Method::GET, "/history"),
+        replica.request(Method::POST, "").json(&json!({"message": "x", "type": message})),
+        replica.raw_request(Method::GET, "/api/audit/events").header("X-User-Role", "auditor"),
+    ] {
+        let text = request.send().await.unwrap().text().await.unwrap();
+        assert!(!text.contains(['\u{2028}', '\u{2029}']), "{text:?}");
+    }
+    assert_eq!(replica.active("u").await["message"], Value::from(message));
+    assert_eq!(replica.connect(&percent_encoded("u")).await.greeted().await["message"], message);
+}
+
+#[tokio::test]
+async fn events_pass_a_stock_nginx_at_once() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    replica.post_broadcast("through").await;
+    let port = free_port();
+    for more in ["", "proxy_http_version 1.1; gzip on; gzip_types *; gzip_proxied any;"] {
+        let configuration = format!(
+            "server {{ listen 127.0.0.1:{port}; {more} location / {{ proxy_pass {}; }} }}\n",
+            replica.url()
+        );
+        let files = [("main.conf", NGINX_AROUND), ("nginx.conf", &*configuration)];
+        let _nginx = Program::start("nginx", NGINX_ARGUMENTS, &files);
+        let listen = || {
+            let address = format!("http://127.0.0.1:{port}/api/creator/broadcast/events?user_id=u");
+            reqwest::Client::new().get(address).header("Accept-Encoding", "gzip").send()
+        };
+        eventually("nginx listens", || async { listen().await.is_ok() }).await;
+        let mut answer = listen().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let told = read_until(&mut answer, "through").await;
+        assert!(told.contains("\"connected\""), "{told}");
+    }
+}
