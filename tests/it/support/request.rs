@@ -65,8 +65,9 @@ impl Request {
         let response = client.execute(request).await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let goes_on = asked.url.query_pairs().any(|(name, value)| name == "follow" && value == "true");
-        let is_stream =
-            |kind: &HeaderValue| kind == "text/event-stream" || (kind == "application/x-ndjson" && goes_on);
+        let is_stream = |kind: &HeaderValue| {
+            kind.as_bytes().starts_with(b"text/event-stream") || (kind == "application/x-ndjson" && goes_on)
+        };
         if headers.get(CONTENT_TYPE).is_some_and(is_stream) {
             openapi::hold(&asked, &Answer { status, headers: &headers, body: None });
             return Ok(response);
