@@ -8,7 +8,7 @@ use tidings::log::names::LOG_STREAM;
 
 use crate::support::nats::free_port;
 use crate::support::program::{NGINX_ARGUMENTS, NGINX_AROUND, Program};
-use crate::support::{Events, Nats, Replica, Spec, eventually, percent_encoded};
+use crate::support::{Events, Http, Nats, Replica, Spec, eventually, percent_encoded};
 
 async fn position(replica: &Replica) -> String {
     let answer = replica.request(Method::GET, "/stats").send().await.unwrap();
@@ -138,7 +138,7 @@ async fn events_pass_a_stock_nginx_at_once() {
         let _nginx = Program::start("nginx", NGINX_ARGUMENTS, &files);
         let listen = || {
             let address = format!("http://127.0.0.1:{port}/api/creator/broadcast/events?user_id=u");
-            reqwest::Client::new().get(address).send()
+            Http::patient(Duration::from_secs(10)).request(Method::GET, address).send()
         };
         eventually("nginx listens", || async { listen().await.is_ok() }).await;
         let mut answer = listen().await.unwrap();
