@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::judge::Evidence;
 use super::people::{SECRET, Said};
 use super::world::{World, signing};
-use crate::support::{Condition, Link, Nats, Replica, SmallDisk, Spec, eventually};
+use crate::support::{Condition, Events, Link, Nats, Replica, SmallDisk, Spec, eventually};
 
 /// How long a disk stays full once that is noticed.
 const FULL_FOR: Duration = Duration::from_secs(5);
@@ -110,8 +110,7 @@ async fn clients_of_a_full_disk_go_to_the_other_replicas_and_stay_where_there_is
     eventually("each has heard the other", || async { full.stats().await["replicas"] == 2 }).await;
     let mut client = full.connect("ann").await;
     client.greeted().await;
-    let url = format!("{}/api/creator/broadcast/events?user_id=eve", full.url());
-    let stream = reqwest::get(url).await.unwrap();
+    let mut stream = Events::of(full.request(Method::GET, "/events?user_id=eve").send().await.unwrap());
     disk.fill();
     let long = json!({"message": "🦀".repeat(280)});
     let begun = Instant::now();
@@ -120,7 +119,11 @@ async fn clients_of_a_full_disk_go_to_the_other_replicas_and_stay_where_there_is
         other.ask(other.request(Method::POST, "").json(&long)).await;
     }
     assert_eq!(client.closed().await.code, 1012, "it can go to the other one");
-    assert!(stream.text().await.unwrap().contains("retry:"), "the event stream can, too");
+    let mut last = None;
+    while let Some(event) = stream.next().await {
+        last = Some(event);
+    }
+    assert!(last.is_some_and(|event| event.retry_ms.is_some()), "the event stream can, too");
     assert_eq!(full.connect("bob").await.closed().await.code, 1012, "nobody new is taken");
 
     drop(other);
