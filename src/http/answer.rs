@@ -38,7 +38,7 @@ pub fn text(text: String) -> Response {
 }
 
 /// The header by which nginx is told to pass on what comes as it comes.
-pub const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
+const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `200`: JSON, a value a line, as it comes: not to be held back on its way, as an event stream is not.
 pub fn ndjson(lines: Body) -> Response {
@@ -48,6 +48,22 @@ pub fn ndjson(lines: Body) -> Response {
         (UNBUFFERED, "no"),
     ];
     (headers, lines).into_response()
+}
+
+/// `200`: an event stream. Its charset is said for readers that would guess Latin-1; it is not to be buffered (nginx),
+/// transformed or compressed on its way, any of which would hold events back.
+pub fn event_stream(events: Body) -> Response {
+    let headers = [
+        (CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (CACHE_CONTROL, "no-cache, no-transform"),
+        (UNBUFFERED, "no"),
+    ];
+    (headers, events).into_response()
+}
+
+/// Whether this refuses for a reason that passes without anything that the client does but wait.
+pub fn passes_by_itself(answer: &Response) -> bool {
+    [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&answer.status())
 }
 
 /// With where the caller stands with a budget, where there is one.

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use futures_util::stream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::answer::UNBUFFERED;
+use super::answer::{event_stream, passes_by_itself};
 use super::error::ApiError;
 use super::identity::Listener;
 use super::identity::guard::Asks;
@@ -58,18 +58,7 @@ pub async fn events(
     let events = stream::unfold(listening, |mut listening| async move {
         Some((Ok::<_, Infallible>(listening.next().await?), listening))
     });
-    Ok(stream_of(Body::from_stream(events)))
-}
-
-/// An event stream: its charset said for readers that would guess Latin-1, and not to be buffered (nginx), transformed or
-/// compressed on its way, any of which would hold events back.
-pub fn stream_of(events: Body) -> Response {
-    let headers = [
-        (CONTENT_TYPE, "text/event-stream; charset=utf-8"),
-        (CACHE_CONTROL, "no-cache, no-transform"),
-        (UNBUFFERED, "no"),
-    ];
-    (headers, events).into_response()
+    Ok(event_stream(Body::from_stream(events)))
 }
 
 /// How long a client waits that was refused for a moment, where the refusal does not say.
@@ -80,14 +69,13 @@ const COME_BACK_MS: u64 = 2_000;
 pub async fn come_back(request: Request, next: Next) -> Response {
     let asked = wants_events(request.headers()) && Asks::of(request.extensions()) == Asks::Stream;
     let refused = next.run(request).await;
-    let passes = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&refused.status());
-    if !asked || !passes {
+    if !asked || !passes_by_itself(&refused) {
         return refused;
     }
     let seconds =
         refused.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let after_ms = seconds.map_or(COME_BACK_MS, |seconds| seconds.saturating_mul(1_000));
-    let mut answer = stream_of(Body::from(retry(after_ms)));
+    let mut answer = event_stream(Body::from(retry(after_ms)));
     // Whoever counts answers counts what it was refused for.
     *answer.extensions_mut() = refused.extensions().clone();
     for (name, value) in refused.headers() {

@@ -40,7 +40,7 @@ async fn a_position_of_another_log_is_never_waited_for() {
     let mut events = Events::of(listen.send().await.unwrap());
     assert_ne!(events.expect("connected").await.id.unwrap().to_string(), before);
     assert_eq!(events.expect("active_broadcast").await.data["broadcast"]["message"], "in the new log");
-    let mut client = replica.connect_with(&format!("user_id=u&min_position={before}")).await;
+    let mut client = replica.connect_with(&format!("?user_id=u&min_position={before}")).await;
     assert_eq!(client.greeted().await["message"], "in the new log");
 }
 
