@@ -1,7 +1,7 @@
-//! Shutdown: the first signal begins an orderly end, the second one ends at once.
+//! Signals: SIGTERM or SIGINT begins an orderly end and a second one ends at once; SIGHUP asks for a reload.
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -45,14 +45,26 @@ impl Shutdown {
     }
 }
 
-/// SIGHUP, SIGUSR1 and SIGUSR2 end a process that does not handle them: `systemctl reload`, log rotation and a closed
-/// terminal send them by habit. A replica logs the signal and goes on.
+/// SIGHUP: asks the process to read again what may change while it runs. Signals that come before the first call of
+/// [`Hangups::next`], or while one is handled, count as one.
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Handles SIGHUP from now on; without this the signal ends the process.
+    pub fn listen() -> anyhow::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup()).context("handling SIGHUP")?))
+    }
+
+    /// Waits for the next one; `None`: no further signal can come.
+    pub async fn next(&mut self) -> Option<()> {
+        self.0.recv().await
+    }
+}
+
+/// SIGUSR1 and SIGUSR2 end a process that does not handle them, and log rotation sends them by habit. A replica logs the
+/// signal and goes on.
 fn ignore_other_signals() -> anyhow::Result<()> {
-    for (kind, name) in [
-        (SignalKind::hangup(), "SIGHUP"),
-        (SignalKind::user_defined1(), "SIGUSR1"),
-        (SignalKind::user_defined2(), "SIGUSR2"),
-    ] {
+    for (kind, name) in [(SignalKind::user_defined1(), "SIGUSR1"), (SignalKind::user_defined2(), "SIGUSR2")] {
         let mut signals = signal(kind).with_context(|| format!("handling {name}"))?;
         tokio::spawn(async move {
             while signals.recv().await.is_some() {

@@ -22,7 +22,7 @@ use crate::config::{Auth, LogFormat, Serve};
 use crate::log::connection::{self, Connection, without_password};
 use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
 use crate::log::provision::{NoEpoch, Provision, Refused};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Hangups, Shutdown};
 use crate::trouble::{Repeated, causes};
 use running::{Base, Running};
 
@@ -47,8 +47,9 @@ pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> a
     require_safe_address(&options)?;
     require_a_ping_in_time(&options)?;
     descriptors::fit(&mut options, connections_are_chosen)?;
-    let gate = options.identity.gate(&options.channels).await?;
     let (begin_shutdown, shutdown) = Shutdown::listen()?;
+    let hangups = Hangups::listen()?;
+    let gate = options.identity.gate(&options.channels).await?;
     let (listener, url) = listen(options.listen)?;
     let data_dir = DataDir::take(&options.nats.data_dir)?;
     let replica = data_dir.replica(options.replica.as_deref(), &SystemClock);
@@ -77,6 +78,10 @@ pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> a
 
     let keys = keys::of_replica(&options, &data_dir, &replica)?;
     let base = Base::new(&options, &data_dir, replica, connection, provision, shutdown, gate);
+    let gate = base.gate.clone();
+    let reloading = tokio::spawn(async move {
+        gate.reload_at(hangups).await;
+    });
     let running = Running::start(base, listener, joining, keys)?;
     if let Err(error) = data_dir.write(data_dir::HTTP_URL, &url) {
         warn!("commands do not find this replica by its data directory: {error:#}");
@@ -86,6 +91,7 @@ pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> a
         LogFormat::Json => info!(http.url = url, "listening"),
     }
     let outcome = running.until_stopped(begin_shutdown).await;
+    reloading.abort();
     data_dir.forget();
     stop_embedded(embedded).await?;
     info!("stopped");

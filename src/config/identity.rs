@@ -43,8 +43,8 @@ impl Auth {
 #[derive(Clone, Debug, Args)]
 pub struct Secret {
     /// File with the secret that signs tokens (HS256), of at least 32 bytes. With several files, each of their secrets
-    /// verifies tokens, and `admin token` signs with the first: give the old and the new one during a rotation. The
-    /// environment variable `TIDINGS_AUTH_SECRET` may have the secret itself instead.
+    /// verifies tokens, and `admin token` signs with the first: give the old and the new one during a rotation. At a SIGHUP
+    /// a replica reads the files again. The environment variable `TIDINGS_AUTH_SECRET` may have the secret itself instead.
     #[arg(long, env = "TIDINGS_AUTH_SECRET_FILE", value_delimiter = ',', value_name = "FILE")]
     pub auth_secret_file: Vec<PathBuf>,
 }

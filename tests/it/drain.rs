@@ -92,10 +92,13 @@ async fn signals_that_ask_for_no_end_leave_a_replica_running() {
     let nats = Nats::start().await;
     let replica = Replica::start(&nats).await;
     let mut client = greeted(&replica, "1").await;
-    for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")] {
+    for (signal, line) in [
+        (Signal::HUP, "SIGHUP: dev auth has no keys to read again"),
+        (Signal::USR1, "SIGUSR1 has no effect"),
+        (Signal::USR2, "SIGUSR2 has no effect"),
+    ] {
         replica.signal(signal);
-        let line = format!("{name} has no effect");
-        eventually(&line, || async { replica.log().contains(&line) }).await;
+        eventually(line, || async { replica.log().contains(line) }).await;
     }
     assert!(replica.is_ready().await);
     replica.post_broadcast("still here").await;

@@ -64,6 +64,7 @@ mod private_files;
 mod projection;
 mod proofs;
 mod rebuild;
+mod reload;
 mod rolling;
 mod schemas;
 mod second_verifier;

@@ -64,7 +64,7 @@ pub(super) struct Base<'a> {
     shutdown: Shutdown,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
-    gate: Arc<Gate>,
+    pub(super) gate: Arc<Gate>,
 }
 
 impl<'a> Base<'a> {

@@ -2,10 +2,12 @@
 
 use axum::http::header::ORIGIN;
 use axum::http::request::Parts;
+use tracing::{info, warn};
 
 use super::credential::{Credential, Place, Places, find};
 use super::guard::{Asks, is_guarded};
 use super::jwks::Jwks;
+use super::keys::Reloaded;
 use super::rules::Origins;
 use super::token::Verifier;
 use super::{Identity, dev};
@@ -13,6 +15,8 @@ use crate::domain::{Timestamp, UserId};
 use crate::http::error::ApiError;
 use crate::http::refusals::Refusals;
 use crate::http::request::Query;
+use crate::shutdown::Hangups;
+use crate::trouble::causes;
 
 /// How people prove who they are.
 pub enum Proof {
@@ -49,11 +53,30 @@ impl Gate {
         }
     }
 
-    /// Reads the keys of tokens again, if there are any. After an error, those that are known still count.
-    pub async fn reload(&self) -> anyhow::Result<()> {
+    /// Reads the keys of tokens again; `None` with dev auth, which has no keys. After an error, the keys that were read
+    /// before still count.
+    pub async fn reload(&self) -> anyhow::Result<Option<Reloaded>> {
         match &self.proof {
-            Proof::Dev => Ok(()),
-            Proof::Token(verifier, _) => verifier.reload().await,
+            Proof::Dev => Ok(None),
+            Proof::Token(verifier, _) => verifier.reload().await.map(Some),
+        }
+    }
+
+    /// Reads the keys of tokens again at every SIGHUP, and logs what was read, or why nothing was.
+    pub async fn reload_at(&self, mut hangups: Hangups) {
+        while hangups.next().await.is_some() {
+            match self.reload().await {
+                Ok(Some(Reloaded { keys, from })) => {
+                    info!("SIGHUP: the keys of tokens were read again from {from}; {keys} verify tokens now");
+                }
+                Ok(None) => {
+                    info!("SIGHUP: dev auth has no keys to read again; a changed option needs a restart");
+                }
+                Err(error) => warn!(
+                    "SIGHUP: the keys of tokens were not read again, so those that were read before still count: {}",
+                    causes(&error)
+                ),
+            }
         }
     }
 

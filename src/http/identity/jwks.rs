@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::fetch::{Fetch, MAX_BYTES};
-use super::keys::{Expectations, Key, published};
+use super::keys::{Expectations, Key, Reloaded, published};
 use crate::log::connection::without_password;
 
 /// After a failure it is tried again this soon.
@@ -118,8 +118,10 @@ impl Jwks {
     }
 
     /// Reads the set again, now. After an error, the keys that are known still count.
-    pub async fn reload(&self) -> anyhow::Result<()> {
-        self.look().await.with_context(|| format!("reading the keys of tokens from {}", self.source.name()))
+    pub async fn reload(&self) -> anyhow::Result<Reloaded> {
+        let from = self.source.name();
+        self.look().await.with_context(|| format!("reading the keys of tokens from {from}"))?;
+        Ok(Reloaded { keys: self.standing().keys, from })
     }
 
     /// What is known at this moment.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::crypto;
+use crate::blocking::blocking;
 use crate::disk::private::read_secret;
 
 /// Clocks may differ by this much.
@@ -123,6 +124,15 @@ impl SecretSource {
     }
 }
 
+/// What was read when the keys of tokens were read again.
+#[derive(Clone, Debug)]
+pub struct Reloaded {
+    /// How many keys or secrets count now.
+    pub keys: usize,
+    /// Where they were read from: files or a URL.
+    pub from: String,
+}
+
 /// Shared secrets that all count: during a rotation, the old one and the new one.
 pub struct Secrets {
     source: SecretSource,
@@ -133,17 +143,30 @@ pub struct Secrets {
 impl Secrets {
     /// Reads them for the first time.
     pub fn open(source: SecretSource, expect: Expectations) -> anyhow::Result<Self> {
+        let read = source.read()?;
         let secrets = Self { source, expect, keys: RwLock::new(Arc::default()) };
-        secrets.reload()?;
+        secrets.replace(&read);
         Ok(secrets)
     }
 
-    /// Reads them again. After an error, those that were known still count.
-    pub fn reload(&self) -> anyhow::Result<()> {
-        let read = self.source.read()?;
+    /// Reads them again, all or none: after an error, those that were known still count.
+    pub async fn reload(&self) -> anyhow::Result<Reloaded> {
+        let SecretSource::Files(files) = &self.source else {
+            bail!(
+                "the secret is in the environment, which is read at the start alone: use --auth-secret-file"
+            )
+        };
+        let from = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
+        let source = self.source.clone();
+        // A file may be on a disk that does not answer.
+        let read = blocking(move || source.read()).await.context("reading the secrets of tokens")??;
+        self.replace(&read);
+        Ok(Reloaded { keys: read.len(), from })
+    }
+
+    fn replace(&self, read: &[SharedSecret]) {
         let keys = read.iter().map(|secret| Arc::new(secret.key(&self.expect))).collect();
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        Ok(())
     }
 
     /// The keys with which tokens are verified.
@@ -256,8 +279,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn secrets_are_read_again_on_request_and_kept_when_that_fails() {
+    #[tokio::test]
+    async fn secrets_are_read_again_on_request_and_kept_when_that_fails() {
         let folder = tempfile::tempdir().unwrap();
         let files = ["old", "new"].map(|name| folder.path().join(name));
         for file in &files {
@@ -268,11 +291,11 @@ mod tests {
         let before = secrets.keys();
         assert_eq!(before.len(), 2);
         std::fs::write(&files[0], "short").unwrap();
-        let why = secrets.reload().unwrap_err();
+        let why = secrets.reload().await.unwrap_err();
         assert!(format!("{why:#}").contains(&files[0].display().to_string()), "{why:#}");
         assert!(Arc::ptr_eq(&secrets.keys(), &before), "those that were known still count");
         std::fs::write(&files[0], "y".repeat(MIN_SECRET_BYTES)).unwrap();
-        secrets.reload().unwrap();
+        secrets.reload().await.unwrap();
         assert!(!Arc::ptr_eq(&secrets.keys(), &before));
     }
 

@@ -7,7 +7,7 @@ use jsonwebtoken::{decode, decode_header};
 use serde_json::{Map, Value};
 
 use super::jwks::{Found, Jwks};
-use super::keys::{Key, Secrets};
+use super::keys::{Key, Reloaded, Secrets};
 use super::roles::{RoleMap, Roles};
 use super::{Identity, crypto};
 use crate::domain::Timestamp;
@@ -40,9 +40,9 @@ impl Verifier {
 
     /// Reads the keys again: secrets from their files, published ones from where they are. After an error, those that are
     /// known still count.
-    pub async fn reload(&self) -> anyhow::Result<()> {
+    pub async fn reload(&self) -> anyhow::Result<Reloaded> {
         match &self.signers {
-            Signers::Secrets(secrets) => secrets.reload(),
+            Signers::Secrets(secrets) => secrets.reload().await,
             Signers::Published(jwks) => jwks.reload().await,
         }
     }
