@@ -275,6 +275,7 @@ mod tests {
             channel: "creator".parse().unwrap(),
             id: Uuid::from_u128(7),
             late,
+            relayed: false,
             event,
         };
         Table { columns: &COLUMNS, width: 0 }.row(&cells(&recorded))

@@ -189,6 +189,9 @@ pub struct Recorded {
     pub id: Uuid,
     /// Whether it stands on the channel's `late` subject: on record, but overtaken before it reached the log.
     pub late: bool,
+    /// Whether it waited in the outbox of the replica that accepted it. When it was recorded says then nothing of when it
+    /// happened.
+    pub relayed: bool,
     /// What happened.
     pub event: Event,
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::ack_set::AckSet;
 use super::decide::Command;
-use super::delays::Delays;
+use super::delays::{Delays, delay_ms};
 use super::digest::Digest;
 use super::event::{Acknowledgement, Broadcast, Event, Recorded};
 use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
@@ -57,11 +57,14 @@ pub struct BroadcastState {
     /// Overtaken before it reached the log: on record, never active.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub late: bool,
+    /// It waited in the outbox of the replica that accepted it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relayed: bool,
     /// How it ended, if it did.
     pub end: Option<End>,
     /// How many users acknowledged it.
     pub acknowledged: u64,
-    /// How long they took, from the broadcast's `created_at` to the acknowledgement's `at`.
+    /// How long they took, by the clock of the log where it recorded both at once.
     pub delays: Delays,
     /// Who acknowledged it, as much of that as is in memory. Kept apart from the record.
     #[serde(skip)]
@@ -306,7 +309,7 @@ impl State {
         if self.broadcasts.contains_key(&id) {
             return Change::Nothing;
         }
-        let Recorded { sequence, recorded_at, ref channel, late, .. } = *recorded;
+        let Recorded { sequence, recorded_at, ref channel, late, relayed, .. } = *recorded;
         self.digest.add_broadcast(channel, broadcast, sequence, late);
         self.broadcasts.insert(
             id,
@@ -316,6 +319,7 @@ impl State {
                 sequence,
                 recorded_at,
                 late,
+                relayed,
                 end: None,
                 acknowledged: 0,
                 delays: Delays::default(),
@@ -341,7 +345,8 @@ impl State {
             let user = acknowledgement.user.fingerprint();
             if known.acknowledgements.add(user, recorded.sequence) {
                 self.digest.add_acknowledgement(id, user, recorded.sequence);
-                known.delays.add(acknowledgement.at.as_unix_ms() - known.broadcast.created_at.as_unix_ms());
+                let delay = delay_ms(known, recorded, acknowledgement);
+                known.delays.add(delay);
                 new.push(acknowledgement.clone());
             }
         }
@@ -355,7 +360,7 @@ impl State {
 /// An old log always replays: what has no effect any more (a double, a clear of what is not active, an
 /// acknowledgement of an unknown broadcast) is [`Change::Nothing`], never an error.
 pub fn evolve(state: &mut State, recorded: &Recorded) -> Change {
-    let Recorded { sequence, recorded_at, ref channel, id, late, ref event } = *recorded;
+    let Recorded { sequence, recorded_at, ref channel, id, late, ref event, .. } = *recorded;
     if let Event::Acknowledged(acknowledged) = event {
         return state.acknowledge(recorded, acknowledged.broadcast_id, &acknowledged.acknowledgements);
     }

@@ -35,8 +35,15 @@ impl World {
 
     fn record(&mut self, channel: &Channel, id: Uuid, event: Event) -> Change {
         let sequence = self.log.len() as u64 + 1;
-        let recorded =
-            Recorded { sequence, recorded_at: at(2_000), channel: channel.clone(), id, late: false, event };
+        let recorded = Recorded {
+            sequence,
+            recorded_at: at(2_000),
+            channel: channel.clone(),
+            id,
+            late: false,
+            relayed: false,
+            event,
+        };
         let change = evolve(&mut self.state, &recorded);
         self.log.push(recorded);
         change
@@ -152,11 +159,52 @@ fn a_late_event_is_on_record_and_never_activates() {
         channel: channel("creator"),
         id: Uuid::from_u128(2),
         late: true,
+        relayed: true,
         event,
     };
     assert_eq!(evolve(&mut world.state, &recorded), Change::RecordedLate { id: broadcast(2) });
     assert_eq!(world.active("creator"), Some(1));
     assert_eq!(world.state.channel(&channel("creator")).lifecycle_head, 1, "another subject, another guard");
+}
+
+/// A broadcast and an acknowledgement of it: when they happened by the clocks of the replicas, when the log recorded them, and
+/// which of them waited in an outbox. Returns how long the user took.
+fn took(created: (i64, i64, bool), acknowledged: (i64, i64, bool)) -> Option<u64> {
+    let mut state = State::default();
+    let created_event = Event::Created(Broadcast {
+        id: broadcast(1),
+        message: Message::parse("hi").unwrap(),
+        kind: Kind::Info,
+        created_by: user("ann"),
+        created_at: at(created.0),
+    });
+    let acknowledgements = vec![Acknowledgement { user: user("bo"), at: at(acknowledged.0) }];
+    let acknowledged_event =
+        Event::Acknowledged(Acknowledged { broadcast_id: broadcast(1), acknowledgements, salt: None });
+    let events = [(created_event, created), (acknowledged_event, acknowledged)];
+    for (sequence, (event, (_, recorded_at, relayed))) in (1..).zip(events) {
+        let (id, channel) = (Uuid::from_u128(sequence.into()), channel("creator"));
+        evolve(
+            &mut state,
+            &Recorded { sequence, recorded_at: at(recorded_at), channel, id, late: false, relayed, event },
+        );
+    }
+    state.broadcast(broadcast(1)).unwrap().delays.quantile(0.5)
+}
+
+#[test]
+fn how_long_a_user_took_is_by_the_clock_of_the_log_whatever_the_clocks_of_replicas_say() {
+    let two_hours = 7_200_000;
+    assert_eq!(took((0, 10, false), (20, 30, false)), Some(20));
+    assert_eq!(took((-two_hours, 10, false), (two_hours, 30, false)), Some(20));
+    assert_eq!(took((two_hours, 10, false), (-two_hours, 30, false)), Some(20));
+}
+
+#[test]
+fn how_long_a_user_took_while_the_log_was_away_is_not_how_long_it_was_away() {
+    assert_eq!(took((0, 90_000, true), (20, 90_001, true)), Some(20), "both waited in the outbox");
+    assert_eq!(took((0, 5, false), (25, 90_000, true)), Some(20), "the acknowledgement waited");
+    assert_eq!(took((0, 90_000, true), (1, 90_020, false)), Some(20), "seen when the log was back");
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Pending {
             }
             event => event,
         };
-        let recorded = Recorded { sequence, recorded_at: at, channel, id, late: false, event };
+        let recorded = Recorded { sequence, recorded_at: at, channel, id, late: false, relayed: true, event };
         let change = evolve(&mut self.state, &recorded);
         if let Change::Acknowledged { id, new } = &change {
             let entries = self.acknowledgements.entry(*id).or_default();
@@ -257,7 +257,15 @@ mod tests {
         fn record(&mut self, id: u128, command: &Command) {
             let Accepted { channel, id, at, event } = self.judge(id, command);
             self.head += 1;
-            let recorded = Recorded { sequence: self.head, recorded_at: at, channel, id, late: false, event };
+            let recorded = Recorded {
+                sequence: self.head,
+                recorded_at: at,
+                channel,
+                id,
+                late: false,
+                relayed: false,
+                event,
+            };
             evolve(&mut self.log, &recorded);
         }
 

@@ -21,6 +21,9 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 /// An `acknowledged` event carries at most this many acknowledgements.
 pub const MAX_ACKS_PER_EVENT: usize = 1_000;
 
+/// The end of the source of an event that waited in the outbox of its replica: `/tidings/{replica}/outbox`.
+pub const OF_OUTBOX: &str = "/outbox";
+
 /// The headers and the body under which an event is stored.
 pub fn encode(new: &NewEvent) -> serde_json::Result<(Vec<(&'static str, String)>, Bytes)> {
     Ok((headers(new), new.event.to_json()?.into()))
@@ -112,6 +115,7 @@ fn read(raw: &RawMessage) -> Result<Recorded, Skipped> {
         channel: subject.channel().clone(),
         id,
         late: matches!(subject, Subject::Late(_)),
+        relayed: attributes.is_relayed(),
         event,
     })
 }
@@ -159,6 +163,10 @@ impl<'a> Attributes<'a> {
             return Err(foreign("it has no ce-source"));
         }
         Ok((name, version))
+    }
+
+    fn is_relayed(&self) -> bool {
+        self.source.and_then(decoded).is_some_and(|source| source.ends_with(OF_OUTBOX))
     }
 
     fn id(&self) -> Result<Uuid, Skipped> {
@@ -269,6 +277,10 @@ mod tests {
         assert_eq!(recorded.event, new.event);
         assert_eq!((recorded.sequence, recorded.id, recorded.late), (3, new.id, false));
         assert_eq!(recorded.recorded_at, Timestamp::from_unix_ms(5));
+        assert!(!recorded.relayed);
+        let (_, raw) = created(&format!("/tidings/a{OF_OUTBOX}"));
+        let Decoded::Event(relayed) = decode(&raw) else { panic!("not read: {:?}", decode(&raw)) };
+        assert_eq!(relayed, Recorded { relayed: true, ..recorded });
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub struct NewEvent {
     pub event: Event,
     /// When the service accepted it.
     pub time: Timestamp,
-    /// The replica that accepted it: `/tidings/{replica}`.
+    /// The replica that accepted it: `/tidings/{replica}`; with `/outbox` behind it when it waited there.
     pub source: String,
     /// The log takes it only if this is the last sequence on the subject (0: none yet). `None`: no guard.
     pub expected: Option<u64>,

@@ -1,6 +1,8 @@
 //! An attempt: one event on its way into the log, over as many tries as it takes.
 
-use tokio::time::{Instant, sleep, timeout_at};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -98,7 +100,7 @@ impl<'a> Attempt<'a> {
             // Whoever asked does not wait for the rest of the time once the log is known to be away. Looked at in turn:
             // the receivers of a watch wake in a random order, and a simulation follows from its seed.
             let answer = loop {
-                match tokio::time::timeout(LOOK_AT_MODE_EVERY, &mut append).await {
+                match timeout(LOOK_AT_MODE_EVERY, &mut append).await {
                     Ok(answer) => break answer.unwrap_or_else(|_| Err(no_answer("no answer in time"))),
                     Err(_) if self.submit.modes.now() == Mode::Local => {
                         break Err(no_answer("the log went away meanwhile"));
@@ -141,7 +143,7 @@ impl<'a> Attempt<'a> {
 }
 
 /// How often an append that waits for its answer looks whether the log is known to be away.
-const LOOK_AT_MODE_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+const LOOK_AT_MODE_EVERY: Duration = Duration::from_millis(100);
 
 fn no_answer(why: &'static str) -> AppendError {
     AppendError::Unknown(anyhow::anyhow!(why))

@@ -24,6 +24,7 @@ use super::{CONFLICT_PATIENCE, PROJECTION_PATIENCE, RETRY_PAUSE, Submit};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
 use crate::domain::{BroadcastId, Channel};
+use crate::log::envelope::OF_OUTBOX;
 use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, Epoch, NewEvent};
 use fate::{Fate, Found, depends_on};
@@ -271,7 +272,9 @@ impl Submit {
         }
     }
 
-    async fn append_relayed(&self, new: NewEvent) -> Result<Appended, Stay> {
+    async fn append_relayed(&self, mut new: NewEvent) -> Result<Appended, Stay> {
+        // The time at which the log records it says nothing of when it happened.
+        new.source.push_str(OF_OUTBOX);
         let begun = Instant::now();
         CrashPoint::BeforeRelay.reached();
         let appended = timeout(self.options.append_timeout, self.log.append(new)).await;

@@ -64,7 +64,15 @@ fn acknowledged(broadcast: BroadcastId, event: usize, together: usize) -> Event 
 
 fn recorded(sequence: u64, event: Event) -> Recorded {
     let channel = "creator".parse().expect("a channel");
-    Recorded { sequence, recorded_at: now(), channel, id: SystemClock.new_id(), late: false, event }
+    Recorded {
+        sequence,
+        recorded_at: now(),
+        channel,
+        id: SystemClock.new_id(),
+        late: false,
+        relayed: false,
+        event,
+    }
 }
 
 /// A state with one broadcast, which is active.

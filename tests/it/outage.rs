@@ -118,14 +118,17 @@ async fn what_is_accepted_alone_takes_effect_at_once_and_is_in_the_log_later() {
     let subjects: Vec<_> = logged.iter().map(|(subject, _)| subject.clone()).collect();
     assert_eq!(subjects, [lifecycle.clone(), lifecycle, acks]);
     assert_eq!(logged[1].1, id, "under the id of the answer");
+    let sources = everything(&nats.log().await).await;
+    let waited = |message: &RawMessage| message.header("ce-source").unwrap().ends_with("/outbox");
+    assert_eq!(sources.iter().map(waited).collect::<Vec<_>>(), [false, true, true]);
     assert_eq!(told(&ann), (vec![id.clone()], Some(id.clone())));
 
     let (status, retried) = post(&replica, "alone").await;
     assert_eq!((status, &retried["id"], &retried["sequence"]), (201, &answer["id"], &json!(2)));
-    assert_eq!(
-        replica.ask(replica.request(Method::GET, &format!("/{id}"))).await.1["broadcast"]["acknowledged"],
-        1
-    );
+    let now = replica.ask(replica.request(Method::GET, &format!("/{id}"))).await.1;
+    assert_eq!(now["broadcast"]["acknowledged"], 1);
+    let took = "time_to_acknowledge_ms";
+    assert_eq!(now["broadcast"][took], one["broadcast"][took], "the log says that they waited");
     let after = replica.post_broadcast("after").await;
     assert_eq!(ann.expect("new_broadcast").await["broadcast"]["id"], after["id"]);
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::domain::{Event, Recorded};
-use crate::log::envelope::{attribute, encode};
+use crate::log::envelope::{OF_OUTBOX, attribute, encode};
 use crate::log::names::Subject;
 use crate::log::{NewEvent, RawMessage, TraceParent};
 
@@ -47,7 +47,8 @@ fn is_of_a_replica(source: &str) -> bool {
         (1..=64).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
     };
-    source.strip_prefix("/tidings/").is_some_and(fits)
+    let name = source.strip_prefix("/tidings/");
+    name.map(|name| name.strip_suffix(OF_OUTBOX).unwrap_or(name)).is_some_and(fits)
 }
 
 #[cfg(test)]
@@ -172,14 +173,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_this_build_writes_goes_the_short_way_and_is_by_its_schemas(
-            new in events("/tidings/[A-Za-z0-9_-]{1,64}"),
+            new in events("/tidings/[A-Za-z0-9_-]{1,64}(/outbox)?"),
         ) {
             prop_assert_eq!(looked_at(&raw_of(&new)), Some((true, vec![])));
         }
 
         #[test]
         fn whatever_goes_the_short_way_has_nothing_that_a_closer_look_would_find(
-            new in events("(/tidings/[A-Za-z0-9_-]{0,66}|\\PC{0,20})"),
+            new in events("(/tidings/[A-Za-z0-9_-]{0,66}(/outbox){0,2}|\\PC{0,20})"),
             change in changes(),
         ) {
             for raw in [raw_of(&new), changed(raw_of(&new), change)] {

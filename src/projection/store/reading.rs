@@ -121,7 +121,15 @@ mod tests {
                 Event::Acknowledged(Acknowledged { broadcast_id: about, acknowledgements, salt: None })
             };
             let (channel, event_id) = ("creator".parse().unwrap(), about.0);
-            let recorded = Recorded { sequence, recorded_at: at, channel, id: event_id, late: false, event };
+            let recorded = Recorded {
+                sequence,
+                recorded_at: at,
+                channel,
+                id: event_id,
+                late: false,
+                relayed: false,
+                event,
+            };
             let change = evolve(&mut state, &recorded);
             batch.change(&state, sequence, &change);
             if sequence % 10 == 0 || sequence == events {
