@@ -10,6 +10,10 @@
 //   broadcast   what this user should see now, or null
 //   receipt     how far the acknowledgement of it is: null, "sending", "confirmed", "elsewhere" or "failed"
 //   failure     why, when it failed: the server's sentence
+//   refusal     the server's code for why it refused the connection, until it is live again: "token_expired", for example
+//
+// After a refusal that does not pass by itself (no token or a bad one, a page or a user who may not connect) the client is
+// "stopped": renew what it connects with, and call start() again.
 //
 // Each "message" event has what the server said, for those who want more of it; each "traffic" event a text as it
 // went over the wire, for those who want to look.
@@ -21,6 +25,9 @@ const LONGEST_WAIT_MS = 30_000;
 /** A server that is full is not asked as soon as one that is gone. */
 const FULL_WAIT_MS = 4_000;
 
+/** The version of the protocol in which a refusal is a close code. Of one that is an HTTP answer, a browser shows nothing. */
+const PROTOCOL_VERSION = "2";
+
 /** A connection that held this long was a good one: the next wait is short again. */
 const STEADY_MS = 10_000;
 
@@ -30,6 +37,10 @@ const GREETING_MS = 10_000;
 /** Close codes that ask for something. After any other one the client just comes back. */
 const RESTART = 1012;
 const TRY_AGAIN_LATER = 1013;
+const UNAUTHORIZED = 4401;
+const FORBIDDEN = 4403;
+const TOO_MANY = 4429;
+const UNAVAILABLE = 4503;
 
 export class LiveClient extends EventTarget {
   phase = "stopped";
@@ -37,6 +48,7 @@ export class LiveClient extends EventTarget {
   broadcast = null;
   receipt = null;
   failure = "";
+  refusal = "";
   mode = "";
 
   #url;
@@ -51,7 +63,8 @@ export class LiveClient extends EventTarget {
 
   constructor(url) {
     super();
-    this.#url = url;
+    this.#url = new URL(url, location.href);
+    this.#url.searchParams.set("v", PROTOCOL_VERSION);
   }
 
   start() {
@@ -109,12 +122,23 @@ export class LiveClient extends EventTarget {
     const held = this.phase === "live" ? Date.now() - this.#liveSince : 0;
     this.#abandon();
     if (held > STEADY_MS) this.#attempts = 0;
-    const wait = hint(code, reason) ?? this.#backoff(code);
-    this.#attempts += 1;
     this.#tell("traffic", { direction: "in", text: `closed: ${code} ${reason}`.trim() });
+    const told = parsed(reason);
+    this.refusal = told.code ?? "";
+    if (code === UNAUTHORIZED || code === FORBIDDEN) return this.stop();
+    const wait = this.#wait(code, told.retry_after_ms);
+    this.#attempts += 1;
     this.retryAt = Date.now() + wait;
     this.#retryTimer = setTimeout(this.reconnect, wait);
     this.#become("waiting");
+  }
+
+  /** A replica that stops tells each client another delay. All who are refused are told the same one, and add their own. */
+  #wait(code, asked) {
+    const asks = [RESTART, TOO_MANY, UNAVAILABLE].includes(code) && asked >= 0;
+    if (!asks) return this.#backoff(code);
+    const delay = Math.min(asked, LONGEST_WAIT_MS);
+    return code === RESTART ? delay : delay + this.#backoff(code);
   }
 
   /** Twice as long each time, and nobody at the same moment: what all clients lost, they do not all rush at. */
@@ -188,6 +212,7 @@ export class LiveClient extends EventTarget {
 
   #greeted({ mode, heartbeat_seconds: seconds }) {
     this.mode = mode;
+    this.refusal = "";
     this.#patienceMs = seconds * 2_500;
     this.#liveSince = Date.now();
     this.#become("live");
@@ -235,13 +260,11 @@ export class LiveClient extends EventTarget {
   }
 }
 
-/** How long a replica that stops asks its clients to wait: it spreads them over the others. */
-function hint(code, reason) {
-  if (code !== RESTART) return null;
+/** What the reason of a close frame says, when it is JSON. */
+function parsed(reason) {
   try {
-    const { retry_after_ms: ms } = JSON.parse(reason);
-    return ms >= 0 && ms <= LONGEST_WAIT_MS ? ms : null;
+    return Object(JSON.parse(reason));
   } catch {
-    return null;
+    return {};
   }
 }
