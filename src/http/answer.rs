@@ -1,7 +1,7 @@
 //! Answers: JSON that says which position in the log it reflects.
 
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
@@ -64,6 +64,20 @@ pub fn event_stream(events: Body) -> Response {
 /// Whether this refuses for a reason that passes without anything that the client does but wait.
 pub fn passes_by_itself(answer: &Response) -> bool {
     [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&answer.status())
+}
+
+/// Refusals that depend on who asks, from where and how often, or on the state of the replica: a WebSocket client may learn
+/// them by close codes. Others say that the request itself is wrong, which its author sees without that.
+pub const REFUSALS: [StatusCode; 4] = [
+    StatusCode::UNAUTHORIZED,
+    StatusCode::FORBIDDEN,
+    StatusCode::TOO_MANY_REQUESTS,
+    StatusCode::SERVICE_UNAVAILABLE,
+];
+
+/// After how many seconds a refused request makes sense again: the header `Retry-After`.
+pub fn retry_after_seconds(refused: &Response) -> Option<u64> {
+    refused.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
 }
 
 /// With where the caller stands with a budget, where there is one.

@@ -18,6 +18,7 @@ mod private;
 mod problem;
 pub mod rates;
 pub mod refusals;
+pub mod refused;
 mod request;
 pub mod routes;
 pub mod server;
@@ -85,6 +86,7 @@ pub fn router(app: App) -> Router {
         .layer(from_fn(request::names_a_host))
         .layer(from_fn(problem::as_problem))
         .layer(from_fn(sse::come_back))
+        .layer(from_fn(refused::close_with_reason))
         .layer(from_fn(private::keep_private))
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)

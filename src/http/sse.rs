@@ -18,7 +18,7 @@ use futures_util::stream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::answer::{event_stream, passes_by_itself};
+use super::answer::{event_stream, passes_by_itself, retry_after_seconds};
 use super::error::ApiError;
 use super::identity::Listener;
 use super::identity::guard::Asks;
@@ -72,9 +72,8 @@ pub async fn come_back(request: Request, next: Next) -> Response {
     if !asked || !passes_by_itself(&refused) {
         return refused;
     }
-    let seconds =
-        refused.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let after_ms = seconds.map_or(COME_BACK_MS, |seconds| seconds.saturating_mul(1_000));
+    let after_ms =
+        retry_after_seconds(&refused).map_or(COME_BACK_MS, |seconds| seconds.saturating_mul(1_000));
     let mut answer = event_stream(Body::from(retry(after_ms)));
     // Whoever counts answers counts what it was refused for.
     *answer.extensions_mut() = refused.extensions().clone();

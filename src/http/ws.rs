@@ -14,6 +14,7 @@ use super::handshake::{self, Opened};
 use super::identity::gate::Gate;
 use super::identity::{Listener, SUBPROTOCOL};
 use super::rates::Rates;
+use super::refused::check_version;
 use super::request::{FreshOrOther, InChannel};
 use super::state::App;
 use crate::clock::Clock;
@@ -33,6 +34,7 @@ pub async fn upgrade(
     _: FreshOrOther,
     request: Request,
 ) -> Result<Response, ApiError> {
+    check_version(request.uri())?;
     let (response, handover) = handshake::begin(&request, SUBPROTOCOL)?;
     if app.connections_here() >= app.limits.max_connections {
         return Err(ApiError::full());

@@ -65,6 +65,7 @@ mod projection;
 mod proofs;
 mod rebuild;
 mod reload;
+mod refused_sockets;
 mod rolling;
 mod schemas;
 mod second_verifier;
