@@ -3,7 +3,7 @@
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use crate::domain::types::is_forbidden;
+use crate::domain::message::is_forbidden;
 
 const GAP: &str = "  ";
 

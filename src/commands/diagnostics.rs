@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::audit::terminal::json_line;
 use crate::config::{Audit, Command, LogFormat};
-use crate::domain::types::is_forbidden;
+use crate::domain::message::is_forbidden;
 
 /// The variable that says how much is written, in the syntax of `tracing` (`info,tidings=debug`).
 pub(super) const VERBOSITY: &str = "TIDINGS_LOG";

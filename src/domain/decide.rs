@@ -5,7 +5,8 @@ use std::fmt;
 use uuid::Uuid;
 
 use super::event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event};
-use super::types::{BroadcastId, Channel, Fingerprint, Kind, MAX_MESSAGE_CHARS, Message, Timestamp, UserId};
+use super::message::{MAX_MESSAGE_CHARS, Message};
+use super::types::{BroadcastId, Channel, Fingerprint, Kind, Timestamp, UserId};
 use super::view::View;
 
 /// What somebody wants to happen.

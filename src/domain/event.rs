@@ -5,7 +5,8 @@ mod fields;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::types::{BroadcastId, Channel, Kind, Message, Timestamp, UserId};
+use super::message::Message;
+use super::types::{BroadcastId, Channel, Kind, Timestamp, UserId};
 
 /// One announcement. As JSON it is the body of `broadcast.created` and the value in the KV bucket of active broadcasts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::identity::{Identity, Role};
 use super::request::{Fresh, InChannel, Query, idempotency_key, if_match, trace_of};
 use super::state::App;
-use crate::domain::types::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
+use crate::domain::message::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
 use crate::domain::{Command, Kind, Message};
 use crate::push::counts::Reached;
 use crate::push::wire::BroadcastView;

@@ -1,26 +1,18 @@
-//! From what went wrong to what the caller is told: every status code and error code of the interface, in one file.
+//! From what went wrong to what the caller is told: every status code and error code of the interface, in one place.
 
+mod conversions;
 mod response;
 mod suggest;
 
 use axum::http::{HeaderMap, StatusCode};
-use serde_json::json;
 
 use super::identity::Places;
 use super::identity::rules::{shown, shown_host};
 use super::rates::Standing;
-use super::sockets::Refused;
-use crate::audit::proof::Unprovable;
-use crate::audit::proof::of_replica::NoProof;
-use crate::domain::types::MAX_MESSAGE_CHARS;
-use crate::domain::{BroadcastId, Kind, Rejection};
+use crate::domain::{BroadcastId, Rejection};
 use crate::log::Position;
-use crate::projection::Unavailable;
-use crate::push::admission;
-use crate::push::wire::Close;
-use crate::submit::SubmitError;
 pub use response::{ApiError, Code, Refusal};
-use response::{UPGRADE_TO_WEBSOCKET, VERSION_13, capitalised};
+use response::{UPGRADE_TO_WEBSOCKET, VERSION_13};
 
 impl ApiError {
     /// `400`: the request cannot be read.
@@ -308,130 +300,5 @@ impl ApiError {
 
     fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(1)
-    }
-}
-
-impl From<Rejection> for ApiError {
-    fn from(rejection: Rejection) -> Self {
-        let message = rejection.to_string();
-        let ruled_out = |code| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message.clone());
-        match rejection {
-            Rejection::MessageEmpty => ruled_out("message_empty"),
-            Rejection::MessageTooLong { length } => ruled_out("message_too_long")
-                .with("character_count", length)
-                .with("max_characters", MAX_MESSAGE_CHARS),
-            Rejection::MessageForbiddenCharacter { character, place } => {
-                ruled_out("message_forbidden_character")
-                    .with("character", format!("U+{:04X}", u32::from(character)))
-                    .with("position", place)
-            }
-            Rejection::UnknownType { .. } => ruled_out("unknown_type").with("allowed", json!(Kind::ALL)),
-            Rejection::KeyReused => ruled_out("idempotency_key_reused"),
-            Rejection::UnknownBroadcast { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message)
-            }
-            Rejection::NotActive { active } => {
-                Self::new(StatusCode::PRECONDITION_FAILED, "not_active", message)
-                    .with("active", json!(active))
-            }
-        }
-    }
-}
-
-impl From<SubmitError> for ApiError {
-    fn from(error: SubmitError) -> Self {
-        let message = error.to_string();
-        match error {
-            SubmitError::Rejected(rejection) => rejection.into(),
-            SubmitError::Busy => Self::unavailable("busy", message),
-            SubmitError::Contended => Self::unavailable("contended", message),
-            SubmitError::LogFull => Self::unavailable("log_full", message).retry_after(60),
-            SubmitError::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", message),
-            SubmitError::CatchingUp => Self::unavailable("catching_up", message),
-            SubmitError::Away => Self::unavailable("log_away", message).retry_after(5),
-            SubmitError::OutboxFull => Self::unavailable("outbox_full", message).retry_after(60),
-            SubmitError::OutboxFailed => Self::unavailable("outbox_failed", message).retry_after(5),
-            SubmitError::Unknown { id } => Self::unavailable("log_unavailable", message)
-                .retry_after(5)
-                .with("outcome", "unknown")
-                .with("id", id.to_string()),
-        }
-    }
-}
-
-/// A socket that is not taken.
-impl From<Refused> for ApiError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Full => {
-                Self::unavailable("too_many_sockets", "This replica has as many TCP connections as it takes.")
-            }
-            Refused::AddressFull => Self::unavailable(
-                "too_many_sockets_of_address",
-                "This replica has as many TCP connections from your address as it takes.",
-            ),
-        }
-        .retry_after(5)
-    }
-}
-
-/// `429`: this user has as many connections as one may have.
-impl From<admission::Full> for ApiError {
-    fn from(_: admission::Full) -> Self {
-        let message = "You have as many connections to this replica as one user may have.";
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections_of_user", message).retry_after(30)
-    }
-}
-
-impl From<Unavailable> for ApiError {
-    fn from(_: Unavailable) -> Self {
-        SubmitError::CatchingUp.into()
-    }
-}
-
-impl From<NoProof> for ApiError {
-    fn from(no_proof: NoProof) -> Self {
-        match no_proof {
-            NoProof::Unprovable(unprovable) => unprovable.into(),
-            NoProof::Behind(wanted, have) => Self::behind_event(wanted, have),
-            NoProof::Unavailable => Unavailable.into(),
-            NoProof::Away(_) => Self::log_away(),
-        }
-    }
-}
-
-impl From<Unprovable> for ApiError {
-    fn from(unprovable: Unprovable) -> Self {
-        let message = sentence(&unprovable.to_string());
-        match unprovable {
-            Unprovable::UnknownBroadcast(id) => Self::unknown_broadcast(id),
-            Unprovable::NotAcknowledged(..) => Self::new(StatusCode::NOT_FOUND, "not_acknowledged", message),
-            Unprovable::NobodySigns => Self::no_checkpoint(),
-            Unprovable::NoSalt(sequence) | Unprovable::Lost(sequence) => {
-                Self::invalid("not_provable", message).with("sequence", sequence)
-            }
-            Unprovable::NotInLog => Self::unavailable("not_signed", message).retry_after(5),
-            Unprovable::NotSigned(sequence, _) => {
-                Self::unavailable("not_signed", message).retry_after(10).with("sequence", sequence)
-            }
-            Unprovable::Shorter(..) | Unprovable::Differs(_) => {
-                Self::unavailable("log_differs", message).retry_after(60)
-            }
-        }
-    }
-}
-
-/// A reason as a sentence of its own.
-fn sentence(reason: &str) -> String {
-    capitalised(reason) + "."
-}
-
-/// How a connection would be closed, said before there is one.
-impl From<Close> for ApiError {
-    fn from(close: Close) -> Self {
-        match close {
-            Close::Full => Self::full(),
-            _ => Self::stopping(),
-        }
     }
 }

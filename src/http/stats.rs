@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::identity::{Identity, Role};
 use super::request::{Fresh, InChannel, Query};
 use super::state::App;
-use crate::domain::types::MAX_MESSAGE_CHARS;
+use crate::domain::message::MAX_MESSAGE_CHARS;
 use crate::push::counts::Accuracy;
 
 /// `GET /stats`

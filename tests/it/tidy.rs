@@ -89,6 +89,7 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
         "StatusCode::",
         &[
             "src/http/error.rs",
+            "src/http/error/conversions.rs",
             "src/http/answer.rs",
             "src/http/body.rs",
             "src/http/connection.rs",
