@@ -63,6 +63,7 @@ mod presence;
 mod private_files;
 mod projection;
 mod proofs;
+mod provisioning;
 mod rebuild;
 mod reload;
 mod refused_sockets;

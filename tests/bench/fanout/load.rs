@@ -3,6 +3,8 @@
 // By its path, since the tests of the benchmark take this file from where they are.
 #[path = "load/creator.rs"]
 mod creator;
+#[path = "load/plan.rs"]
+mod plan;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -23,6 +25,7 @@ use super::heard::{Heard, Reaction, long_message, message};
 use super::identity::Issuer;
 pub use creator::Accepted;
 use creator::Creator;
+pub use plan::Plan;
 
 /// Clients that connect from one loopback address. Each load takes new ones: all of 127.0.0.0/8 is there, and no port is
 /// waited for that an earlier load has left.
@@ -43,21 +46,6 @@ const AFTERWARDS: Duration = Duration::from_millis(100);
 
 /// The creator, among the clients.
 const CREATOR: u64 = u64::MAX;
-
-/// Whom to connect, and how.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// How many clients.
-    pub clients: usize,
-    /// How many of them never read.
-    pub deaf: usize,
-    /// How many handshakes are under way at once.
-    pub at_once: usize,
-    /// Whether the server sends the state on connect, and clients wait for it.
-    pub greeted: bool,
-    /// Whether broadcasts are as long as they can be.
-    pub long: bool,
-}
 
 enum Phase {
     Connecting,

@@ -21,6 +21,7 @@ pub mod projecting;
 pub mod random;
 pub mod replica;
 pub mod request;
+pub mod spec;
 pub mod terminal;
 pub mod tls;
 pub mod users;
@@ -39,8 +40,9 @@ pub use link::{Condition, Link};
 pub use nats::{Cluster, Nats};
 pub use random::Random;
 pub use raw::Raw;
-pub use replica::{Replica, Spec};
+pub use replica::Replica;
 pub use request::{Http, Request, choose_cryptography};
+pub use spec::Spec;
 
 /// How long anything may take that should take a moment: generous, since machines are shared and noisy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
