@@ -211,11 +211,11 @@ impl ApiError {
         Self::unavailable("behind", message).with("sequence", have)
     }
 
-    /// `412`: the position that was asked for is of another log than the one that is served.
+    /// `412`: the log that is served does not have the position that was asked for, and will not get there.
     pub fn other_log(wanted: Position, have: Option<Position>) -> Self {
         let message = format!(
-            "The position {wanted} is of another event log than this one, which was replaced. Forget what you have, and ask \
-             again without it."
+            "The event log does not have the position {wanted}: it was replaced, or restored from a backup. Forget what you \
+             have, and ask again without a position."
         );
         let error = Self::new(StatusCode::PRECONDITION_FAILED, "other_log", message);
         have.map_or(error.clone(), |have| error.with("log_position", have.to_string()))

@@ -66,8 +66,10 @@ pub enum Delivery {
 /// What the reader knows of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The log's last sequence when it was last asked.
+    /// The log's last sequence when it was last asked, or what was read since, if that is more.
     pub head: u64,
+    /// When it was last asked.
+    pub asked_at: Option<Instant>,
     /// Whether the log is being followed at this moment.
     pub following: bool,
     /// Whether the last try to read the log failed. Before the first one nobody knows yet.
@@ -366,6 +368,7 @@ impl Reader {
         }
         self.seen.send_modify(|seen| {
             seen.head = info.last_sequence;
+            seen.asked_at = Some(Instant::now());
             seen.following = true;
             seen.away = false;
             seen.bytes = (info.bytes, info.max_bytes);

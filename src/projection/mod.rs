@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinError;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::blocking::blocking;
@@ -97,7 +97,7 @@ pub enum Reached {
     Yes,
     /// Not in time.
     Behind,
-    /// The position is of another log.
+    /// The position is of another log, or of what this one has lost.
     OtherLog,
 }
 
@@ -331,8 +331,10 @@ impl Projection {
         self.position().epoch.map(|epoch| log::Position { epoch, sequence })
     }
 
-    /// Waits until it has folded up to a position. At once when that is of another log: there is nothing to wait for.
+    /// Waits until it has folded up to a position. At once when that is of another log: there is nothing to wait for. A position
+    /// that the log, asked meanwhile, does not have is of a log that an older copy was restored over.
     pub async fn reached_position(&self, wanted: log::Position, patience: Duration) -> Reached {
+        let begun = Instant::now();
         let reached = async {
             loop {
                 // Made before the look, so that no move falls between the two.
@@ -345,7 +347,11 @@ impl Projection {
                 }
             }
         };
-        timeout(patience, reached).await.unwrap_or(Reached::Behind)
+        timeout(patience, reached).await.unwrap_or_else(|_| {
+            let Seen { head, asked_at, following, .. } = self.seen();
+            let is_beyond = following && head < wanted.sequence && asked_at.is_some_and(|at| at >= begun);
+            if is_beyond { Reached::OtherLog } else { Reached::Behind }
+        })
     }
 
     /// Waits until it has folded `sequence`; `false` when that takes longer than `patience`.

@@ -182,10 +182,18 @@ async fn answers_say_how_far_they_are_and_reads_wait_for_it() {
     let in_query = replica.request(Method::GET, &format!("/limits?min_position={position}"));
     assert_eq!(accepted(in_query).await["current_active_broadcasts"], 1);
 
-    let started = Instant::now();
     let far =
-        replica.request(Method::GET, "/active").header("Tidings-Min-Position", format!("{epoch}-4000000"));
-    let (status, headers, body) = sent(far).await;
+        || replica.request(Method::GET, "/active").header("Tidings-Min-Position", format!("{epoch}-4000000"));
+    eventually("the log, asked meanwhile, is known to end before", || async {
+        let (status, _, body) = sent(far()).await;
+        status == 412 && body["code"] == "other_log"
+    })
+    .await;
+    // How far the log is, a replica cannot know that does not reach it.
+    nats.freeze();
+    let started = Instant::now();
+    let (status, headers, body) = sent(far()).await;
+    nats.thaw();
     assert_eq!((status, body["code"].as_str()), (503, Some("behind")), "{body}");
     assert!(headers["retry-after"].to_str().unwrap().parse::<u64>().is_ok_and(|seconds| seconds > 0));
     assert!(started.elapsed() >= Duration::from_millis(1_900), "it was awaited: {:?}", started.elapsed());

@@ -2,6 +2,7 @@
 
 use async_nats::jetstream::stream::Config;
 use futures_util::future::join_all;
+use reqwest::Method;
 use tidings::log::names::{CHECKPOINT_STREAM, EPOCH_METADATA, LOG_STREAM};
 use tidings::log::provision::NoEpoch;
 use tidings::log::{Epoch, EventLog as _};
@@ -141,6 +142,19 @@ async fn over_an_older_snapshot_nothing_is_signed_below_what_was_signed() {
     for said in ["it is shorter than what was read from it", "the log ends before what was signed of it"] {
         eventually(said, || async { replica.log().contains(said) }).await;
     }
+    // Positions that were lost are not waited for, neither by reads nor by connections, which begin anew.
+    let lost = format!("{}-5", epoch_of(&nats).await);
+    eventually("a position that the log does not have any more is refused", || async {
+        let request = replica.request(Method::GET, "/active").header("Tidings-Min-Position", &lost);
+        let (status, body) = replica.ask(request).await;
+        status == 412 && body["code"] == "other_log"
+    })
+    .await;
+    eventually("a connection begins anew", || async {
+        let listen = replica.request(Method::GET, "/events?user_id=u").header("Last-Event-ID", &lost);
+        listen.send().await.unwrap().status() == 200
+    })
+    .await;
     // Also when it is as long again: it is not what was signed.
     for n in 2..=7 {
         replica.post_until_taken(&format!("instead of {n}")).await;

@@ -97,7 +97,8 @@ async fn whatever_is_sent_the_replica_answers_or_hangs_up_and_stays_well() {
         let status: Option<u16> = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok());
         let shown = String::from_utf8_lossy(&request);
         assert_eq!(status.is_some(), !head.is_empty(), "seed {seed}: {shown:?} got {head:?}");
-        // Nothing is away here, so that a sequence that is yet to come is the only reason for a 503.
+        // Nothing is away here, so that a sequence of which it is not known yet that the log does not have it is the only reason
+        // for a 503.
         let honest = status == Some(503) && shown.contains("Tidings-Min-Position: 13");
         assert!(status.is_none_or(|status| status < 500) || honest, "seed {seed}: {shown:?} got {head:?}");
         *answered.entry(status).or_default() += 1;

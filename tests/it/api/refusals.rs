@@ -243,6 +243,7 @@ async fn errors_are_problems_where_that_is_asked_for() {
     let page = replica.request(Method::POST, "/clear").header("Origin", "https://example.org");
     let ahead = format!("{}-7", replica.readyz().await["epoch"].as_str().unwrap());
     let behind = replica.request(Method::GET, "/active").header("Tidings-Min-Position", ahead);
+    nats.freeze();
     for (request, status, code) in [
         (nowhere, 404, "not_found"),
         (method, 405, "method_not_allowed"),
@@ -256,6 +257,7 @@ async fn errors_are_problems_where_that_is_asked_for() {
         assert_eq!((&body["code"], &body["status"]), (&json!(code), &json!(status)), "{body}");
         assert_eq!(body["retry_after_seconds"].is_u64(), status == 503, "{body}");
     }
+    nats.thaw();
     let plain = asking(long(), "*/*").await.unwrap();
     assert_eq!(plain.headers()["content-type"], "application/json");
     let fine = asking(replica.request(Method::GET, "/active"), "application/problem+json").await.unwrap();
