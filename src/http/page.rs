@@ -29,12 +29,16 @@ const STYLE: &str = "text/css; charset=utf-8";
 const ICON: &str = "image/svg+xml";
 
 /// What `index.html` refers to, by its name below `/page/`.
-const ASSETS: [(&str, &str, &str); 7] = [
+const ASSETS: [(&str, &str, &str); 11] = [
     ("api.js", SCRIPT, include_str!("page/api.js")),
     ("app.js", SCRIPT, include_str!("page/app.js")),
+    ("board.js", SCRIPT, include_str!("page/board.js")),
     ("client.js", SCRIPT, include_str!("page/client.js")),
     ("creator.js", SCRIPT, include_str!("page/creator.js")),
     ("device.js", SCRIPT, include_str!("page/device.js")),
+    ("outcome.js", SCRIPT, include_str!("page/outcome.js")),
+    ("question.js", SCRIPT, include_str!("page/question.js")),
+    ("words.js", SCRIPT, include_str!("page/words.js")),
     ("style.css", STYLE, include_str!("page/style.css")),
     ("icon.svg", ICON, include_str!("page/icon.svg")),
 ];

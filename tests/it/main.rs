@@ -58,6 +58,8 @@ mod outage_order;
 mod outage_races;
 mod outage_start;
 mod page;
+mod page_creator;
+mod page_streams;
 mod positions;
 mod presence;
 mod private_files;

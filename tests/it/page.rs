@@ -41,8 +41,8 @@ async fn a_broadcast_arrives_everywhere_is_acknowledged_and_is_taken_down() {
     ann.shows("creator-acknowledged", "2").await;
     ben.shows("device-message", "Back at noon").await;
 
-    ben.click("creator-clear").await;
-    ben.shows("creator-outcome", "Taken down for 3 connected users").await;
+    ben.clear().await;
+    ben.shows("creator-clear-outcome", "Cleared for 3 connected users").await;
     ben.hides("device-banner").await;
     assert_eq!(jon.expect("broadcast_cleared").await["broadcast_id"], heard["broadcast"]["id"]);
     ann.shows("creator-silent", "Nothing is shown").await;
@@ -142,6 +142,7 @@ async fn pages_of_two_replicas_are_one() {
     here.shows("creator-connections", "2").await;
     here.choose("alert").await;
     here.send("to both").await;
+    here.click("question-yes").await;
     here.shows("device-message", "to both").await;
     there.shows("device-message", "to both").await;
     there.shows("creator-active-type", "Alert").await;

@@ -37,6 +37,7 @@ const FLAGS: [&str; 13] = [
 
 /// Keys as WebDriver has them.
 pub const ENTER: &str = "\u{e007}";
+pub const ESCAPE: &str = "\u{e00c}";
 const CONTROL: &str = "\u{e009}";
 const RELEASE: &str = "\u{e000}";
 
@@ -118,6 +119,16 @@ impl Tab<'_> {
         &self.browser.web
     }
 
+    /// Minimizes the window, with all of its tabs, so that nobody sees them.
+    pub async fn minimize(&self) {
+        self.here().await.minimize_window().await.unwrap();
+    }
+
+    /// Shows the window again.
+    pub async fn restore(&self) {
+        self.here().await.set_window_rect(0, 0, 1280, 1000).await.unwrap();
+    }
+
     /// Runs a script in the page and returns what it returns.
     pub async fn evaluate(&self, script: &str, argument: &str) -> Value {
         let returned = self.here().await.execute(script, vec![json!(argument)]).await;
@@ -165,6 +176,18 @@ impl Tab<'_> {
     pub async fn send(&self, message: &str) {
         self.fill("creator-message", message).await;
         self.click("creator-send").await;
+    }
+
+    /// Clears what is on air, and says yes to the question.
+    pub async fn clear(&self) {
+        self.click("creator-clear").await;
+        self.click("question-yes").await;
+    }
+
+    /// Gives the page so much room, as a device with a screen of that width does.
+    pub async fn resize(&self, width: u32) {
+        let tools = self.here().await.cdp();
+        tools.emulation().set_device_metrics_override(width, 800, 1.0, width < 500).await.unwrap();
     }
 }
 
