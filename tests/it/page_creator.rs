@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::browser::{ESCAPE, Tab};
-use crate::support::{Browser, Nats, Replica, eventually, within};
+use crate::support::browser::{ENTER, ESCAPE, Tab};
+use crate::support::{Browser, Nats, Replica, Spec, eventually, within};
 
 /// Less than the time after which an outcome goes by itself.
 const SOON: Duration = Duration::from_secs(5);
@@ -96,6 +96,39 @@ async fn when_the_service_is_gone_both_sides_show_it_at_once_and_when_it_is_back
 }
 
 #[tokio::test]
+async fn why_a_connection_is_refused_is_said_in_plain_words_on_both_sides() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--max-connections-per-user", "1"]);
+    let replica = Replica::start_with(spec).await;
+    let mut ann = replica.connect("ann").await;
+    ann.greeted().await;
+    let browser = Browser::start().await;
+    // It may pass, so the page tries again.
+    let page = browser.visit(&format!("{}/?user=ann", replica.url())).await;
+    let too_many = "This user has as many connections as one user may have.";
+    page.shows("device-refusal", too_many).await;
+    page.shows("device-phase", "Reconnecting").await;
+    page.shows("creator-stale", too_many).await;
+    drop(ann);
+    eventually("there is room", async || replica.stats().await["connections_local"] == 0).await;
+    page.click("device-reconnect").await;
+    page.shows("device-phase", "Live").await;
+    page.hides("device-refusal").await;
+    page.hides("creator-stale").await;
+
+    // It does not, so the page waits for another user.
+    let page = browser.visit(&format!("{}/?user={}", replica.url(), "x".repeat(129))).await;
+    let nobody = "The service cannot tell who connects.";
+    page.shows("device-refusal", nobody).await;
+    page.shows("device-phase", "Refused").await;
+    page.shows("creator-stale", nobody).await;
+    page.fill("user", &format!("ben{ENTER}")).await;
+    page.shows("device-phase", "Live").await;
+    page.hides("device-refusal").await;
+    page.hides("creator-stale").await;
+}
+
+#[tokio::test]
 async fn nothing_is_cleared_by_a_slip() {
     let nats = Nats::start().await;
     let replica = Replica::start(&nats).await;
@@ -175,7 +208,7 @@ async fn a_creator_is_the_user_of_the_page_and_counts_of_one_user_agree() {
     page.shows("creator-acknowledged", "1").await;
     page.shows("creator-history", "1 acknowledged, after ").await;
 
-    page.fill("user", "ben\n").await;
+    page.fill("user", &format!("ben{ENTER}")).await;
     page.shows("creator-name", "ben").await;
     page.shows("device-phase", "Live").await;
     page.send("by another").await;
@@ -209,6 +242,13 @@ async fn the_address_chooses_one_side_and_the_users_side_alone_asks_as_an_applic
     page.click("view-both").await;
     page.shows("device-phase", "Live").await;
     assert_eq!(page.evaluate(visible, "").await.as_array().unwrap().len(), 4);
+    let is_alone = async || replica.stats().await["connections_local"] == 1;
+    eventually("the pages that were left are not connected", is_alone).await;
+    page.evaluate("history.back()", "").await;
+    eventually("it is back", async || page.evaluate(visible, "").await.as_array().unwrap().len() == 3).await;
+    replica.post_broadcast("it is connected again").await;
+    page.shows("creator-active-message", "it is connected again").await;
+    eventually("the page that was left is not connected", is_alone).await;
     assert_eq!(browser.console().await, Vec::<String>::new());
 }
 
@@ -232,7 +272,7 @@ async fn a_page_on_which_nothing_happens_asks_ever_less_often() {
         let apart = |pair: &[(f64, String)]| pair[1].0 - pair[0].0 > 1_500.0;
         asked.windows(2).filter(|pair| apart(pair)).map(|pair| pair[1].clone()).collect::<Vec<_>>()
     };
-    within(Duration::from_secs(60), "it looked four times", async || looks().await.len() >= 4).await;
+    within(Duration::from_mins(1), "it looked four times", async || looks().await.len() >= 4).await;
     let looks = looks().await;
     assert!(looks.iter().all(|(_, path)| path.contains("/history?limit=")), "{looks:?}");
     let gaps: Vec<f64> = looks.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
@@ -241,7 +281,7 @@ async fn a_page_on_which_nothing_happens_asks_ever_less_often() {
     let other = replica.request(Method::POST, "/acknowledge").header("X-User-Id", "jon");
     let id = replica.active("jon").await["id"].clone();
     assert_eq!(replica.ask(other.json(&json!({"broadcast_id": id}))).await.0, 200);
-    within(Duration::from_secs(60), "it finds an acknowledgement all the same", async || {
+    within(Duration::from_mins(1), "it finds an acknowledgement all the same", async || {
         page.text("creator-names").await == "jon"
     })
     .await;

@@ -38,7 +38,7 @@ function connect() {
 
 function draw() {
   device.draw(client);
-  if (hasCreator) creator.connection(client.phase);
+  if (hasCreator) creator.connection(client);
 }
 
 /** The query of this page, with something else in it. */
@@ -77,7 +77,10 @@ document.getElementById("who").addEventListener("submit", (event) => {
 user.addEventListener("change", turn);
 channel.addEventListener("change", turn);
 document.getElementById("device-acknowledge").addEventListener("click", () => client.acknowledge());
-document.getElementById("device-reconnect").addEventListener("click", () => client.reconnect());
+document.getElementById("device-reconnect").addEventListener("click", () => {
+  client.start();
+  client.reconnect();
+});
 // The countdown.
 setInterval(() => device.draw(client), 500);
 

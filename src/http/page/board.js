@@ -1,7 +1,7 @@
 // What a creator sees of a channel: what is on air, who is connected, and what was sent.
 
 import { Refusal } from "./api.js";
-import { duration, element, moment } from "./words.js";
+import { duration, element, moment, refusalWords } from "./words.js";
 
 /**
  * Acknowledgements of others come without a message, so they are looked for: soon after something happened, and less
@@ -28,6 +28,8 @@ let entries = HISTORY_PAGE;
 /** Why what is shown may no longer be so; nothing while it is up to date. */
 let lost = "";
 let failed = "";
+/** When the connection was lost. */
+let since = null;
 
 /** Makes it look after itself. `changed` is called after each look at the service that worked. */
 export function begin(changed) {
@@ -49,11 +51,13 @@ export function open(from) {
   return refresh();
 }
 
-/** What the connection says about itself: the phase of the client. */
-export function connection(phase) {
-  if (phase === "live") lost = "";
-  // On its way, or turned off by the page, nothing has changed yet.
-  else if (phase !== "connecting" && phase !== "stopped") lost ||= `No connection to the service. This is what it said until ${now()}.`;
+/** How the connection of the page is: the client. */
+export function connection(client) {
+  const isAway = client.phase === "waiting" || (client.phase === "stopped" && client.refusal);
+  if (client.phase === "live") lost = "";
+  // What is on its way, or was turned off by the page, says nothing of the service yet.
+  else if (isAway) lost = `${refusalWords(client) || "No connection to the service."} This is as of ${(since ??= now())}.`;
+  if (!lost) since = null;
   drawStale();
 }
 

@@ -70,14 +70,22 @@ export class LiveClient extends EventTarget {
   start() {
     if (this.phase !== "stopped") return;
     addEventListener("online", this.reconnect);
+    addEventListener("pagehide", this.#leave);
     this.#connect();
   }
 
   stop() {
     removeEventListener("online", this.reconnect);
+    removeEventListener("pagehide", this.#leave);
     this.#abandon();
     this.#become("stopped");
   }
+
+  /** A browser may keep a page that was left, and its connection, for when the user goes back to it. */
+  #leave = () => {
+    this.stop();
+    addEventListener("pageshow", () => this.start(), { once: true });
+  };
 
   /** Does not wait any longer. */
   reconnect = () => {

@@ -57,9 +57,9 @@ export function hear(message) {
   board.hear(message);
 }
 
-/** How the connection of the page is: the phase of the client. */
-export function connection(phase) {
-  board.connection(phase);
+/** How the connection of the page is: the client. */
+export function connection(client) {
+  board.connection(client);
 }
 
 // Writing.

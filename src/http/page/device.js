@@ -1,10 +1,13 @@
 // A user's side: shows what a client knows, the way an application would.
 
+import { refusalWords } from "./words.js";
+
 /** Lines of traffic that are kept for those who look. */
 const KEPT_LINES = 100;
 
 const HEADINGS = { info: "Announcement", warning: "Warning", alert: "Alert" };
 const PHASES = { connecting: "Connecting", live: "Live", waiting: "Reconnecting", stopped: "Stopped" };
+const REFUSED = "Refused";
 /** Connected, to a replica that has lost its event log for a while. */
 const ALONE = "Live, on its own";
 const RECEIPTS = {
@@ -20,13 +23,16 @@ export function draw(client) {
   drawBanner(client);
 }
 
-function drawConnection({ phase, mode, retryAt }) {
+function drawConnection(client) {
+  const { phase, mode, retryAt, refusal } = client;
   const alone = phase === "live" && mode === "local";
-  part("connection").dataset.phase = alone ? "alone" : phase;
-  setText(part("phase"), alone ? ALONE : PHASES[phase]);
+  const refused = phase === "stopped" && refusal;
+  part("connection").dataset.phase = alone ? "alone" : refused ? "refused" : phase;
+  setText(part("phase"), alone ? ALONE : refused ? REFUSED : PHASES[phase]);
   const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
   setText(part("countdown"), phase === "waiting" ? `in ${seconds} s` : "");
-  part("reconnect").hidden = phase !== "waiting";
+  setText(part("refusal"), refusalWords(client));
+  part("reconnect").hidden = phase !== "waiting" && !refused;
 }
 
 function drawBanner({ broadcast, receipt, failure, phase }) {

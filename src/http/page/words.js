@@ -1,4 +1,4 @@
-// Numbers and times in words, and elements with text in them.
+// Refusals, numbers and times in words, and elements with text in them.
 
 export function element(tag, { text = "", name = "", title = "" } = {}) {
   const made = document.createElement(tag);
@@ -22,4 +22,26 @@ export function duration(ms) {
   if (ms < 1_000) return `${ms} ms`;
   if (ms < 60_000) return `${(ms / 1_000).toFixed(1)} s`;
   return `${Math.round(ms / 60_000)} min`;
+}
+
+/** Why the service refuses a connection, by the code of its error. What passes by itself is tried again. */
+const REFUSALS = {
+  no_identity: "The service cannot tell who connects. Sign in, or choose another user.",
+  invalid_token: "This sign-in is not valid. Sign in again.",
+  token_expired: "This sign-in has ended. Sign in again.",
+  other_user: "This sign-in is another user's. Sign in as this one.",
+  origin_not_allowed: "Pages of this address may not connect to the service; its option --allowed-origins lists those that may.",
+  host_not_allowed: "The service does not answer to this host name; its option --allowed-hosts adds names.",
+  too_many_connections_of_user: "This user has as many connections as one user may have.",
+  too_many_requests: "Too many connections were opened from this address in a short time.",
+  too_many_connections: "This replica has as many connections as it takes.",
+  catching_up: "This replica is still reading the event log.",
+  stopping: "This replica is stopping.",
+  keys_away: "This replica cannot check sign-ins now: the keys for them are unavailable.",
+};
+
+/** Why a client is refused; nothing when it is not. */
+export function refusalWords({ phase, refusal }) {
+  if (!refusal || phase === "live") return "";
+  return REFUSALS[refusal] ?? `The service refuses the connection (${refusal}).`;
 }

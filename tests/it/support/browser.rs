@@ -202,6 +202,13 @@ struct Driver {
 
 impl Driver {
     fn start(profile: &TempDir) -> Self {
+        // It listens at the same port on two addresses. The port that it gets for the first one may be taken on the second.
+        (0..5).find_map(|_| Self::try_start(profile)).unwrap_or_else(|| {
+            panic!("chromedriver does not start: {INSTALL}");
+        })
+    }
+
+    fn try_start(profile: &TempDir) -> Option<Self> {
         let mut command = mortal("chromedriver");
         command.arg("--port=0").env("HOME", profile.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -211,11 +218,11 @@ impl Driver {
             .find_map(|line| line.rsplit_once("successfully on port ")?.1.trim_end_matches('.').parse().ok());
         let Some(port) = port else {
             let _ = child.wait();
-            panic!("chromedriver does not start: {INSTALL}");
+            return None;
         };
         // What else it says has to go somewhere, or it would wait.
         std::thread::spawn(move || said.for_each(drop));
-        Self { child, port }
+        Some(Self { child, port })
     }
 
     fn kill(&mut self) {
