@@ -38,6 +38,7 @@ pub mod json;
 pub mod blocking;
 pub mod crash_point;
 pub mod trouble;
+pub mod warnings;
 pub mod disk;
 pub mod shutdown;
 pub mod metrics;

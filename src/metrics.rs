@@ -4,6 +4,7 @@ mod labels;
 mod process;
 mod standing;
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -16,7 +17,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::domain::Channel;
 pub use labels::{ByChannel, ByCode, ByOutcome, ByReason, ByRequest, ByRoute};
-pub use standing::{Log, Outage, Projection, Queues, Standing, TokenKeys};
+pub use standing::{Log, Outage, Projection, Queues, Standing, Stream, TokenKeys};
 
 /// Upper bounds of the buckets of durations, in seconds: from a local append to the patience of a client.
 const DURATIONS: [f64; 15] =
@@ -128,6 +129,14 @@ pub struct Metrics {
     pub checkpoint_age: Gauge,
     /// Checkpoints that this replica signed.
     pub checkpoints_signed: Counter,
+    /// Bytes that the stream of checkpoints has stored.
+    pub checkpoint_bytes: Gauge,
+    /// Bytes that the stream of checkpoints takes; 0: any number.
+    pub checkpoint_limit: Gauge,
+    /// Seconds by which this replica's clock is ahead of that of NATS.
+    clock_offset: Gauge<f64, AtomicU64>,
+    /// Events that were accepted without the log and came into it without effect, since something newer was there.
+    pub outbox_overruled: Counter,
     /// 1 while this replica writes the KV mirror.
     pub mirroring: Gauge,
     /// Events that the mirror has not written yet, on the replica that mirrors.
@@ -165,6 +174,10 @@ impl Default for Metrics {
             checkpoint_size: Gauge::default(),
             checkpoint_age: Gauge::default(),
             checkpoints_signed: Counter::default(),
+            checkpoint_bytes: Gauge::default(),
+            checkpoint_limit: Gauge::default(),
+            clock_offset: Gauge::default(),
+            outbox_overruled: Counter::default(),
             mirroring: Gauge::default(),
             mirror_lag: Gauge::default(),
         };
@@ -197,6 +210,13 @@ impl Metrics {
     /// A try of an append came to this, after so long.
     pub fn append(&self, outcome: &ByOutcome, took: Duration) {
         self.append_durations.get_or_create(outcome).observe(took.as_secs_f64());
+    }
+
+    /// This replica's clock is ahead of that of NATS by so many milliseconds, or behind it.
+    pub fn set_clock_offset(&self, milliseconds: i64) {
+        let milliseconds =
+            i32::try_from(milliseconds).unwrap_or(if milliseconds < 0 { i32::MIN } else { i32::MAX });
+        self.clock_offset.set(f64::from(milliseconds) / 1_000.0);
     }
 
     /// The text that `/metrics` answers, with what is read at this moment.
@@ -232,6 +252,8 @@ impl Metrics {
             "From sending an event to the log's answer, a try each; without an answer, until it was given up",
             &self.append_durations,
         );
+        let help = "Accepted events that came into the log without effect, since something newer was there";
+        add(r, "outbox_overruled_entries", help, &self.outbox_overruled);
         add(r, "ack_commit_size", "Acknowledgements in one event", &self.ack_commit_size.0);
         seconds(
             r,
@@ -315,6 +337,13 @@ impl Metrics {
         let help = "For how long the log has had events that the newest checkpoint does not cover";
         seconds(r, "checkpoint_age", help, &self.checkpoint_age);
         add(r, "checkpoints_signed", "Checkpoints that this replica signed", &self.checkpoints_signed);
+        let help = "Bytes that the stream of checkpoints has stored";
+        r.register_with_unit("checkpoint_stored", help, Unit::Bytes, self.checkpoint_bytes.clone());
+        let help = "Bytes that the stream of checkpoints takes; 0 for any number";
+        r.register_with_unit("checkpoint_limit", help, Unit::Bytes, self.checkpoint_limit.clone());
+        let help =
+            "By how much this replica's clock is ahead of that of NATS, at least; negative when it is behind";
+        seconds(r, "clock_offset", help, &self.clock_offset);
         add(r, "mirroring", "1 while this replica writes the KV mirror", &self.mirroring);
         add(r, "mirror_lag_events", "Events that the KV mirror does not reflect yet", &self.mirror_lag);
     }

@@ -24,6 +24,7 @@ use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
 use crate::log::provision::{NoEpoch, Provision, Refused};
 use crate::shutdown::{Hangups, Shutdown};
 use crate::trouble::{Repeated, causes};
+use crate::warnings::Warnings;
 use running::{Base, Running};
 
 /// What the kernel keeps for a connection that does not read. Left alone, Linux lets that grow to 4 MiB for each, and a
@@ -49,7 +50,8 @@ pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> a
     descriptors::fit(&mut options, connections_are_chosen)?;
     let (begin_shutdown, shutdown) = Shutdown::listen()?;
     let hangups = Hangups::listen()?;
-    let gate = options.identity.gate(&options.channels).await?;
+    let warnings = Warnings::default();
+    let gate = options.identity.gate(&options.channels, &warnings).await?;
     let (listener, url) = listen(options.listen)?;
     let data_dir = DataDir::take(&options.nats.data_dir)?;
     let replica = data_dir.replica(options.replica.as_deref(), &SystemClock);
@@ -77,7 +79,7 @@ pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> a
     };
 
     let keys = keys::of_replica(&options, &data_dir, &replica)?;
-    let base = Base::new(&options, &data_dir, replica, connection, provision, shutdown, gate);
+    let base = Base::new(&options, &data_dir, replica, (connection, provision), shutdown, gate, warnings);
     let gate = base.gate.clone();
     let reloading = tokio::spawn(async move {
         gate.reload_at(hangups).await;

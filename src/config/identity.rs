@@ -19,6 +19,7 @@ use crate::http::identity::roles::{Mapping, RoleMap};
 use crate::http::identity::rules::Origins;
 use crate::http::identity::{Places, Signers, Verifier};
 use crate::http::refusals::Refusals;
+use crate::warnings::Warnings;
 
 /// The secret itself, where it is no file. It is no flag: everybody on a machine can read those.
 pub const SECRET_VARIABLE: &str = "TIDINGS_AUTH_SECRET";
@@ -165,7 +166,7 @@ pub struct IdentityOptions {
 
 impl IdentityOptions {
     /// Reads the keys and opens the gate to these channels.
-    pub async fn gate(&self, channels: &[Channel]) -> anyhow::Result<Gate> {
+    pub async fn gate(&self, channels: &[Channel], warnings: &Warnings) -> anyhow::Result<Gate> {
         let origins = self.origins()?;
         let unknown = self.role.iter().filter_map(|mapping| mapping.grant.channel.as_ref());
         if let Some(channel) = unknown.into_iter().find(|channel| !channels.contains(channel)) {
@@ -177,7 +178,7 @@ impl IdentityOptions {
                 let places =
                     Places { cookie: self.auth_cookie.clone(), query: self.auth_query_token.clone() };
                 let roles = RoleMap::new(&self.role);
-                let verifier = Verifier::new(self.signers().await?, &self.auth_roles_claim, roles);
+                let verifier = Verifier::new(self.signers(warnings).await?, &self.auth_roles_claim, roles);
                 Proof::Token(verifier.into(), places)
             }
         };
@@ -201,7 +202,7 @@ impl IdentityOptions {
         })
     }
 
-    async fn signers(&self) -> anyhow::Result<Signers> {
+    async fn signers(&self, warnings: &Warnings) -> anyhow::Result<Signers> {
         let expect = Expectations {
             algorithms: self.auth_algorithms.clone(),
             audience: self.auth_audience.clone(),
@@ -215,7 +216,9 @@ impl IdentityOptions {
         };
         match (self.secret.source()?, source) {
             (Some(secret), None) => Ok(Signers::Secrets(Secrets::open(secret, expect)?)),
-            (None, Some(source)) => Ok(Signers::Published(Jwks::open(source, expect, every).await?)),
+            (None, Some(source)) => {
+                Ok(Signers::Published(Jwks::open(source, expect, every, warnings.clone()).await?))
+            }
             (Some(_), Some(_)) => bail!(
                 "{SECRET_VARIABLE} and public keys are both given; tokens are signed either with a shared secret or with keys"
             ),

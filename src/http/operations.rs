@@ -11,6 +11,7 @@ use super::answer;
 use super::error::ApiError;
 use super::state::App;
 use crate::contract::{ASYNCAPI, OPENAPI};
+use crate::log::condition::CopyState;
 use crate::metrics::{self, Standing};
 use crate::projection::Halt;
 use crate::submit::mode::Mode;
@@ -53,6 +54,7 @@ pub async fn readyz(State(app): State<App>) -> Response {
         "head": app.projection.seen().head,
         "digest": position.digest,
         "diverged": position.diverged,
+        "warnings": app.warnings.now().iter().map(|warning| warning.code()).collect::<Vec<_>>(),
     });
     answer::json(status, &answer)
 }
@@ -69,6 +71,14 @@ pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
 
 fn standing(app: &App) -> Standing {
     let (position, seen) = (app.projection.position(), app.projection.seen());
+    let (has_leader, report) = app.submit.condition().last_seen();
+    let servers = |state| report.servers.values().filter(|known| **known == state).count();
+    let stream = metrics::Stream {
+        has_leader,
+        servers: CopyState::ALL.map(|state| (state.as_str(), servers(state))).to_vec(),
+        copies: report.copies,
+        copies_wanted: report.copies_wanted,
+    };
     let log = metrics::Log {
         connected: app.nats.is_up(),
         connections: app.nats.made(),
@@ -77,6 +87,8 @@ fn standing(app: &App) -> Standing {
         head: seen.head,
         bytes: seen.bytes.0,
         max_bytes: seen.bytes.1,
+        missing: report.missing,
+        stream,
     };
     let projection = metrics::Projection {
         sequence: position.sequence,
@@ -106,7 +118,7 @@ fn standing(app: &App) -> Standing {
         let standing = keys.standing();
         metrics::TokenKeys { keys: standing.keys, age: standing.age }
     });
-    Standing { ready: app.is_ready(), log, projection, queues, outage, keys }
+    Standing { ready: app.is_ready(), log, projection, queues, outage, keys, warnings: app.warnings.now() }
 }
 
 /// `GET /openapi.yaml`: what this interface is, for client generators.

@@ -23,6 +23,7 @@ use crate::push::counts::{Connected, Counts};
 use crate::push::hub::Hub;
 use crate::shutdown::Shutdown;
 use crate::submit::{Acks, Submit};
+use crate::warnings::Warnings;
 
 /// The limits of the edge.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +89,8 @@ pub struct Parts {
     pub auditing: Auditing,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// What is wrong with it although it serves.
+    pub warnings: Warnings,
     /// How many connections of one user are let in.
     pub admission: Admission<UserId>,
     /// The limits of the edge.

@@ -2,6 +2,10 @@
 
 use async_nats::jetstream::stream::Info;
 
+use super::condition::{CopyState, StreamReport};
+use super::names::{CHECKPOINT_STREAM, LOG_STREAM};
+use super::provision;
+
 /// A stream this full, in percent, is reported: there is time left to raise its limit.
 pub const NEARLY_FULL_PERCENT: u64 = 80;
 
@@ -10,7 +14,52 @@ pub const NEARLY_FULL_PERCENT: u64 = 80;
 pub fn problems(info: &Info, cluster: Option<&str>) -> Vec<String> {
     let mut found = copies(info, cluster);
     found.extend(fullness(info));
+    found.extend(losses(info));
+    found.extend(broken_settings(info).into_iter().map(|broken| {
+        format!("{broken}. This breaks a guarantee, and replicas refuse to start: set it back with `nats stream edit`")
+    }));
     found
+}
+
+/// What NATS reports of the log's stream.
+pub(super) fn report(info: &Info, copies_wanted: usize) -> StreamReport {
+    let group = info.cluster.as_ref();
+    let leader = group.and_then(|group| group.leader.clone()).map(|leader| (leader, CopyState::Leader));
+    let followers = group.map_or(&[][..], |group| &group.replicas).iter().map(|peer| {
+        let state = match (peer.offline, peer.current) {
+            (true, _) => CopyState::Offline,
+            (false, false) => CopyState::Lagging,
+            (false, true) => CopyState::Current,
+        };
+        (peer.name.clone(), state)
+    });
+    StreamReport {
+        copies: info.config.num_replicas,
+        copies_wanted,
+        servers: leader.into_iter().chain(followers).collect(),
+        missing: missing(info),
+        broken_settings: broken_settings(info),
+    }
+}
+
+/// Messages that the stream had and has no more.
+fn missing(info: &Info) -> u64 {
+    info.state.last_sequence.saturating_sub(info.state.messages)
+}
+
+fn broken_settings(info: &Info) -> Vec<String> {
+    provision::broken_settings(&info.config).iter().map(ToString::to_string).collect()
+}
+
+/// The log and its checkpoints lose nothing; the buckets forget what is old.
+fn losses(info: &Info) -> Option<String> {
+    let (stream, missing) = (&info.config.name, missing(info));
+    (missing > 0 && [LOG_STREAM, CHECKPOINT_STREAM].contains(&stream.as_str())).then(|| {
+        format!(
+            "{missing} of the {} messages of stream {stream} are gone: a limit such as max_age removed them, somebody deleted              them, or a disk was damaged. Take the limit away, keep the data directories of running replicas, and restore a              backup that has the messages",
+            info.state.last_sequence
+        )
+    })
 }
 
 fn copies(info: &Info, cluster: Option<&str>) -> Vec<String> {
@@ -81,8 +130,9 @@ mod tests {
 
     fn info(replicas: u64, bytes: u64, cluster: &Value) -> Info {
         serde_json::from_value(json!({
-            "config": {"name": "BROADCASTS", "retention": "limits", "max_consumers": -1, "max_msgs": -1,
-                "max_bytes": 1_000, "max_age": 0, "storage": "file", "discard": "new", "num_replicas": replicas},
+            "config": {"name": "BROADCASTS", "subjects": ["broadcasts.>"], "retention": "limits", "max_consumers": -1,
+                "max_msgs": -1, "max_msgs_per_subject": -1, "max_bytes": 1_000, "max_age": 0, "storage": "file",
+                "discard": "new", "deny_delete": true, "deny_purge": true, "num_replicas": replicas},
             "created": "2026-01-01T00:00:00Z",
             "state": {"messages": 1, "bytes": bytes, "first_seq": 1, "first_ts": "2026-01-01T00:00:00Z",
                 "last_seq": 1, "last_ts": "2026-01-01T00:00:00Z", "consumer_count": 0},
@@ -93,6 +143,20 @@ mod tests {
 
     fn peer(name: &str, current: bool, offline: bool) -> Value {
         json!({"name": name, "current": current, "offline": offline, "active": 0, "lag": 7})
+    }
+
+    #[test]
+    fn lost_messages_and_a_setting_that_loses_them_are_problems_of_the_log() {
+        let mut trimmed = info(1, 1, &Value::Null);
+        trimmed.config.max_age = std::time::Duration::from_mins(2);
+        trimmed.state.last_sequence = 9;
+        trimmed.state.messages = 7;
+        let text = problems(&trimmed, None).join("\n");
+        assert!(text.contains("2 of the 9 messages of stream BROADCASTS are gone"), "{text}");
+        assert!(text.contains("stream BROADCASTS has max_age = 120s"), "{text}");
+        let report = report(&trimmed, 3);
+        assert_eq!((report.missing, report.copies, report.copies_wanted), (2, 1, 3));
+        assert_eq!(report.broken_settings.len(), 1, "{report:?}");
     }
 
     #[test]

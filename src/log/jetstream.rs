@@ -16,12 +16,13 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::condition::StreamReport;
 use super::looking::Reading;
 use super::names::{EPOCH_METADATA, LOG_STREAM, Subject};
 use super::provision::{NoEpoch, Provision, context};
 use super::{
     AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, envelope,
-    looking, stored,
+    health, looking, stored,
 };
 
 /// How often a silent consumer is asked for a sign of life; after about twice that it counts as gone.
@@ -206,6 +207,10 @@ impl EventLog for JetStreamLog {
     }
 
     fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>> {
+        async move { Ok(self.report().await?.0) }.boxed()
+    }
+
+    fn report(&self) -> BoxFuture<'_, Result<(LogInfo, StreamReport), ReadError>> {
         async move {
             let stream = self.stream().await?;
             let info = stream.cached_info();
@@ -213,12 +218,14 @@ impl EventLog for JetStreamLog {
             if info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none()) {
                 return Err(ReadError::NoLeader);
             }
-            Ok(LogInfo {
+            let log = LogInfo {
                 epoch: epoch_of(info).ok_or(ReadError::NoEpoch)?,
                 last_sequence: info.state.last_sequence,
                 bytes: info.state.bytes,
                 max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX),
-            })
+            };
+            let copies_wanted = self.provision.as_ref().map_or(1, |provision| provision.replicas);
+            Ok((log, health::report(info, copies_wanted)))
         }
         .boxed()
     }

@@ -3,6 +3,7 @@
 //! The log is the only thing that a command ever writes. [`jetstream`] is the real one; [`memory`] keeps the same
 //! guard and the same answers for tests, and one suite runs over both.
 
+pub mod condition;
 pub mod connection;
 pub mod embedded;
 pub mod envelope;
@@ -31,6 +32,7 @@ use uuid::Uuid;
 
 use crate::domain::{Event, Timestamp};
 use crate::trouble::causes;
+use condition::StreamReport;
 pub use epoch::Epoch;
 use merkle::Hash;
 use names::Subject;
@@ -175,6 +177,11 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// The log's identity and size.
     fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>>;
+
+    /// The same, with what the log's store reports of its condition.
+    fn report(&self) -> BoxFuture<'_, Result<(LogInfo, StreamReport), ReadError>> {
+        Box::pin(async move { Ok((self.info().await?, StreamReport::default())) })
+    }
 
     /// The message at a sequence; `None` when the log has none there.
     fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>>;

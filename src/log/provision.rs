@@ -3,6 +3,7 @@
 //! What exists with other settings is reported, never changed.
 
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -250,6 +251,17 @@ pub fn mirrored_streams() -> [String; 2] {
 /// The name of the stream behind the bucket of heartbeats.
 pub fn replicas_stream() -> String {
     bucket_stream(REPLICAS_BUCKET)
+}
+
+/// What differs in an existing stream from its definition and breaks a guarantee. Nothing of a stream that Tidings does not
+/// know.
+pub fn broken_settings(found: &Config) -> Vec<Drift> {
+    static DEFINED: LazyLock<Vec<Config>> = LazyLock::new(|| {
+        DEFINITIONS.iter().filter_map(|definition| serde_json::from_str(definition).ok()).collect()
+    });
+    let wanted = DEFINED.iter().find(|wanted| wanted.name == found.name);
+    let drifts = wanted.map_or_else(Vec::new, |wanted| differences(wanted, found));
+    drifts.into_iter().filter(|drift| drift.guarding).collect()
 }
 
 fn differences(wanted: &Config, found: &Config) -> Vec<Drift> {

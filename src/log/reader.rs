@@ -363,7 +363,8 @@ impl Reader {
             warn!(
                 log.bytes = info.bytes,
                 log.max_bytes = info.max_bytes,
-                "the log is nearly full; at its limit it refuses new events. An administrator has to raise max_bytes"
+                "the log is nearly full; at its limit it refuses new events. Raise it: `nats stream edit BROADCASTS \
+                 --max-bytes …` as tidings-admin, within the max_file_store of every NATS server"
             );
         }
         self.seen.send_modify(|seen| {

@@ -3,6 +3,7 @@
 use prometheus_client::encoding::EncodeLabelSet;
 
 use crate::domain::Channel;
+use crate::warnings::Warning;
 
 /// By channel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,6 +62,24 @@ impl ByReason {
     /// By an error's code, as it stands in answers.
     pub const fn error(code: &'static str) -> Self {
         Self { reason: code }
+    }
+}
+
+/// By the state of a copy of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByState {
+    pub(super) state: &'static str,
+}
+
+/// By what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByWarning {
+    code: &'static str,
+}
+
+impl From<Warning> for ByWarning {
+    fn from(warning: Warning) -> Self {
+        Self { code: warning.code() }
     }
 }
 

@@ -9,8 +9,10 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::labels::{ByState, ByWarning};
 use super::{ByChannel, ByReason, gauge};
 use crate::domain::Channel;
+use crate::warnings::Warning;
 
 /// How a replica stands at the moment of a scrape.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,8 @@ pub struct Standing {
     pub outage: Outage,
     /// The published keys of tokens, where tokens are signed with such.
     pub keys: Option<TokenKeys>,
+    /// What is wrong although the replica serves.
+    pub warnings: Vec<Warning>,
 }
 
 /// The published keys of tokens (JWKS).
@@ -55,6 +59,23 @@ pub struct Log {
     pub bytes: u64,
     /// Bytes that it takes.
     pub max_bytes: u64,
+    /// Messages that its stream had and has no more.
+    pub missing: u64,
+    /// How it is kept in NATS.
+    pub stream: Stream,
+}
+
+/// How NATS keeps the log's stream.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    /// Whether it has a leader.
+    pub has_leader: bool,
+    /// How many of its servers are in each state.
+    pub servers: Vec<(&'static str, usize)>,
+    /// Copies that it is configured to have.
+    pub copies: usize,
+    /// Copies that this replica would give it.
+    pub copies_wanted: usize,
 }
 
 /// How the projection stands.
@@ -117,6 +138,11 @@ impl Standing {
         if let Some(keys) = self.keys {
             keys.register(r);
         }
+        let warnings = Family::<ByWarning, Gauge>::default();
+        for warning in Warning::ALL {
+            warnings.get_or_create(&warning.into()).set(i64::from(self.warnings.contains(&warning)));
+        }
+        r.register("warning", "1 while this is wrong although the replica serves", warnings);
     }
 }
 
@@ -131,6 +157,26 @@ impl Log {
         now(r, "log_sequence", "Last sequence of the log", self.head);
         bytes(r, "log_stored", "Bytes that the log has stored", self.bytes);
         bytes(r, "log_limit", "Bytes that the log takes", self.max_bytes);
+        let help = "Messages that the log's stream had and has no more";
+        now(r, "log_missing_messages", help, self.missing);
+        self.stream.register(r);
+    }
+}
+
+impl Stream {
+    fn register(&self, r: &mut Registry) {
+        let has_leader = u64::from(self.has_leader);
+        now(r, "nats_stream_leader", "1 while NATS has a leader for the log's stream", has_leader);
+        let peers = Family::<ByState, Gauge>::default();
+        for (state, count) in &self.servers {
+            peers.get_or_create(&ByState { state }).set(gauge(*count));
+        }
+        let help = "NATS servers that keep a copy of the log's stream, as its leader last reported them";
+        r.register("nats_stream_peers", help, peers);
+        let help = "Copies that the log's stream is configured to have";
+        now(r, "nats_stream_copies", help, self.copies as u64);
+        let help = "Copies that the log's stream should have, by --stream-replicas";
+        now(r, "nats_stream_copies_wanted", help, self.copies_wanted as u64);
     }
 }
 

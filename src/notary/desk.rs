@@ -124,7 +124,7 @@ mod tests {
     }
 
     fn reach(created: i64, last: u64) -> Reach {
-        Reach { created_ns: created, first: 1, last, last_time_ns: 1 }
+        Reach { created_ns: created, first: 1, last, last_time_ns: 1, bytes: 1, max_bytes: 0 }
     }
 
     fn desk() -> Desk {

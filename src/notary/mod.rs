@@ -42,8 +42,9 @@ use crate::log::merkle::Hash;
 use crate::log::names::CHECKPOINT_STREAM;
 use crate::log::provision::Provision;
 use crate::log::{Epoch, EventLog};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, gauge};
 use crate::projection::Projection;
+use crate::warnings::{Warning, Warnings};
 use checkpoint::{Checkpoint, Signed};
 use desk::{Desk, Seen};
 use note::{Note, PublicKey, SecretKey};
@@ -123,6 +124,8 @@ pub struct Notary {
     pub clock: Arc<dyn Clock>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Where it sets what is wrong.
+    pub warnings: Warnings,
     /// Where it says which checkpoint is the newest.
     pub newest: watch::Sender<Option<Newest>>,
 }
@@ -147,7 +150,7 @@ impl Notary {
             debug!("the checkpoints cannot be read or signed now, trying again: {error:#}");
             // That NATS is away is said elsewhere.
             if self.client.connection_state() == State::Connected {
-                trouble.has(&error);
+                self.warnings.set(Warning::CheckpointsFailing, trouble.has(&error));
             }
             self.measure(&desk, &mut trouble);
             sleep(LOOK_EVERY).await;
@@ -165,6 +168,7 @@ impl Notary {
         let signed = desk.newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
         let age = trouble.unsigned(signed, self.projection.position().sequence);
         self.metrics.checkpoint_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        self.warnings.set(Warning::Diverged, self.projection.position().diverged);
     }
 
     async fn work(
@@ -182,6 +186,7 @@ impl Notary {
                 self.sign_when_due(&checkpoints, desk).await?;
             }
             trouble.is_over();
+            self.warnings.set(Warning::CheckpointsFailing, false);
             self.measure(desk, trouble);
             let mut position = self.projection.watch();
             let work = position.wait_for(|position| desk.has_work(position, self.signs_every()));
@@ -205,6 +210,8 @@ impl Notary {
         trusted: &[PublicKey],
     ) -> anyhow::Result<()> {
         let reach = checkpoints.reach().await?;
+        self.metrics.checkpoint_bytes.set(gauge(reach.bytes));
+        self.metrics.checkpoint_limit.set(gauge(reach.max_bytes));
         if desk.read == Some(reach) {
             return Ok(());
         }

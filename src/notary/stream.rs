@@ -45,6 +45,10 @@ pub struct Reach {
     pub last: u64,
     /// When that was recorded, in nanoseconds since 1970-01-01: a stream that was restored from a backup is told by it.
     pub last_time_ns: i64,
+    /// Bytes stored.
+    pub bytes: u64,
+    /// Bytes that it takes at most; 0 for any number.
+    pub max_bytes: u64,
 }
 
 /// The stream, as it is reached over a connection.
@@ -78,7 +82,8 @@ impl Checkpoints {
         let info = found.cached_info();
         let (first, last) = (info.state.first_sequence, info.state.last_sequence);
         let last_time_ns = nanoseconds(info.state.last_timestamp);
-        Ok(Reach { created_ns: nanoseconds(info.created), first, last, last_time_ns })
+        let (bytes, max_bytes) = (info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(0));
+        Ok(Reach { created_ns: nanoseconds(info.created), first, last, last_time_ns, bytes, max_bytes })
     }
 
     /// What stands at a place, if it was not lost.

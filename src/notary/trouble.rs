@@ -20,8 +20,8 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// It has failed. Says so once, when it goes on.
-    pub(super) fn has(&mut self, error: &anyhow::Error) {
+    /// It has failed. Says so once, when it goes on. Whether it has gone on for as long.
+    pub(super) fn has(&mut self, error: &anyhow::Error) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
         if !self.said && since.elapsed() >= PATIENCE {
             self.said = true;
@@ -30,6 +30,7 @@ impl Trouble {
                  BROADCAST_CHECKPOINTS is not at its max_bytes, and that this login may read it and publish to it"
             );
         }
+        self.said
     }
 
     /// It has worked.
@@ -74,11 +75,9 @@ mod tests {
     async fn a_failure_that_goes_on_is_said_once_until_it_is_over() {
         let mut trouble = Trouble::default();
         let full = anyhow::anyhow!("maximum bytes exceeded");
-        trouble.has(&full);
-        assert!(!trouble.said);
+        assert!(!trouble.has(&full));
         tokio::time::advance(PATIENCE).await;
-        trouble.has(&full);
-        assert!(trouble.said);
+        assert!(trouble.has(&full));
         trouble.is_over();
         assert!(!trouble.said && trouble.since.is_none());
     }

@@ -33,6 +33,7 @@ use crate::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, ack_key};
 use crate::log::provision::Provision;
 use crate::metrics::{Metrics, gauge};
 use crate::trouble::{Repeated, causes};
+use crate::warnings::{Warning, Warnings};
 use bucket::{Bucket, Entry, Place, Write};
 use lease::Lease;
 use repair::value_of;
@@ -82,6 +83,8 @@ pub struct Mirror {
     pub metrics: Metrics,
     /// How often it is said that NATS refuses the lease.
     pub refused: Repeated,
+    /// Where it sets what is wrong.
+    pub warnings: Warnings,
 }
 
 impl Mirror {
@@ -113,10 +116,18 @@ impl Mirror {
     /// Takes the lease when nobody holds it.
     async fn acquire(&self, lease: &mut Lease) -> bool {
         match lease.claim().await {
-            Ok(taken) => taken,
+            Ok(taken) => {
+                // Another replica mirrors: what failed here is no trouble any more.
+                if !taken {
+                    self.warnings.set(Warning::MirrorFailing, false);
+                }
+                taken
+            }
             Err(error) => {
                 let error = causes(&error);
-                if self.client.connection_state() == State::Connected && self.refused.is_due(&error) {
+                let is_connected = self.client.connection_state() == State::Connected;
+                self.warnings.set(Warning::MirrorFailing, is_connected);
+                if is_connected && self.refused.is_due(&error) {
                     warn!(
                         "the lease of the mirror cannot be taken, so this replica does not mirror to KV: {error}"
                     );
@@ -142,6 +153,7 @@ impl Mirror {
     }
 
     fn say_broken(&self, error: &anyhow::Error) {
+        self.warnings.set(Warning::MirrorFailing, self.client.connection_state() == State::Connected);
         let error = causes(error);
         if self.refused.is_due(&error) {
             warn!("mirroring to KV broke off, beginning anew: {error}");
@@ -164,6 +176,7 @@ impl Mirror {
         let mut writer = Writer::open(self.clone(), context.clone()).await?;
         writer.fill().await?;
         self.metrics.mirroring.set(1);
+        self.warnings.set(Warning::MirrorFailing, false);
         let mut look = interval(self.look_every());
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -41,6 +41,8 @@ pub struct Heartbeat {
     pub digest: Digest,
     /// The last multiple of 256 that was applied, and the digest there.
     pub milestone: (u64, Digest),
+    /// What is wrong with it although it serves: codes, of which an older replica may not know all.
+    pub warnings: Vec<String>,
     /// Whom it serves.
     pub channels: BTreeMap<Channel, Present>,
 }

@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod client;
+pub mod clock_check;
 mod connection;
 pub mod counts;
 mod drain;

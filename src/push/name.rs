@@ -80,6 +80,7 @@ mod tests {
             sequence: 0,
             digest: Digest::default(),
             milestone: (0, Digest::default()),
+            warnings: Vec::new(),
             channels: [].into(),
         }
     }

@@ -160,6 +160,7 @@ mod tests {
             sequence: 0,
             digest: Digest::default(),
             milestone: (0, Digest::default()),
+            warnings: Vec::new(),
             channels: [(channel(), Present::of(audience)), ("other".parse().unwrap(), Present::of(audience))]
                 .into(),
         }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
+use super::clock_check::{ClockCheck, Confirmed};
 use super::counts::Counts;
 use super::heartbeat::{Heartbeat, heartbeats, present};
 use super::hub::Hub;
@@ -32,6 +33,7 @@ use crate::metrics::{Metrics, gauge};
 use crate::projection::Projection;
 use crate::submit::mode::{Mode, Modes};
 use crate::trouble::{Repeated, causes};
+use crate::warnings::{Warning, Warnings};
 
 /// A heartbeat at least this often, and this soon after a change.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
@@ -75,6 +77,10 @@ pub struct Presence {
     pub clock: Arc<dyn Clock>,
     /// How often it is said that NATS refuses the heartbeat.
     pub refused: Repeated,
+    /// What is wrong with this replica.
+    pub warnings: Warnings,
+    /// Compares the clock with that of NATS.
+    pub clock_check: ClockCheck,
 }
 
 impl Presence {
@@ -198,14 +204,27 @@ impl Presence {
             sequence: position.sequence,
             digest: position.digest,
             milestone: position.milestone,
+            warnings: self.warnings.now().iter().map(|warning| warning.code().to_owned()).collect(),
             channels: present(&self.hub.presence()),
         };
         let published = self.publish(context, &heartbeat).await;
-        if published.is_ok() {
-            self.metrics.heartbeat.set(self.clock.now().as_unix_ms() / 1_000);
+        if let Ok(sequence) = published {
+            let (sent, answered) = (heartbeat.at, self.clock.now());
+            self.metrics.heartbeat.set(answered.as_unix_ms() / 1_000);
+            self.warnings.set(Warning::HeartbeatRefused, false);
+            let confirmed = Confirmed { sent, answered, sequence };
+            let compare = self.clock_check.compare(
+                context,
+                &heartbeat.replica,
+                confirmed,
+                &self.metrics,
+                &self.warnings,
+            );
+            compare.await;
         }
         if let Err(error) = published {
             let error = causes(&error);
+            self.warnings.set(Warning::HeartbeatRefused, self.connection.is_up());
             // Without a connection there is nothing to say that is not said of that already.
             if self.connection.is_up() && self.refused.is_due(&error) {
                 warn!(
@@ -218,13 +237,14 @@ impl Presence {
         }
     }
 
-    async fn publish(&self, context: &jetstream::Context, heartbeat: &Heartbeat) -> anyhow::Result<()> {
+    /// Stores a heartbeat in the bucket; returns its sequence there.
+    async fn publish(&self, context: &jetstream::Context, heartbeat: &Heartbeat) -> anyhow::Result<u64> {
         if !self.connection.is_up() {
             anyhow::bail!("not connected");
         }
         let subject = bucket_subject(REPLICAS_BUCKET, &heartbeat.replica);
-        context.publish(subject, serde_json::to_vec(heartbeat)?.into()).await?.await?;
-        Ok(())
+        let stored = context.publish(subject, serde_json::to_vec(heartbeat)?.into()).await?.await?;
+        Ok(stored.sequence)
     }
 
     /// The heartbeats that are in the bucket at start, so that the first counts are whole.

@@ -26,11 +26,13 @@ use crate::clock::Clock;
 use crate::domain::{
     BroadcastId, Channel, Command, Event, Rejection, State, Timestamp, UserId, View, decide, in_log,
 };
+use crate::log::condition::Condition;
 use crate::log::names::Subject;
 use crate::log::{EventLog, TraceParent};
 use crate::metrics::Metrics;
 use crate::projection::{Projection, Unavailable};
 use crate::trouble::Repeated;
+use crate::warnings::{Warning, Warnings};
 pub use acks::{Acknowledged, Acks, Answered, Answers, Asked};
 use attempt::Attempt;
 use mode::Modes;
@@ -143,6 +145,7 @@ pub struct Submit {
     log_is_full: AtomicBool,
     no_head: Repeated,
     panicked: watch::Sender<Option<String>>,
+    condition: Arc<Condition>,
 }
 
 /// What the write path needs to know.
@@ -158,6 +161,8 @@ pub struct Options {
     pub accept_on_outage: bool,
     /// Where it counts.
     pub metrics: Metrics,
+    /// Where it sets what is wrong.
+    pub warnings: Warnings,
 }
 
 /// What `decide` said, and what it said that on: the last lifecycle event of the channel, as it is shown here.
@@ -195,10 +200,14 @@ impl Submit {
             log_is_full: AtomicBool::new(false),
             no_head: Repeated::every(SAID_EVERY),
             panicked: watch::Sender::new(None),
+            condition: Arc::new(Condition::new(options.warnings.clone())),
             options,
         });
+        let has_rejected = submit.standing().rejected > 0;
+        submit.options.warnings.set(Warning::OutboxRejected, has_rejected);
         submit.clone().restore_then_relay();
-        let probe = mode::probe(submit.log.clone(), submit.projection.clone(), submit.modes.clone());
+        let (log, condition) = (submit.log.clone(), submit.condition.clone());
+        let probe = mode::probe(log, submit.projection.clone(), submit.modes.clone(), condition);
         submit.spawn_watched("probe of the log", probe);
         submit
     }
@@ -229,6 +238,11 @@ impl Submit {
     /// Whether this replica works with the log.
     pub const fn modes(&self) -> &Modes {
         &self.modes
+    }
+
+    /// The condition of the log's stream, as the probe saw it last.
+    pub fn condition(&self) -> &Condition {
+        &self.condition
     }
 
     /// What waits in the outbox.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use crate::crash_point::CrashPoint;
+use crate::log::condition::Condition;
 use crate::log::{EventLog, ReadError};
 use crate::projection::Projection;
 use crate::trouble::Repeated;
@@ -181,7 +182,12 @@ const GIVE_UP_EVERY: Duration = Duration::from_secs(10);
 
 /// Asks the log for signs of life until the replica stops. A connection over which nothing is answered, though it counts
 /// as up, is given up: what still comes in over it keeps the client itself from noticing that nothing goes out.
-pub(super) async fn probe(log: Arc<dyn EventLog>, projection: Projection, modes: Modes) {
+pub(super) async fn probe(
+    log: Arc<dyn EventLog>,
+    projection: Projection,
+    modes: Modes,
+    condition: Arc<Condition>,
+) {
     let (mut unanswered, mut given_up) = (0, None::<Instant>);
     let no_leader = Repeated::every(Duration::from_secs(10));
     let mut ticks = interval(PROBE_EVERY);
@@ -190,7 +196,7 @@ pub(super) async fn probe(log: Arc<dyn EventLog>, projection: Projection, modes:
     loop {
         ticks.tick().await;
         CrashPoint::BeforeProbe.reached();
-        let answer = timeout(PROBE_PATIENCE, log.info()).await;
+        let answer = timeout(PROBE_PATIENCE, log.report()).await;
         unanswered = if answer.is_err() { unanswered + 1 } else { 0 };
         if unanswered >= MISSED && given_up.is_none_or(|at| at.elapsed() >= GIVE_UP_EVERY) {
             (unanswered, given_up) = (0, Some(Instant::now()));
@@ -201,7 +207,8 @@ pub(super) async fn probe(log: Arc<dyn EventLog>, projection: Projection, modes:
         {
             warn!("{error}");
         }
-        if let Ok(Ok(info)) = answer {
+        if let Ok(Ok((info, report))) = answer {
+            condition.saw(info, report);
             let position = projection.position();
             // Of a log to which others write all the time, nobody has the very last event.
             let at_head = before.is_some_and(|(epoch, head)| {
@@ -210,6 +217,7 @@ pub(super) async fn probe(log: Arc<dyn EventLog>, projection: Projection, modes:
             modes.tell(|machine| machine.answered(at_head && position.caught_up));
             before = Some((info.epoch, info.last_sequence));
         } else {
+            condition.saw_no_answer(answer.ok().and_then(Result::err).as_ref());
             modes.tell(Machine::missed);
             before = None;
         }

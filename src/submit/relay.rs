@@ -27,6 +27,7 @@ use crate::domain::{BroadcastId, Channel};
 use crate::log::envelope::OF_OUTBOX;
 use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, Epoch, NewEvent};
+use crate::warnings::Warning;
 use fate::{Fate, Found, depends_on};
 
 /// Acknowledgements that are on their way to the log at once: they are a set, so their order is free.
@@ -146,6 +147,13 @@ impl Submit {
         for (entry, result) in entries.iter().zip(results) {
             match result {
                 Ok(fate) => {
+                    if fate == Fate::Overruled {
+                        self.options.metrics.outbox_overruled.inc();
+                        info!(
+                            event.id = %entry.new.id,
+                            "an event that was accepted without the log has no effect in it: something newer was there"
+                        );
+                    }
                     outbox.done();
                     relayed.note(entry, fate, self.projection.position().epoch);
                 }
@@ -164,6 +172,7 @@ impl Submit {
                         "an accepted event cannot go into the log, and moves to outbox/rejected: {why}"
                     );
                     outbox = reject(outbox, why).await?;
+                    self.options.warnings.set(Warning::OutboxRejected, true);
                     relayed.note(entry, Fate::Overruled, None);
                 }
             }

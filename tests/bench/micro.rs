@@ -202,6 +202,7 @@ fn heartbeat(replica: usize) -> Vec<u8> {
         sequence: 0,
         digest: Digest::default(),
         milestone: (0, Digest::default()),
+        warnings: Vec::new(),
         channels: [(channel, Present::of(&audience(replica)))].into(),
     };
     serde_json::to_vec(&heartbeat).expect("it encodes")

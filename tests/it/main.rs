@@ -78,4 +78,5 @@ mod tidy;
 mod tampering;
 mod time_travel;
 mod verify;
+mod warnings;
 mod websocket;

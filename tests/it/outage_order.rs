@@ -105,6 +105,7 @@ async fn an_older_post_is_overruled_by_a_newer_one_and_stays_on_record() {
     let newer = elsewhere(&log, "b").await;
     assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(newer));
     assert!(is_late(&projecting, older).await);
+    assert_eq!(projecting.metrics.outbox_overruled.get(), 1, "an operator sees it");
     projecting.stop().await;
 }
 

@@ -17,6 +17,7 @@ use tidings::push::hub::{self, Hub};
 use tidings::submit::mode::{Mode, Modes};
 use tidings::submit::outbox::{Bounds, Outbox};
 use tidings::submit::{self, Acks, Submit};
+use tidings::warnings::Warnings;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -161,6 +162,7 @@ impl Spec {
             channels: self.channels.clone(),
             append_timeout: Duration::from_secs(3),
             accept_on_outage: self.accepts_alone,
+            warnings: Warnings::default(),
             metrics: metrics.clone(),
         };
         let name = u16::try_from(self.number).unwrap() << 8 | self.run;

@@ -19,18 +19,16 @@ use crate::log::jetstream::{epoch_of, nanoseconds};
 use crate::log::moment::rfc3339;
 use crate::log::names::{CHECKPOINT_STREAM, LOG_STREAM, MIRROR_LEASE_KEY, REPLICAS_BUCKET, bucket_subject};
 use crate::log::provision::{self, NoEpoch, mirrored_streams, replicas_stream};
+use crate::push::clock_check::CLOCK_OFFSET_MS;
 use crate::push::heartbeat::{self, Heartbeat};
 use crate::submit::mode::Mode;
+use crate::warnings::Warning;
 
 /// The exit code when NATS could not be asked.
 const COULD_NOT_LOOK: u8 = 3;
 
 /// A replica further behind the log than this many events is reported; heartbeats are up to three seconds old.
 const BEHIND: u64 = 10_000;
-
-/// A clock further from that of NATS than this is reported: tokens are accepted up to 30 s apart, but of two posts made
-/// while NATS was away the newer one is found by the replicas' clocks.
-pub(super) const CLOCK_OFFSET_MS: i64 = 1_000;
 
 /// Everything that was found.
 #[derive(Debug, Serialize)]
@@ -217,6 +215,10 @@ fn problems_of(Live { heartbeat, clock_offset_ms }: &Live, log: Option<(Epoch, u
             "the clock of replica {name} is {clock_offset_ms} ms off that of NATS: set both by NTP"
         ));
     }
+    // What is wrong with the log is seen in its stream, and the clock by the heartbeat itself.
+    let warnings = heartbeat.warnings.iter().filter_map(|code| Warning::of_code(code));
+    let own = warnings.filter(|warning| !warning.is_of_log() && *warning != Warning::ClockOffset);
+    found.extend(own.map(|warning| format!("replica {name} {}", warning.advice())));
     found
 }
 
@@ -310,6 +312,7 @@ mod tests {
             sequence,
             digest: serde_json::from_value(json!(format!("{digest:02x}").repeat(16))).unwrap(),
             milestone: (0, Digest::default()),
+            warnings: Vec::new(),
             channels: BTreeMap::new(),
         };
         Live { heartbeat, clock_offset_ms }

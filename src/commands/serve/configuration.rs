@@ -9,6 +9,7 @@ use super::{descriptors, embedded, keys, require_a_ping_in_time, require_safe_ad
 use crate::commands::diagnostics::{VERBOSITY, Verbosity};
 use crate::config::{Cli, SECRET_VARIABLE, Serve};
 use crate::log::connection::{self, without_password};
+use crate::warnings::Warnings;
 
 /// The parts of the file, in this order.
 #[derive(Default)]
@@ -80,7 +81,7 @@ fn add(parts: &mut Parts, name: &str, option: &Arg, matches: &ArgMatches, option
 pub(in crate::commands) async fn check(options: &Serve, connections_are_chosen: bool) -> anyhow::Result<()> {
     require_safe_address(options)?;
     require_a_ping_in_time(options)?;
-    options.identity.gate(&options.channels).await?;
+    options.identity.gate(&options.channels, &Warnings::default()).await?;
     connection::check(&options.nats.address(options.nats.nats.clone())).await?;
     if options.nats_server.is_some() {
         embedded::find(options.nats_server.as_deref())?;

@@ -33,6 +33,7 @@ use crate::projection::mirror::Mirror;
 use crate::projection::{self, Announcement, Projection};
 use crate::push::admission::Admission;
 use crate::push::client::Errands;
+use crate::push::clock_check::ClockCheck;
 use crate::push::counts::Counts;
 use crate::push::heartbeat::Heartbeat;
 use crate::push::hub::{self, Hub};
@@ -43,6 +44,7 @@ use crate::submit::mode::Modes;
 use crate::submit::outbox::Outbox;
 use crate::submit::{self, Acks, Submit};
 use crate::trouble::Repeated;
+use crate::warnings::Warnings;
 
 /// That NATS refuses a lease or a heartbeat is said this often while it lasts.
 const REFUSED_SAID_EVERY: Duration = Duration::from_secs(30);
@@ -65,6 +67,7 @@ pub(super) struct Base<'a> {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     pub(super) gate: Arc<Gate>,
+    warnings: Warnings,
 }
 
 impl<'a> Base<'a> {
@@ -72,10 +75,10 @@ impl<'a> Base<'a> {
         options: &'a Serve,
         data_dir: &DataDir,
         replica: String,
-        connection: Connection,
-        provision: Provision,
+        (connection, provision): (Connection, Provision),
         shutdown: Shutdown,
         gate: Gate,
+        warnings: Warnings,
     ) -> Self {
         let clock = SystemClock;
         Self {
@@ -89,6 +92,7 @@ impl<'a> Base<'a> {
             clock: Arc::new(clock),
             metrics: Metrics::default(),
             gate: Arc::new(gate),
+            warnings,
         }
     }
 
@@ -139,6 +143,8 @@ impl<'a> Base<'a> {
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
             refused: Repeated::every(REFUSED_SAID_EVERY),
+            warnings: self.warnings.clone(),
+            clock_check: ClockCheck::default(),
         }
     }
 
@@ -151,6 +157,7 @@ impl<'a> Base<'a> {
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             refused: Repeated::every(REFUSED_SAID_EVERY),
+            warnings: self.warnings.clone(),
         }
     }
 
@@ -164,6 +171,7 @@ impl<'a> Base<'a> {
             options: self.options.checkpoints.options(keys),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
+            warnings: self.warnings.clone(),
             newest: watch::Sender::default(),
         }
     }
@@ -187,6 +195,7 @@ impl<'a> Base<'a> {
             append_timeout: Duration::from_millis(self.options.append_timeout_ms),
             accept_on_outage: self.options.on_outage == OnOutage::Accept,
             metrics: self.metrics.clone(),
+            warnings: self.warnings.clone(),
         };
         Ok(Submit::start(log, projection, self.clock.clone(), outbox, options))
     }
@@ -234,6 +243,7 @@ impl<'a> Base<'a> {
             nats: self.connection.clone(),
             auditing,
             metrics: Arc::new(self.metrics.clone()),
+            warnings: self.warnings.clone(),
             admission: Admission::new(self.options.limits.connections_per_user(self.options.identity.auth)),
             limits,
             gate,

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::fetch::{Fetch, MAX_BYTES};
 use super::keys::{Expectations, Key, Reloaded, published};
 use crate::log::connection::without_password;
+use crate::warnings::{Warning, Warnings};
 
 /// After a failure it is tried again this soon.
 const RETRY: Duration = Duration::from_secs(5);
@@ -71,6 +72,7 @@ pub struct Jwks {
     known: watch::Sender<Known>,
     /// When an unknown key last had it fetched.
     sought: Mutex<Option<Instant>>,
+    warnings: Warnings,
 }
 
 #[derive(Default)]
@@ -103,9 +105,14 @@ pub enum Found {
 impl Jwks {
     /// Reads the set, and goes on looking at it as long as this value lives. A file must be right at the start; a URL may
     /// be away.
-    pub async fn open(source: Source, expect: Expectations, every: Duration) -> anyhow::Result<Arc<Self>> {
-        let jwks =
-            Arc::new(Self { source, expect, known: watch::Sender::default(), sought: Mutex::default() });
+    pub async fn open(
+        source: Source,
+        expect: Expectations,
+        every: Duration,
+        warnings: Warnings,
+    ) -> anyhow::Result<Arc<Self>> {
+        let (known, sought) = (watch::Sender::default(), Mutex::default());
+        let jwks = Arc::new(Self { source, expect, known, sought, warnings });
         let begun = jwks.look().await;
         match &jwks.source {
             Source::File(path) => {
@@ -168,8 +175,10 @@ impl Jwks {
     }
 
     async fn look(&self) -> anyhow::Result<()> {
-        let keys = published(&self.source.read().await?, &self.expect)?;
-        self.known.send_replace(Known { keys, seen: Some(Instant::now()) });
+        let read = self.source.read().await;
+        let keys = read.and_then(|document| published(&document, &self.expect));
+        self.warnings.set(Warning::TokenKeysUnread, keys.is_err());
+        self.known.send_replace(Known { keys: keys?, seen: Some(Instant::now()) });
         Ok(())
     }
 
@@ -221,7 +230,7 @@ mod tests {
     async fn opened(file: &Path, every: Duration) -> Arc<Jwks> {
         let algorithms = vec![jsonwebtoken::Algorithm::EdDSA];
         let expect = Expectations { algorithms, audience: Vec::new(), issuer: Vec::new() };
-        Jwks::open(Source::File(file.to_owned()), expect, every).await.unwrap()
+        Jwks::open(Source::File(file.to_owned()), expect, every, Warnings::default()).await.unwrap()
     }
 
     #[tokio::test(start_paused = true)]

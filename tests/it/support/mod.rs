@@ -3,6 +3,7 @@
 pub mod balancer;
 pub mod browser;
 pub mod checkpoints;
+pub mod clock;
 pub mod client;
 pub mod contract;
 pub mod disk;

@@ -57,6 +57,15 @@ impl Nats {
         Self::prepared().with_password(password).await
     }
 
+    /// The same for one user, `tidings`, who may not publish to these subjects.
+    pub async fn start_denying(subjects: &[&str]) -> Self {
+        let mut nats = Self::prepared();
+        nats.password = Some("sgnidit".to_owned());
+        let denied = format!("permissions: {{ publish: {{ deny: {subjects:?} }} }}");
+        let user = format!("{{ user: tidings, password: \"sgnidit\", {denied} }}");
+        Self::start_with(nats, &format!("authorization {{ users: [{user}] }}\n")).await
+    }
+
     /// The same with the users that are shipped, whose passwords are their names backwards.
     pub async fn start_with_users() -> Self {
         let mut nats = Self::prepared();

@@ -15,6 +15,7 @@ use tidings::projection::{Announcement, Options, Projection, Supervisor};
 use tidings::push::hub::{self, Hub};
 use tidings::submit::outbox::{Bounds, Outbox};
 use tidings::submit::{self, Submit};
+use tidings::warnings::Warnings;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -23,6 +24,8 @@ use super::{PATIENCE, eventually};
 
 pub struct Projecting {
     pub projection: Projection,
+    /// What the write path over it counts.
+    pub metrics: Metrics,
     supervisor: Supervisor,
     announcements: mpsc::Receiver<Announcement>,
     directory: PathBuf,
@@ -44,7 +47,8 @@ impl Projecting {
         };
         let (_, reconnected) = watch::channel(0);
         let (projection, supervisor) = Projection::start(Arc::new(log), options, reconnected, vec![announce]);
-        Self { projection, supervisor, announcements, directory: directory.to_owned() }
+        let metrics = Metrics::default();
+        Self { projection, metrics, supervisor, announcements, directory: directory.to_owned() }
     }
 
     /// The digest once the log has been folded up to a sequence.
@@ -114,7 +118,8 @@ impl Projecting {
             channels: vec![channel()],
             append_timeout,
             accept_on_outage,
-            metrics: Metrics::default(),
+            warnings: Warnings::default(),
+            metrics: self.metrics.clone(),
         };
         Submit::start(Arc::new(log), self.projection.clone(), Arc::new(SystemClock), outbox, options)
     }
