@@ -1,8 +1,9 @@
-//! What a replica counts, in the text format of OpenMetrics at `/metrics`; `schemas/metrics.md` lists it.
+//! What a replica counts, in the text formats of [`text`] at `/metrics`; `schemas/metrics.md` lists it.
 
 mod labels;
 mod process;
 mod standing;
+pub mod text;
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -219,8 +220,8 @@ impl Metrics {
         self.clock_offset.set(f64::from(milliseconds) / 1_000.0);
     }
 
-    /// The text that `/metrics` answers, with what is read at this moment.
-    pub fn text(&self, standing: &Standing) -> Result<String, std::fmt::Error> {
+    /// The metrics as OpenMetrics, with what is read at this moment.
+    fn open_metrics(&self, standing: &Standing) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::default();
         process::register(&mut registry);
         let r = registry.sub_registry_with_prefix("tidings");

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
 # Sees to it that the programs are here which the tests put around a replica: a real browser and its driver, real
-# balancers, and a linter for shell scripts. They are Debian's packages. As root on Debian (a container, the CI) what is missing is installed; elsewhere
+# balancers, the linter of Prometheus, and one for shell scripts. They are Debian's packages. As root on Debian (a container, the CI) what is missing is installed; elsewhere
 # it is named, with what to type, and the tests that need it say so when they fail.
 
 set -euo pipefail
@@ -12,6 +12,7 @@ readonly wanted=(
     chromedriver:chromium-driver
     haproxy:haproxy
     nginx:nginx-light
+    promtool:prometheus
     shellcheck:shellcheck
 )
 

@@ -1,8 +1,8 @@
 //! For whoever runs it or builds on it: is it alive, is it ready, what does it count, what is its interface.
 
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tracing::error;
@@ -12,6 +12,7 @@ use super::error::ApiError;
 use super::state::App;
 use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::log::condition::CopyState;
+use crate::metrics::text::Format;
 use crate::metrics::{self, Standing};
 use crate::projection::Halt;
 use crate::submit::mode::Mode;
@@ -59,14 +60,14 @@ pub async fn readyz(State(app): State<App>) -> Response {
     answer::json(status, &answer)
 }
 
-/// `GET /metrics`: the text format of OpenMetrics.
-pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
-    let text = app.metrics.text(&standing(&app)).map_err(|e| {
+/// `GET /metrics`: OpenMetrics for those who ask for it, and the text format of Prometheus for all others.
+pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()));
+    let text = app.metrics.in_format(format, &standing(&app)).map_err(|e| {
         error!("the metrics cannot be written: {e}");
         ApiError::internal()
     })?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+    Ok(([(CONTENT_TYPE, format.content_type()), (VARY, "Accept")], text).into_response())
 }
 
 fn standing(app: &App) -> Standing {

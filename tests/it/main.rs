@@ -8,6 +8,7 @@ mod accounts;
 mod admin_status;
 mod ack_lookups;
 mod acknowledgements;
+mod alerts;
 mod api;
 mod audit;
 mod audit_cluster;

@@ -94,8 +94,14 @@ impl OpenMetrics {
     }
 }
 
+async fn as_open_metrics(replica: &Replica) -> String {
+    let request =
+        replica.raw_request(Method::GET, "/metrics").header("Accept", "application/openmetrics-text");
+    request.send().await.unwrap().text().await.unwrap()
+}
+
 async fn scrape(replica: &Replica) -> OpenMetrics {
-    OpenMetrics::parse(&replica.metrics().await)
+    OpenMetrics::parse(&as_open_metrics(replica).await)
 }
 
 /// Seconds since 1970.
@@ -140,7 +146,9 @@ async fn metrics_count_what_happened() {
     replica.request(brew, "/active").send().await.unwrap();
     becomes(&replica, "tidings_mirroring", 1.0).await;
 
-    let answer = replica.raw_request(Method::GET, "/metrics").send().await.unwrap();
+    let request =
+        replica.raw_request(Method::GET, "/metrics").header("Accept", "application/openmetrics-text");
+    let answer = request.send().await.unwrap();
     let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
     assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let text = answer.text().await.unwrap();
