@@ -1,7 +1,9 @@
 //! Of what was accepted on replicas apart: what takes effect in the end, and what goes on record without effect.
 
 use std::fs;
+use std::sync::Arc;
 
+use tempfile::TempDir;
 use tidings::clock::{Clock as _, SystemClock};
 use tidings::domain::{BroadcastId, Command, Event, Timestamp};
 use tidings::log::names::Subject;
@@ -9,6 +11,7 @@ use tidings::log::{EventLog as _, NewEvent};
 use tidings::submit::mode::Mode;
 use tidings::submit::{Acks, Submit};
 
+use crate::support::PATIENCE;
 use crate::support::fitful::{Fitful, alone, in_mode};
 use crate::support::log::{channel, created};
 use crate::support::projecting::{Projecting, clear, create};
@@ -19,6 +22,17 @@ async fn later() {
     while SystemClock.now() <= now {
         tokio::task::yield_now().await;
     }
+}
+
+/// A replica that has read one broadcast of the log, and is alone since.
+async fn alone_with_a_broadcast(log: &Fitful, directory: &TempDir) -> (Projecting, Arc<Submit>, BroadcastId) {
+    let projecting = Projecting::start(log.clone(), &directory.path().join("projection"));
+    let first = created("first");
+    log.log.append(first.clone()).await.unwrap();
+    projecting.digest_at(1).await;
+    let submit = projecting.submit_alone(log.clone(), PATIENCE);
+    log.leave(&submit).await;
+    (projecting, submit, BroadcastId(first.id))
 }
 
 /// What another replica appends to the log, now.
@@ -85,11 +99,7 @@ async fn the_newest_post_counts_when_an_earlier_post_of_its_replica_is_overruled
 #[tokio::test]
 async fn the_newest_post_counts_when_an_earlier_clear_of_its_replica_is_overruled() {
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
-    let projecting = Projecting::start(log.clone(), &directory.path().join("projection"));
-    log.log.append(created("before")).await.unwrap();
-    projecting.digest_at(1).await;
-    let submit = projecting.submit_alone(log.clone(), crate::support::PATIENCE);
-    log.leave(&submit).await;
+    let (projecting, submit, _) = alone_with_a_broadcast(&log, &directory).await;
     accepted(&submit, clear()).await;
     elsewhere(&log, "b").await;
     let newest = accepted(&submit, create("c")).await;
@@ -124,17 +134,12 @@ async fn a_post_with_if_match_shares_the_fate_of_the_post_that_it_names() {
 #[tokio::test]
 async fn a_newer_post_with_if_match_does_not_replace_a_broadcast_that_it_does_not_name() {
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
-    let projecting = Projecting::start(log.clone(), &directory.path().join("projection"));
-    let first = created("first");
-    log.log.append(first.clone()).await.unwrap();
-    projecting.digest_at(1).await;
-    let submit = projecting.submit_alone(log.clone(), crate::support::PATIENCE);
-    log.leave(&submit).await;
+    let (projecting, submit, first) = alone_with_a_broadcast(&log, &directory).await;
     // Something pending keeps the view of the channel as it was.
     let acks = Acks::start(submit.clone());
-    acks.acknowledge(channel(), BroadcastId(first.id), "bob".parse().unwrap(), None).await.unwrap();
+    acks.acknowledge(channel(), first, "bob".parse().unwrap(), None).await.unwrap();
     let other = elsewhere(&log, "other").await;
-    let conditional = accepted(&submit, only_while(BroadcastId(first.id), "c")).await;
+    let conditional = accepted(&submit, only_while(first, "c")).await;
     assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(other));
     assert!(is_late(&projecting, conditional).await);
     projecting.stop().await;
@@ -155,14 +160,9 @@ async fn a_post_with_if_match_takes_effect_while_the_broadcast_that_it_names_is_
 #[tokio::test]
 async fn a_sequence_of_a_log_that_was_lost_is_not_taken_for_one_of_the_next_log() {
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
-    let projecting = Projecting::start(log.clone(), &directory.path().join("projection"));
-    let first = created("first");
-    log.log.append(first.clone()).await.unwrap();
-    projecting.digest_at(1).await;
-    let submit = projecting.submit_alone(log.clone(), crate::support::PATIENCE);
-    log.leave(&submit).await;
+    let (projecting, submit, first) = alone_with_a_broadcast(&log, &directory).await;
     let acks = Acks::start(submit.clone());
-    acks.acknowledge(channel(), BroadcastId(first.id), "bob".parse().unwrap(), None).await.unwrap();
+    acks.acknowledge(channel(), first, "bob".parse().unwrap(), None).await.unwrap();
     log.log.recreate();
     let newer = in_an_hour("of the next log");
     log.log.append(newer.clone()).await.unwrap();
@@ -186,17 +186,12 @@ fn in_an_hour(message: &str) -> NewEvent {
 #[tokio::test]
 async fn an_acknowledgement_of_a_broadcast_that_was_lost_with_its_log_does_not_go_into_the_next_log() {
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
-    let projecting = Projecting::start(log.clone(), &directory.path().join("projection"));
-    let lost = created("lost");
-    log.log.append(lost.clone()).await.unwrap();
-    projecting.digest_at(1).await;
-    let submit = projecting.submit_alone(log.clone(), crate::support::PATIENCE);
-    log.leave(&submit).await;
+    let (projecting, submit, lost) = alone_with_a_broadcast(&log, &directory).await;
     let acks = Acks::start(submit.clone());
     let acknowledge = async |id, user: &str| {
         acks.acknowledge(channel(), id, user.parse().unwrap(), None).await.unwrap();
     };
-    acknowledge(BroadcastId(lost.id), "ann").await;
+    acknowledge(lost, "ann").await;
     let kept = accepted(&submit, create("kept")).await;
     acknowledge(kept, "bob").await;
     log.log.recreate();
