@@ -34,13 +34,15 @@ pub enum Warning {
     MirrorFailing,
     /// NATS does not accept this replica's heartbeat.
     HeartbeatRefused,
+    /// Another live replica has the name of this one, or somebody sends heartbeats under it.
+    NameTaken,
     /// An accepted event will never be in the log; it is in `outbox/rejected`.
     OutboxRejected,
 }
 
 impl Warning {
     /// Every one, in the order of their bits.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::LogNoLeader,
         Self::LogCopyAway,
         Self::LogCopiesFew,
@@ -53,6 +55,7 @@ impl Warning {
         Self::TokenKeysUnread,
         Self::MirrorFailing,
         Self::HeartbeatRefused,
+        Self::NameTaken,
         Self::OutboxRejected,
     ];
 
@@ -71,6 +74,7 @@ impl Warning {
             Self::TokenKeysUnread => "token_keys_unread",
             Self::MirrorFailing => "mirror_failing",
             Self::HeartbeatRefused => "heartbeat_refused",
+            Self::NameTaken => "name_taken",
             Self::OutboxRejected => "outbox_rejected",
         }
     }
@@ -130,6 +134,10 @@ impl Warning {
             }
             Self::HeartbeatRefused => {
                 "cannot store its heartbeat in NATS: its diagnostics have what NATS answers"
+            }
+            Self::NameTaken => {
+                "has the name of another live replica and counts under one of its own: give one of the two another name with \
+                 --replica, or find out who else may write to the bucket of heartbeats"
             }
             Self::OutboxRejected => {
                 "accepted events that the log will never have: they are in outbox/rejected of its data directory, with \

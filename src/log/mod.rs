@@ -88,7 +88,11 @@ impl fmt::Display for AppendError {
         match self {
             Self::Conflict => f.write_str("another event came first"),
             Self::InProcess => f.write_str("an event of this id is being written"),
-            Self::Full => f.write_str("the log is full"),
+            Self::Full => write!(
+                f,
+                "the log is full: raise its limit with `nats stream edit {} --max-bytes …`",
+                names::LOG_STREAM
+            ),
             Self::TooLarge => f.write_str("the event is larger than the log takes"),
             Self::Unknown(error) => write!(f, "no answer from the log: {}", causes(error)),
         }
@@ -144,6 +148,13 @@ pub enum ReadError {
     NoEpoch,
     /// Too few nodes of the cluster are up for the log to have a leader, so that it takes nothing.
     NoLeader,
+    /// More messages in a row are gone from it than a damaged disk explains.
+    Lost {
+        /// The first of them.
+        from: u64,
+        /// The last of them.
+        to: u64,
+    },
     /// It did not answer, or broke off.
     Away(anyhow::Error),
 }
@@ -156,6 +167,12 @@ impl fmt::Display for ReadError {
             Self::NoLeader => write!(
                 f,
                 "NATS has no leader for the stream {}: more than half of the nodes that keep it have to be up",
+                names::LOG_STREAM
+            ),
+            Self::Lost { from, to } => write!(
+                f,
+                "the messages {from} to {to} are gone from the stream {}: it was made to begin later, or was purged. Restore a \
+                 backup that has them",
                 names::LOG_STREAM
             ),
             Self::Away(error) => f.write_str(&causes(error)),

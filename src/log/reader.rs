@@ -104,6 +104,7 @@ pub struct Reader {
     reconnected: watch::Receiver<u64>,
     passes: Counter,
     unreadable: Repeated,
+    gap: Repeated,
 }
 
 impl Reader {
@@ -116,8 +117,8 @@ impl Reader {
     ) -> (Self, watch::Receiver<Seen>) {
         let (seen, watched) = watch::channel(Seen::default());
         let passes = Counter::default();
-        let unreadable = Repeated::every(SAID_EVERY);
-        (Self { log, cursor, deliveries, seen, reconnected, passes, unreadable }, watched)
+        let (unreadable, gap) = (Repeated::every(SAID_EVERY), Repeated::every(SAID_EVERY));
+        (Self { log, cursor, deliveries, seen, reconnected, passes, unreadable, gap }, watched)
     }
 
     /// Counts its passes here: one at the start, and one after each interruption.

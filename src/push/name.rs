@@ -17,6 +17,17 @@ const CHECKED_FOR: Duration = Duration::from_secs(15);
 /// process that has just ended.
 const APART: Duration = Duration::from_secs(1);
 
+/// The most characters of a name: a key of the bucket has 64 (`schemas/kv/heartbeat.json`), and nine are added.
+const NAME_BEFORE: usize = 55;
+
+/// The name of a replica whose own is taken: that, and the end of its process's id, which is random.
+pub(super) fn name_beside(own: &Identity) -> String {
+    let instance = own.instance.simple().to_string();
+    let random = instance.get(24..).unwrap_or_default();
+    let name: String = own.replica.chars().take(NAME_BEFORE).collect();
+    format!("{name}-{random}")
+}
+
 /// A warning that the name is used twice comes at most this often.
 const WARN_EVERY: Duration = Duration::from_mins(1);
 
@@ -94,6 +105,13 @@ mod tests {
         assert!(!check.hear(&own(), &other(3, 0), began + APART), "one heartbeat of yet another process");
         assert!(!check.hear(&own(), &other(1, 0), began + APART));
         assert!(check.hear(&own(), &other(1, 0), began + 2 * APART));
+    }
+
+    #[test]
+    fn a_name_beside_a_taken_one_is_a_key_of_its_own() {
+        let long = Identity { replica: "r".repeat(64), ..own() };
+        assert_eq!(name_beside(&long).len(), 64);
+        assert_eq!(name_beside(&own()), "twin-00000002");
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use async_nats::{Client, jetstream};
 use futures_util::future::{Fuse, FusedFuture as _};
 use futures_util::{FutureExt as _, StreamExt as _};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 use uuid::Uuid;
@@ -22,7 +22,7 @@ use super::clock_check::{ClockCheck, Confirmed};
 use super::counts::Counts;
 use super::heartbeat::{Heartbeat, heartbeats, present};
 use super::hub::Hub;
-use super::name::NameCheck;
+use super::name::{NameCheck, name_beside};
 use super::peers::Peers;
 use crate::clock::Clock;
 use crate::domain::{Channel, Digest, Timestamp};
@@ -61,6 +61,8 @@ pub struct Identity {
 pub struct Presence {
     /// This process.
     pub identity: Identity,
+    /// The name under which it counts: the replica's, unless another live replica has that.
+    pub name: watch::Sender<String>,
     /// The connection, for the subscription.
     pub connection: Connection,
     /// How the bucket is made when it is missing.
@@ -84,12 +86,11 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Beats and listens until the replica stops. `taken` is told when another live process has this replica's name.
+    /// Beats and listens until the replica stops.
     pub async fn run(
         self,
         counts: watch::Sender<BTreeMap<Channel, Counts>>,
         serving: watch::Sender<usize>,
-        taken: oneshot::Sender<Heartbeat>,
     ) -> anyhow::Result<()> {
         let context = self.provision.context(&self.connection.client);
         let everyone = bucket_subject(REPLICAS_BUCKET, ">");
@@ -97,7 +98,6 @@ impl Presence {
             self.connection.client.subscribe(everyone).await.context("listening to heartbeats")?;
         let mut peers = self.last_heartbeats(&context).await;
         let mut name = NameCheck::new(Instant::now());
-        let mut taken = Some(taken);
         let mut modes = self.modes.watch();
         let (mut beat_at, mut sum_at) = (Instant::now(), Instant::now());
         let mut summed_at = None;
@@ -114,11 +114,7 @@ impl Presence {
                 }
                 message = heard.next() => {
                     let Some(message) = message else { return Ok(()) };
-                    if let Some(older) = self.hear(&message, &mut peers, &mut name)
-                        && let Some(taken) = taken.take()
-                    {
-                        let _ = taken.send(older);
-                    }
+                    self.hear(&message, &mut peers, &mut name);
                     sum_at = sum_at.min(soon());
                 }
                 () = &mut beating, if !beating.is_terminated() => {}
@@ -158,26 +154,33 @@ impl Presence {
         });
     }
 
-    /// Takes a heartbeat in; returns it when a live process had this one's name before.
-    fn hear(
-        &self,
-        message: &async_nats::Message,
-        peers: &mut Peers,
-        name: &mut NameCheck,
-    ) -> Option<Heartbeat> {
-        let key = message.subject.strip_prefix(&bucket_subject(REPLICAS_BUCKET, ""))?;
+    /// Handles a message of the bucket of heartbeats.
+    fn hear(&self, message: &async_nats::Message, peers: &mut Peers, name: &mut NameCheck) {
+        let Some(key) = message.subject.strip_prefix(&bucket_subject(REPLICAS_BUCKET, "")) else { return };
         if message.payload.is_empty() {
             // A replica that stops takes its heartbeat out of the bucket.
-            peers.forget(key);
-            return None;
+            return peers.forget(key);
         }
-        let heartbeat = self.foreign(key, &message.payload)?;
-        if heartbeat.replica == self.identity.replica {
-            return name.hear(&self.identity, &heartbeat, Instant::now()).then_some(heartbeat);
+        let Some(heartbeat) = self.foreign(key, &message.payload) else { return };
+        if heartbeat.replica != *self.name.borrow() {
+            self.compare(&heartbeat);
+            peers.hear(&heartbeat, Instant::now());
+        } else if name.hear(&self.identity, &heartbeat, Instant::now()) {
+            self.give_way(&heartbeat);
         }
-        self.compare(&heartbeat);
-        peers.hear(&heartbeat, Instant::now());
-        None
+    }
+
+    /// Another process has this replica's name, and goes on sending heartbeats: from now on this one counts under a name of
+    /// its own. It does not end: whoever may write to the bucket could end any replica.
+    fn give_way(&self, other: &Heartbeat) {
+        let name = name_beside(&self.identity);
+        error!(
+            "a live replica is already called {} (process {}, started {}), so this one counts as {name}: give one of the two \
+             another name with --replica, or find out who else may write to the bucket of heartbeats",
+            other.replica, other.instance, other.started_at
+        );
+        self.warnings.set(Warning::NameTaken, true);
+        self.name.send_replace(name);
     }
 
     /// A heartbeat of another process; `None` for our own, for the lease, and for what is no heartbeat under its own key.
@@ -194,7 +197,7 @@ impl Presence {
     async fn beat(&self, context: &jetstream::Context) {
         let position = self.projection.position();
         let heartbeat = Heartbeat {
-            replica: self.identity.replica.clone(),
+            replica: self.name.borrow().clone(),
             instance: self.identity.instance,
             started_at: self.identity.started_at,
             at: self.clock.now(),

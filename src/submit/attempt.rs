@@ -128,7 +128,10 @@ impl<'a> Attempt<'a> {
 
     /// What the caller is told when the log did not take the event.
     pub(super) fn refusal(&self, error: &AppendError) -> SubmitError {
-        warn!(event.id = %self.id, "an append was not confirmed: {error}");
+        let why = error.to_string();
+        if self.submit.unconfirmed.is_due(&why) {
+            warn!(event.id = %self.id, "an append was not confirmed: {why}");
+        }
         self.honest(match error {
             AppendError::Full => SubmitError::LogFull,
             AppendError::TooLarge => SubmitError::TooLarge,

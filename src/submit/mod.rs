@@ -28,7 +28,7 @@ use crate::domain::{
 };
 use crate::log::condition::Condition;
 use crate::log::names::Subject;
-use crate::log::{EventLog, TraceParent};
+use crate::log::{EventLog, ReadError, TraceParent};
 use crate::metrics::Metrics;
 use crate::projection::{Projection, Unavailable};
 use crate::trouble::Repeated;
@@ -144,6 +144,7 @@ pub struct Submit {
     /// The log answers, and takes nothing: then nothing more is accepted for it.
     log_is_full: AtomicBool,
     no_head: Repeated,
+    unconfirmed: Repeated,
     panicked: watch::Sender<Option<String>>,
     condition: Arc<Condition>,
 }
@@ -199,6 +200,7 @@ impl Submit {
             outbox: Arc::new(Mutex::new(outbox)),
             log_is_full: AtomicBool::new(false),
             no_head: Repeated::every(SAID_EVERY),
+            unconfirmed: Repeated::every(SAID_EVERY),
             panicked: watch::Sender::new(None),
             condition: Arc::new(Condition::new(options.warnings.clone())),
             options,
@@ -318,14 +320,19 @@ impl Submit {
                 self.projection.reached(head, patience).await
             }
             Ok(Err(error)) => {
-                let error = error.to_string();
-                if self.no_head.is_due(&error) {
-                    warn!("the log does not say where its head is: {error}");
-                }
+                self.say_no_head(&error);
                 sleep(RETRY_PAUSE).await;
                 false
             }
             Err(_) => false,
+        }
+    }
+
+    /// Logs, now and then, that the log does not answer where its head is.
+    fn say_no_head(&self, error: &ReadError) {
+        let error = error.to_string();
+        if self.no_head.is_due(&error) {
+            warn!("the log does not say where its head is: {error}");
         }
     }
 }

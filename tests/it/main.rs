@@ -25,6 +25,7 @@ mod canary;
 mod checklist;
 mod checkpoints;
 mod compose;
+mod conflicts;
 mod contracts;
 mod convergence;
 mod diagnostics;

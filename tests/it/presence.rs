@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tidings::clock::{Clock as _, SystemClock};
 use tokio::time::timeout;
 
-use crate::support::{Client, Nats, Replica, Spec, within};
+use crate::support::{Client, Nats, Replica, Spec, eventually, within};
 
 async fn connected(replica: &Replica, users: u64, connections: u64, replicas: u64) {
     let what = format!("{users} users on {connections} connections to {replicas} replicas");
@@ -123,26 +123,31 @@ async fn the_users_of_a_dead_replica_leave_the_counts_and_it_may_come_back_at_on
 }
 
 #[tokio::test]
-async fn of_two_live_replicas_with_one_name_the_later_one_gives_way() {
+async fn of_two_live_replicas_with_one_name_the_later_one_counts_under_another_and_shows_it() {
     let nats = Nats::start().await;
     let spec = Spec::joining(nats.url()).with(&["--replica", "twin"]);
     let other = Replica::start(&nats).await;
     let earlier = Replica::start_with(spec.clone()).await;
-    let _client = greeted(&earlier, "?user_id=ann").await;
-    connected(&other, 1, 1, 2).await;
-
-    let mut later = Replica::prepared(spec);
-    later.spawn();
-    let status = later.ended().await;
-    assert_eq!(status.code(), Some(1));
+    let mut later = Replica::start_with(spec).await;
+    let _clients = [greeted(&earlier, "?user_id=ann").await, greeted(&later, "?user_id=bob").await];
+    connected(&other, 2, 2, 3).await;
+    let warnings = later.readyz().await["warnings"].clone();
+    assert_eq!(warnings, json!(["name_taken"]));
+    assert_eq!(earlier.readyz().await["warnings"], json!([]));
     let log = later.log();
     assert!(log.contains("a live replica is already called twin") && log.contains("--replica"), "{log}");
+    eventually("admin status reports it", || async {
+        let status = other.tidings(&["admin", "status", "--format", "json"]).await;
+        let said = String::from_utf8_lossy(&status.stdout).into_owned();
+        said.contains("has the name of another live replica") && said.contains("\"replica\": \"twin\"")
+    })
+    .await;
 
-    // The heartbeat in the bucket is the earlier one's, and it stays.
+    // The heartbeat under the common name is the earlier one's, and it stays.
+    assert_eq!(later.terminate().await.code(), Some(0));
+    connected(&other, 1, 1, 2).await;
     let bucket = nats.jetstream().await.get_key_value("broadcast_replicas").await.unwrap();
     assert!(bucket.get("twin").await.unwrap().is_some(), "the later one did not take it out");
-    connected(&other, 1, 1, 2).await;
-    assert!(earlier.is_ready().await);
 }
 
 #[tokio::test]
@@ -252,4 +257,25 @@ async fn a_forged_heartbeat_ends_no_replica() {
     })
     .await;
     assert!(replica.is_ready().await);
+}
+
+#[tokio::test]
+async fn no_number_of_forged_heartbeats_ends_a_replica_that_has_just_started() {
+    let nats = Nats::start().await;
+    let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--replica", "true-one"])).await;
+    let _ann = greeted(&replica, "?user_id=ann").await;
+    let instance = SystemClock.new_id();
+    // All of one process, as a live replica of the same name would send them.
+    within(Duration::from_secs(14), "it takes another name", || async {
+        forge(&nats, "true-one", |heartbeat| {
+            heartbeat["instance"] = json!(instance);
+            heartbeat["started_at"] = json!("2020-01-01T00:00:00.000Z");
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        replica.readyz().await["warnings"] == json!(["name_taken"])
+    })
+    .await;
+    assert!(replica.is_ready().await);
+    replica.post_broadcast("still here").await;
 }

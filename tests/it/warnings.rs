@@ -10,7 +10,7 @@ use tidings::log::names::{CHECKPOINT_STREAM, LOG_STREAM};
 use crate::support::checkpoints::KeyFile;
 use crate::support::clock::WrongClock;
 use crate::support::issuer::key_set;
-use crate::support::nats::provision;
+use crate::support::nats::{epoch_metadata, provision};
 use crate::support::{Cluster, Issuer, KeyServer, Nats, Replica, Spec, eventually, shipped, within};
 
 /// A cluster takes a while until it calls a server offline.
@@ -243,4 +243,34 @@ async fn a_clock_that_is_off_shows_and_one_that_is_right_does_not() {
     }
     assert!(right.metric("tidings_clock_offset_seconds").await.abs() < 3.0);
     assert!(!has_warning(&right, "clock_offset").await);
+}
+
+#[tokio::test]
+async fn a_log_that_begins_far_too_late_is_not_served_as_if_it_were_whole() {
+    let nats = Nats::start().await;
+    let log = provision(1).definitions().unwrap().remove(0);
+    let config = Config { first_sequence: Some(5_000_001), metadata: epoch_metadata(), ..log };
+    nats.jetstream().await.create_stream(config).await.unwrap();
+    let mut replica = Replica::prepared(Spec::joining(nats.url()));
+    replica.spawn();
+    eventually("it serves HTTP", || async { replica.readyz().await["status"] == "unavailable" }).await;
+    let gone = "5000000 of the 5000000 messages of stream BROADCASTS are gone";
+    shows(&replica, "log_incomplete", gone, "the messages 1 to 5000000 are gone from the stream BROADCASTS")
+        .await;
+    assert!(!replica.is_ready().await);
+}
+
+#[tokio::test]
+async fn requests_that_the_log_refuses_are_not_a_line_each() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--log-max-bytes", "2000"]);
+    let replica = Replica::start_with(spec).await;
+    for n in 0..60 {
+        let post = replica.request(reqwest::Method::POST, "").json(&json!({"message": n.to_string()}));
+        let _ = post.send().await.unwrap();
+    }
+    let log = replica.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("an append was not confirmed")).collect();
+    assert!((1..=4).contains(&lines.len()), "{lines:#?}");
+    assert!(lines[0].contains("raise its limit"), "{lines:#?}");
 }

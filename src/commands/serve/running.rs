@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use futures_util::future::join;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -35,7 +35,6 @@ use crate::push::admission::Admission;
 use crate::push::client::Errands;
 use crate::push::clock_check::ClockCheck;
 use crate::push::counts::Counts;
-use crate::push::heartbeat::Heartbeat;
 use crate::push::hub::{self, Hub};
 use crate::push::presence::{self, Identity, Presence};
 use crate::push::release;
@@ -135,6 +134,7 @@ impl<'a> Base<'a> {
     fn presence(&self, hub: Hub, projection: Projection, modes: Modes) -> Presence {
         Presence {
             identity: self.identity.clone(),
+            name: watch::Sender::new(self.identity.replica.clone()),
             connection: self.connection.clone(),
             provision: self.provision.clone(),
             hub,
@@ -265,7 +265,8 @@ pub(super) struct Running<'a> {
     hub: Hub,
     presence: JoinHandle<anyhow::Result<()>>,
     release: JoinHandle<()>,
-    name_taken: oneshot::Receiver<Heartbeat>,
+    /// The name under which it counts.
+    name: watch::Receiver<String>,
     mirror: JoinHandle<()>,
     notary: JoinHandle<()>,
     server: JoinHandle<()>,
@@ -284,7 +285,6 @@ impl<'a> Running<'a> {
             (0..base.options.shards).map(|_| mpsc::channel(hub::ANNOUNCEMENTS)).unzip();
         let (tell_counts, counts) = watch::channel(BTreeMap::new());
         let (tell_serving, others_serving) = watch::channel(0);
-        let (tell_taken, name_taken) = oneshot::channel();
         let (stop_accepting, stopped) = watch::channel(false);
 
         let log = base.log();
@@ -304,7 +304,8 @@ impl<'a> Running<'a> {
         let edge = base.edge(submit.clone(), projection.clone());
         let hub = base.hub(&projection, Arc::new(edge.clone()), &modes, announcements, &counts)?;
         let presence = base.presence(hub.clone(), projection.clone(), modes);
-        let presence = tokio::spawn(presence.run(tell_counts, tell_serving, tell_taken));
+        let name = presence.name.subscribe();
+        let presence = tokio::spawn(presence.run(tell_counts, tell_serving));
         let release = tokio::spawn(release::watch(hub.clone(), projection.watch(), others_serving));
         let mirror = tokio::spawn(base.mirror(projection.clone()).run());
         let app = base.app(submit.clone(), &edge, projection, hub.clone(), counts, auditing);
@@ -317,7 +318,7 @@ impl<'a> Running<'a> {
             hub,
             presence,
             release,
-            name_taken,
+            name,
             mirror,
             notary,
             server,
@@ -327,17 +328,9 @@ impl<'a> Running<'a> {
 
     /// Serves until a signal, or until it must not serve any more; then stops in order.
     pub(super) async fn until_stopped(mut self, begin_shutdown: watch::Sender<bool>) -> anyhow::Result<()> {
-        let mut name_is_ours = true;
         let outcome = tokio::select! {
             () = self.base.shutdown.wait() => Ok(()),
             unfit = unfit(&mut self.joining) => Err(unfit),
-            Ok(other) = &mut self.name_taken => {
-                name_is_ours = false;
-                Err(anyhow!(
-                    "a live replica is already called {} (process {}, started {}); give this one another name with --replica",
-                    other.replica, other.instance, other.started_at
-                ))
-            }
             // Without one of these it would go on answering, and be wrong or of no use.
             ended = &mut self.server => Err(anyhow!("the HTTP server ended: {ended:?}")),
             ended = &mut self.mirror => Err(anyhow!("the mirror to KV ended: {ended:?}")),
@@ -348,13 +341,14 @@ impl<'a> Running<'a> {
         };
         begin_shutdown.send_replace(true);
         self.release.abort();
-        self.stop(name_is_ours).await;
+        self.stop().await;
         outcome
     }
 
-    async fn stop(mut self, name_is_ours: bool) {
+    async fn stop(mut self) {
         self.drain().await;
         self.submit.say_what_waits();
+        let name = self.name.borrow().clone();
         let Base { connection, provision, identity, .. } = self.base;
         self.presence.abort();
         self.mirror.abort();
@@ -362,10 +356,7 @@ impl<'a> Running<'a> {
         self.projection.stop().await;
         let goodbye = async {
             Mirror::release(&connection.client, &provision, identity.instance).await;
-            // The heartbeat under a name that another replica has is not this one's to take back.
-            if name_is_ours {
-                presence::leave(&connection.client, &identity.replica).await;
-            }
+            presence::leave(&connection.client, &name).await;
         };
         if timeout(GOODBYE_PATIENCE, goodbye).await.is_err() {
             warn!("NATS does not answer; the lease and the heartbeat of this replica run out by themselves");

@@ -9,6 +9,10 @@ use super::batch::Batch;
 use super::{ASKED, Entry, Interrupted, MISSING_ASKED_EVERY, Reader};
 use crate::log::{RawMessage, ReadError};
 
+/// So many messages in a row may be gone for their places to be holes, each with a leaf of its own: some seconds' work. With more
+/// gone the log is not read: no damaged disk loses so many, but a stream that was made to begin later, or was purged, does.
+const MAX_HOLES: u64 = 1_000_000;
+
 impl Reader {
     /// Fetches from the leader what was not delivered, so many messages at the most. Where it has nothing, the log has holes.
     pub(super) async fn fill(
@@ -17,15 +21,20 @@ impl Reader {
         at_most: usize,
         batch: &mut Batch,
     ) -> Result<(), Interrupted> {
-        warn!(
-            log.from = missing.start,
-            log.to = missing.end - 1,
-            "the log was delivered with a gap; fetching it"
-        );
+        if self.gap.is_due(&format!("{missing:?}")) {
+            warn!(
+                log.from = missing.start,
+                log.to = missing.end - 1,
+                "the log was delivered with a gap; fetching it"
+            );
+        }
         let (mut next, mut fetched) = (missing.start, 0);
         while next < missing.end && fetched < at_most {
             let found = self.first_from(next).await?;
             let there = found.as_ref().map_or(missing.end, |message| message.sequence.min(missing.end));
+            if there - next > MAX_HOLES {
+                return Err(ReadError::Lost { from: next, to: there - 1 }.into());
+            }
             if there > next {
                 error!(
                     log.from = next,

@@ -167,3 +167,115 @@ async fn a_lost_tail_is_holes_at_once() {
     assert_eq!(batches, [(1, 512), (513, 600), (601, LENGTH)]);
     assert_eq!(log.follows.load(Ordering::Relaxed), 1);
 }
+
+/// A log whose consumers end at once, or that begins behind so many messages which it does not have.
+#[derive(Default)]
+struct Odd {
+    log: MemoryLog,
+    ends_at_once: bool,
+    begins_after: u64,
+    follows: AtomicUsize,
+}
+
+impl Odd {
+    fn later(&self, mut message: RawMessage) -> RawMessage {
+        message.sequence += self.begins_after;
+        message
+    }
+}
+
+impl EventLog for Odd {
+    fn append(&self, event: NewEvent) -> BoxFuture<'_, Result<Appended, AppendError>> {
+        self.log.append(event)
+    }
+
+    fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>> {
+        async {
+            let info = self.log.info().await?;
+            Ok(LogInfo { last_sequence: info.last_sequence + self.begins_after, ..info })
+        }
+        .boxed()
+    }
+
+    fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
+        self.log.get(sequence)
+    }
+
+    fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
+        async move {
+            let found = self.log.first_from(sequence.saturating_sub(self.begins_after)).await?;
+            Ok(found.map(|message| self.later(message)))
+        }
+        .boxed()
+    }
+
+    fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {
+        self.log.head_of(subject)
+    }
+
+    fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>> {
+        let before = self.follows.fetch_add(1, Ordering::Relaxed);
+        assert!(before < 1_000, "passes without a pause");
+        async move {
+            if self.ends_at_once {
+                return Ok(stream::empty().boxed());
+            }
+            let by = self.begins_after;
+            let followed = self.log.follow(from.saturating_sub(by)).await?;
+            let later = move |message: Result<RawMessage, ReadError>| {
+                message.map(|message| RawMessage { sequence: message.sequence + by, ..message })
+            };
+            Ok(followed.map(later).boxed())
+        }
+        .boxed()
+    }
+
+    fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.log.ensure()
+    }
+}
+
+/// Reads such a log, with room for so many deliveries.
+fn read(log: &Arc<Odd>, room: usize) -> (mpsc::Receiver<Delivery>, tokio::task::JoinHandle<()>) {
+    let (sender, deliveries) = mpsc::channel(room);
+    let connected = watch::Sender::new(0);
+    let (reader, _) = Reader::new(log.clone(), Cursor::default(), sender, connected.subscribe());
+    (deliveries, tokio::spawn(reader.run()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_ends_at_once_is_not_made_anew_without_a_pause() {
+    let log = Arc::new(Odd { ends_at_once: true, ..Odd::default() });
+    let (_deliveries, reading) = read(&log, 100);
+    sleep(Duration::from_secs(10)).await;
+    let passes = log.follows.load(Ordering::Relaxed);
+    assert!((5..=20).contains(&passes), "{passes} passes in 10 s");
+    assert!(!reading.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_begins_later_has_holes_before_its_begin() {
+    let log = Arc::new(Odd { begins_after: 700, ..Odd::default() });
+    log.log.inject("broadcasts.creator.late", vec![], "{}".into());
+    let (mut deliveries, _reading) = read(&log, 1);
+    assert_eq!(next_batch(&mut deliveries).await, Some((1, 512)));
+    assert_eq!(next_batch(&mut deliveries).await, Some((513, 701)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_begins_far_too_late_is_not_read_and_costs_nothing() {
+    for messages in [0, 1] {
+        let log = Arc::new(Odd { begins_after: u64::MAX / 2, ..Odd::default() });
+        for _ in 0..messages {
+            log.log.inject("broadcasts.creator.late", vec![], "{}".into());
+        }
+        let (mut deliveries, reading) = read(&log, 100);
+        sleep(Duration::from_secs(30)).await;
+        assert!(!reading.is_finished());
+        while let Ok(delivery) = deliveries.try_recv() {
+            assert!(!matches!(delivery, Delivery::Batch(_)), "no hole is handed on");
+        }
+        let passes = log.follows.load(Ordering::Relaxed);
+        assert!((2..=40).contains(&passes), "{passes} passes in 30 s");
+    }
+}

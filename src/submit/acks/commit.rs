@@ -2,24 +2,33 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::Instrument as _;
 
 use super::lot::{Asker, Lot, Request};
 use super::{Acknowledged, Answer, Answered, Waiting};
 use crate::crash_point::CrashPoint;
-use crate::domain::{self, Acknowledgement, BroadcastId, ByUser, Channel, Event, Fingerprint, Needs};
+use crate::domain::{
+    self, Acknowledgement, BroadcastId, ByUser, Channel, Event, Fingerprint, Needs, Rejection,
+};
 use crate::log::envelope::MAX_ACKS_PER_EVENT;
 use crate::log::names::Subject;
-use crate::log::{NewEvent, TraceParent};
+use crate::log::{Epoch, NewEvent, TraceParent};
 use crate::submit::attempt::Attempt;
+use crate::submit::mode::Mode;
 use crate::submit::outbox::Outbox;
-use crate::submit::{PROJECTION_PATIENCE, Submit, SubmitError};
+use crate::submit::{PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError};
 
 /// Acknowledgements taken from the queue for one round, and what its last lot has beyond that.
 const DRAINED_AT_ONCE: usize = 10_000;
+
+/// A log that has just said which one it is counts as the same for this long: nothing is restarted, or deleted and made anew, much
+/// faster, and under load it is asked a few times a second instead of for each round.
+const SAME_FOR: Duration = Duration::from_millis(100);
 
 /// The most bytes of acknowledgements in one event; a message of the log may have 256 KiB.
 const MAX_EVENT_BYTES: usize = 192 * 1024;
@@ -32,7 +41,7 @@ pub(super) async fn commit_until_closed(
     waiting: Waiting,
     mut queue: mpsc::Receiver<Lot>,
 ) {
-    let mut lots = Vec::new();
+    let (mut lots, mut same_log) = (Vec::new(), SameLog::default());
     while let Some(first) = queue.recv().await {
         let mut count = first.requests.len();
         lots.push(first);
@@ -49,12 +58,74 @@ pub(super) async fn commit_until_closed(
             keep_locally(&submit, outbox, commits.collect()).await;
             continue;
         }
-        let appended = join_all(commits.map(|begun| begun.append(&submit))).await;
+        let commits = match same_log.ask(&submit).await {
+            Ok(()) => known_or_refused(&submit, commits.collect()).await,
+            Err(SubmitError::Away) if submit.options.accept_on_outage => {
+                keep_locally(&submit, submit.hold_outbox().await, commits.collect()).await;
+                continue;
+            }
+            Err(error) => {
+                commits.for_each(|begun| begun.refuse(&error));
+                continue;
+            }
+        };
+        let appended = join_all(commits.into_iter().map(|begun| begun.append(&submit))).await;
         let unanswered: Vec<_> = appended.into_iter().flatten().collect();
         if !unanswered.is_empty() {
             keep_locally(&submit, submit.hold_outbox().await, unanswered).await;
         }
     }
+}
+
+/// Whether the log is the one that this replica shows. Nothing guards the append of an acknowledgement: into a log that was
+/// lost and made anew, and that the projection has not noticed yet, it would bring one of a broadcast that was never there.
+#[derive(Default)]
+struct SameLog {
+    /// When the log last said that it is this one.
+    confirmed: Option<(Epoch, Instant)>,
+}
+
+impl SameLog {
+    /// Asks the log, unless it answered a moment ago. `Away`: it does not answer in the time of an append; nothing was written.
+    async fn ask(&mut self, submit: &Submit) -> Result<(), SubmitError> {
+        let until = Instant::now() + submit.options.append_timeout;
+        let shown = submit.projection.position().epoch.ok_or(SubmitError::CatchingUp)?;
+        if self.confirmed.is_some_and(|(epoch, at)| epoch == shown && at.elapsed() < SAME_FOR) {
+            return Ok(());
+        }
+        loop {
+            let asked = Instant::now();
+            match timeout_at(until, submit.log.info()).await {
+                Ok(Ok(info)) => {
+                    self.confirmed = Some((info.epoch, asked));
+                    return if info.epoch == shown { Ok(()) } else { Err(SubmitError::CatchingUp) };
+                }
+                Ok(Err(_)) if asked + RETRY_PAUSE < until && submit.modes.now() == Mode::Cluster => {
+                    sleep(RETRY_PAUSE).await;
+                }
+                Ok(Err(_)) | Err(_) => {
+                    submit.modes.tell(|machine| machine.appended(false));
+                    return Err(SubmitError::Away);
+                }
+            }
+        }
+    }
+}
+
+/// Those whose broadcast the log has. The others were queued while this replica showed another log: they are refused.
+async fn known_or_refused(submit: &Submit, commits: Vec<Begun>) -> Vec<Begun> {
+    let named = |begun: &Begun| (begun.new.subject.channel().clone(), begun.new.event.broadcast_id());
+    let known = submit.known_in_log(&commits.iter().map(named).collect()).await;
+    let mut left = Vec::with_capacity(commits.len());
+    for begun in commits {
+        let id = begun.new.event.broadcast_id();
+        match &known {
+            Ok(known) if known.contains(&id) => left.push(begun),
+            Ok(_) => begun.refuse(&SubmitError::Rejected(Rejection::UnknownBroadcast { id })),
+            Err(_) => begun.refuse(&SubmitError::CatchingUp),
+        }
+    }
+    left
 }
 
 /// What the log does not answer about goes to the outbox, all of it with one sync of the disk.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::warn;
 
 use super::lot::{Asker, Lot, Request};
 use super::{Judged, Queue, judge};
@@ -148,7 +147,7 @@ impl Work {
         match timeout_at(until, asked).await {
             Ok(Ok(head)) => Some(head),
             Ok(Err(error)) => {
-                warn!("the log does not say where its head is: {error}");
+                self.submit.say_no_head(&error);
                 sleep(RETRY_PAUSE).await;
                 None
             }

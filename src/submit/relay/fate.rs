@@ -159,7 +159,7 @@ impl Submit {
     }
 
     /// Which of these the projection has read in the log, in their channel.
-    async fn known_in_log(
+    pub(in crate::submit) async fn known_in_log(
         &self,
         named: &BTreeSet<(Channel, BroadcastId)>,
     ) -> Result<BTreeSet<BroadcastId>, std::time::Duration> {
