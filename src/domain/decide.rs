@@ -4,6 +4,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
+use super::condition::Condition;
 use super::event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event};
 use super::message::{MAX_MESSAGE_CHARS, Message};
 use super::types::{BroadcastId, Channel, Fingerprint, Kind, Timestamp, UserId};
@@ -22,8 +23,8 @@ pub enum Command {
         kind: Kind,
         /// Who sends it.
         by: UserId,
-        /// Only while this broadcast is the active one.
-        if_active: Option<BroadcastId>,
+        /// What has to be active.
+        condition: Condition,
     },
     /// Take the active announcement down.
     Clear {
@@ -31,8 +32,8 @@ pub enum Command {
         channel: Channel,
         /// Who does it.
         by: UserId,
-        /// Only while this broadcast is the active one.
-        if_active: Option<BroadcastId>,
+        /// What has to be active.
+        condition: Condition,
     },
     /// Confirm an announcement, once for all of a user's devices.
     Acknowledge {
@@ -83,10 +84,15 @@ pub enum Rejection {
         /// The id asked for.
         id: BroadcastId,
     },
-    /// `If-Match` named a broadcast that is not the active one.
+    /// `If-Match` demands another broadcast than the active one, or any, and none is active.
     NotActive {
         /// The one that is.
         active: Option<BroadcastId>,
+    },
+    /// `If-None-Match: *` demands that none is active.
+    AlreadyActive {
+        /// The one that is.
+        active: BroadcastId,
     },
     /// The idempotency key was used before, for another command.
     KeyReused,
@@ -119,6 +125,9 @@ impl fmt::Display for Rejection {
             Self::NotActive { active: None } => {
                 f.write_str("No broadcast is active now. Nothing was changed.")
             }
+            Self::AlreadyActive { active } => {
+                write!(f, "A broadcast is active now: {active}. Nothing was changed.")
+            }
             Self::KeyReused => f.write_str(
                 "This Idempotency-Key was used before for another request. Use a new key for a new request.",
             ),
@@ -129,7 +138,9 @@ impl fmt::Display for Rejection {
 /// Judges `command` by `view`, which must hold what [`State::needs`](super::State::needs) names for it.
 ///
 /// `now` and `id` are what the event will carry. `Ok(None)` means that nothing has to be written: it is already so,
-/// or the event with this id is in the log. Deciding again with the same id after a lost answer is therefore safe.
+/// or the event with this id is in the log. Deciding again with the same id after a lost answer is therefore safe. A
+/// condition is then judged by what was active before that event, as it was the first time: what it demanded may be gone
+/// since, by this very event even.
 pub fn decide(
     view: View<'_>,
     command: &Command,
@@ -138,13 +149,16 @@ pub fn decide(
 ) -> Result<Option<Event>, Rejection> {
     let channel = view.channel(command.channel());
     match command {
-        Command::Create { message, kind, by, if_active, .. } => {
+        Command::Create { message, kind, by, condition, .. } => {
             if let Some(written) = view.written_by(id) {
-                let known = view.broadcast(written.about).map(|known| &known.broadcast);
-                let same = known.is_some_and(|b| b.id.0 == id && b.message == *message && b.kind == *kind);
+                let known = view.broadcast(written.about).filter(|known| known.broadcast.id.0 == id);
+                let same = known.is_some_and(|known| {
+                    let Broadcast { message: sent, kind: sent_as, .. } = &known.broadcast;
+                    sent == message && sent_as == kind && (known.late || condition.holds(known.superseded))
+                });
                 return if same { Ok(None) } else { Err(Rejection::KeyReused) };
             }
-            require_active(*if_active, channel.active)?;
+            require(condition, channel.active)?;
             Ok(Some(Event::Created(Broadcast {
                 id: BroadcastId(id),
                 message: message.clone(),
@@ -153,12 +167,12 @@ pub fn decide(
                 created_at: now,
             })))
         }
-        Command::Clear { by, if_active, .. } => {
+        Command::Clear { by, condition, .. } => {
             if let Some(written) = view.written_by(id) {
-                let same = if_active.is_none_or(|named| named == written.about) && written.about.0 != id;
+                let same = condition.holds(Some(written.about)) && written.about.0 != id;
                 return if same { Ok(None) } else { Err(Rejection::KeyReused) };
             }
-            require_active(*if_active, channel.active)?;
+            require(condition, channel.active)?;
             Ok(channel.active.map(|broadcast_id| {
                 Event::Cleared(Cleared { broadcast_id, cleared_by: by.clone(), cleared_at: now })
             }))
@@ -190,9 +204,10 @@ pub fn acknowledged_before(
     }
 }
 
-fn require_active(wanted: Option<BroadcastId>, active: Option<BroadcastId>) -> Result<(), Rejection> {
-    match wanted {
-        Some(_) if wanted != active => Err(Rejection::NotActive { active }),
-        _ => Ok(()),
+fn require(condition: &Condition, active: Option<BroadcastId>) -> Result<(), Rejection> {
+    match (condition, active) {
+        _ if condition.holds(active) => Ok(()),
+        (Condition::NoneActive, Some(active)) => Err(Rejection::AlreadyActive { active }),
+        _ => Err(Rejection::NotActive { active }),
     }
 }

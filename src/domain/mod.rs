@@ -9,6 +9,7 @@
 //! [`evolve`]; the auditor's tools use the same function.
 
 pub mod ack_set;
+pub mod condition;
 pub mod decide;
 pub mod delays;
 pub mod digest;
@@ -23,6 +24,7 @@ pub mod view;
 mod tests;
 
 pub use ack_set::AckSet;
+pub use condition::Condition;
 pub use decide::{Command, Rejection, acknowledged_before, decide};
 pub use delays::Delays;
 pub use digest::Digest;

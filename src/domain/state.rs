@@ -60,6 +60,9 @@ pub struct BroadcastState {
     /// It waited in the outbox of the replica that accepted it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub relayed: bool,
+    /// The broadcast whose place it took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<BroadcastId>,
     /// How it ended, if it did.
     pub end: Option<End>,
     /// How many users acknowledged it.
@@ -320,6 +323,7 @@ impl State {
                 recorded_at,
                 late,
                 relayed,
+                superseded: if late { None } else { self.channel(channel).active },
                 end: None,
                 acknowledged: 0,
                 delays: Delays::default(),

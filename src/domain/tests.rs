@@ -55,21 +55,29 @@ impl World {
 }
 
 fn create(text: &str) -> Command {
-    create_if(text, None)
+    create_if(text, Condition::Always)
 }
 
-fn create_if(text: &str, if_active: Option<u128>) -> Command {
+fn create_if(text: &str, condition: Condition) -> Command {
     Command::Create {
         channel: channel("creator"),
         message: Message::parse(text).unwrap(),
         kind: Kind::Info,
         by: user("ann"),
-        if_active: if_active.map(broadcast),
+        condition,
     }
 }
 
-fn clear(if_active: Option<u128>) -> Command {
-    Command::Clear { channel: channel("creator"), by: user("ann"), if_active: if_active.map(broadcast) }
+fn clear(named: Option<u128>) -> Command {
+    clear_if(named.map_or(Condition::Always, one_of))
+}
+
+fn clear_if(condition: Condition) -> Command {
+    Command::Clear { channel: channel("creator"), by: user("ann"), condition }
+}
+
+fn one_of(id: u128) -> Condition {
+    Condition::OneOf(vec![broadcast(id)])
 }
 
 fn acknowledge(id: u128, name: &str) -> Command {
@@ -107,13 +115,63 @@ fn clearing_takes_down_what_is_active_and_writes_nothing_when_nothing_is() {
 fn conditions_hold_or_refuse() {
     let mut world = World::default();
     let none_active = Err(Rejection::NotActive { active: None });
-    assert_eq!(world.submit(&create_if("one", Some(7)), 1), none_active);
+    assert_eq!(world.submit(&create_if("one", one_of(7)), 1), none_active);
     world.submit(&create("one"), 1).unwrap();
     let other_active = Err(Rejection::NotActive { active: Some(broadcast(1)) });
     assert_eq!(world.submit(&clear(Some(7)), 2), other_active);
-    assert_eq!(world.submit(&create_if("two", Some(7)), 2), other_active);
-    assert!(world.submit(&create_if("two", Some(1)), 2).is_ok());
+    assert_eq!(world.submit(&create_if("two", one_of(7)), 2), other_active);
+    assert!(world.submit(&create_if("two", one_of(1)), 2).is_ok());
     assert!(world.submit(&clear(Some(2)), 3).is_ok());
+}
+
+#[test]
+fn any_active_and_none_active_are_conditions_too() {
+    let mut world = World::default();
+    assert_eq!(
+        world.submit(&create_if("one", Condition::AnyActive), 1),
+        Err(Rejection::NotActive { active: None })
+    );
+    assert_eq!(world.submit(&clear_if(Condition::NoneActive), 9), Ok(Change::Nothing));
+    world.submit(&create_if("one", Condition::NoneActive), 1).unwrap();
+    let active = Err(Rejection::AlreadyActive { active: broadcast(1) });
+    assert_eq!(world.submit(&create_if("two", Condition::NoneActive), 2), active);
+    assert_eq!(world.submit(&clear_if(Condition::NoneActive), 2), active);
+    world.submit(&create_if("two", Condition::AnyActive), 2).unwrap();
+    let list = Condition::OneOf(vec![broadcast(7), broadcast(2)]);
+    world.submit(&create_if("three", list), 3).unwrap();
+    world.submit(&clear_if(Condition::AnyActive), 4).unwrap();
+    assert_eq!(world.active("creator"), None);
+}
+
+#[test]
+fn under_a_used_key_a_condition_is_judged_by_what_was_active_before_its_event() {
+    let mut world = World::default();
+    world.submit(&create_if("one", Condition::NoneActive), 1).unwrap();
+    world.submit(&create_if("two", one_of(1)), 2).unwrap();
+    world.submit(&clear_if(one_of(2)), 3).unwrap();
+    world.submit(&create("four"), 4).unwrap();
+    // The same requests again: what they demanded is long gone, by their own effect.
+    for (request, key) in [
+        (create_if("one", Condition::NoneActive), 1),
+        (create_if("two", one_of(1)), 2),
+        (create_if("two", Condition::AnyActive), 2),
+        (create_if("two", Condition::OneOf(vec![broadcast(9), broadcast(1)])), 2),
+        (clear_if(one_of(2)), 3),
+        (clear_if(Condition::AnyActive), 3),
+    ] {
+        assert_eq!(world.submit(&request, key), Ok(Change::Nothing), "{request:?}");
+    }
+    // What was not so then makes it another request: of a post as of a clear, also when it is so now.
+    for (request, key) in [
+        (create_if("one", Condition::AnyActive), 1),
+        (create_if("two", Condition::NoneActive), 2),
+        (create_if("two", one_of(2)), 2),
+        (create_if("two", one_of(4)), 2),
+        (clear_if(Condition::NoneActive), 3),
+        (clear_if(one_of(4)), 3),
+    ] {
+        assert_eq!(world.submit(&request, key), Err(Rejection::KeyReused), "{request:?}");
+    }
 }
 
 #[test]
@@ -218,11 +276,20 @@ fn what_cannot_be_read_moves_the_guard_and_nothing_else() {
     assert_eq!(skipped, world.state);
 }
 
+fn any_condition() -> impl Strategy<Value = Condition> {
+    prop_oneof![
+        Just(Condition::Always),
+        Just(Condition::AnyActive),
+        Just(Condition::NoneActive),
+        prop::collection::vec((1u128..12).prop_map(broadcast), 1..4).prop_map(Condition::OneOf),
+    ]
+}
+
 fn any_command() -> impl Strategy<Value = (Command, u128)> {
     let id = 1u128..12;
     prop_oneof![
-        (id.clone(), "[a-c]").prop_map(|(id, text)| (create(&text), id)),
-        (id.clone(), prop::option::of(1u128..12)).prop_map(|(id, named)| (clear(named), id + 100)),
+        (id.clone(), "[a-c]", any_condition()).prop_map(|(id, text, on)| (create_if(&text, on), id)),
+        (id.clone(), any_condition()).prop_map(|(id, on)| (clear_if(on), id + 100)),
         (id, "[a-f]").prop_map(|(id, name)| (acknowledge(id, &name), 0)),
     ]
 }

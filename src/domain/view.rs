@@ -226,7 +226,7 @@ impl<'a> View<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Command, Kind, Message, decide};
+    use super::super::{Command, Condition, Kind, Message, decide};
     use super::*;
 
     struct World {
@@ -285,7 +285,7 @@ mod tests {
 
     fn create(text: &str) -> Command {
         let (message, by) = (Message::parse(text).unwrap(), "ann".parse().unwrap());
-        Command::Create { channel: channel(), message, kind: Kind::Info, by, if_active: None }
+        Command::Create { channel: channel(), message, kind: Kind::Info, by, condition: Condition::Always }
     }
 
     fn acknowledge(id: u128, user: &str) -> Command {
@@ -294,7 +294,7 @@ mod tests {
     }
 
     fn clear() -> Command {
-        Command::Clear { channel: channel(), by: "ann".parse().unwrap(), if_active: None }
+        Command::Clear { channel: channel(), by: "ann".parse().unwrap(), condition: Condition::Always }
     }
 
     #[test]

@@ -7,12 +7,13 @@ use serde_json::json;
 
 use super::answer;
 use super::body::{Body, Fields};
+use super::condition;
 use super::error::ApiError;
 use super::identity::{Identity, Role};
-use super::request::{Fresh, InChannel, Query, idempotency_key, if_match, trace_of};
+use super::request::{Fresh, InChannel, Query, idempotency_key, trace_of};
 use super::state::App;
 use crate::domain::message::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
-use crate::domain::{Command, Kind, Message};
+use crate::domain::{Broadcast, Command, Kind, Message};
 use crate::push::counts::Reached;
 use crate::push::wire::BroadcastView;
 
@@ -50,12 +51,12 @@ pub async fn create(
     who.require(&channel, &[Role::Creator])?;
     Query::of(request.uri())?.only(&[])?;
     let standing = app.rates.create(&who.user)?;
-    let (if_active, key) = (if_match(&headers)?, idempotency_key(&headers)?);
+    let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     let body = Body::read(request, &app, &CREATE).await?;
     let message = Message::parse(body.required("message")?)?;
     let kind = body.text("type")?.map_or(Ok(Kind::default()), Kind::parse)?;
     let characters = message.character_count();
-    let command = Command::Create { channel: channel.clone(), message, kind, by: who.user, if_active };
+    let command = Command::Create { channel: channel.clone(), message, kind, by: who.user, condition };
     let done = app.submit.lifecycle(command, key, trace_of(&headers)).await?;
     let sent = app.connected(&channel).reached(done.local);
     let reply = json!({
@@ -70,7 +71,8 @@ pub async fn create(
         "sequence": done.sequence,
     });
     let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
-    let answer = if done.local { answer::accepted(reply) } else { answer::created(position, &reply) };
+    let mut answer = if done.local { answer::accepted(reply) } else { answer::created(position, &reply) };
+    answer.headers_mut().extend(done.broadcast.map(condition::etag));
     Ok(answer::standing(answer, standing))
 }
 
@@ -99,9 +101,9 @@ pub async fn clear(
     who.require(&channel, &[Role::Creator])?;
     Query::of(request.uri())?.only(&[])?;
     let standing = app.rates.clear(&who.user)?;
-    let (if_active, key) = (if_match(&headers)?, idempotency_key(&headers)?);
+    let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     Body::read(request, &app, &CLEAR).await?;
-    let command = Command::Clear { channel: channel.clone(), by: who.user, if_active };
+    let command = Command::Clear { channel: channel.clone(), by: who.user, condition };
     let done = app.submit.lifecycle(command, key, trace_of(&headers)).await?;
     let nothing = Reached { users: 0, connections: 0, approximate: false };
     let cleared = done.broadcast.map_or(nothing, |_| app.connected(&channel).reached(done.local));
@@ -125,16 +127,20 @@ pub async fn active(
     InChannel(channel): InChannel,
     who: Identity,
     uri: Uri,
+    headers: HeaderMap,
     _: Fresh,
 ) -> Result<Response, ApiError> {
     Query::of(&uri)?.only(&[])?;
     let (position, broadcast) = app.projection.read_at(|position, view| {
         let open = |id| view.acknowledged_at(id, &who.user).is_none();
         let active = view.active(&channel).filter(|active| open(active.broadcast.id));
-        let view = active.map(|active| json!(BroadcastView::from(&active.broadcast)));
-        (position, view)
+        let shown = |broadcast: &Broadcast| (broadcast.id, json!(BroadcastView::from(broadcast)));
+        (position, active.map(|active| shown(&active.broadcast)))
     });
-    Ok(answer::ok(position, &json!({"broadcast": broadcast})))
+    let Some((id, broadcast)) = broadcast else {
+        return Ok(answer::ok(position, &json!({"broadcast": null})));
+    };
+    Ok(condition::tagged(answer::ok(position, &json!({"broadcast": broadcast})), id, &headers))
 }
 
 /// `GET /limits`

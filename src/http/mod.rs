@@ -5,6 +5,7 @@ mod answer;
 mod audit;
 mod body;
 mod broadcasts;
+mod condition;
 mod connection;
 pub mod error;
 pub mod handshake;

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::error::ApiError;
 use super::state::{App, READ_PATIENCE};
-use crate::domain::{BroadcastId, Channel};
+use crate::domain::Channel;
 use crate::log::trace::TRACEPARENT;
 use crate::log::{Position, TraceParent};
 use crate::metrics::Counted;
@@ -203,17 +203,6 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     })
 }
 
-/// The broadcast that has to be the active one: `If-Match: "<id>"`.
-pub fn if_match(headers: &HeaderMap) -> Result<Option<BroadcastId>, ApiError> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
-    let quoted = value.to_str().ok().map(str::trim);
-    let id = quoted.and_then(|quoted| quoted.strip_prefix('"')?.strip_suffix('"')?.into());
-    let id = id.and_then(|id: &str| BroadcastId::from_client(id).ok());
-    id.map(Some).ok_or_else(|| {
-        ApiError::malformed("invalid_if_match", "If-Match must be the id of a broadcast in double quotes.")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,17 +210,6 @@ mod tests {
     fn headers(name: &'static str, value: &str) -> HeaderMap {
         let name = HeaderName::from_static(name);
         [(name, value.parse().unwrap())].into_iter().collect()
-    }
-
-    #[test]
-    fn conditions_are_quoted_ids() {
-        let id = "0198c5a0-1111-7222-8333-444455556666";
-        let read = |value: &str| if_match(&headers("if-match", value));
-        assert_eq!(read(&format!("\"{id}\"")), Ok(Some(id.parse().unwrap())));
-        for bad in [id, "*", "W/\"x\"", "\"\"", "\""] {
-            assert!(read(bad).is_err(), "{bad}");
-        }
-        assert_eq!(if_match(&HeaderMap::new()), Ok(None));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::mode::{Machine, Mode, Modes};
 use super::outbox::{Base, Draft, Entry, Outbox, OutboxError};
 use super::{Done, Submit, SubmitError, Verdict};
 use crate::blocking::blocking;
-use crate::domain::{Accepted, Command, Event, Needs, Timestamp, in_log};
+use crate::domain::{Accepted, Command, Condition, Event, Needs, Timestamp, in_log};
 use crate::log::names::Subject;
 use crate::log::{Epoch, NewEvent, TraceParent};
 use crate::projection::{Position, Projection};
@@ -55,10 +55,10 @@ impl Submit {
         trace: Option<TraceParent>,
     ) -> Result<Done, SubmitError> {
         let channel = command.channel().clone();
-        let if_match = match &command {
-            Command::Create { if_active, .. } => *if_active,
+        let condition = match &command {
+            Command::Create { condition, .. } => condition.clone(),
             // What a clear takes down is named in its event.
-            Command::Clear { .. } | Command::Acknowledge { .. } => None,
+            Command::Clear { .. } | Command::Acknowledge { .. } => Condition::Always,
         };
         let before = self.projection.position();
         let (event, last, has_pending) = match self.judge(command, now, id).await? {
@@ -80,7 +80,7 @@ impl Submit {
         let subject = Subject::Lifecycle(channel);
         let source = self.source.clone();
         let new = NewEvent { subject, id, event, time: now, source, expected: None, trace };
-        self.keep(outbox, vec![Draft { base: Some(base), if_match, new }]).await?;
+        self.keep(outbox, vec![Draft { base: Some(base), condition, new }]).await?;
         Ok(Done { id, sequence: None, broadcast: Some(broadcast), local: true })
     }
 
@@ -106,7 +106,7 @@ impl Submit {
             let mut unknown = known.iter().map(|known| !known);
             acknowledged.acknowledgements.retain(|_| unknown.next().unwrap_or(true));
             if !acknowledged.acknowledgements.is_empty() {
-                drafts.push(Draft { base: None, if_match: None, new });
+                drafts.push(Draft { base: None, condition: Condition::Always, new });
             }
             already.push(known);
         }

@@ -21,7 +21,7 @@ use tracing::{error, warn};
 
 use crate::crash_point::CrashPoint;
 use crate::disk;
-use crate::domain::{BroadcastId, Channel};
+use crate::domain::{Channel, Condition};
 use crate::log::names::Subject;
 use crate::log::{Epoch, NewEvent};
 use files::{ENTRIES, REJECTED};
@@ -58,9 +58,8 @@ pub struct Entry {
     pub number: u64,
     /// What it was decided on; `None` for acknowledgements, which are a set.
     pub base: Option<Base>,
-    /// The broadcast that has to be active for a `broadcast.created` to take effect: its `If-Match`. `None`: it was
-    /// posted whatever was active.
-    pub if_match: Option<BroadcastId>,
+    /// What has to be active for a `broadcast.created` to take effect.
+    pub condition: Condition,
     /// The event. Its guard is found when it is relayed.
     pub new: NewEvent,
 }
@@ -70,8 +69,8 @@ pub struct Entry {
 pub struct Draft {
     /// What the event was decided on.
     pub base: Option<Base>,
-    /// The `If-Match` of a post.
-    pub if_match: Option<BroadcastId>,
+    /// What has to be active for a post to take effect.
+    pub condition: Condition,
     /// The event.
     pub new: NewEvent,
 }
@@ -214,7 +213,7 @@ impl Outbox {
         }
         let entries: Vec<_> = (self.last + 1..)
             .zip(drafts)
-            .map(|(number, Draft { base, if_match, new })| Arc::new(Entry { number, base, if_match, new }))
+            .map(|(number, Draft { base, condition, new })| Arc::new(Entry { number, base, condition, new }))
             .collect();
         let lines: Vec<u8> = entries.iter().try_fold(Vec::new(), |mut lines, entry| {
             lines.extend(line(entry).map_err(|e| OutboxError::Disk(e.into()))?);

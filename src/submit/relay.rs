@@ -23,12 +23,12 @@ use super::outbox::{Base, Entry, Outbox};
 use super::{CONFLICT_PATIENCE, PROJECTION_PATIENCE, RETRY_PAUSE, Submit};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
-use crate::domain::{BroadcastId, Channel};
+use crate::domain::{BroadcastId, Channel, Condition};
 use crate::log::envelope::OF_OUTBOX;
 use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, Epoch, NewEvent};
 use crate::warnings::Warning;
-use fate::{Fate, Found, depends_on};
+use fate::{Fate, Found, condition_of};
 
 /// Acknowledgements that are on their way to the log at once: they are a set, so their order is free.
 const ACKS_AT_ONCE: usize = 64;
@@ -239,8 +239,8 @@ impl Submit {
     }
 
     /// The short way for an entry that was decided on the one before it, whose fate is known: it needs no look at the
-    /// log's head. `None` for any other, and for a post without `If-Match` behind one that was overruled: it may be newer
-    /// than what overruled that.
+    /// log's head. `None` for any other, and for a post behind one that was overruled, unless it names that one: it may be
+    /// newer than what overruled that, or what it demands may be so in the log.
     async fn relay_behind(
         &self,
         entry: &Entry,
@@ -256,10 +256,11 @@ impl Submit {
             (Ok(Found { fate: Some(fate), .. }), _) => Some(Ok(fate)),
             // The guard tells whether anything else came meanwhile, this very event included.
             (Ok(_), Fate::InLog(head)) => Some(self.relay_after(entry, *head).await),
-            (Ok(_), Fate::Overruled) if depends_on(entry).is_some() => {
-                Some(self.relay_late(entry, channel).await)
-            }
-            (Ok(_), Fate::Overruled) => None,
+            (Ok(_), Fate::Overruled) => match &*condition_of(entry) {
+                // What it was decided on was active here by what was overruled.
+                Condition::OneOf(ids) if ids.len() == 1 => Some(self.relay_late(entry, channel).await),
+                _ => None,
+            },
         }
     }
 

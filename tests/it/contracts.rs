@@ -228,6 +228,7 @@ async fn accept_everything(replica: &Replica) {
     let reads = ["/active", "/limits", "/stats", "/history?limit=1", "/events?user_id=u&role=team"];
     send(reads.map(get)).await;
     send([get(&format!("/{id}")), get(&format!("/{id}/acks?limit=1"))]).await;
+    send([get("/active").header("X-User-Id", "ann").header("If-None-Match", "*")]).await;
     replica.clear().await;
     let documents = ["/livez", "/readyz", "/metrics", "/openapi.yaml", "/asyncapi.yaml"];
     let page = ["/", "/page/client.js", "/page/style.css", "/page/icon.svg"];

@@ -117,7 +117,14 @@ async fn a_browser_that_asks_first_is_told() {
         assert!(head.lines().any(|given| given == line), "{line}: {head}");
     }
     let headers = head.lines().find(|line| line.starts_with("access-control-allow-headers: ")).unwrap();
-    for name in ["authorization", "content-type", "idempotency-key", "if-match", "tidings-min-position"] {
+    for name in [
+        "authorization",
+        "content-type",
+        "idempotency-key",
+        "if-match",
+        "if-none-match",
+        "tidings-min-position",
+    ] {
         assert!(headers.contains(name), "{headers}");
     }
     let stranger = asked_first(&replica, "https://evil.example.org").await;

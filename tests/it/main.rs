@@ -26,6 +26,7 @@ mod checklist;
 mod checkpoints;
 mod compose;
 mod conflicts;
+mod conditions;
 mod contracts;
 mod convergence;
 mod diagnostics;

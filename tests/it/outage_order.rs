@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use tidings::clock::{Clock as _, SystemClock};
-use tidings::domain::{BroadcastId, Command, Event, Timestamp};
+use tidings::domain::{BroadcastId, Command, Condition, Event, Timestamp};
 use tidings::log::names::Subject;
 use tidings::log::{EventLog as _, NewEvent};
 use tidings::submit::mode::Mode;
@@ -54,10 +54,15 @@ async fn accepted(submit: &Submit, command: Command) -> BroadcastId {
     done.broadcast.unwrap()
 }
 
-/// The same post, with `If-Match`.
-fn only_while(active: BroadcastId, message: &str) -> Command {
+/// The same post, with a condition.
+fn create_if(condition: Condition, message: &str) -> Command {
     let Command::Create { channel, message, kind, by, .. } = create(message) else { unreachable!() };
-    Command::Create { channel, message, kind, by, if_active: Some(active) }
+    Command::Create { channel, message, kind, by, condition }
+}
+
+/// With an `If-Match` that names one broadcast.
+fn only_while(active: BroadcastId, message: &str) -> Command {
+    create_if(Condition::OneOf(vec![active]), message)
 }
 
 /// Lets the log take everything, waits until the outbox is settled, and says what is active then.
@@ -153,6 +158,60 @@ async fn a_post_with_if_match_takes_effect_while_the_broadcast_that_it_names_is_
     let conditional = accepted(&submit, only_while(named, "c")).await;
     assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(conditional));
     projecting.stop().await;
+}
+
+#[tokio::test]
+async fn a_post_whose_if_match_lists_the_broadcast_that_came_to_be_active_takes_effect() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let (projecting, submit) = alone(&log, &directory).await;
+    let overruled = accepted(&submit, create("a")).await;
+    let newer = elsewhere(&log, "b").await;
+    let either = Condition::OneOf(vec![overruled, newer]);
+    let conditional = accepted(&submit, create_if(either, "c")).await;
+    assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(conditional));
+    assert!(is_late(&projecting, overruled).await);
+    projecting.stop().await;
+}
+
+#[tokio::test]
+async fn a_post_with_if_none_match_does_not_replace_what_came_meanwhile_however_old_that_is() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let (projecting, submit) = alone(&log, &directory).await;
+    // For this replica nothing is active.
+    accepted(&submit, create("a")).await;
+    accepted(&submit, clear()).await;
+    let other = elsewhere(&log, "b").await;
+    let conditional = accepted(&submit, create_if(Condition::NoneActive, "c")).await;
+    assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(other));
+    assert!(is_late(&projecting, conditional).await);
+    projecting.stop().await;
+}
+
+#[tokio::test]
+async fn a_post_with_if_none_match_takes_effect_behind_a_clear_of_its_own_replica() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let (projecting, submit) = alone(&log, &directory).await;
+    accepted(&submit, create("a")).await;
+    accepted(&submit, clear()).await;
+    let conditional = accepted(&submit, create_if(Condition::NoneActive, "c")).await;
+    assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(conditional));
+    projecting.stop().await;
+}
+
+#[tokio::test]
+async fn a_post_with_if_match_star_replaces_what_is_older_and_nothing_that_is_newer() {
+    for newer_comes in [false, true] {
+        let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+        let (projecting, submit) = alone(&log, &directory).await;
+        accepted(&submit, create("a")).await;
+        let older = elsewhere(&log, "b").await;
+        let conditional = accepted(&submit, create_if(Condition::AnyActive, "c")).await;
+        let expected = if newer_comes { elsewhere(&log, "d").await } else { conditional };
+        assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(expected));
+        assert_eq!(is_late(&projecting, conditional).await, newer_comes);
+        assert!(!is_late(&projecting, older).await);
+        projecting.stop().await;
+    }
 }
 
 /// Both logs have a first event. A post that was decided behind the first event of the one was not decided behind the

@@ -54,6 +54,10 @@ fn command(tried: &Tried, model: &Model) -> Option<String> {
     if tried.said.iter().all(|said| matches!(said, Said::Refused(_))) && !logged.is_empty() {
         return Some(format!("it was refused, and the log has {logged:?}"));
     }
+    // Each key stands for one command, whatever is active when it is tried again.
+    if tried.said.iter().any(|said| matches!(said, Said::Refused(why) if why.contains("KeyReused"))) {
+        return Some("a retry was taken for another request".to_owned());
+    }
     condition(tried, &logged, model)
 }
 
@@ -76,12 +80,12 @@ fn stands_for(event: &Logged, done: &Done) -> bool {
 
 /// What took effect on a condition met it in the log, also when a replica had accepted it alone.
 fn condition(tried: &Tried, logged: &[&Logged], model: &Model) -> Option<String> {
-    let (Some(wanted), [event]) = (tried.if_active, logged) else { return None };
+    let [event] = logged else { return None };
     if event.late {
         return None;
     }
-    let active = model.active(&event.channel, event.sequence - 1);
-    (active != Some(&wanted.to_string())).then(|| format!("{active:?} was active when it came into the log"))
+    let active = model.active(&event.channel, event.sequence - 1).map(|id| id.parse().unwrap());
+    (!tried.condition.holds(active)).then(|| format!("{active:?} was active when it came into the log"))
 }
 
 /// Whatever is in a channel's lifecycle was decided on what was there before it, so it has an effect.
@@ -89,16 +93,16 @@ fn guards(model: &Model) -> Vec<String> {
     model.idle.iter().map(|sequence| format!("without effect: {:?}", model.at(*sequence))).collect()
 }
 
-/// A post without `If-Match` goes on record as late only when something newer is in the channel's lifecycle before it,
-/// whatever became of what its replica had accepted earlier. A clear and a post with `If-Match` need another reason: what
-/// they name is not active.
+/// A post without a condition goes on record as late only when something newer is in the channel's lifecycle before it,
+/// whatever became of what its replica had accepted earlier. A clear and a post with a condition may have another
+/// reason: what they demand is not so.
 fn overtaken(evidence: &Evidence, model: &Model) -> Vec<String> {
     let mut wrong = Vec::new();
     for late in model.log.iter().filter(|event| event.late) {
         let mut tried = evidence.tried.iter();
         let tried = tried
             .find(|tried| [late.says("created_by"), late.says("cleared_by")].contains(&tried.by.as_str()));
-        let depends = late.is_cleared() || tried.is_some_and(|tried| tried.if_active.is_some());
+        let depends = late.is_cleared() || tried.is_some_and(|tried| !tried.condition.is_always());
         let mut before = model
             .log
             .iter()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings::domain::{BroadcastId, Channel, Command, Kind, Message, Timestamp, UserId};
+use tidings::domain::{BroadcastId, Channel, Command, Condition, Kind, Message, Timestamp, UserId};
 use tidings::submit::{Acknowledged, Done, SubmitError};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -35,8 +35,8 @@ pub struct Tried {
     pub key: Option<String>,
     /// The text of a broadcast; `None` for a clear.
     pub message: Option<String>,
-    /// Only while this one is active.
-    pub if_active: Option<BroadcastId>,
+    /// What has to be active.
+    pub condition: Condition,
     pub said: Vec<Said>,
     /// When it was answered last.
     pub answered: Option<Timestamp>,
@@ -49,13 +49,13 @@ impl Tried {
     }
 
     fn command(&self) -> Command {
-        let (channel, by, if_active) = (self.channel.clone(), self.by.clone(), self.if_active);
+        let (channel, by, condition) = (self.channel.clone(), self.by.clone(), self.condition.clone());
         match &self.message {
             Some(text) => {
                 let message = Message::parse(text).unwrap();
-                Command::Create { channel, message, kind: Kind::Info, by, if_active }
+                Command::Create { channel, message, kind: Kind::Info, by, condition }
             }
-            None => Command::Clear { channel, by, if_active },
+            None => Command::Clear { channel, by, condition },
         }
     }
 
@@ -111,15 +111,27 @@ pub async fn creator(world: Arc<World>, number: u64, until: Instant) -> Vec<Trie
 
 fn command(world: &World, dice: &mut Dice, name: &str) -> Tried {
     let channel = dice.pick(&world.channels).clone();
-    let if_active = dice.percent(15).then(|| world.known(dice, &channel)).flatten();
+    let condition = condition(world, dice, &channel);
     Tried {
         by: format!("creator {name}").parse().unwrap(),
         key: (!dice.percent(15)).then(|| format!("key {name}")),
         message: (!dice.percent(30)).then(|| format!("message {name}")),
-        if_active,
+        condition,
         channel,
         said: vec![],
         answered: None,
+    }
+}
+
+fn condition(world: &World, dice: &mut Dice, channel: &Channel) -> Condition {
+    match dice.within(0..100) {
+        0..15 => {
+            let named: Vec<_> = (0..dice.within(1..3)).filter_map(|_| world.known(dice, channel)).collect();
+            if named.is_empty() { Condition::Always } else { Condition::OneOf(named) }
+        }
+        15..20 => Condition::AnyActive,
+        20..25 => Condition::NoneActive,
+        _ => Condition::Always,
     }
 }
 

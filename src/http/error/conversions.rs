@@ -19,6 +19,7 @@ impl From<Rejection> for ApiError {
     fn from(rejection: Rejection) -> Self {
         let message = rejection.to_string();
         let ruled_out = |code| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message.clone());
+        let unmet = |code, message| Self::new(StatusCode::PRECONDITION_FAILED, code, message);
         match rejection {
             Rejection::MessageEmpty => ruled_out("message_empty"),
             Rejection::MessageTooLong { length } => ruled_out("message_too_long")
@@ -34,9 +35,9 @@ impl From<Rejection> for ApiError {
             Rejection::UnknownBroadcast { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message)
             }
-            Rejection::NotActive { active } => {
-                Self::new(StatusCode::PRECONDITION_FAILED, "not_active", message)
-                    .with("active", json!(active))
+            Rejection::NotActive { active } => unmet("not_active", message).with("active", json!(active)),
+            Rejection::AlreadyActive { active } => {
+                unmet("already_active", message).with("active", json!(active))
             }
         }
     }

@@ -16,11 +16,11 @@ use crate::http::error::ApiError;
 use crate::http::state::App;
 
 /// What pages of other origins may send,
-const HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, Tidings-Min-Position, \
-                       traceparent, X-User-Id, X-User-Role";
+const HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, \
+                       Tidings-Min-Position, traceparent, X-User-Id, X-User-Role";
 
 /// and read.
-const EXPOSED: &str = "RateLimit, RateLimit-Policy, Retry-After, Tidings-Position";
+const EXPOSED: &str = "ETag, RateLimit, RateLimit-Policy, Retry-After, Tidings-Position";
 
 /// What a request does, as far as the rules of origins and places of tokens distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

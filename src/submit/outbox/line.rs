@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Base, Entry};
 use crate::domain::event::Unreadable;
-use crate::domain::{BroadcastId, Event, Timestamp};
+use crate::domain::{Condition, Event, Timestamp};
 use crate::log::NewEvent;
 use crate::log::names::Subject;
 
@@ -23,8 +23,8 @@ struct Line {
     entry: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base: Option<Base>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    if_match: Option<BroadcastId>,
+    #[serde(default, skip_serializing_if = "Condition::is_always")]
+    condition: Condition,
     subject: String,
     id: Uuid,
     time: Timestamp,
@@ -43,7 +43,7 @@ pub(super) fn line(entry: &Entry) -> serde_json::Result<Vec<u8>> {
     let json = serde_json::to_string(&Line {
         entry: entry.number,
         base: entry.base,
-        if_match: entry.if_match,
+        condition: entry.condition.clone(),
         subject: entry.new.subject.to_string(),
         id: entry.new.id,
         time: entry.new.time,
@@ -104,7 +104,7 @@ fn parse(line: &[u8]) -> Result<Entry, String> {
     })?;
     let subject: Subject = line.subject.parse().map_err(|()| "its subject is not one of Tidings")?;
     let trace = line.traceparent.and_then(|trace| trace.parse().ok());
-    let Line { entry: number, base, if_match, id, time, source, .. } = line;
+    let Line { entry: number, base, condition, id, time, source, .. } = line;
     let new = NewEvent { subject, id, event, time, source, expected: None, trace };
-    Ok(Entry { number, base, if_match, new })
+    Ok(Entry { number, base, condition, new })
 }

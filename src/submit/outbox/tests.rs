@@ -23,7 +23,7 @@ fn draft(id: u128) -> Draft {
         expected: None,
         trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok(),
     };
-    Draft { base: Some(Base::Entry(3)), if_match: Some(broadcast_id), new }
+    Draft { base: Some(Base::Entry(3)), condition: Condition::OneOf(vec![broadcast_id]), new }
 }
 
 fn ids(outbox: &Outbox) -> Vec<(u64, u128)> {
@@ -44,8 +44,8 @@ fn what_was_written_is_there_at_the_next_start() {
     let mut again = open(directory.path());
     assert_eq!(ids(&again), [(1, 1), (2, 2), (3, 3)], "what the log has is found there, not remembered here");
     let entry = &again.waiting()[2];
-    let Draft { base, if_match, new } = draft(3);
-    assert_eq!((entry.base, entry.if_match), (base, if_match));
+    let Draft { base, condition, new } = draft(3);
+    assert_eq!((entry.base, &entry.condition), (base, &condition));
     assert_eq!((&entry.new.event, entry.new.trace), (&new.event, new.trace));
     again.append(vec![draft(4)]).unwrap();
     assert_eq!(again.waiting().back().unwrap().number, 4);

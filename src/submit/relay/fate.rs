@@ -1,9 +1,11 @@
 //! What becomes of an entry of the outbox, by what the log says when the entry is relayed.
 //!
-//! A post without `If-Match` depends on nothing that came before it: it takes effect unless the channel has something
-//! newer. A clear, and a post with `If-Match`, depend on one broadcast: they take effect while the log has that one active.
-//! An acknowledgement needs its broadcast to be in the log, and nothing else.
+//! A post depends on nothing that came before it: it takes effect unless the channel has something newer. A clear, and a post
+//! whose `If-Match` names broadcasts, depend on those: they take effect while the log has one of them active. A post with
+//! `If-Match: *` or `If-None-Match: *` needs both: nothing newer, and its condition. An acknowledgement needs its broadcast to
+//! be in the log, and nothing else.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{CONFLICT_PATIENCE, RETRY_PAUSE, Relayed, Stay, Submit};
-use crate::domain::{BroadcastId, Channel, Event, Needs, Timestamp, View, Written};
+use crate::domain::{BroadcastId, Channel, Condition, Event, Needs, Timestamp, View, Written};
 use crate::log::ReadError;
 use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
@@ -45,12 +47,12 @@ fn fate_of(view: View<'_>, id: Uuid, Written { about, sequence }: Written) -> Fa
     if had_effect { Fate::InLog(sequence) } else { Fate::Overruled }
 }
 
-/// The broadcast that has to be active for an entry to take effect. `None`: it depends on none.
-pub(super) fn depends_on(entry: &Entry) -> Option<BroadcastId> {
+/// What has to be active for an entry to take effect.
+pub(super) fn condition_of(entry: &Entry) -> Cow<'_, Condition> {
     match &entry.new.event {
-        Event::Created(_) => entry.if_match,
-        Event::Cleared(cleared) => Some(cleared.broadcast_id),
-        Event::Acknowledged(_) => None,
+        Event::Created(_) => Cow::Borrowed(&entry.condition),
+        Event::Cleared(cleared) => Cow::Owned(Condition::OneOf(vec![cleared.broadcast_id])),
+        Event::Acknowledged(_) => Cow::Owned(Condition::Always),
     }
 }
 
@@ -82,8 +84,10 @@ impl Submit {
         found: &Found,
         relayed: &Relayed,
     ) -> Result<bool, Stay> {
-        if let Some(needed) = depends_on(entry) {
-            return Ok(found.active == Some(needed));
+        let condition = condition_of(entry);
+        let holds = condition.holds(found.active);
+        if !holds || condition.names_broadcasts() {
+            return Ok(holds);
         }
         let Event::Created(broadcast) = &entry.new.event else { return Ok(true) };
         let as_it_was = match entry.base {

@@ -145,6 +145,7 @@ async fn every_endpoint_says_what_is_wrong_with_a_request() {
     let acknowledge = |id: &str| format!(r#"{{"broadcast_id":"{id}"}}"#);
     let (known_form, other_form) = (acknowledge(id), acknowledge(&id.replace('-', "")));
     let quoted = format!("\"{id}\"");
+    let (weak, two) = (format!("W/{quoted}"), format!("{quoted}, {quoted}"));
     let (long_user, long_key) = ("u".repeat(129), "k".repeat(129));
     let json: (&str, &[u8]) = ("content-type", b"application/json");
     let table: &[Row] = &[
@@ -190,7 +191,21 @@ async fn every_endpoint_says_what_is_wrong_with_a_request() {
         ("POST", "/clear", &[("x-user-role", b"team")], "", 403, "role_required"),
         ("GET", "/stats", &[("x-user-role", b"user")], "", 403, "role_required"),
         ("GET", "/limits", &[("x-user-role", b"team")], "", 403, "role_required"),
-        ("POST", "/clear", &[("if-match", b"*")], "", 400, "invalid_if_match"),
+        ("POST", "/clear", &[("if-match", b"*")], "", 412, "not_active"),
+        ("POST", "", &[json, ("if-match", b"*")], r#"{"message":"x"}"#, 412, "not_active"),
+        ("POST", "/clear", &[("if-match", b"*, \"x\"")], "", 400, "invalid_if_match"),
+        ("POST", "/clear", &[("if-match", weak.as_bytes())], "", 400, "invalid_if_match"),
+        ("POST", "/clear", &[("if-match", two.as_bytes())], "", 412, "not_active"),
+        ("POST", "/clear", &[("if-none-match", quoted.as_bytes())], "", 400, "invalid_if_none_match"),
+        (
+            "POST",
+            "",
+            &[json, ("if-none-match", b"*"), ("if-match", b"*")],
+            r#"{"message":"x"}"#,
+            400,
+            "invalid_if_none_match",
+        ),
+        ("POST", "/clear", &[("if-none-match", b"*"), ("if-none-match", b"*")], "", 400, "repeated_header"),
         ("POST", "/clear", &[("if-match", id.as_bytes())], "", 400, "invalid_if_match"),
         ("POST", "", &[json, ("if-match", b"W/\"x\"")], r#"{"message":"x"}"#, 400, "invalid_if_match"),
         ("POST", "", &[json, ("if-match", quoted.as_bytes())], r#"{"message":"x"}"#, 412, "not_active"),

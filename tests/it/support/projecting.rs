@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tidings::clock::SystemClock;
 use tidings::config::SOCKET_LIMITS;
-use tidings::domain::{Command, Digest, Kind, Message};
+use tidings::domain::{Command, Condition, Digest, Kind, Message};
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
 use tidings::projection::{Announcement, Options, Projection, Supervisor};
@@ -139,11 +139,11 @@ pub fn create(message: &str) -> Command {
         message: Message::parse(message).unwrap(),
         kind: Kind::Info,
         by: "ann".parse().unwrap(),
-        if_active: None,
+        condition: Condition::Always,
     }
 }
 
 /// The command to clear what is active.
 pub fn clear() -> Command {
-    Command::Clear { channel: channel(), by: "ann".parse().unwrap(), if_active: None }
+    Command::Clear { channel: channel(), by: "ann".parse().unwrap(), condition: Condition::Always }
 }

@@ -1,0 +1,173 @@
+//! Conditional requests (RFC 9110, section 13). The entity tag of the active broadcast is its id in double quotes: `GET /active`
+//! and the answer to a post give it as `ETag`, and `If-Match` takes it.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+
+use super::answer;
+use super::error::ApiError;
+use crate::domain::{BroadcastId, Condition};
+
+/// The broadcasts that one `If-Match` may name. A creator has seen a few; an outbox keeps what was named.
+const MAX_NAMED: usize = 32;
+
+/// What has to be active for a post or a clear: `If-Match` with `*` or ids, or `If-None-Match: *`.
+pub fn of_write(headers: &HeaderMap) -> Result<Condition, ApiError> {
+    match (headers.get(header::IF_MATCH), headers.get(header::IF_NONE_MATCH)) {
+        (None, None) => Ok(Condition::Always),
+        (Some(wanted), None) => if_match(wanted),
+        (None, Some(unwanted)) if text(unwanted) == "*" => Ok(Condition::NoneActive),
+        (None, Some(_)) => Err(no_if_none_match(
+            "If-None-Match takes `*` alone here: only if no broadcast is active. To name the one that must be active, use \
+             If-Match.",
+        )),
+        (Some(_), Some(_)) => {
+            Err(no_if_none_match("If-Match and If-None-Match exclude each other. Send one of them."))
+        }
+    }
+}
+
+fn if_match(value: &HeaderValue) -> Result<Condition, ApiError> {
+    let value = text(value);
+    if value == "*" {
+        return Ok(Condition::AnyActive);
+    }
+    // Empty elements of a list count for nothing (RFC 9110, section 5.6.1.2).
+    let tags = || value.split(',').map(str::trim).filter(|tag| !tag.is_empty());
+    if tags().any(|tag| tag.starts_with("W/")) {
+        return Err(no_if_match(
+            "If-Match compares strongly, so a weak tag (`W/`) never matches: send the id of the broadcast in double quotes.",
+        ));
+    }
+    if tags().count() > MAX_NAMED {
+        return Err(no_if_match(format!("If-Match names up to {MAX_NAMED} broadcasts.")));
+    }
+    let ids = tags().map(id_in).collect::<Option<Vec<_>>>().filter(|ids| !ids.is_empty());
+    ids.map(Condition::OneOf).ok_or_else(|| {
+        no_if_match(
+            "If-Match must be `*`, or one or more ids of broadcasts, each in double quotes, separated by commas: \
+             \"0198c5a0-1111-7222-8333-444455556666\".",
+        )
+    })
+}
+
+/// The id in an entity tag.
+fn id_in(tag: &str) -> Option<BroadcastId> {
+    BroadcastId::from_client(tag.strip_prefix('"')?.strip_suffix('"')?).ok()
+}
+
+fn text(value: &HeaderValue) -> &str {
+    value.to_str().map_or("", str::trim)
+}
+
+fn no_if_match(message: impl Into<String>) -> ApiError {
+    ApiError::malformed("invalid_if_match", message)
+}
+
+fn no_if_none_match(message: &str) -> ApiError {
+    ApiError::malformed("invalid_if_none_match", message)
+}
+
+/// The answer that shows a broadcast, with its entity tag; `304` for a client whose `If-None-Match` says that it has it.
+pub fn tagged(mut shown: Response, broadcast: BroadcastId, asked: &HeaderMap) -> Response {
+    let (name, tag) = etag(broadcast);
+    shown.headers_mut().extend([(name, tag)]);
+    if asked.get(header::IF_NONE_MATCH).is_none_or(|known| !names(known, broadcast)) {
+        return shown;
+    }
+    // What describes the content goes with it.
+    let (mut head, _) = shown.into_parts();
+    head.headers.remove(header::CONTENT_TYPE);
+    (answer::not_modified(), head.headers).into_response()
+}
+
+/// The entity tag of a broadcast.
+pub fn etag(broadcast: BroadcastId) -> (HeaderName, HeaderValue) {
+    let tag = HeaderValue::try_from(format!("\"{broadcast}\""));
+    (header::ETAG, tag.unwrap_or_else(|_| HeaderValue::from_static("\"\"")))
+}
+
+/// Whether `If-None-Match` has a broadcast, by weak comparison. What is no tag of a broadcast matches none.
+fn names(known: &HeaderValue, broadcast: BroadcastId) -> bool {
+    let known = text(known);
+    let mut tags = known.split(',').map(str::trim).map(|tag| tag.strip_prefix("W/").unwrap_or(tag));
+    known == "*" || tags.any(|tag| id_in(tag) == Some(broadcast))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "0198c5a0-1111-7222-8333-444455556666";
+    const B: &str = "0198c5a0-1111-7222-8333-444455557777";
+
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    fn wanted(value: &str) -> Result<Condition, &'static str> {
+        of_write(&headers(&[(header::IF_MATCH, value)])).map_err(|error| error.into_parts().0)
+    }
+
+    #[test]
+    fn if_match_takes_a_star_an_id_and_a_list_of_ids() {
+        let (a, b) = (A.parse().unwrap(), B.parse().unwrap());
+        assert_eq!(of_write(&HeaderMap::new()), Ok(Condition::Always));
+        assert_eq!(wanted("*"), Ok(Condition::AnyActive));
+        assert_eq!(wanted(&format!("\"{A}\"")), Ok(Condition::OneOf(vec![a])));
+        assert_eq!(wanted(&format!("\"{}\"", A.to_uppercase())), Ok(Condition::OneOf(vec![a])));
+        assert_eq!(wanted(&format!(" , \"{A}\",\t\"{B}\",")), Ok(Condition::OneOf(vec![a, b])));
+        let many = vec![format!("\"{A}\""); MAX_NAMED].join(",");
+        assert!(wanted(&many).is_ok());
+    }
+
+    #[test]
+    fn a_malformed_if_match_is_refused() {
+        let too_many = vec![format!("\"{A}\""); MAX_NAMED + 1].join(",");
+        for bad in [
+            "",
+            ",",
+            A,
+            "\"\"",
+            "\"",
+            "\"x\"",
+            "W/\"x\"",
+            &format!("W/\"{A}\""),
+            &format!("\"{A}\" \"{B}\""),
+            &format!("\"{A}\", *"),
+            &format!("\"{A}\", W/\"{B}\""),
+            &format!("\"{A},{B}\""),
+            "* *",
+            &too_many,
+        ] {
+            assert_eq!(wanted(bad), Err("invalid_if_match"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn if_none_match_is_a_star_and_stands_alone() {
+        let unwanted = |pairs: &[(HeaderName, &str)]| of_write(&headers(pairs));
+        assert_eq!(unwanted(&[(header::IF_NONE_MATCH, "*")]), Ok(Condition::NoneActive));
+        let id = format!("\"{A}\"");
+        for bad in ["", "\"*\"", "*, *", &id] {
+            assert!(unwanted(&[(header::IF_NONE_MATCH, bad)]).is_err(), "{bad}");
+        }
+        assert!(unwanted(&[(header::IF_NONE_MATCH, "*"), (header::IF_MATCH, "*")]).is_err());
+    }
+
+    #[test]
+    fn a_client_that_has_the_active_broadcast_is_told_so() {
+        let shown = |known: &str| {
+            let asked = headers(&[(header::IF_NONE_MATCH, known)]);
+            let answer = tagged(answer::ok(None, &serde_json::json!({})), A.parse().unwrap(), &asked);
+            assert_eq!(answer.headers()["etag"], format!("\"{A}\""));
+            answer.status().as_u16()
+        };
+        for known in ["*", &format!("\"{A}\""), &format!("W/\"{A}\""), &format!("\"x\", \"{A}\"")] {
+            assert_eq!(shown(known), 304, "{known}");
+        }
+        for other in ["", "\"x\"", A, &format!("\"{B}\"")] {
+            assert_eq!(shown(other), 200, "{other}");
+        }
+    }
+}
