@@ -22,7 +22,7 @@ impl Message {
     pub fn parse(raw: &str) -> Result<Self, Rejection> {
         let text = raw.replace("\r\n", "\n");
         let text = text.trim();
-        if let Some((before, character)) = text.chars().enumerate().find(|(_, c)| is_forbidden(*c)) {
+        if let Some((before, character)) = first_forbidden(text) {
             return Err(Rejection::MessageForbiddenCharacter { character, place: before + 1 });
         }
         match text.chars().count() {
@@ -43,6 +43,44 @@ impl Message {
     }
 }
 
+/// The first character that a message may not have, and how many are before it. Tag characters pass where they are part of
+/// a flag.
+fn first_forbidden(text: &str) -> Option<(usize, char)> {
+    let mut of_flag = 0_usize;
+    text.char_indices().enumerate().find_map(|(before, (at, c))| {
+        if of_flag > 0 {
+            of_flag -= 1;
+            return None;
+        }
+        if c == BLACK_FLAG {
+            of_flag = tags_of_flag(&text[at + c.len_utf8()..]).unwrap_or(0);
+        }
+        is_forbidden(c).then_some((before, c))
+    })
+}
+
+/// The flag of a part of a country begins with this character.
+const BLACK_FLAG: char = '\u{1F3F4}';
+
+/// The last tag character of a flag.
+const CANCEL_TAG: char = '\u{E007F}';
+
+/// How many tag characters make a flag of the black flag before them, or `None`: an emoji tag sequence (UTS #51, ED-14a)
+/// whose tags are a subdivision of a country by Unicode's CLDR, such as `gbeng`. Those are two letters and one to four letters
+/// or digits, so that no text hides there.
+fn tags_of_flag(behind: &str) -> Option<usize> {
+    let ascii = |c: char| char::from_u32(u32::from(c).checked_sub(0xE0000)?).filter(char::is_ascii);
+    let tags: String = behind.chars().map_while(|c| ascii(c).filter(|_| c != CANCEL_TAG)).take(7).collect();
+    let subdivision = tags.split_at_checked(2).filter(|(country, part)| {
+        let is_part = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        country.bytes().all(|c| c.is_ascii_lowercase())
+            && (1..=4).contains(&part.len())
+            && part.bytes().all(is_part)
+    });
+    let ends = behind.chars().nth(tags.len()) == Some(CANCEL_TAG);
+    subdivision.filter(|_| ends).map(|_| tags.len() + 1)
+}
+
 /// Characters that show nothing: `White_Space` and `Default_Ignorable_Code_Point` of Unicode, and the empty Braille
 /// pattern, which is blank by its glyph alone. A message of nothing else is empty.
 fn is_blank(c: char) -> bool {
@@ -61,7 +99,7 @@ const fn is_default_ignorable(c: char) -> bool {
 }
 
 /// Control characters; the embeddings, overrides and isolates that make text read differently from what it says; and what
-/// carries text that nobody sees: tag characters, interlinear annotations and noncharacters. Left-to-right and right-to-left
+/// carries text that nobody sees: tag characters outside of flags, interlinear annotations and noncharacters. Left-to-right and right-to-left
 /// *marks* (U+200E, U+200F, U+061C), joiners and variation selectors are part of honest writing and pass.
 pub(crate) fn is_forbidden(c: char) -> bool {
     let is_hidden = matches!(c, '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}');
@@ -135,6 +173,48 @@ mod tests {
         for needed in ['\n', '\u{200E}', '\u{200F}', '\u{61C}', '\u{200C}', '\u{200D}', '\u{FE0F}', '\u{AD}']
         {
             assert!(Message::parse(&format!("a{needed}b")).is_ok(), "{needed:?}");
+        }
+    }
+
+    #[test]
+    fn tag_characters_are_allowed_in_the_flag_of_a_part_of_a_country_and_nowhere_else() {
+        let tags = |text: &str| -> String {
+            text.chars().map(|c| char::from_u32(0xE0000 + u32::from(c)).unwrap()).collect()
+        };
+        let end = '\u{E007F}';
+        let flag = |part: &str| format!("\u{1F3F4}{}{end}", tags(part));
+        let (england, texas) = (flag("gbeng"), flag("ustx"));
+        assert_eq!(england, "🏴󠁧󠁢󠁥󠁮󠁧󠁿");
+        for good in [
+            england.clone(),
+            format!("{england}{texas} a"),
+            format!("a {england}"),
+            flag("fr75c"),
+            "🏴".to_owned(),
+        ] {
+            assert_eq!(Message::parse(&good).map(|parsed| parsed.0), Ok(good.clone()), "{good:?}");
+        }
+        assert_eq!(Message::parse(&england).unwrap().character_count(), 7);
+        let stray = |text: &str| match Message::parse(text) {
+            Err(Rejection::MessageForbiddenCharacter { place, .. }) => Some(place),
+            _ => None,
+        };
+        for (bad, place) in [
+            (tags("gbeng"), 1),
+            (format!("a{}{end}", tags("gbeng")), 2),
+            (format!("\u{1F3F4}{}", tags("gbeng")), 2),
+            (format!("\u{1F3F4}{end}"), 2),
+            (flag("gb"), 2),
+            (flag("GBENG"), 2),
+            (flag("12345"), 2),
+            (flag("gbengx7"), 2),
+            (flag("send the money"), 2),
+            (format!("{england}{}", tags("x")), 8),
+            (format!("{england}{end}"), 8),
+            (format!("\u{1F3F4}\u{1F3F4}{}", tags("gbeng")), 3),
+            (format!("\u{1F3F4}\u{FE0F}{}{end}", tags("gbeng")), 3),
+        ] {
+            assert_eq!(stray(&bad), Some(place), "{bad:?}");
         }
     }
 
