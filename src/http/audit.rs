@@ -94,8 +94,14 @@ fn body(waiting: mpsc::Receiver<String>, finished: oneshot::Receiver<()>) -> Bod
 }
 
 /// `GET /checkpoint`: as it stands in the stream.
-pub async fn checkpoint(State(app): State<App>, who: Identity, _: Fresh) -> Result<Response, ApiError> {
+pub async fn checkpoint(
+    State(app): State<App>,
+    who: Identity,
+    uri: Uri,
+    _: Fresh,
+) -> Result<Response, ApiError> {
     who.require_everywhere(&[Role::Auditor])?;
+    Query::of(&uri)?.only(&[])?;
     let newest = newest(&app).await?.ok_or_else(ApiError::no_checkpoint)?;
     Ok(answer::text(newest.note.to_string()))
 }

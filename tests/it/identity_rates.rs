@@ -51,6 +51,25 @@ async fn a_creator_sends_sixty_broadcasts_a_minute_and_others_are_none_the_worse
 }
 
 #[tokio::test]
+async fn a_creator_clears_so_many_times_a_minute_whatever_it_has_sent_and_others_are_none_the_worse() {
+    let nats = Nats::start().await;
+    let replica = start(&nats, &["--creates-per-minute", "3"]).await;
+    let issuer = Issuer::secret(SECRET);
+    let (carl, cora) = (issuer.token("carl", &["creator"]), issuer.token("cora", &["creator"]));
+    let clear = |token: &str| asked(&replica, Method::POST, "/clear", token);
+    let first = said(clear(&carl)).await;
+    assert_eq!((first.0, &first.1["ratelimit-policy"]), (200, &r#""clears";q=3;w=60"#.parse().unwrap()));
+    assert_eq!(first.1["ratelimit"], r#""clears";r=2;t=20"#);
+    assert_eq!((said(clear(&carl)).await.0, said(clear(&carl)).await.0), (200, 200));
+    let spent = said(clear(&carl)).await;
+    assert_eq!((spent.0, &*spent.2), (429, "too_many_requests"));
+    assert!(spent.1.contains_key("retry-after") && spent.1.contains_key("ratelimit"), "{:?}", spent.1);
+    let create = asked(&replica, Method::POST, "", &carl).json(&json!({"message": "x"}));
+    assert_eq!(said(create).await.0, 201, "broadcasts have a budget of their own");
+    assert_eq!(said(clear(&cora)).await.0, 200, "somebody else");
+}
+
+#[tokio::test]
 async fn acknowledgements_of_a_user_are_counted_over_all_connections() {
     let nats = Nats::start().await;
     let replica = start(&nats, &["--acks-per-minute", "3"]).await;

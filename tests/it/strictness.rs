@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tidings::log::EventLog as _;
 use uuid::Uuid;
 
-use crate::support::{Nats, Replica, eventually};
+use crate::support::contract::openapi::operations;
+use crate::support::issuer::SECRET;
+use crate::support::{Issuer, Nats, Replica, Spec, eventually};
 
 /// Appends a `broadcast.created` as a build would that knows the field `audience`.
 async fn append_targeted(nats: &Nats, id: Uuid) {
@@ -146,4 +148,32 @@ async fn a_query_parameter_that_is_not_known_is_refused() {
         let (status, body) = replica.ask(replica.request(method, path).json(&json!({}))).await;
         assert_eq!((status, &body["code"]), (400, &json!(code)), "{path}: {body}");
     }
+}
+
+#[tokio::test]
+async fn a_user_in_the_query_is_for_connections_and_is_refused_everywhere_else() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--auth", "jwt"]);
+    let replica = Replica::start_with(spec.with_variable("TIDINGS_AUTH_SECRET", SECRET)).await;
+    let token = format!("Bearer {}", Issuer::secret(SECRET).token("ann", &["creator", "auditor"]));
+    let posted = replica.request(Method::POST, "").header("Authorization", &token);
+    let (_, posted) = replica.ask(posted.json(&json!({"message": "x"}))).await;
+    let mut refused = 0;
+    for (method, path, operation) in operations().filter(|(_, path, _)| path.starts_with("/api/")) {
+        if ["connectWebSocket", "listenToEvents"].contains(&operation["operationId"].as_str().unwrap()) {
+            continue;
+        }
+        let path = path.replace("{channel}", "creator").replace("{id}", posted["id"].as_str().unwrap());
+        for (user, expected) in [("ann", (400, "unknown_parameter")), ("bob", (403, "other_user"))] {
+            let request = replica.raw_request(method.clone(), &format!("{path}?user_id={user}"));
+            let request =
+                request.header("Authorization", &token).json(&json!({"broadcast_id": posted["id"]}));
+            let (status, body) = replica.ask(request).await;
+            assert_eq!((status, body["code"].as_str().unwrap()), expected, "{method} {path} {user}: {body}");
+        }
+        refused += 1;
+    }
+    assert!(refused > 10, "{refused}");
+    let mut client = replica.try_connect("?user_id=ann", &[("Authorization", &token)]).await.unwrap();
+    assert_eq!(client.greeted().await["id"], posted["id"], "nothing was changed");
 }

@@ -102,7 +102,8 @@ async fn by_token(verifier: &Verifier, places: &Places, parts: &Parts) -> Result
     let asks = Asks::of(&parts.extensions);
     let Credential { token, place } = find(parts, places, asks)?.ok_or_else(|| ApiError::no_token(places))?;
     let who = verifier.verify(&token).await?;
-    // Clients of the old service say who they are, too. That is no proof, and may not be a lie.
+    // Clients of the old service say who they are when they connect. That is no proof, and may not be a lie. Addresses that
+    // are answered once do not know the parameter.
     let query = Query::of(&parts.uri)?;
     if query.get("user_id").is_some_and(|claimed| claimed != who.user.as_str()) {
         return Err(ApiError::other_user());
