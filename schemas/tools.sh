@@ -9,6 +9,7 @@
 #   schemas/tools.sh fuzz      schemathesis, for PYTHONPATH; takes Python 3.11 or newer with pip
 #   schemas/tools.sh node      spectral, AsyncAPI's own parser, a client generator and CloudEvents' own library, in
 #                              node_modules; takes Node 20 or newer with npm
+#   schemas/tools.sh proxy     the proxy of tests/proxies, in node_modules; takes Node 20 or newer with npm
 #
 # All of it is pinned. It goes to .tools/, in a folder named by what was asked for, so that a second time costs nothing
 # and a new version is installed beside the old one. Runs side by side do not disturb each other.
@@ -43,14 +44,22 @@ node() { # FOLDER
     npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts --prefix "$1" "${packages[@]}" >&2
 }
 
+# A proxy serves what comes: its lock file pins all of it, by content.
+proxy() { # FOLDER
+    mkdir -p "$1"
+    cp "$here"/../tests/proxies/package{,-lock}.json "$1"
+    npm ci --silent --no-audit --no-fund --ignore-scripts --prefix "$1" >&2
+}
+
 case ${1:-} in
     # Wheels are of one version of Python.
     python) wanted=$({ cat "$here/requirements.txt" && python3 --version; } | digest) ;;
     websocket) wanted=$({ cat "$here/requirements-websocket.txt" && python3 --version; } | digest) ;;
     fuzz) wanted=$({ cat "$here/requirements-fuzz.txt" && python3 --version; } | digest) ;;
     node) wanted=$(echo "${packages[@]}" | digest) ;;
+    proxy) wanted=$(digest <"$here/../tests/proxies/package-lock.json") ;;
     *)
-        say "what? python, websocket, fuzz or node"
+        say "what? python, websocket, fuzz, node or proxy"
         exit 2
         ;;
 esac

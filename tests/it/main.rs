@@ -75,6 +75,7 @@ mod refused_sockets;
 mod rolling;
 mod schemas;
 mod second_verifier;
+mod streams_behind_proxies;
 mod strictness;
 mod signing;
 mod tidy;

@@ -1,4 +1,4 @@
-//! Positions: a place in one log, which is never compared with a place in another, and event streams that reach their reader.
+//! Positions: a place in one log, which is never compared with a place in another, and event streams as they are sent.
 
 use std::time::{Duration, Instant};
 
@@ -6,9 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tidings::log::names::LOG_STREAM;
 
-use crate::support::nats::free_port;
-use crate::support::program::{NGINX_ARGUMENTS, NGINX_AROUND, Program};
-use crate::support::{Events, Http, Nats, Replica, Spec, eventually, percent_encoded};
+use crate::support::{Events, Nats, Replica, Spec, eventually, percent_encoded};
 
 async fn position(replica: &Replica) -> String {
     let answer = replica.request(Method::GET, "/stats").send().await.unwrap();
@@ -124,29 +122,4 @@ async fn what_is_sent_has_no_line_separators_but_its_own_and_keep_alives_are_no_
     }
     assert_eq!(replica.active("u").await["message"], Value::from(message));
     assert_eq!(replica.connect(&percent_encoded("u")).await.greeted().await["message"], message);
-}
-
-#[tokio::test]
-async fn events_pass_a_stock_nginx_at_once() {
-    let nats = Nats::start().await;
-    let replica = Replica::start(&nats).await;
-    replica.post_broadcast("through").await;
-    let port = free_port();
-    for more in ["", "proxy_http_version 1.1;"] {
-        let configuration = format!(
-            "server {{ listen 127.0.0.1:{port}; {more} location / {{ proxy_pass {}; }} }}\n",
-            replica.url()
-        );
-        let files = [("main.conf", NGINX_AROUND), ("nginx.conf", &*configuration)];
-        let _nginx = Program::start("nginx", NGINX_ARGUMENTS, &files);
-        let listen = || {
-            let address = format!("http://127.0.0.1:{port}/api/creator/broadcast/events?user_id=u");
-            Http::patient(Duration::from_secs(10)).request(Method::GET, address).send()
-        };
-        eventually("nginx listens", || async { listen().await.is_ok() }).await;
-        let mut answer = listen().await.unwrap();
-        assert_eq!(answer.status(), 200);
-        let told = read_until(&mut answer, "through").await;
-        assert!(told.contains("\"connected\""), "{told}");
-    }
 }

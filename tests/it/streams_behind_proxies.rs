@@ -1,0 +1,113 @@
+//! Event streams through proxies that nobody has configured for them: each event and each keep-alive arrives when it is
+//! sent, not when a buffer is full. `schemas/proxy.cjs` does the same with a proxy of Node that compresses.
+
+use std::time::Duration;
+
+use reqwest::{Method, Response};
+use serde_json::json;
+
+use crate::support::nats::free_port;
+use crate::support::program::{NGINX_ARGUMENTS, NGINX_AROUND, Program};
+use crate::support::{Browser, Http, Nats, Replica, Request, Spec, eventually, within};
+
+/// In that time keep-alives do not fill the smallest buffer there is.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// Directives of an nginx that knows nothing of event streams.
+const PLAIN: [&str; 2] = ["", "proxy_http_version 1.1;"];
+
+/// The same of one that compresses them.
+const COMPRESSING: [&str; 2] = [
+    "gzip on; gzip_types text/event-stream application/x-ndjson;",
+    "proxy_http_version 1.1; gzip on; gzip_types *; gzip_proxied any; gzip_comp_level 9;",
+];
+
+/// An nginx in front of a replica, and where it is.
+async fn nginx(replica: &Replica, directives: &str) -> (Program, String) {
+    let port = free_port();
+    let to = replica.url();
+    let server =
+        format!("server {{ listen 127.0.0.1:{port}; {directives} location / {{ proxy_pass {to}; }} }}\n");
+    let files = [("main.conf", NGINX_AROUND), ("nginx.conf", &*server)];
+    let program = Program::start("nginx", NGINX_ARGUMENTS, &files);
+    let url = format!("http://127.0.0.1:{port}");
+    let there = || Http::patient(AT_ONCE).request(Method::GET, format!("{url}/livez")).send();
+    eventually("nginx listens", || async { there().await.is_ok() }).await;
+    (program, url)
+}
+
+/// A stream as it arrives.
+struct Arriving {
+    answer: Response,
+    text: String,
+}
+
+impl Arriving {
+    async fn of(request: Request) -> Self {
+        let answer = tokio::time::timeout(AT_ONCE, request.send()).await.expect("the head arrives").unwrap();
+        assert_eq!(answer.status(), 200);
+        Self { answer, text: String::new() }
+    }
+
+    async fn until(&mut self, words: &str) {
+        while !self.text.contains(words) {
+            let chunk = tokio::time::timeout(AT_ONCE, self.answer.chunk()).await;
+            let chunk = chunk.unwrap_or_else(|_| panic!("nothing arrives after {:?}", self.text));
+            self.text.push_str(&String::from_utf8_lossy(&chunk.unwrap().expect("it goes on")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_and_keep_alives_pass_a_stock_nginx_at_once() {
+    let nats = Nats::start().await;
+    let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--heartbeat-seconds", "1"])).await;
+    for directives in PLAIN {
+        replica.post_broadcast("there before").await;
+        let (_nginx, url) = nginx(&replica, directives).await;
+        let get = |path: &str| Http::patient(AT_ONCE * 10).request(Method::GET, format!("{url}/api{path}"));
+        let mut events = Arriving::of(get("/creator/broadcast/events?user_id=u")).await;
+        let follow = get("/audit/events?follow=true").header("X-User-Role", "auditor");
+        let mut audit = Arriving::of(follow).await;
+        events.until("there before").await;
+        events.until("\n:\n").await;
+        audit.until("there before").await;
+        let message = format!("sent through `{directives}`");
+        replica.post_broadcast(&message).await;
+        events.until(&message).await;
+        audit.until(&message).await;
+    }
+}
+
+/// Listens by `EventSource`; what it heard is in `heard`. And reads the same stream as text.
+const LISTEN: &str = "window.heard = []; window.lost = 0; window.text = '';
+    const events = '/api/creator/broadcast/events?user_id=u';
+    window.source = new EventSource(events);
+    source.onmessage = ({data}) => heard.push(JSON.parse(data).broadcast?.message);
+    source.onerror = () => lost += 1;
+    fetch(events).then(async ({headers, body}) => {
+        window.encoding = headers.get('content-encoding');
+        for await (const part of body.pipeThrough(new TextDecoderStream())) text += part;
+    });";
+
+#[tokio::test]
+async fn a_browser_gets_events_and_keep_alives_at_once_through_an_nginx_that_compresses() {
+    let nats = Nats::start().await;
+    let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--heartbeat-seconds", "1"])).await;
+    let browser = Browser::start().await;
+    for directives in COMPRESSING {
+        let (_nginx, url) = nginx(&replica, directives).await;
+        let page = browser.visit(&format!("{url}/livez")).await;
+        page.evaluate(LISTEN, "").await;
+        let keep_alives = "return text.split('\\n:\\n').length - 1";
+        within(AT_ONCE, "keep-alives", async || page.evaluate(keep_alives, "").await.as_u64() > Some(2))
+            .await;
+        for message in ["one", "two", "three"] {
+            replica.post_broadcast(message).await;
+            let has = "return heard.includes(arguments[0]) && text.includes(`\"${arguments[0]}\"`)";
+            within(AT_ONCE, message, async || page.evaluate(has, message).await == true).await;
+        }
+        let end = "source.close(); return [encoding, lost]";
+        assert_eq!(page.evaluate(end, "").await, json!(["gzip", 0]), "{directives}");
+    }
+}
