@@ -193,9 +193,18 @@ impl World {
                 assert!(began.elapsed() < SETTLED_WITHIN, "not settled in time: {unsettled}");
                 since = Instant::now();
             }
+            // A mode that came and went between two looks counts, too.
+            since = since.max(self.last_change_of_mode());
             sleep(Duration::from_millis(50)).await;
         }
         self.trace.note(format_args!("settled"));
+    }
+
+    /// When a replica was last in another mode than before.
+    fn last_change_of_mode(&self) -> Instant {
+        let logs = self.modes.lock().unwrap();
+        let last = |log: &ModeLog| log.lock().unwrap().last().map(|(at, _)| *at);
+        logs.iter().filter_map(last).max().unwrap_or(self.began)
     }
 
     /// Creators whose commands are still open ask until they know.

@@ -30,6 +30,9 @@ const DRAINED_AT_ONCE: usize = 10_000;
 /// faster, and under load it is asked a few times a second instead of for each round.
 const SAME_FOR: Duration = Duration::from_millis(100);
 
+/// Without an answer in this time the log is asked again: a question may be lost.
+const INFO_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The most bytes of acknowledgements in one event; a message of the log may have 256 KiB.
 const MAX_EVENT_BYTES: usize = 192 * 1024;
 
@@ -95,12 +98,14 @@ impl SameLog {
         }
         loop {
             let asked = Instant::now();
-            match timeout_at(until, submit.log.info()).await {
+            match timeout_at(until.min(asked + INFO_PATIENCE), submit.log.info()).await {
                 Ok(Ok(info)) => {
                     self.confirmed = Some((info.epoch, asked));
                     return if info.epoch == shown { Ok(()) } else { Err(SubmitError::CatchingUp) };
                 }
-                Ok(Err(_)) if asked + RETRY_PAUSE < until && submit.modes.now() == Mode::Cluster => {
+                Ok(Err(_)) | Err(_)
+                    if Instant::now() + RETRY_PAUSE < until && submit.modes.now() == Mode::Cluster =>
+                {
                     sleep(RETRY_PAUSE).await;
                 }
                 Ok(Err(_)) | Err(_) => {
