@@ -131,7 +131,8 @@ pub struct Serve {
     #[command(flatten, next_help_heading = "Checkpoints")]
     pub checkpoints: Checkpoints,
 
-    /// This replica's name, unique among the replicas. Default: an id kept in the data directory.
+    /// This replica's name, unique among the replicas: of two live ones with one name, the later one counts under another.
+    /// Default: an id kept in the data directory.
     #[arg(help_heading = "Service", long, env = "TIDINGS_REPLICA", value_name = "NAME", value_parser = replica_name)]
     pub replica: Option<String>,
 

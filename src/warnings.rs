@@ -22,6 +22,8 @@ pub enum Warning {
     LogIncomplete,
     /// The log's stream has a setting that breaks a guarantee.
     LogSettings,
+    /// The log ends before what was signed of it.
+    LogTooShort,
     /// This replica's clock is far from that of NATS.
     ClockOffset,
     /// Checkpoints can be neither read nor signed.
@@ -42,13 +44,14 @@ pub enum Warning {
 
 impl Warning {
     /// Every one, in the order of their bits.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::LogNoLeader,
         Self::LogCopyAway,
         Self::LogCopiesFew,
         Self::LogNearlyFull,
         Self::LogIncomplete,
         Self::LogSettings,
+        Self::LogTooShort,
         Self::ClockOffset,
         Self::CheckpointsFailing,
         Self::Diverged,
@@ -68,6 +71,7 @@ impl Warning {
             Self::LogNearlyFull => "log_nearly_full",
             Self::LogIncomplete => "log_incomplete",
             Self::LogSettings => "log_settings",
+            Self::LogTooShort => "log_too_short",
             Self::ClockOffset => "clock_offset",
             Self::CheckpointsFailing => "checkpoints_failing",
             Self::Diverged => "diverged",
@@ -84,7 +88,7 @@ impl Warning {
         Self::ALL.into_iter().find(|warning| warning.code() == code)
     }
 
-    /// Whether it is about the log's stream: then everybody who may ask NATS can see it there too.
+    /// Whether it can be seen in what NATS reports of the log's stream, by everybody who may ask that.
     pub const fn is_of_log(self) -> bool {
         matches!(
             self,
@@ -115,6 +119,10 @@ impl Warning {
             }
             Self::LogSettings => {
                 "finds a setting of the log's stream that breaks a guarantee: its diagnostics name it and the right value"
+            }
+            Self::LogTooShort => {
+                "finds that the log ends before what was signed of it: an older log was restored without its checkpoints, or \
+                 the log has lost events. Nothing is signed any more: restore the newest backup of both streams"
             }
             Self::ClockOffset => "has a clock that is far from that of NATS: set both by NTP",
             Self::CheckpointsFailing => {

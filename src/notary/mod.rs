@@ -168,7 +168,15 @@ impl Notary {
         let signed = desk.newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
         let age = trouble.unsigned(signed, self.projection.position().sequence);
         self.metrics.checkpoint_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
-        self.warnings.set(Warning::Diverged, self.projection.position().diverged);
+        let position = self.projection.position();
+        self.warnings.set(Warning::Diverged, position.diverged);
+        let said_short = desk
+            .newest
+            .as_ref()
+            .map(|seen| &seen.checkpoint)
+            .filter(|newest| newest.size > position.sequence);
+        let is_too_short = said_short.is_some() && said_short == desk.said_short.as_ref();
+        self.warnings.set(Warning::LogTooShort, is_too_short);
     }
 
     async fn work(

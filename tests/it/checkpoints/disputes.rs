@@ -123,7 +123,17 @@ async fn a_log_that_was_restored_without_its_checkpoints_is_said_loudly_and_not_
             said(replica, "the log ends before what was signed of it") == 1
         })
         .await;
+        eventually("it is a warning", || async {
+            replica.count("tidings_warning{code=\"log_too_short\"}").await == 1
+        })
+        .await;
     }
+    eventually("admin status reports it", || async {
+        let status = replicas[0].tidings(&["admin", "status", "--format", "json"]).await;
+        String::from_utf8_lossy(&status.stdout)
+            .contains("finds that the log ends before what was signed of it")
+    })
+    .await;
     assert_eq!(head(&nats).await, 7);
     // The log grows again, up to what was signed of it, and beyond: it is another one.
     for n in 0..40 {
@@ -132,6 +142,10 @@ async fn a_log_that_was_restored_without_its_checkpoints_is_said_loudly_and_not_
     for replica in &replicas {
         eventually("it differs", || async { said(replica, "DIVERGED") == 1 }).await;
         assert_eq!(replica.count("tidings_projection_diverged").await, 1);
+        eventually("the warning is of what it is now", || async {
+            replica.readyz().await["warnings"] == serde_json::json!(["diverged"])
+        })
+        .await;
         assert_eq!(said(replica, "the log ends before what was signed of it"), 1, "once");
     }
     post(&replicas[0], 10).await;
