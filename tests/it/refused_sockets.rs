@@ -43,9 +43,7 @@ async fn with_v_2_a_refused_handshake_is_a_close_code_and_without_it_an_http_ans
     old["exp"] = in_seconds(-300).into();
     let expired = format!("Bearer {}", issuer.sign(&old));
     let mut first = replica.connect_as(&issuer.token("ann", &[])).await;
-    let position = first.expect("connected").await["position"].as_str().unwrap().to_owned();
-    first.expect("active_broadcast").await;
-    let behind = format!("&min_position={}", position.replace("-0", "-999"));
+    first.greeted().await;
     for (query, headers, status, code) in [
         ("", vec![], 401, "no_identity"),
         ("", vec![("Authorization", "Bearer x")], 401, "invalid_token"),
@@ -59,12 +57,11 @@ async fn with_v_2_a_refused_handshake_is_a_close_code_and_without_it_an_http_ans
             "origin_not_allowed",
         ),
         ("", vec![("Authorization", &*good)], 429, "too_many_connections_of_user"),
-        (&behind, vec![("Authorization", &*good)], 503, "behind"),
     ] {
         let what = format!("{query} {headers:?}");
         let (answered, said, delay) = by_http(replica.try_connect(&format!("?v=1{query}"), &headers).await);
         assert_eq!((answered, &said), (status, &json!(code)), "{what}");
-        assert_eq!(delay.is_some(), status == 429 || status == 503, "{what}");
+        assert_eq!(delay.is_some(), status == 429, "{what}");
         let closed = by_close(replica.try_connect(&format!("?v=2{query}"), &headers).await).await;
         assert_eq!(closed, (4_000 + status, said, delay), "{what}");
     }
@@ -94,6 +91,20 @@ async fn with_v_2_a_full_replica_and_one_that_is_asked_too_often_say_so_by_a_clo
     }
     assert_eq!((last.0, last.1), (4429, json!("too_many_requests")));
     assert!(last.2.is_some_and(|seconds| seconds > 0));
+}
+
+#[tokio::test]
+async fn with_v_2_a_replica_that_has_nothing_true_to_show_yet_says_so_by_a_close_code() {
+    let mut nats = Nats::start().await;
+    nats.kill();
+    let mut replica = Replica::prepared(Spec::joining(nats.url()));
+    replica.spawn();
+    eventually("it listens", || async { !replica.url().is_empty() && !replica.is_ready().await }).await;
+    let closed = by_close(replica.try_connect("?user_id=ann&v=2", &[]).await).await;
+    assert_eq!(closed, (4503, json!("catching_up"), Some(1)));
+    nats.start_again().await;
+    eventually("it serves", || replica.is_ready()).await;
+    replica.try_connect("?user_id=ann&v=2", &[]).await.unwrap().greeted().await;
 }
 
 #[tokio::test]
@@ -177,6 +188,6 @@ async fn a_browser_shows_its_page_why_a_handshake_was_refused() {
 
     // A user id that is none: nothing that would pass by itself, so the page does not try again.
     let nobody = browser.visit(&format!("{}/?user={}", replica.url(), "x".repeat(129))).await;
-    nobody.shows("device-phase", "Stopped").await;
+    nobody.shows("device-phase", "Refused").await;
     assert_eq!(nobody.evaluate(log, "closed: 4401 ").await, true);
 }
