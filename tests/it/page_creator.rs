@@ -96,6 +96,25 @@ async fn when_the_service_is_gone_both_sides_show_it_at_once_and_when_it_is_back
 }
 
 #[tokio::test]
+async fn nothing_of_another_channel_is_shown_while_the_service_is_gone() {
+    let nats = Nats::start().await;
+    let spec = Spec::joining(nats.url()).with(&["--channels", "creator,forum"]);
+    let mut replica = Replica::start_with(spec).await;
+    let browser = Browser::start().await;
+    let page = browser.open(&replica, "?user=ann").await;
+    page.send("to creators").await;
+    page.shows("creator-history", "to creators").await;
+    replica.kill();
+    page.shows("creator-stale", "No connection to the service").await;
+    page.press("channel", "forum").await;
+    page.hides("creator-active").await;
+    for part in ["creator-history", "creator-silent", "creator-no-history"] {
+        assert_eq!(page.text(part).await, "", "{part}: nothing is known of this channel");
+    }
+    assert_eq!(page.text("creator-users").await, "–");
+}
+
+#[tokio::test]
 async fn why_a_connection_is_refused_is_said_in_plain_words_on_both_sides() {
     let nats = Nats::start().await;
     let spec = Spec::joining(nats.url()).with(&["--max-connections-per-user", "1"]);

@@ -48,7 +48,17 @@ export function open(from) {
   entries = HISTORY_PAGE;
   names = { of: "", list: [] };
   failed = "";
+  blank();
   return refresh();
+}
+
+/** Shows nothing: what was there is of another channel, and nothing is known of this one. */
+function blank() {
+  part("silent").hidden = part("active").hidden = part("replaces").hidden = true;
+  part("no-history").hidden = part("more").hidden = true;
+  part("clear").disabled = true;
+  part("history").replaceChildren();
+  for (const number of ["users", "connections", "replicas", "today"]) part(number).textContent = "–";
 }
 
 /** How the connection of the page is: the client. */

@@ -65,6 +65,7 @@ export function connection(client) {
 // Writing.
 
 async function send() {
+  if (busy) return;
   const form = part("form");
   const broadcast = { message: form.message.value, type: form.type.value };
   if (broadcast.type === "alert" && isFit(broadcast.message) && !(await ask(alertQuestion(broadcast)))) return;
@@ -86,7 +87,7 @@ let asked = null;
 
 async function clear() {
   const { active } = board;
-  if (!active) return;
+  if (busy || !active) return;
   asked = active.id;
   const isMeant = await ask(clearQuestion(active));
   asked = null;
@@ -106,7 +107,6 @@ let busy = false;
 
 /** One thing at a time; what comes of it is said in words. */
 async function attempt(outcome, action) {
-  if (busy) return;
   setBusy(true);
   try {
     await action();
