@@ -125,6 +125,35 @@ async fn a_restored_snapshot_is_the_same_log_and_nothing_is_rebuilt() {
     verifies(&nats, &key).await;
 }
 
+/// A node that did not restore it has another time of creation for the stream, which shows when it begins to lead.
+#[tokio::test]
+async fn on_three_nodes_a_restored_snapshot_is_the_same_log_whoever_leads() {
+    let cluster = Cluster::start().await;
+    // Small, since what a deleted stream has reserved is free only after a while.
+    let spec = Spec::joining(cluster.url()).with(&["--stream-replicas", "3", "--log-max-bytes", "1000000"]);
+    let replica = Replica::start_with(spec.clone()).await;
+    for n in 1..=5 {
+        replica.post_until_taken(&format!("number {n}")).await;
+    }
+    replica.digest_at(5).await;
+    let epoch = replica.readyz().await["epoch"].clone();
+    let snapshot = cluster.nodes[0].snapshot(LOG_STREAM).await;
+    drop(replica);
+    cluster.nodes[0].restore_snapshot(&snapshot).await;
+    let replica = Replica::start_with(spec).await;
+    for posted in 6..=7 {
+        replica.post_until_taken(&format!("number {posted}")).await;
+        let led = cluster.log_leader(0).await;
+        let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{LOG_STREAM}");
+        cluster.nodes[0].client().await.request(subject, "".into()).await.unwrap();
+        eventually("another node leads", || async { cluster.log_leader(0).await != led }).await;
+    }
+    replica.post_until_taken("after both").await;
+    replica.digest_at(8).await;
+    assert_eq!(replica.readyz().await["epoch"], epoch);
+    assert_eq!(replica.count("tidings_projection_epoch_changes_total").await, 0, "{}", replica.log());
+}
+
 #[tokio::test]
 async fn over_an_older_snapshot_nothing_is_signed_below_what_was_signed() {
     let (nats, key) = (Nats::start().await, KeyFile::of("example.com/tidings", 1));
