@@ -58,11 +58,12 @@ pub async fn create(
     let characters = message.character_count();
     let command = Command::Create { channel: channel.clone(), message, kind, by: who.user, condition };
     let done = app.submit.lifecycle(command, key, trace_of(&headers)).await?;
-    let sent = app.connected(&channel).reached(done.local);
-    let reply = json!({
+    let sent = if done.late { NOBODY } else { app.connected(&channel).reached(done.local) };
+    let said = if done.late { LATE.to_owned() } else { sent_to(sent, done.local) };
+    let mut reply = json!({
         "status": "success",
         "id": done.broadcast,
-        "message": format!("Broadcast sent successfully to {}.", audience(sent, done.local)),
+        "message": said,
         "character_count": characters,
         "max_characters": MAX_MESSAGE_CHARS,
         "sent_to_users": sent.users,
@@ -70,10 +71,25 @@ pub async fn create(
         "approximate": sent.approximate,
         "sequence": done.sequence,
     });
+    if done.late {
+        reply["late"] = true.into();
+    }
     let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
     let mut answer = if done.local { answer::accepted(reply) } else { answer::created(position, &reply) };
     answer.headers_mut().extend(done.broadcast.map(condition::etag));
     Ok(answer::standing(answer, standing))
+}
+
+/// Nobody is reached by what has no effect.
+const NOBODY: Reached = Reached { users: 0, connections: 0, approximate: false };
+
+/// The sentence about a broadcast that was accepted while the log was away, and came into it too late.
+const LATE: &str =
+    "The broadcast is on record as late, and is shown to nobody: the log had something newer before it.";
+
+/// The sentence about a broadcast that was sent.
+fn sent_to(reached: Reached, local: bool) -> String {
+    format!("Broadcast sent successfully to {}.", audience(reached, local))
 }
 
 /// How many users a broadcast reached, in words. `local`: the log does not have it yet.
@@ -105,8 +121,7 @@ pub async fn clear(
     Body::read(request, &app, &CLEAR).await?;
     let command = Command::Clear { channel: channel.clone(), by: who.user, condition };
     let done = app.submit.lifecycle(command, key, trace_of(&headers)).await?;
-    let nothing = Reached { users: 0, connections: 0, approximate: false };
-    let cleared = done.broadcast.map_or(nothing, |_| app.connected(&channel).reached(done.local));
+    let cleared = done.broadcast.map_or(NOBODY, |_| app.connected(&channel).reached(done.local));
     let reply = json!({
         "status": "success",
         "message": "Broadcast cleared successfully",

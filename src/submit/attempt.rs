@@ -68,6 +68,7 @@ impl<'a> Attempt<'a> {
                         sequence: Some(sequence),
                         broadcast: Some(broadcast),
                         local: false,
+                        late: false,
                     });
                 }
                 // The log compared the ids alone. Whether a key stood for this very command, only `decide` can tell.

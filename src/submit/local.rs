@@ -81,7 +81,7 @@ impl Submit {
         let source = self.source.clone();
         let new = NewEvent { subject, id, event, time: now, source, expected: None, trace };
         self.keep(outbox, vec![Draft { base: Some(base), condition, new }]).await?;
-        Ok(Done { id, sequence: None, broadcast: Some(broadcast), local: true })
+        Ok(Done { id, sequence: None, broadcast: Some(broadcast), local: true, late: false })
     }
 
     /// Accepts events of acknowledgements, all or none, with one sync of the disk. Says for each whether its users had

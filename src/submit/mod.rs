@@ -69,6 +69,8 @@ pub struct Done {
     pub broadcast: Option<BroadcastId>,
     /// The log is away: this is so for this replica, which has it on disk and will bring it to the log.
     pub local: bool,
+    /// Of a retry: the broadcast is on record without effect, as something newer was in the log before it.
+    pub late: bool,
 }
 
 /// Why a command was not confirmed.
@@ -342,7 +344,10 @@ fn done_before(view: View<'_>, id: Uuid) -> Done {
     let written = view.written_by(id);
     let sequence = written.and_then(|written| in_log(written.sequence));
     let local = written.is_some() && sequence.is_none();
-    Done { id, sequence, broadcast: written.map(|written| written.about), local }
+    let broadcast = written.map(|written| written.about);
+    let known = broadcast.and_then(|id| view.broadcast(id));
+    let late = known.is_some_and(|known| known.late && known.broadcast.id.0 == id);
+    Done { id, sequence, broadcast, local, late }
 }
 
 /// UUIDv5 of the parts, each with its length before it, so that no two lists of parts share an id.

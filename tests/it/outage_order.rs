@@ -125,6 +125,22 @@ async fn an_older_post_is_overruled_by_a_newer_one_and_stays_on_record() {
 }
 
 #[tokio::test]
+async fn a_retry_of_a_post_that_was_overruled_is_told_that_it_is_late() {
+    let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
+    let (projecting, submit) = alone(&log, &directory).await;
+    let older = submit.lifecycle(create("a"), Some("k"), None).await.unwrap();
+    let newer = elsewhere(&log, "b").await;
+    assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(newer));
+    let again = submit.lifecycle(create("a"), Some("k"), None).await.unwrap();
+    assert!(again.late && !again.local && again.sequence.is_some(), "{again:?}");
+    assert_eq!((again.id, again.broadcast), (older.id, older.broadcast));
+    // A condition was accepted with it, if there was one: it is no other request.
+    let conditional = create_if(Condition::OneOf(vec![newer]), "a");
+    assert!(submit.lifecycle(conditional, Some("k"), None).await.unwrap().late);
+    projecting.stop().await;
+}
+
+#[tokio::test]
 async fn a_post_with_if_match_shares_the_fate_of_the_post_that_it_names() {
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
     let (projecting, submit) = alone(&log, &directory).await;
