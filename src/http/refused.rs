@@ -56,7 +56,7 @@ pub fn check_version(uri: &Uri) -> Result<(), ApiError> {
 }
 
 /// Answers a refused handshake of a client that asks with `?v=2` by a close code. The connection is no member of the hub and
-/// takes no place of its user: it costs a TCP connection, for the time that [`close`] allows.
+/// takes no place of its user: it costs a TCP connection, for the time that `close` allows.
 pub async fn close_with_reason(request: Request, next: Next) -> Response {
     let asked = Asks::of(request.extensions()) == Asks::WebSocket
         && Query::of(request.uri()).is_ok_and(|query| query.get(VERSION) == Some("2"));
