@@ -56,7 +56,9 @@ fn losses(info: &Info) -> Option<String> {
     let (stream, missing) = (&info.config.name, missing(info));
     (missing > 0 && [LOG_STREAM, CHECKPOINT_STREAM].contains(&stream.as_str())).then(|| {
         format!(
-            "{missing} of the {} messages of stream {stream} are gone: a limit such as max_age removed them, somebody deleted              them, or a disk was damaged. Take the limit away, keep the data directories of running replicas, and restore a              backup that has the messages",
+            "{missing} of the {} messages of stream {stream} are gone: a limit such as max_age removed them, somebody deleted \
+             them, or a disk was damaged. Take the limit away, keep the data directories of running replicas, and restore \
+             a backup that has the messages",
             info.state.last_sequence
         )
     })

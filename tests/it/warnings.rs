@@ -14,7 +14,7 @@ use crate::support::nats::{epoch_metadata, provision};
 use crate::support::{Cluster, Issuer, KeyServer, Nats, Replica, Spec, eventually, shipped, within};
 
 /// A cluster takes a while until it calls a server offline.
-const WHILE: Duration = Duration::from_mins(1);
+pub const WHILE: Duration = Duration::from_mins(1);
 
 async fn has_warning(replica: &Replica, code: &str) -> bool {
     let warnings = replica.readyz().await["warnings"].as_array().cloned().unwrap_or_default();
@@ -31,7 +31,7 @@ async fn problems(replica: &Replica) -> Vec<String> {
 }
 
 /// Waits until a fault shows in all four places: under its code, as a problem, and by a line.
-async fn shows(replica: &Replica, code: &str, problem: &str, line: &str) {
+pub async fn shows(replica: &Replica, code: &str, problem: &str, line: &str) {
     within(WHILE, &format!("/readyz has {code}"), || has_warning(replica, code)).await;
     assert_eq!(replica.count(&format!("tidings_warning{{code=\"{code}\"}}")).await, 1);
     within(WHILE, &format!("the diagnostics have: {line}"), || async { replica.log().contains(line) }).await;

@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep};
 use super::judge::Evidence;
 use super::people::{SECRET, Said};
 use super::world::{World, signing};
-use crate::support::{Condition, Events, Link, Nats, Replica, SmallDisk, Spec, eventually};
+use crate::support::{Cluster, Condition, Events, Link, Nats, Replica, SmallDisk, Spec, eventually, within};
+use crate::warnings::{WHILE, shows};
 
 /// How long a disk stays full once that is noticed.
 const FULL_FOR: Duration = Duration::from_secs(5);
@@ -282,4 +283,27 @@ async fn full_under_a_replica_with_a_nats_of_its_own() {
     world.in_mode("cluster", &[0, 1, 2]).await;
     nothing_was_rebuilt(replica).await;
     world.end(&nats).await;
+}
+
+/// A NATS server that finds its disk full gives JetStream up, and runs on without it until it is restarted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes root: make faults"]
+async fn full_under_one_nats_server_of_three_shows_while_the_others_serve() {
+    let disk = SmallDisk::of_megabytes(24);
+    let store = disk.path().join("store");
+    let cluster = Cluster::start_on(&[&store]).await;
+    let spec = Spec::joining(cluster.url()).with(&["--stream-replicas", "3"]);
+    let replica = Replica::start_with(spec).await;
+    disk.fill();
+    let text = "x".repeat(250);
+    within(WHILE, "the server finds no room", || async {
+        let post = replica.request(reqwest::Method::POST, "").json(&json!({"message": text}));
+        let _ = post.send().await;
+        cluster.nodes[0].said().contains("resources, will be DISABLED")
+    })
+    .await;
+    let name = &cluster.nodes[0].name;
+    let line = format!("the NATS server {name}, one of 3 that keep the stream BROADCASTS, ");
+    shows(&replica, "log_copy_away", name, &line).await;
+    replica.post_until_taken("the others are enough").await;
 }

@@ -16,10 +16,17 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start() -> Self {
+        Self::start_on(&[]).await
+    }
+
+    /// The same, with the streams of the first ones in these folders.
+    pub async fn start_on(stores: &[&Path]) -> Self {
         let ports: Vec<_> = (0..3).map(|_| free_port()).collect();
         let routes: Vec<_> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let routes = format!("[{}]", routes.join(", "));
-        let mut nodes: Vec<_> = ports.iter().map(|port| Nats::node(*port, &routes)).collect();
+        let stores = stores.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let node = |(port, store): (&u16, Option<&Path>)| Nats::node(*port, &routes, store);
+        let mut nodes: Vec<_> = ports.iter().zip(stores).map(node).collect();
         nodes.iter_mut().for_each(Nats::spawn);
         for node in &mut nodes {
             node.ready(true).await;
@@ -69,8 +76,11 @@ impl Cluster {
 
 impl Nats {
     /// A node of three, as `nats/cluster.conf` has it; the flags are those that it names for one machine.
-    fn node(cluster_port: u16, routes: &str) -> Self {
+    fn node(cluster_port: u16, routes: &str, store: Option<&Path>) -> Self {
         let mut nats = Self::prepared();
+        if let Some(store) = store {
+            store.clone_into(&mut nats.store);
+        }
         nats.configuration = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/cluster.conf");
         nats.environment = vec![
             ("NATS_NAME", nats.name.clone()),
