@@ -1,5 +1,6 @@
 //! Event streams through proxies that nobody has configured for them: each event and each keep-alive arrives when it is
-//! sent, not when a buffer is full. `schemas/proxy.cjs` does the same with a proxy of Node that compresses.
+//! sent, not when a buffer is full. `tests/proxies/compressing.cjs` does the same with one of
+//! Node.
 
 use std::time::Duration;
 
@@ -118,10 +119,10 @@ async fn a_browser_gets_events_and_keep_alives_at_once_through_a_proxy_that_comp
         let keep_alives = "return text.split('\\n:\\n').length - 1";
         within(AT_ONCE, "keep-alives", async || page.evaluate(keep_alives, "").await.as_u64() > Some(2))
             .await;
-        for message in ["one", "two", "three"] {
-            replica.post_broadcast(message).await;
+        for message in ["one", "two", "three"].map(|word| format!("{word} by {url}")) {
+            replica.post_broadcast(&message).await;
             let has = "return heard.includes(arguments[0]) && text.includes(`\"${arguments[0]}\"`)";
-            within(AT_ONCE, message, async || page.evaluate(has, message).await == true).await;
+            within(AT_ONCE, &message, async || page.evaluate(has, &message).await == true).await;
         }
         // nginx does not ask whether it may; HAProxy does.
         let (name, _) = stock;

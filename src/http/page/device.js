@@ -43,7 +43,8 @@ function drawBanner({ broadcast, receipt, failure, phase }) {
   else hide(banner);
   part("quiet").hidden = shown;
   part("quiet").toggleAttribute("data-receipt", Boolean(settled));
-  setText(part("receipt"), settled ?? "Nothing to read right now.");
+  // Without a connection nobody knows.
+  setText(part("receipt"), settled ?? (phase === "live" ? "Nothing to read right now." : ""));
   drawAcknowledgement(receipt, failure, phase);
 }
 
