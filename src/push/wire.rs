@@ -169,6 +169,8 @@ pub struct ConnectedStats {
     pub connections: u64,
     /// Live replicas.
     pub replicas: u64,
+    /// Whether the numbers are of sketches, or of this replica alone.
+    pub approximate: bool,
 }
 
 impl ServerMessage<'_> {

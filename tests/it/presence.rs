@@ -208,26 +208,32 @@ async fn without_nats_a_replica_says_that_it_counts_its_own_clients_alone() {
         greeted(&replica, "?user_id=ann").await,
         greeted(&other, "?user_id=bob").await,
     ];
-    connected(&replica, 2, 3, 2).await;
+    let mut staff = replica.connect_with("?user_id=ann&role=team").await;
+    connected(&replica, 2, 4, 2).await;
     assert_eq!(replica.stats().await["approximate"], false);
+    let numbers = |message: &Value, approximate: bool| {
+        message["type"] == "stats_update" && message["stats"]["approximate"] == approximate
+    };
+    staff.until("exact numbers", |message| numbers(message, false)).await;
 
     nats.kill();
     within(Duration::from_secs(10), "the numbers are said to be approximate", || async {
         replica.stats().await["approximate"] == true
     })
     .await;
+    staff.until("the same over the connection", |message| numbers(message, true)).await;
     let request = replica.request(reqwest::Method::POST, "").json(&json!({"message": "alone"}));
     let answer = request.send().await.unwrap();
     assert_eq!(answer.status(), 202);
     let posted = answer.json::<Value>().await.unwrap();
-    assert_eq!((&posted["sent_to_users"], &posted["sent_to_connections"]), (&json!(1), &json!(2)));
+    assert_eq!((&posted["sent_to_users"], &posted["sent_to_connections"]), (&json!(1), &json!(3)));
     assert_eq!(posted["approximate"], true);
     let message = posted["message"].as_str().unwrap();
     assert!(
         message.starts_with("Broadcast sent successfully to 1 connected user of this replica"),
         "{message}"
     );
-    connected(&replica, 1, 2, 1).await;
+    connected(&replica, 1, 3, 1).await;
     assert_eq!(replica.stats().await["approximate"], true, "others may be there, and are not heard");
 }
 

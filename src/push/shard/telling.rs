@@ -7,6 +7,7 @@ use super::{Floor, Shard, floor_of, shift};
 use crate::domain::{Change, in_log};
 use crate::metrics::ByChannel;
 use crate::projection::{Announcement, Changed};
+use crate::push::counts::Accuracy;
 use crate::push::counts::Reached;
 use crate::push::report::report;
 use crate::push::room::personal::Step;
@@ -119,6 +120,7 @@ impl Shard {
                 connected_users: known.users,
                 connections: known.connections,
                 replicas: known.replicas,
+                approximate: known.accuracy != Accuracy::Exact,
             };
             if Some(now) != room.told {
                 room.told = Some(now);
