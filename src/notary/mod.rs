@@ -50,7 +50,7 @@ use desk::{Desk, Seen};
 use note::{Note, PublicKey, SecretKey};
 use ranges::{Leaves, hash_of};
 use stream::{BACK, Checkpoints};
-use trouble::Trouble;
+use trouble::{PassedOver, Trouble};
 
 /// How often it looks for new checkpoints, at least and at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -80,31 +80,6 @@ impl Options {
     pub fn trusted(&self) -> Vec<PublicKey> {
         let own = self.keys.iter().map(|key| key.public().clone());
         own.chain(self.trusted.iter().cloned()).collect()
-    }
-}
-
-/// What a look through the stream passed over: one line for all of it, however much somebody has written there.
-#[derive(Default)]
-struct PassedOver {
-    count: u64,
-    /// The newest of it, and why it does not count.
-    newest: Option<(u64, String)>,
-}
-
-impl PassedOver {
-    fn note(&mut self, number: u64, why: String) {
-        self.count += 1;
-        self.newest.get_or_insert((number, why));
-    }
-
-    fn warn(&self) {
-        if let Some((number, why)) = &self.newest {
-            warn!(
-                checkpoint.number = number,
-                checkpoints.passed_over = self.count,
-                "passed over a checkpoint: {why}"
-            );
-        }
     }
 }
 

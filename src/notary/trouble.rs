@@ -54,6 +54,31 @@ impl Trouble {
     }
 }
 
+/// What a look through the stream passed over: one line for all of it, however much somebody has written there.
+#[derive(Default)]
+pub(super) struct PassedOver {
+    count: u64,
+    /// The newest of it, and why it does not count.
+    newest: Option<(u64, String)>,
+}
+
+impl PassedOver {
+    pub(super) fn note(&mut self, number: u64, why: String) {
+        self.count += 1;
+        self.newest.get_or_insert((number, why));
+    }
+
+    pub(super) fn warn(&self) {
+        if let Some((number, why)) = &self.newest {
+            warn!(
+                checkpoint.number = number,
+                checkpoints.passed_over = self.count,
+                "passed over a checkpoint: {why}"
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

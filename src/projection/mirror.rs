@@ -9,7 +9,6 @@ mod bucket;
 mod lease;
 mod repair;
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ use crate::log::provision::Provision;
 use crate::metrics::{Metrics, gauge};
 use crate::trouble::{Repeated, causes};
 use crate::warnings::{Warning, Warnings};
-use bucket::{Bucket, Entry, Place, Write};
+use bucket::{Bucket, Place, Write};
 use lease::Lease;
 use repair::value_of;
 
@@ -258,50 +257,6 @@ impl Writer {
             epoch == Some(place.epoch) && sequence >= place.sequence
         });
         timeout(AHEAD_PATIENCE, reached).await.is_ok_and(|reached| reached.is_ok())
-    }
-
-    /// Takes down what this log has not brought: keys of another log, and keys beyond the end of this one, which may
-    /// have lost its tail and then used the same sequences again.
-    async fn sweep(&self, bucket: &Bucket) -> anyhow::Result<()> {
-        let keys = bucket.keys().await?;
-        let kept =
-            keys.map_ok(|key| self.take_down_foreign(bucket, key)).try_buffer_unordered(PUTS_IN_FLIGHT);
-        let (here, mut ahead) = (self.mirror.projection.position().sequence, Vec::new());
-        let mut kept = pin!(kept);
-        while let Some(kept) = kept.try_next().await? {
-            ahead.extend(kept.filter(|(_, entry)| entry.sequence() > here));
-        }
-        let Some(furthest) = ahead.iter().map(|(_, entry)| entry.sequence()).max() else { return Ok(()) };
-        if self.reaches(self.place(furthest)).await {
-            return Ok(());
-        }
-        let here = self.mirror.projection.position().sequence;
-        ahead.retain(|(_, entry)| entry.sequence() > here);
-        warn!("the bucket {} has {} keys from beyond the log: taking them down", bucket.name(), ahead.len());
-        // With the revisions from before the wait: whatever was written since then stays.
-        let taken = stream::iter(ahead).map(|(key, entry)| self.take_down(bucket, key, entry.revision));
-        taken.buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await
-    }
-
-    /// Takes a key down if it is of another log or of none; returns any other one.
-    async fn take_down_foreign(
-        &self,
-        bucket: &Bucket,
-        key: String,
-    ) -> anyhow::Result<Option<(String, Entry)>> {
-        let Some(entry) = bucket.get(&key).await? else { return Ok(None) };
-        if entry.place.is_some_and(|place| place.epoch == self.epoch) {
-            return Ok(Some((key, entry)));
-        }
-        if entry.value.is_some() {
-            self.take_down(bucket, key, entry.revision).await?;
-        }
-        Ok(None)
-    }
-
-    async fn take_down(&self, bucket: &Bucket, key: String, revision: u64) -> anyhow::Result<()> {
-        // The first place of this log, so that whatever is written of it comes after.
-        bucket.publish(&key, Some(self.place(0)), &Write::Delete, revision).await.map(drop)
     }
 
     fn place(&self, sequence: u64) -> Place {

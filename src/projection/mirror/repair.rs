@@ -1,13 +1,16 @@
-//! How the mirror stands: the keys of what is active are compared with the log, and the lag is known while nobody mirrors.
+//! The mirror held to the log: keys that the log has not brought are deleted, those of what is active are compared with it, and
+//! the lag is known while nobody mirrors.
 
 use std::collections::HashMap;
+use std::pin::pin;
 
 use async_nats::jetstream;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tracing::warn;
 
-use super::bucket::{Bucket, Write};
-use super::{Active, Mirror, Position, PositionValue, Writer};
+use super::bucket::{Bucket, Entry, Write};
+use super::{Active, Mirror, PUTS_IN_FLIGHT, Position, PositionValue, Writer};
 use crate::domain::Channel;
 use crate::log::names::{ACTIVE_BUCKET, POSITION_KEY};
 use crate::metrics::gauge;
@@ -33,6 +36,50 @@ impl Mirror {
 }
 
 impl Writer {
+    /// Takes down what this log has not brought: keys of another log, and keys beyond the end of this one, which may
+    /// have lost its tail and then used the same sequences again.
+    pub(super) async fn sweep(&self, bucket: &Bucket) -> anyhow::Result<()> {
+        let keys = bucket.keys().await?;
+        let kept =
+            keys.map_ok(|key| self.take_down_foreign(bucket, key)).try_buffer_unordered(PUTS_IN_FLIGHT);
+        let (here, mut ahead) = (self.mirror.projection.position().sequence, Vec::new());
+        let mut kept = pin!(kept);
+        while let Some(kept) = kept.try_next().await? {
+            ahead.extend(kept.filter(|(_, entry)| entry.sequence() > here));
+        }
+        let Some(furthest) = ahead.iter().map(|(_, entry)| entry.sequence()).max() else { return Ok(()) };
+        if self.reaches(self.place(furthest)).await {
+            return Ok(());
+        }
+        let here = self.mirror.projection.position().sequence;
+        ahead.retain(|(_, entry)| entry.sequence() > here);
+        warn!("the bucket {} has {} keys from beyond the log: taking them down", bucket.name(), ahead.len());
+        // With the revisions from before the wait: whatever was written since then stays.
+        let taken = stream::iter(ahead).map(|(key, entry)| self.take_down(bucket, key, entry.revision));
+        taken.buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await
+    }
+
+    /// Takes a key down if it is of another log or of none; returns any other one.
+    async fn take_down_foreign(
+        &self,
+        bucket: &Bucket,
+        key: String,
+    ) -> anyhow::Result<Option<(String, Entry)>> {
+        let Some(entry) = bucket.get(&key).await? else { return Ok(None) };
+        if entry.place.is_some_and(|place| place.epoch == self.epoch) {
+            return Ok(Some((key, entry)));
+        }
+        if entry.value.is_some() {
+            self.take_down(bucket, key, entry.revision).await?;
+        }
+        Ok(None)
+    }
+
+    async fn take_down(&self, bucket: &Bucket, key: String, revision: u64) -> anyhow::Result<()> {
+        // The first place of this log, so that whatever is written of it comes after.
+        bucket.publish(&key, Some(self.place(0)), &Write::Delete, revision).await.map(drop)
+    }
+
     /// What is active in each channel by the log alone, and the last lifecycle event there.
     pub(super) fn active_in_log(&self) -> HashMap<Channel, (Option<Active>, u64)> {
         self.mirror.projection.read(|view| {
