@@ -31,6 +31,27 @@ pub fn read_small(file: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// Refuses what cannot be read again at any time: whoever opens a named pipe waits until somebody writes to it, and a device
+/// may have no end. A link counts as what it leads to.
+pub fn check_regular(file: &Path) -> io::Result<()> {
+    if fs::metadata(file)?.is_file() {
+        return Ok(());
+    }
+    let what = "it is not a regular file, so it cannot be read again";
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+}
+
+/// Reads a regular file that is read again and again. One of more than `bound` bytes is an error.
+pub fn read_regular(file: &Path, bound: usize) -> io::Result<Vec<u8>> {
+    check_regular(file)?;
+    let mut bytes = Vec::new();
+    File::open(file)?.take(bound as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > bound {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {bound} bytes")));
+    }
+    Ok(bytes)
+}
+
 /// Looks whether there is room, by writing a file and deleting it again: free blocks that are not for this user, and
 /// quotas, are found in no other way.
 pub fn has_room(file: &Path) -> anyhow::Result<()> {
@@ -74,6 +95,20 @@ mod tests {
         fs::write(&file, "a key\n").unwrap();
         assert_eq!(read_small(&file).unwrap(), "a key\n");
         assert_eq!(read_small(Path::new("/dev/zero")).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_file_that_is_read_again_is_a_regular_one_and_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link, pipe] = ["file", "link", "pipe"].map(|name| folder.path().join(name));
+        fs::write(&file, "1234").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        assert_eq!(read_regular(&link, 4).unwrap(), b"1234");
+        assert_eq!(read_regular(&file, 3).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        for other in [pipe.as_path(), folder.path(), Path::new("/dev/zero")] {
+            assert_eq!(read_regular(other, 4).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{other:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use reqwest::Method;
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::Signal;
 
 use crate::support::issuer::{SECRET, key_set};
@@ -97,4 +98,23 @@ async fn published_keys_are_read_at_once_by_sighup_and_a_secret_of_the_environme
     let replica = Replica::start_with(spec).await;
     reload(&replica, "the secret is in the environment, which is read at the start alone").await;
     assert_eq!(status(&replica, &Issuer::secret(SECRET)).await, 200);
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_read_again_holds_up_no_later_sighup() {
+    let nats = Nats::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    write(&file, SECRET);
+    let replica = start(&nats, "--auth-secret-file", &file.display().to_string()).await;
+    fs::remove_file(&file).unwrap();
+    mkfifoat(CWD, &file, Mode::RUSR).unwrap();
+    reload(&replica, "it is not a regular file, so it cannot be read again").await;
+    assert_eq!(status(&replica, &Issuer::secret(SECRET)).await, 200, "what was read before still counts");
+
+    let new_secret = SECRET.replace("tests", "future");
+    fs::remove_file(&file).unwrap();
+    write(&file, &new_secret);
+    reload(&replica, "SIGHUP: the keys of tokens were read again").await;
+    assert_eq!(status(&replica, &Issuer::secret(new_secret.as_bytes())).await, 200);
 }

@@ -13,6 +13,8 @@ use tracing::{info, warn};
 
 use super::fetch::{Fetch, MAX_BYTES};
 use super::keys::{Expectations, Key, Reloaded, published};
+use crate::blocking::blocking;
+use crate::disk::read_regular;
 use crate::log::connection::without_password;
 use crate::warnings::{Warning, Warnings};
 
@@ -50,9 +52,8 @@ impl Source {
         match self {
             Self::Url(fetch, _) => fetch.get().await,
             Self::File(path) => {
-                let bytes = tokio::fs::read(path).await?;
-                anyhow::ensure!(bytes.len() <= MAX_BYTES, "it has more than {MAX_BYTES} bytes");
-                Ok(bytes.into())
+                let path = path.clone();
+                Ok(blocking(move || read_regular(&path, MAX_BYTES)).await??.into())
             }
         }
     }
@@ -251,6 +252,12 @@ mod tests {
             matches!(jwks.find(None).await, Found::Keys(keys) if keys.len() == 1),
             "each may have signed it"
         );
+    }
+
+    #[tokio::test]
+    async fn a_set_in_what_is_no_regular_file_is_not_read() {
+        let why = Source::File("/dev/zero".into()).read().await.unwrap_err();
+        assert!(format!("{why:#}").contains("not a regular file"), "{why:#}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::crypto;
 use crate::blocking::blocking;
+use crate::disk::check_regular;
 use crate::disk::private::read_secret;
 
 /// Clocks may differ by this much.
@@ -122,6 +123,17 @@ impl SecretSource {
             Self::Given(secret) => Ok(vec![secret.clone()]),
         }
     }
+
+    /// The same when they were read before. At the start a secret may come through a pipe, which cannot be read again.
+    fn read_again(&self) -> anyhow::Result<Vec<SharedSecret>> {
+        if let Self::Files(files) = self {
+            for file in files {
+                let reading = || format!("reading the secret of tokens in {}", file.display());
+                check_regular(file).with_context(reading)?;
+            }
+        }
+        self.read()
+    }
 }
 
 /// What was read when the keys of tokens were read again.
@@ -159,7 +171,7 @@ impl Secrets {
         let from = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
         let source = self.source.clone();
         // A file may be on a disk that does not answer.
-        let read = blocking(move || source.read()).await.context("reading the secrets of tokens")??;
+        let read = blocking(move || source.read_again()).await.context("reading the secrets of tokens")??;
         self.replace(&read);
         Ok(Reloaded { keys: read.len(), from })
     }
