@@ -145,10 +145,8 @@ pub async fn replay(
         note(match head {
             0 => "the log is empty".to_owned(),
             _ if from > head => format!("nothing is there to print: the log ends at sequence {head}"),
-            _ if from > to => {
-                "no event was recorded between the start and the end that were asked for".to_owned()
-            }
-            _ => format!("no event from sequence {from} to {to} is what was asked for"),
+            _ if from > to => "no event was recorded between that start and that end".to_owned(),
+            _ => format!("no event from sequence {from} to {to} matches"),
         });
     }
     Ok(())

@@ -12,7 +12,7 @@ const GAP: &str = "  ";
 pub struct Column {
     /// What stands above it.
     pub heading: &'static str,
-    /// How wide it is; the last one takes the rest of the line, and this at least.
+    /// How wide it is, at least. A text in the last column gets the rest of the line.
     pub width: usize,
     /// Numbers stand on the right, and are never cut.
     pub number: bool,
@@ -50,7 +50,8 @@ impl Table {
         let mut line = String::new();
         let last = self.columns.len().saturating_sub(1);
         for (place, (column, cell)) in self.columns.iter().zip(cells).enumerate() {
-            let rest = if place == last { self.width.saturating_sub(line.width()) } else { 0 };
+            let rest =
+                if place == last && !column.number { self.width.saturating_sub(line.width()) } else { 0 };
             let width = column.width.max(rest);
             let text = if column.number { cell.clone() } else { cut(&printable(cell), width) };
             let padding = " ".repeat(width.saturating_sub(text.width()));
@@ -130,6 +131,14 @@ mod tests {
         assert_eq!(row(0, ["7", "東京都", ""]), "   7  東京…\n");
         assert_eq!(row(0, ["123456789", "", "x"]), "123456789         x\n");
         assert_eq!(row(0, ["1", "e\u{301}a", "a\nb\tc"]), "   1  e\u{301}a     a b c\n");
+    }
+
+    #[test]
+    fn a_number_in_the_last_column_stands_under_its_heading() {
+        const COUNTS: [Column; 2] = [Column::text("WHO", 5), Column::number("ACKS", 6)];
+        let table = Table { columns: &COUNTS, width: 60 };
+        assert_eq!(table.heading(), "WHO      ACKS\n");
+        assert_eq!(table.row(&["ann".to_owned(), "7".to_owned()]), "ann         7\n");
     }
 
     #[test]

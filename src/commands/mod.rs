@@ -25,6 +25,7 @@ use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::disk::private;
 use crate::log::connection::{Connection, connect};
 use crate::log::embedded;
+use crate::trouble::causes;
 use diagnostics::Verbosity;
 use serve::configuration;
 
@@ -99,7 +100,7 @@ fn fail_with(error: &anyhow::Error, code: ExitCode) -> ExitCode {
     if io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("tidings: {error:#}");
+    eprintln!("tidings: {}", causes(error));
     code
 }
 

@@ -11,7 +11,7 @@ use crate::notary::note::KeyName;
 
 const TOKEN_HELP: &str = "\
 Example:
-  head -c 32 /dev/urandom | base64 > token.secret
+  (umask 077; head -c 32 /dev/urandom | base64 > token.secret)
   tidings serve --auth jwt --auth-secret-file token.secret
   tidings admin token --auth-secret-file token.secret --sub ann --role creator > token
   curl -H \"Authorization: Bearer $(cat token)\" localhost:8000/api/creator/broadcast/stats

@@ -43,9 +43,10 @@ impl Auth {
 /// The secrets that are shared with whoever issues tokens.
 #[derive(Clone, Debug, Args)]
 pub struct Secret {
-    /// File with the secret that signs tokens (HS256), of at least 32 bytes. With several files, each of their secrets
-    /// verifies tokens, and `admin token` signs with the first: give the old and the new one during a rotation. At a SIGHUP
-    /// a replica reads the files again. The environment variable `TIDINGS_AUTH_SECRET` may have the secret itself instead.
+    /// File with the secret that signs tokens (HS256), of at least 32 bytes; line breaks at its end do not count. With
+    /// several files, each of their secrets verifies tokens, and `admin token` signs with the first: give the old and the
+    /// new one during a rotation. At a SIGHUP a replica reads the files again. The environment variable
+    /// `TIDINGS_AUTH_SECRET` may have the secret itself instead.
     #[arg(long, env = "TIDINGS_AUTH_SECRET_FILE", value_delimiter = ',', value_name = "FILE")]
     pub auth_secret_file: Vec<PathBuf>,
 }
@@ -102,7 +103,7 @@ pub struct IdentityOptions {
     #[arg(long, env = "TIDINGS_AUTH_JWKS_SECONDS", default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub auth_jwks_seconds: u64,
 
-    /// Algorithms that count with public keys: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, `EdDSA`. A key
+    /// Algorithms that count with public keys: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA. A key
     /// that names one of them counts for that one alone.
     #[arg(
         long,

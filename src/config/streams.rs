@@ -9,8 +9,8 @@ use crate::log::provision::Provision;
 /// What a deployment chooses about the streams.
 #[derive(Clone, Debug, Args)]
 pub struct Streams {
-    /// Copies of each stream over the NATS cluster: 1; 3 on three nodes; or 5 on five. An even number is only dearer.
-    #[arg(long, env = "TIDINGS_STREAM_REPLICAS", default_value_t = 1, value_parser = odd_copies)]
+    /// Copies of each stream over the NATS cluster: 1; 3 on three nodes; or 5 on five. An even number costs more and survives no more losses.
+    #[arg(long, env = "TIDINGS_STREAM_REPLICAS", default_value_t = 1, value_name = "N", value_parser = odd_copies)]
     pub stream_replicas: u8,
 
     /// Bytes that the log takes before it refuses new events. Nothing old is ever dropped.

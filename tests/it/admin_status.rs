@@ -49,6 +49,9 @@ async fn a_sound_service_is_0_and_a_table_for_people_has_every_stream_and_replic
     for word in [LOG_STREAM, "KV_broadcast_active", "cluster", "Nothing is wrong.", &name] {
         assert!(said.contains(word), "{word}: {said}");
     }
+    let row = |word: &str| said.lines().find(|line| line.starts_with(word)).unwrap().to_owned();
+    assert!(row("KV_broadcast_replicas").contains("  none  "), "a stream without a limit: {said}");
+    assert_eq!(row("REPLICA").len(), row(&name).len(), "numbers end under their headings: {said}");
     assert_eq!(table.status.code(), Some(0));
 }
 

@@ -87,7 +87,11 @@ async fn published_keys_are_read_at_once_by_sighup_and_a_secret_of_the_environme
     let replica = start(&nats, "--auth-jwks-file", &path).await;
     assert_eq!(status(&replica, &old).await, 200);
     publish(&new);
-    reload(&replica, &format!("SIGHUP: the keys of tokens were read again from {path}; 1 verify")).await;
+    reload(
+        &replica,
+        &format!("SIGHUP: the keys of tokens were read again from {path}; keys that verify tokens now: 1"),
+    )
+    .await;
     assert_eq!((status(&replica, &old).await, status(&replica, &new).await), (401, 200));
     write(file.path(), "{");
     reload(&replica, "SIGHUP: the keys of tokens were not read again").await;

@@ -22,6 +22,7 @@ use crate::log::provision::{self, NoEpoch, mirrored_streams, replicas_stream};
 use crate::push::clock_check::CLOCK_OFFSET_MS;
 use crate::push::heartbeat::{self, Heartbeat};
 use crate::submit::mode::Mode;
+use crate::trouble::causes;
 use crate::warnings::Warning;
 
 /// The exit code when NATS could not be asked.
@@ -54,7 +55,7 @@ pub(super) async fn status(nats: &Nats, format: StatusFormat) -> anyhow::Result<
     let status = match look(nats).await {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("tidings: {error:#}");
+            eprintln!("tidings: {}", causes(&error));
             return Ok(ExitCode::from(COULD_NOT_LOOK));
         }
     };
@@ -267,7 +268,9 @@ impl Status {
         let streams = self.streams.iter().map(|(name, stream)| {
             let cell =
                 |key: &str| stream.get(key).filter(|value| !value.is_null()).map_or("-".to_owned(), word);
-            [name.clone(), cell("last_sequence"), cell("bytes"), cell("max_bytes"), cell("leader")]
+            // JetStream writes -1 for a stream without a limit.
+            let limit = if stream["max_bytes"] == -1 { "none".to_owned() } else { cell("max_bytes") };
+            [name.clone(), cell("last_sequence"), cell("bytes"), limit, cell("leader")]
         });
         let replicas = self.replicas.iter().map(|Live { heartbeat, clock_offset_ms }| {
             let connections: u64 = heartbeat.channels.values().map(|present| present.connections).sum();

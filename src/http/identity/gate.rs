@@ -67,7 +67,9 @@ impl Gate {
         while hangups.next().await.is_some() {
             match self.reload().await {
                 Ok(Some(Reloaded { keys, from })) => {
-                    info!("SIGHUP: the keys of tokens were read again from {from}; {keys} verify tokens now");
+                    info!(
+                        "SIGHUP: the keys of tokens were read again from {from}; keys that verify tokens now: {keys}"
+                    );
                 }
                 Ok(None) => {
                     info!("SIGHUP: dev auth has no keys to read again; a changed option needs a restart");
