@@ -337,6 +337,17 @@ async fn a_key_that_somebody_else_writes_or_deletes_is_repaired() {
 }
 
 #[tokio::test]
+async fn what_the_mirror_is_about_to_write_is_not_taken_for_a_fault_of_the_bucket() {
+    let nats = Nats::start().await;
+    // The mirror compares the bucket with the log every quarter of a second, while posts follow each other.
+    let replica = Replica::start_with(Spec::joining(nats.url()).with(&["--acks-max-age-seconds", "1"])).await;
+    for n in 0..400 {
+        replica.post_broadcast(&format!("{n}")).await;
+    }
+    assert!(!replica.log().contains("does not say what is active"), "{}", replica.log());
+}
+
+#[tokio::test]
 async fn the_lag_of_the_mirror_is_shown_while_nobody_mirrors() {
     let nats = Nats::start().await;
     let lease = hold_the_lease(&nats).await;

@@ -98,6 +98,10 @@ impl Writer {
     /// written or deleted one. Whatever is further in the log than this replica stays.
     pub(super) async fn repair(&self) -> anyhow::Result<()> {
         for (channel, (active, head)) in self.active_in_log() {
+            // The projection has read on, and the mirror is about to write that: nothing is wrong with the bucket.
+            if head > self.sequence {
+                continue;
+            }
             let (value, place) = match &active {
                 Some(active) => (Some(value_of(active)?), self.place(active.sequence)),
                 None => (None, self.place(head)),
