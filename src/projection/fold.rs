@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::incoming::{ACKS_TOGETHER, Decoded, acknowledgements, add_waiting, decoded, next_of};
 use super::ledger::{Folded, Step, Unloading, What, is_within_bounds, needs_of};
 use super::shared::{Shared, Views};
-use super::store::Store;
+use super::store::{Pace, Store};
 use super::{Announcement, Changed, Position};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
@@ -192,7 +192,8 @@ impl Fold {
         self.announce(changes).await;
         if self.unloading.is_none() && !is_within_bounds(&shared.read().log) {
             let shared = self.shared.clone();
-            let mut sealing = blocking(move || shared.seal_beyond_bounds());
+            let pace = if somebody_is_told { Pace::Third } else { Pace::Full };
+            let mut sealing = blocking(move || shared.seal_beyond_bounds(pace));
             // While the log is read for the first time, memory must not grow faster than it is unloaded.
             if somebody_is_told {
                 self.unloading = Some(sealing);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cursor::CursorRecord;
-use super::store::{Batch, Store};
+use super::store::{Batch, Pace, Store};
 use super::tree::Tree;
 use crate::domain::{
     BroadcastId, BroadcastState, ByUser, Change, Channel, Event, Needs, Recorded, State, evolve,
@@ -215,7 +215,7 @@ impl Ledger {
         }
         if !is_within_bounds(state) {
             let unloading = self.begin_to_unload(state);
-            unloading.seal(store)?;
+            unloading.seal(store, Pace::Full)?;
             drop(self.unload(state, &unloading));
         }
         Ok(())
@@ -281,8 +281,8 @@ pub(super) struct Unloading {
 
 impl Unloading {
     /// Writes the sets. It takes time, and no lock.
-    pub(super) fn seal(&self, store: &Store) -> anyhow::Result<()> {
-        self.sets.iter().try_for_each(|(id, set)| store.seal(*id, set))
+    pub(super) fn seal(&self, store: &Store, pace: Pace) -> anyhow::Result<()> {
+        self.sets.iter().try_for_each(|(id, set)| store.seal(*id, set, pace))
     }
 }
 

@@ -20,7 +20,7 @@ use tracing::warn;
 use super::cursor::CursorRecord;
 use super::fold::changed;
 use super::ledger::{Ledger, Unloading};
-use super::store::Store;
+use super::store::{Pace, Store};
 use super::tree::Tree;
 use super::{Active, Announcement, Changed, Position};
 use crate::crash_point::CrashPoint;
@@ -147,12 +147,12 @@ impl Shared {
 
     /// Chooses what is beyond the bounds of memory, and seals the sets among it. It may run beside the fold: whatever is
     /// chosen stays in memory until [`Shared::unload`].
-    pub(super) fn seal_beyond_bounds(&self) -> anyhow::Result<Unloading> {
+    pub(super) fn seal_beyond_bounds(&self, pace: Pace) -> anyhow::Result<Unloading> {
         let (store, unloading) = self.with_store(|store| {
             let begin = |views: &mut Views| views.ledger.begin_to_unload(&mut views.log);
             Ok((store.clone(), self.write_gathered(store, begin)?))
         })?;
-        unloading.seal(&store)?;
+        unloading.seal(&store, pace)?;
         Ok(unloading)
     }
 

@@ -30,6 +30,7 @@ use crate::domain::{
 use crate::log::merkle::Hash;
 pub use aside::{delete_aside, set_aside};
 use key::Key;
+pub use sealed::Pace;
 
 /// Memory that sled may use for its pages. It fills it up, whatever is read: a longer log takes more memory until then.
 const CACHE_BYTES: u64 = 16 << 20;

@@ -10,6 +10,9 @@
 //! user:    sequence, 8 bytes, big-endian
 //! ```
 
+use std::thread;
+use std::time::Instant;
+
 use anyhow::Context as _;
 
 use super::key::Key;
@@ -30,29 +33,53 @@ const ENTRY: usize = 24;
 
 const DAMAGED: &str = "a record of sealed acknowledgements does not decode";
 
+/// How much of the processor sealing takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As much as there is: everything else waits for it.
+    Full,
+    /// A third of a core at most, so that a replica with one core serves its clients meanwhile.
+    Third,
+}
+
+impl Pace {
+    /// Does a step of some milliseconds, and rests for twice as long after it where that is the pace.
+    fn step<T>(self, step: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let done = step();
+        if self == Self::Third {
+            thread::sleep(begun.elapsed() * 2);
+        }
+        done
+    }
+}
+
 impl Store {
     /// Seals the set of a broadcast. Everything in it has to be written already. It reads nothing from the disk, and may run
     /// beside anything else. Until it has ended without an error, the store goes on as if it had not begun.
-    pub fn seal(&self, id: BroadcastId, set: &ByUser<u64>) -> anyhow::Result<()> {
+    pub fn seal(&self, id: BroadcastId, set: &ByUser<u64>, pace: Pace) -> anyhow::Result<()> {
         let bits = set.len().div_ceil(BUCKET).next_power_of_two().trailing_zeros().min(24);
         // One part of the buckets at a time, so that the copy stays small.
         let part_bits = set.len().div_ceil(HELD).next_power_of_two().trailing_zeros().min(bits);
         for part in 0..1_u64 << part_bits {
-            let mut buckets = vec![Vec::new(); 1 << (bits - part_bits)];
             let first = part << (bits - part_bits);
-            for (user, sequence) in set.iter().filter(|(user, _)| first_bits(**user, part_bits) == part) {
-                let nth = usize::try_from(first_bits(*user, bits) - first)?;
-                let bucket: &mut Vec<u8> = buckets.get_mut(nth).context("a bucket is out of range")?;
-                bucket.extend(user.bytes());
-                bucket.extend(sequence.to_be_bytes());
-            }
+            let buckets = pace.step(|| -> anyhow::Result<_> {
+                let mut buckets = vec![Vec::new(); 1 << (bits - part_bits)];
+                for (user, sequence) in set.iter().filter(|(user, _)| first_bits(**user, part_bits) == part) {
+                    let nth = usize::try_from(first_bits(*user, bits) - first)?;
+                    let bucket: &mut Vec<u8> = buckets.get_mut(nth).context("a bucket is out of range")?;
+                    bucket.extend(user.bytes());
+                    bucket.extend(sequence.to_be_bytes());
+                }
+                Ok(buckets)
+            })?;
             let mut numbered = (first..).zip(buckets).filter(|(_, bucket)| !bucket.is_empty()).peekable();
             while numbered.peek().is_some() {
                 let mut batch = Writes::default();
                 for (number, bucket) in numbered.by_ref().take(BUCKETS_AT_ONCE) {
                     batch.insert(Key::Bucket(id, bits, number).bytes(), bucket);
                 }
-                self.write(batch)?;
+                pace.step(|| self.write(batch))?;
             }
         }
         let mut batch = Writes::default();
@@ -101,7 +128,7 @@ mod tests {
             let id = BroadcastId(Uuid::from_u128(n as u128));
             let user = |n: u64| UserId::fingerprint_of(&format!("user-{n}"));
             let set: ByUser<u64> = (0..size).map(|n| (user(n), 7 + n)).collect();
-            store.seal(id, &set).unwrap();
+            store.seal(id, &set, Pace::Full).unwrap();
             for n in (0..size).step_by(97).chain(size.checked_sub(1)) {
                 assert_eq!(store.sealed_ack(id, user(n)).unwrap(), Some(7 + n), "{n} of {size}");
             }
@@ -110,7 +137,7 @@ mod tests {
             }
             // What was cut off is begun again, maybe with more users and other buckets.
             let set: ByUser<u64> = (0..=2 * size).map(|n| (user(n), 7 + n)).collect();
-            store.seal(id, &set).unwrap();
+            store.seal(id, &set, Pace::Full).unwrap();
             for n in (0..=2 * size).step_by(101) {
                 assert_eq!(store.sealed_ack(id, user(n)).unwrap(), Some(7 + n), "{n} of {size} and more");
             }
