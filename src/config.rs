@@ -53,7 +53,7 @@ pub struct Cli {
 pub enum Command {
     /// Run one replica of the service.
     Serve(Box<Serve>),
-    /// Read the event log: what happened, and what was true at a moment.
+    /// Read the event log: what happened, what was true at a moment, and whether anything was changed since.
     #[command(subcommand)]
     Audit(Audit),
     /// Look after a deployment.

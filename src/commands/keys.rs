@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use tracing::{info, warn};
 
 use super::data_dir::{CHECKPOINT_KEY, CHECKPOINT_PUBLIC_KEY, DataDir};
@@ -16,8 +16,12 @@ use crate::notary::note::{KeyName, SecretKey};
 /// Makes a key of this name in a file that is not there yet.
 pub(super) fn generate(name: KeyName, file: &Path) -> anyhow::Result<SecretKey> {
     let key = SecretKey::new(name, &SystemClock::new_seed()?);
-    private::write_new(file, format!("{}\n", key.reveal()))
-        .with_context(|| format!("writing the key into {}", file.display()))?;
+    match private::write_new(file, format!("{}\n", key.reveal())) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!("{} is there already, and a key is not written over: name another file", file.display())
+        }
+        written => written.with_context(|| format!("writing the key into {}", file.display()))?,
+    }
     Ok(key)
 }
 

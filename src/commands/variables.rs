@@ -15,8 +15,10 @@ const PREFIX: &str = "TIDINGS_";
 /// What Kubernetes sets in every container of a namespace for a service that is called `tidings`.
 const OF_KUBERNETES: [&str; 2] = ["TIDINGS_PORT", "TIDINGS_SERVICE_"];
 
-/// How many letters a name may differ by, and still be taken for a misspelt one.
+/// How many letters a name may differ by at most, and still be taken for a misspelt one; and one letter in this many. A short
+/// name is near to every other.
 const TYPING_ERRORS: usize = 3;
+const LETTERS_AN_ERROR: usize = 3;
 
 /// Warns of each variable that no command knows.
 pub(super) fn warn_of_unknown() {
@@ -39,11 +41,13 @@ fn is_unknown(name: &str, known: &BTreeSet<String>) -> bool {
 
 fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
     let distance = |other: &str| strsim::damerau_levenshtein(name, other);
+    let letters = name.len().saturating_sub(PREFIX.len());
+    let allowed = (letters / LETTERS_AN_ERROR).clamp(1, TYPING_ERRORS);
     known
         .iter()
         .map(String::as_str)
         .min_by_key(|other| distance(other))
-        .filter(|near| distance(near) <= TYPING_ERRORS)
+        .filter(|near| distance(near) <= allowed)
 }
 
 /// The variables of all commands: they share one environment.
@@ -69,7 +73,9 @@ mod tests {
         let known = known();
         assert_eq!(nearest("TIDINGS_CHANELS", &known), Some("TIDINGS_CHANNELS"));
         assert_eq!(nearest("TIDINGS_LSITEN", &known), Some("TIDINGS_LISTEN"));
+        assert_eq!(nearest("TIDINGS_LOGS", &known), Some("TIDINGS_LOG"));
         assert_eq!(nearest("TIDINGS_COLOUR_OF_THE_PAGE", &known), None);
+        assert_eq!(nearest("TIDINGS_FOO", &known), None);
         for name in
             ["TIDINGS_LOG", "TIDINGS_AUTH_SECRET", "TIDINGS_DATA_DIR", "TIDINGS_PORT_8000_TCP", "HOME"]
         {

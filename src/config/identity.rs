@@ -73,7 +73,7 @@ impl Secret {
 #[derive(Clone, Debug, Args)]
 pub struct IdentityOptions {
     /// How people prove who they are.
-    #[arg(long, env = "TIDINGS_AUTH", default_value = "dev")]
+    #[arg(long, env = "TIDINGS_AUTH", default_value = "dev", value_name = "MODE")]
     pub auth: Auth,
 
     /// Allow `--auth dev` on any address, without authentication: anyone who can reach it is trusted. Only behind something

@@ -9,6 +9,7 @@ use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use crate::operations::{stderr, tidings};
 use crate::support::{Replica, Spec, nats_server};
 
 /// Everything in a directory, itself included, with its mode.
@@ -143,4 +144,20 @@ async fn a_key_that_others_can_read_or_change_is_used_with_a_warning() {
         replica.start_again().await;
         assert!(replica.log().contains(can), "{can}: {}", replica.log());
     }
+}
+
+#[tokio::test]
+async fn keygen_does_not_write_over_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("checkpoint.key");
+    let keygen = ["admin", "keygen", "--name", "example.com/tidings", key.to_str().unwrap()];
+    assert!(tidings(&keygen, &[]).await.status.success());
+    let made = fs::read(&key).unwrap();
+    let again = tidings(&keygen, &[]).await;
+    let said = stderr(&again);
+    assert!(
+        !again.status.success() && said.contains("is there already, and a key is not written over"),
+        "{said}"
+    );
+    assert_eq!(fs::read(&key).unwrap(), made);
 }
