@@ -21,6 +21,9 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 /// An `acknowledged` event carries at most this many acknowledgements.
 pub const MAX_ACKS_PER_EVENT: usize = 1_000;
 
+/// The beginning of the source of an event: `/tidings/{replica}`.
+pub const OF_REPLICA: &str = "/tidings/";
+
 /// The end of the source of an event that waited in the outbox of its replica: `/tidings/{replica}/outbox`.
 pub const OF_OUTBOX: &str = "/outbox";
 
@@ -166,7 +169,10 @@ impl<'a> Attributes<'a> {
     }
 
     fn is_relayed(&self) -> bool {
-        self.source.and_then(decoded).is_some_and(|source| source.ends_with(OF_OUTBOX))
+        self.source.and_then(decoded).is_some_and(|source| {
+            // A replica may itself be called `outbox`.
+            source.strip_prefix(OF_REPLICA).is_some_and(|name| name.ends_with(OF_OUTBOX))
+        })
     }
 
     fn id(&self) -> Result<Uuid, Skipped> {
@@ -281,6 +287,14 @@ mod tests {
         let (_, raw) = created(&format!("/tidings/a{OF_OUTBOX}"));
         let Decoded::Event(relayed) = decode(&raw) else { panic!("not read: {:?}", decode(&raw)) };
         assert_eq!(relayed, Recorded { relayed: true, ..recorded });
+    }
+
+    #[test]
+    fn a_replica_that_is_called_outbox_has_not_kept_every_event_in_its_outbox() {
+        for (source, expected) in [("/tidings/outbox", false), ("/tidings/outbox/outbox", true)] {
+            let Decoded::Event(read) = decode(&created(source).1) else { panic!("not read: {source}") };
+            assert_eq!(read.relayed, expected, "{source}");
+        }
     }
 
     #[test]

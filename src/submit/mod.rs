@@ -27,6 +27,7 @@ use crate::domain::{
     BroadcastId, Channel, Command, Event, Rejection, State, Timestamp, UserId, View, decide, in_log,
 };
 use crate::log::condition::Condition;
+use crate::log::envelope::OF_REPLICA;
 use crate::log::names::Subject;
 use crate::log::{EventLog, ReadError, TraceParent};
 use crate::metrics::Metrics;
@@ -143,7 +144,7 @@ impl Submit {
             log,
             projection,
             clock,
-            source: format!("/tidings/{}", options.replica),
+            source: format!("{OF_REPLICA}{}", options.replica),
             lanes: options.channels.iter().map(|channel| (channel.clone(), lane())).collect(),
             modes: Modes::new(!outbox.waiting().is_empty()),
             standing: outbox.standing(),
