@@ -96,7 +96,12 @@ pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection
 /// A connection that is made as soon as there is a server; see [`Connection::introduced`]. While there is none, the
 /// diagnostics say why.
 pub async fn begin(address: &Address, name: &str) -> anyhow::Result<Connection> {
-    let (made, closing, known) = (watch::Sender::new(0), Arc::default(), Arc::default());
+    begin_until(address, name, Arc::default()).await
+}
+
+/// The same, until `closing` says that the end of the connection is no trouble.
+async fn begin_until(address: &Address, name: &str, closing: Arc<AtomicBool>) -> anyhow::Result<Connection> {
+    let (made, known) = (watch::Sender::new(0), Arc::default());
     let options = observed(login_options(address, name).await?, &made, &closing, &known);
     let connecting = options.retry_on_initial_connect().connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
@@ -131,9 +136,10 @@ impl Connection {
         }
     }
 
-    /// Another connection to the same servers, with the same login and the same options, under another name.
+    /// Another connection to the same servers, with the same login and the same options, under another name. Once this one is
+    /// closed, the end of the other one is no trouble either.
     pub async fn another(&self, name: &str) -> anyhow::Result<Self> {
-        begin(&self.address, name).await
+        begin_until(&self.address, name, self.closing.clone()).await
     }
 
     /// Whether it is up at this moment, as far as the client knows.

@@ -98,6 +98,9 @@ async fn a_replica_that_trusts_another_authority_is_not_ready_and_says_what_tls_
 async fn a_clean_stop_is_no_trouble_with_nats() {
     let mut replica = Replica::start_with(Spec::embedded()).await;
     assert!(replica.log().contains("connected to NATS"), "{}", replica.log());
+    // Auditors read over a connection of their own.
+    let events = replica.raw_request(Method::GET, "/api/audit/events").header("X-User-Role", "auditor");
+    assert_eq!(events.send().await.unwrap().status(), 200);
     assert_eq!(replica.terminate().await.code(), Some(0));
     let said = replica.log();
     let trouble = said.lines().any(|line| line.contains("WARN") && line.contains("NATS"));
