@@ -30,7 +30,7 @@ use crate::log::connection::Connection;
 use crate::log::names::{MIRROR_LEASE_KEY, REPLICAS_BUCKET, bucket_subject};
 use crate::log::provision::{Provision, replicas_stream};
 use crate::metrics::{Metrics, gauge};
-use crate::projection::Projection;
+use crate::projection::{Position, Projection};
 use crate::submit::mode::{Mode, Modes};
 use crate::trouble::{Repeated, causes};
 use crate::warnings::{Warning, Warnings};
@@ -99,6 +99,7 @@ impl Presence {
         let mut peers = self.last_heartbeats(&context).await;
         let mut name = NameCheck::new(Instant::now());
         let mut modes = self.modes.watch();
+        let mut serves = Serves::of(&self.projection);
         let (mut beat_at, mut sum_at) = (Instant::now(), Instant::now());
         let mut summed_at = None;
         // Publishing waits for the server; listening does not wait for that.
@@ -122,6 +123,9 @@ impl Presence {
                     beat_at = Instant::now() + BEAT_EVERY;
                     beating.set(self.beat(&context).fuse());
                 }
+                () = serves.changed() => {
+                    beat_at = beat_at.min(Instant::now() + beat_after_change(peers.count()));
+                }
                 () = self.hub.changed() => {
                     beat_at = beat_at.min(Instant::now() + beat_after_change(peers.count()));
                     sum_at = sum_at.min(soon());
@@ -130,6 +134,7 @@ impl Presence {
                     if changed.is_err() {
                         return Ok(());
                     }
+                    beat_at = beat_at.min(Instant::now() + beat_after_change(peers.count()));
                     sum_at = sum_at.min(soon());
                 }
             }
@@ -202,7 +207,7 @@ impl Presence {
             started_at: self.identity.started_at,
             at: self.clock.now(),
             mode: self.modes.now().as_str().to_owned(),
-            serving: position.serving && position.halt.is_none(),
+            serving: shows_the_log(&position),
             epoch: position.epoch,
             sequence: position.sequence,
             digest: position.digest,
@@ -287,6 +292,34 @@ impl Presence {
                 "another replica has another digest at the same sequence: one of the two projections is wrong"
             );
         }
+    }
+}
+
+/// Whether the projection shows what the log has, or had when it was last there.
+const fn shows_the_log(position: &Position) -> bool {
+    position.serving && position.halt.is_none()
+}
+
+/// Whether this replica serves: what others and `admin status` know of that is to be true soon after it changes.
+struct Serves {
+    progress: watch::Receiver<Position>,
+    known: bool,
+}
+
+impl Serves {
+    fn of(projection: &Projection) -> Self {
+        let progress = projection.watch();
+        let known = shows_the_log(&progress.borrow());
+        Self { progress, known }
+    }
+
+    async fn changed(&mut self) {
+        let known = self.known;
+        if self.progress.wait_for(|now| shows_the_log(now) != known).await.is_err() {
+            // The projection has ended, and the replica ends with it.
+            std::future::pending::<()>().await;
+        }
+        self.known = !known;
     }
 }
 

@@ -56,6 +56,14 @@ async fn a_sound_service_is_0_and_a_table_for_people_has_every_stream_and_replic
 }
 
 #[tokio::test]
+async fn a_replica_that_is_ready_counts_as_serving_before_its_next_regular_heartbeat() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    within(Duration::from_secs(2), "nothing is wrong", || async { status(&replica).await.0 == Some(0) })
+        .await;
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_1_and_what_cannot_be_asked_is_3() {
     let mut nats = Nats::start().await;
     let mut replica = Replica::start_with(Spec::joining(nats.url()).with(&["--log-max-bytes", "2000"])).await;
