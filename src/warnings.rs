@@ -24,6 +24,8 @@ pub enum Warning {
     LogSettings,
     /// The log ends before what was signed of it.
     LogTooShort,
+    /// The first checkpoint is of another log.
+    LogReplaced,
     /// This replica's clock is far from that of NATS.
     ClockOffset,
     /// Checkpoints can be neither read nor signed.
@@ -44,7 +46,7 @@ pub enum Warning {
 
 impl Warning {
     /// Every one, in the order of their bits.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::LogNoLeader,
         Self::LogCopyAway,
         Self::LogCopiesFew,
@@ -52,6 +54,7 @@ impl Warning {
         Self::LogIncomplete,
         Self::LogSettings,
         Self::LogTooShort,
+        Self::LogReplaced,
         Self::ClockOffset,
         Self::CheckpointsFailing,
         Self::Diverged,
@@ -72,6 +75,7 @@ impl Warning {
             Self::LogIncomplete => "log_incomplete",
             Self::LogSettings => "log_settings",
             Self::LogTooShort => "log_too_short",
+            Self::LogReplaced => "log_replaced",
             Self::ClockOffset => "clock_offset",
             Self::CheckpointsFailing => "checkpoints_failing",
             Self::Diverged => "diverged",
@@ -123,6 +127,11 @@ impl Warning {
             Self::LogTooShort => {
                 "finds that the log ends before what was signed of it: an older log was restored without its checkpoints, or \
                  the log has lost events. Nothing is signed any more: restore the newest backup of both streams"
+            }
+            Self::LogReplaced => {
+                "follows another log than the one of the first checkpoint: if the log was deleted by mistake, stop all replicas \
+                 and restore the backup of both streams; if it was replaced on purpose, keep a copy of the old checkpoints and \
+                 delete their stream (`nats stream rm BROADCAST_CHECKPOINTS`)"
             }
             Self::ClockOffset => "has a clock that is far from that of NATS: set both by NTP",
             Self::CheckpointsFailing => {

@@ -21,6 +21,7 @@
 
 pub mod checkpoint;
 mod desk;
+mod read;
 mod trouble;
 pub mod note;
 pub mod ranges;
@@ -42,15 +43,15 @@ use crate::log::merkle::Hash;
 use crate::log::names::CHECKPOINT_STREAM;
 use crate::log::provision::Provision;
 use crate::log::{Epoch, EventLog};
-use crate::metrics::{Metrics, gauge};
+use crate::metrics::Metrics;
 use crate::projection::Projection;
 use crate::warnings::{Warning, Warnings};
 use checkpoint::{Checkpoint, Signed};
 use desk::{Desk, Seen};
 use note::{Note, PublicKey, SecretKey};
 use ranges::{Leaves, hash_of};
-use stream::{BACK, Checkpoints};
-use trouble::{PassedOver, Trouble};
+use stream::Checkpoints;
+use trouble::Trouble;
 
 /// How often it looks for new checkpoints, at least and at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -182,60 +183,6 @@ impl Notary {
     /// After how many events it signs, if it does.
     fn signs_every(&self) -> Option<u64> {
         (!self.options.keys.is_empty()).then_some(self.options.every_events)
-    }
-
-    /// Finds the newest checkpoint of the log, from the end of the stream back. What does not count is passed over.
-    async fn read(
-        &self,
-        checkpoints: &Checkpoints,
-        desk: &mut Desk,
-        epoch: Epoch,
-        trusted: &[PublicKey],
-    ) -> anyhow::Result<()> {
-        let reach = checkpoints.reach().await?;
-        self.metrics.checkpoint_bytes.set(gauge(reach.bytes));
-        self.metrics.checkpoint_limit.set(gauge(reach.max_bytes));
-        if desk.read == Some(reach) {
-            return Ok(());
-        }
-        let known = match desk.known(&reach) {
-            Some((0, _)) => Some(0),
-            Some((last, time_ns)) => {
-                checkpoints.at(last).await?.filter(|there| there.time_ns == time_ns).map(|_| last)
-            }
-            None => None,
-        };
-        // No checkpoint of this log is older than its first event; an empty log says nothing of that.
-        let begins = self.log.first_from(1).await.context("asking the log when it begins")?;
-        let first = reach.first.max(known.unwrap_or(0) + 1);
-        let (mut found, mut passed_over, mut last) = (None, PassedOver::default(), reach.last);
-        'back: while last >= first && last > 0 {
-            let batch = checkpoints.up_to(last, first).await?;
-            last = last.saturating_sub(BACK);
-            for noted in batch.into_iter().rev() {
-                match Signed::read(&noted.text, trusted) {
-                    Ok(Signed { checkpoint, note }) if checkpoint.epoch == epoch && found.is_none() => {
-                        found = Some(Seen { checkpoint, note, time_ns: noted.time_ns, agreed_in: None });
-                    }
-                    Ok(_) => {}
-                    Err(why) => passed_over.note(noted.number, why),
-                }
-                // In a stream that goes on all that is new is looked at, so that nothing foreign in it goes unsaid.
-                let before_the_log = begins
-                    .as_ref()
-                    .is_some_and(|begins| noted.time_ns < begins.time_ns.saturating_sub(SKEW_NS));
-                if before_the_log || (found.is_some() && known.is_none()) {
-                    break 'back;
-                }
-            }
-        }
-        passed_over.warn();
-        desk.have_read(reach, known.is_some(), found);
-        let signed = desk.newest.as_ref();
-        let signed =
-            signed.map(|seen| Signed { checkpoint: seen.checkpoint.clone(), note: seen.note.clone() });
-        self.newest.send_replace(Some(Newest { epoch, signed }));
-        Ok(())
     }
 
     /// Holds the tree to the newest checkpoint, once it is large enough.

@@ -186,6 +186,28 @@ async fn a_full_stream_of_checkpoints_shows_and_its_size_is_a_metric() {
 }
 
 #[tokio::test]
+async fn a_log_that_replaced_a_signed_one_shows_until_the_old_checkpoints_are_taken_away() {
+    let nats = Nats::start().await;
+    let key = KeyFile::of("example.com/tidings", 1);
+    let replica = Replica::start_with(signing(&nats, &key)).await;
+    replica.post_broadcast("one").await;
+    eventually("it is signed", || async { replica.count("tidings_checkpoint_size").await == 1 }).await;
+    let context = nats.jetstream().await;
+    context.delete_stream(LOG_STREAM).await.unwrap();
+    let problem = "follows another log than the one of the first checkpoint";
+    shows(&replica, "log_replaced", problem, "the first checkpoint is of the log").await;
+    // Also when the new log is signed, and after a restart.
+    replica.post_until_taken("of the new log").await;
+    let restarted = Replica::start_with(signing(&nats, &key)).await;
+    shows(&restarted, "log_replaced", problem, "the first checkpoint is of the log").await;
+    context.delete_stream(CHECKPOINT_STREAM).await.unwrap();
+    for replica in [&replica, &restarted] {
+        within(WHILE, "the new log alone is left", || async { !has_warning(replica, "log_replaced").await })
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn a_login_that_may_not_publish_checkpoints_shows() {
     let nats = Nats::start_denying(&["broadcast_checkpoints.>"]).await;
     let key = KeyFile::of("example.com/tidings", 1);
