@@ -305,6 +305,9 @@ async fn relays_what_is_whole(nats: &Nats, world: &mut World, damage: Damage) {
         let has_its_broadcast =
             whole["type"] != "broadcast.acknowledged" || logged.iter().any(|id| *broadcast == **id);
         assert_eq!(times(&whole), usize::from(has_its_broadcast), "{damage:?}: whole: {whole}");
+        if !has_its_broadcast {
+            world.release(&[whole]);
+        }
     }
     // One that was sent as the link was cut may be there all the same.
     for entry in &lost {
