@@ -99,8 +99,8 @@ const fn is_default_ignorable(c: char) -> bool {
 }
 
 /// Control characters; the embeddings, overrides and isolates that make text read differently from what it says; and what
-/// carries text that nobody sees: tag characters outside of flags, interlinear annotations and noncharacters. Left-to-right and right-to-left
-/// *marks* (U+200E, U+200F, U+061C), joiners and variation selectors are part of honest writing and pass.
+/// carries text that nobody sees: tag characters outside of flags, interlinear annotations and noncharacters. Left-to-right and
+/// right-to-left *marks* (U+200E, U+200F, U+061C), joiners and variation selectors are part of honest writing and pass.
 pub(crate) fn is_forbidden(c: char) -> bool {
     let is_hidden = matches!(c, '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}');
     let is_noncharacter = matches!(c, '\u{FDD0}'..='\u{FDEF}') || u32::from(c) & 0xFFFE == 0xFFFE;
