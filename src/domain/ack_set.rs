@@ -55,27 +55,19 @@ impl AckSet {
         is_new
     }
 
-    /// Adds the users of another set, unless this one has them already.
-    pub fn merge(&mut self, other: &Self) {
-        let frozen = other.frozen.iter().flat_map(|frozen| frozen.iter());
-        for (user, sequence) in other.recent.iter().chain(frozen) {
-            self.add(*user, *sequence);
-        }
+    /// How many users are in memory, beside those in the frozen part.
+    pub fn recent_len(&self) -> usize {
+        self.recent.len()
     }
 
     /// How many users are in memory.
     pub fn len(&self) -> usize {
-        self.recent.len() + self.frozen_len()
+        self.recent.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.len())
     }
 
     /// Whether no user is in memory.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// How many users are in the part that does not change any more.
-    pub fn frozen_len(&self) -> usize {
-        self.frozen.as_ref().map_or(0, |frozen| frozen.len())
     }
 
     /// Takes everybody in a complete set into a part that does not change any more, and returns that. It costs the same
@@ -89,11 +81,11 @@ impl AckSet {
         Some(frozen)
     }
 
-    /// Gives up the frozen part, and returns it for the caller to drop where nobody waits. The set is partial from now on.
-    pub fn unload_frozen(&mut self) -> Option<Arc<ByUser<u64>>> {
-        let frozen = self.frozen.take()?;
-        self.is_complete = false;
-        Some(frozen)
+    /// Gives everybody up, and returns what that was for the caller to drop where nobody waits. The set is partial from now
+    /// on. Everybody in it must be on disk, and the frozen part as a whole; a set that is still open keeps what it has.
+    #[must_use]
+    pub fn unload(&mut self) -> Self {
+        if self.is_open() { Self::default() } else { mem::take(self) }
     }
 }
 
@@ -130,19 +122,17 @@ mod tests {
     }
 
     #[test]
-    fn a_set_without_its_frozen_part_is_partial() {
+    fn a_set_that_was_unloaded_is_partial() {
         let mut set = AckSet::new_complete();
         set.add(user(1), 10);
+        assert!(set.unload().is_empty() && set.is_open(), "an open set is on no disk as a whole");
         set.freeze();
         set.add(user(2), 12);
-        assert!(set.unload_frozen().is_some());
-        assert!(!set.is_complete() && !set.is_open());
-        assert_eq!((set.get(user(1)), set.get(user(2))), (None, Some(12)));
+        assert_eq!(set.unload().len(), 2);
+        assert!(set.is_empty() && !set.is_complete() && !set.is_open());
+        assert!(set.add(user(2), 12));
+        assert_eq!((set.get(user(1)), set.get(user(2)), set.recent_len()), (None, Some(12), 1));
         assert!(set.freeze().is_none(), "a partial set must not stand for the whole");
-        let mut looked_up = AckSet::default();
-        looked_up.add(user(1), 10);
-        looked_up.add(user(2), 99);
-        set.merge(&looked_up);
-        assert_eq!((set.get(user(1)), set.get(user(2))), (Some(10), Some(12)), "what is in memory is newer");
+        assert_eq!((set.unload().len(), set.len()), (1, 0), "it is unloaded again");
     }
 }

@@ -1,6 +1,6 @@
 //! The state and `evolve`, which folds one recorded event into it. It judges nothing and cannot fail.
 
-use std::collections::{BTreeMap, HashMap, hash_map};
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -10,6 +10,7 @@ use super::decide::Command;
 use super::delays::{Delays, delay_ms};
 use super::digest::Digest;
 use super::event::{Acknowledgement, Broadcast, Event, Recorded};
+use super::needs::{Loaded, Needs};
 use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 
 /// Why a broadcast is no longer active.
@@ -131,35 +132,6 @@ pub struct State {
     pub digest: Digest,
 }
 
-/// What has to be loaded before a command is judged or an event folded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Broadcasts, without their acknowledgements.
-    pub broadcasts: Vec<BroadcastId>,
-    /// Ids of lifecycle events.
-    pub written: Vec<Uuid>,
-    /// Users who may have acknowledged a broadcast. The broadcast itself is loaded too.
-    pub acknowledged: Vec<(BroadcastId, Fingerprint)>,
-}
-
-impl Needs {
-    /// A broadcast, without its acknowledgements.
-    pub fn broadcast(id: BroadcastId) -> Self {
-        Self { broadcasts: vec![id], ..Self::default() }
-    }
-
-    /// A broadcast, and whether these users acknowledged it.
-    pub fn acknowledged(id: BroadcastId, users: impl IntoIterator<Item = Fingerprint>) -> Self {
-        let acknowledged = users.into_iter().map(|user| (id, user)).collect();
-        Self { acknowledged, ..Self::broadcast(id) }
-    }
-
-    /// Whether nothing is needed.
-    pub const fn is_empty(&self) -> bool {
-        self.broadcasts.is_empty() && self.written.is_empty() && self.acknowledged.is_empty()
-    }
-}
-
 /// What an event did. A push, a KV write, a stored record each follow from this alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -271,19 +243,20 @@ impl State {
         self.broadcast(id).is_some_and(|known| known.acknowledgements.is_complete())
     }
 
-    /// Adds what was loaded from the store. What is here already is newer and stays.
-    pub fn add_loaded(&mut self, loaded: Self) {
+    /// Adds what was read from the store. What is here already is newer and stays.
+    pub fn add_loaded(&mut self, loaded: Loaded) {
         for (id, record) in loaded.broadcasts {
-            match self.broadcasts.entry(id) {
-                hash_map::Entry::Vacant(entry) => drop(entry.insert(record)),
-                hash_map::Entry::Occupied(mut known) if !known.get().acknowledgements.is_complete() => {
-                    known.get_mut().acknowledgements.merge(&record.acknowledgements);
-                }
-                hash_map::Entry::Occupied(_) => {}
-            }
+            self.broadcasts.entry(id).or_insert(record);
         }
         for (id, written) in loaded.written {
             self.written.entry(id).or_insert(written);
+        }
+        for (id, users) in loaded.acknowledged {
+            let known = self.broadcasts.get_mut(&id).filter(|known| !known.acknowledgements.is_complete());
+            let Some(known) = known else { continue };
+            for (user, sequence) in users {
+                known.acknowledgements.add(user, sequence);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::ack_set::AckSet;
 use super::event::{Acknowledgement, Event, Recorded};
+use super::needs::Loaded;
 use super::state::{BroadcastState, Change, ChannelState, State, Written, evolve};
 use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 
@@ -117,7 +118,7 @@ fn without_acknowledgements(known: &BroadcastState) -> BroadcastState {
 pub struct View<'a> {
     log: &'a State,
     /// What was loaded of the log for one look. What is in `log` is newer.
-    loaded: Option<&'a State>,
+    loaded: Option<&'a Loaded>,
     pending: &'a Pending,
 }
 
@@ -129,7 +130,7 @@ impl<'a> View<'a> {
 
     /// The same view, with what was loaded of the log for one look.
     #[must_use]
-    pub const fn with_loaded(self, loaded: &'a State) -> Self {
+    pub const fn with_loaded(self, loaded: &'a Loaded) -> Self {
         Self { loaded: Some(loaded), ..self }
     }
 
@@ -140,18 +141,18 @@ impl<'a> View<'a> {
 
     /// A broadcast as the log has it.
     pub fn in_log(self, id: BroadcastId) -> Option<&'a BroadcastState> {
-        self.log.broadcast(id).or_else(|| self.loaded?.broadcast(id))
+        self.log.broadcast(id).or_else(|| self.loaded?.broadcasts.get(&id))
     }
 
     /// The lifecycle event of this id, if the log has one.
     pub fn written_in_log(self, id: Uuid) -> Option<Written> {
-        self.log.written_by(id).or_else(|| self.loaded?.written_by(id))
+        self.log.written_by(id).or_else(|| self.loaded?.written.get(&id).copied())
     }
 
     /// The sequence at which this user first acknowledged the broadcast by the log.
     pub fn acknowledged_in_log(self, id: BroadcastId, user: Fingerprint) -> Option<u64> {
-        let states = [Some(self.log), self.loaded];
-        states.into_iter().flatten().find_map(|state| state.broadcast(id)?.acknowledged_by(user))
+        let in_memory = self.log.broadcast(id).and_then(|known| known.acknowledged_by(user));
+        in_memory.or_else(|| self.loaded?.acknowledged_by(id, user))
     }
 
     /// Every channel that has an event.

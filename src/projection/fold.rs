@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -30,13 +30,9 @@ const FEW_ACKS: usize = 4_096;
 /// about as much as what is in it, so a single event would cost a hundred.
 const WRITTEN_AFTER: Duration = Duration::from_millis(10);
 
-/// How a task ended, once it has; never while there is none.
-async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
-    let Some(running) = task else { return std::future::pending().await };
-    let ended = running.await;
-    *task = None;
-    ended
-}
+/// How long what is beyond the bounds of memory stays there. Mostly it is a broadcast that was superseded a moment ago, and
+/// thousands of clients are to see the one that took its place first.
+const SEALED_AFTER: Duration = Duration::from_millis(250);
 
 /// How a fold ended, when nothing was damaged.
 pub(super) enum Outcome {
@@ -56,37 +52,45 @@ pub(super) struct Fold {
     target: Option<u64>,
     /// Whether something changed that no snapshot and no announcement has told.
     untold: bool,
-    writing: Writing,
-    /// What is beyond the bounds of memory is being sealed.
-    unloading: Option<JoinHandle<anyhow::Result<Unloading>>>,
+    writing: Job<()>,
+    /// What is beyond the bounds of memory is sealed.
+    sealing: Job<Unloading>,
 }
 
-/// When what was folded is written.
-#[derive(Default)]
-struct Writing {
+/// Work on the store beside the fold: planned, then under way.
+struct Job<T> {
     at: Option<Instant>,
-    begun: Option<JoinHandle<anyhow::Result<()>>>,
+    begun: Option<JoinHandle<anyhow::Result<T>>>,
 }
 
-impl Writing {
-    /// Something was folded.
-    fn plan(&mut self) {
-        self.at.get_or_insert_with(|| Instant::now() + WRITTEN_AFTER);
+impl<T> Job<T> {
+    const fn idle() -> Self {
+        Self { at: None, begun: None }
     }
 
-    /// Begins to write when it is time to, and comes back with what became of that. It can be left and taken up again.
-    async fn go_on(&mut self, shared: &Arc<Shared>) -> anyhow::Result<()> {
-        if self.begun.is_none() {
+    const fn is_idle(&self) -> bool {
+        self.at.is_none() && self.begun.is_none()
+    }
+
+    /// There is something to do, some time from now, unless it is planned already.
+    fn plan(&mut self, after: Duration) {
+        self.at.get_or_insert_with(|| Instant::now() + after);
+    }
+
+    /// Begins when it is time to, and comes back with what became of that; never while nothing is planned. It can be left
+    /// and taken up again.
+    async fn go_on(&mut self, begin: impl FnOnce() -> JoinHandle<anyhow::Result<T>>) -> anyhow::Result<T> {
+        let work = if let Some(work) = &mut self.begun {
+            work
+        } else {
             let Some(at) = self.at else { return std::future::pending().await };
             sleep_until(at).await;
             self.at = None;
-            let shared = shared.clone();
-            self.begun = Some(blocking(move || shared.with_store(|_| Ok(()))));
-        }
-        let Some(begun) = &mut self.begun else { return Ok(()) };
-        let written = begun.await;
+            self.begun.insert(begin())
+        };
+        let done = work.await;
         self.begun = None;
-        written.context("the store panicked")?
+        done.context("work on the store panicked")?
     }
 }
 
@@ -99,7 +103,7 @@ struct Told {
 
 impl Fold {
     pub(super) fn new(shared: Arc<Shared>, metrics: Metrics) -> Self {
-        Self { shared, metrics, target: None, untold: true, writing: Writing::default(), unloading: None }
+        Self { shared, metrics, target: None, untold: true, writing: Job::idle(), sealing: Job::idle() }
     }
 
     /// Folds until the reader ends. An error means that the store is damaged.
@@ -114,17 +118,18 @@ impl Fold {
             self.publish(|position| position.serving = true);
         }
         let (mut decoded, mut next) = (decoded(deliveries), None);
+        let shared = self.shared.clone();
         loop {
             let taken = tokio::select! {
                 biased;
-                written = self.writing.go_on(&self.shared) => {
+                written = self.writing.go_on(|| write(&shared)) => {
                     written?;
                     continue;
                 }
-                sealed = ended(&mut self.unloading) => {
-                    let shared = self.shared.clone();
+                sealed = self.sealing.go_on(|| seal(&shared, Pace::Third)) => {
+                    let unloading = sealed?;
                     let _order = shared.order.lock().await;
-                    self.unload(sealed).await?;
+                    self.unload(unloading).await?;
                     continue;
                 }
                 taken = next_of(&mut next, &mut decoded) => taken,
@@ -147,10 +152,9 @@ impl Fold {
             };
             self.apply(steps).await?;
         }
-        if let Some(sealing) = self.unloading.take() {
+        if let Some(sealing) = self.sealing.begun.take() {
             sealing.await.context("sealing acknowledgements panicked")??;
         }
-        let shared = self.shared.clone();
         let flushed = blocking(move || shared.with_store(Store::flush));
         flushed.await.context("the store panicked")??;
         Ok(Outcome::Stopped)
@@ -188,25 +192,22 @@ impl Fold {
             self.metrics.apply_duration.observe(begun.elapsed());
         }
         self.untold |= is_untold;
-        self.writing.plan();
+        self.writing.plan(WRITTEN_AFTER);
         self.announce(changes).await;
-        if self.unloading.is_none() && !is_within_bounds(&shared.read().log) {
-            let shared = self.shared.clone();
-            let pace = if somebody_is_told { Pace::Third } else { Pace::Full };
-            let mut sealing = blocking(move || shared.seal_beyond_bounds(pace));
+        if self.sealing.is_idle() && !is_within_bounds(&shared.read().log) {
             // While the log is read for the first time, memory must not grow faster than it is unloaded.
             if somebody_is_told {
-                self.unloading = Some(sealing);
+                self.sealing.plan(SEALED_AFTER);
             } else {
-                self.unload((&mut sealing).await).await?;
+                let sealed = seal(&shared, Pace::Full).await;
+                self.unload(sealed.context("sealing acknowledgements panicked")??).await?;
             }
         }
         Ok(())
     }
 
     /// Unloads what was sealed. The caller holds `order`.
-    async fn unload(&self, sealed: Result<anyhow::Result<Unloading>, JoinError>) -> anyhow::Result<()> {
-        let unloading = sealed.context("sealing acknowledgements panicked")??;
+    async fn unload(&self, unloading: Unloading) -> anyhow::Result<()> {
         let shared = self.shared.clone();
         blocking(move || shared.unload(&unloading)).await.context("unloading panicked")?
     }
@@ -271,6 +272,18 @@ impl Fold {
             self.shared.tell(&clients).await;
         }
     }
+}
+
+/// Writes what was folded.
+fn write(shared: &Arc<Shared>) -> JoinHandle<anyhow::Result<()>> {
+    let shared = shared.clone();
+    blocking(move || shared.with_store(|_| Ok(())))
+}
+
+/// Seals what is beyond the bounds of memory.
+fn seal(shared: &Arc<Shared>, pace: Pace) -> JoinHandle<anyhow::Result<Unloading>> {
+    let shared = shared.clone();
+    blocking(move || shared.seal_beyond_bounds(pace))
 }
 
 /// Folds what needs the store, or much time. What nobody is told of is written at once, since there is more of it.

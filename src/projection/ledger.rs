@@ -9,7 +9,7 @@ use super::cursor::CursorRecord;
 use super::store::{Batch, Pace, Store};
 use super::tree::Tree;
 use crate::domain::{
-    BroadcastId, BroadcastState, ByUser, Change, Channel, Event, Needs, Recorded, State, evolve,
+    AckSet, BroadcastId, BroadcastState, ByUser, Change, Channel, Event, Needs, Recorded, State, evolve,
 };
 use crate::log::TraceParent;
 use crate::log::envelope::{Decoded, Skipped, decode, trace_of};
@@ -36,7 +36,7 @@ pub(super) fn is_within_bounds(state: &State) -> bool {
 fn loaded(state: &State) -> (usize, usize) {
     let inactive = state.broadcasts.values().filter(|known| !is_active(known));
     inactive.fold((0, 0), |(broadcasts, acks), known| {
-        (broadcasts + 1, acks + known.acknowledgements.len() - known.acknowledgements.frozen_len())
+        (broadcasts + 1, acks + known.acknowledgements.recent_len())
     })
 }
 
@@ -206,9 +206,7 @@ impl Ledger {
         steps: Vec<Step>,
         tell: impl FnMut(&State, Folded),
     ) -> anyhow::Result<()> {
-        let mut loaded = State::default();
-        store.load(&mut loaded, &needs_of(state, &steps))?;
-        state.add_loaded(loaded);
+        state.add_loaded(store.load(&needs_of(state, &steps))?);
         self.fold(state, tree, steps, tell);
         if let Some(batch) = self.take(state, tree)? {
             store.apply(batch)?;
@@ -234,23 +232,29 @@ impl Ledger {
     }
 
     /// Chooses what is to be unloaded so that half of the bounds are kept, longest unused first, and freezes the sets that
-    /// have to be sealed for that. Active broadcasts stay. What was folded so far must be written before they are sealed:
+    /// have to be sealed for that. A broadcast whose acknowledgements are too many keeps its record, so that those are found
+    /// without reading that too. Active broadcasts stay. What was folded so far must be written before the sets are sealed:
     /// a set that is ahead of the cursor would hide events that are read again.
     pub(super) fn begin_to_unload(&self, state: &mut State) -> Unloading {
         let (mut broadcasts, mut acks) = loaded(state);
         let mut inactive: Vec<_> = state.broadcasts.values().filter(|known| !is_active(known)).collect();
         let used = |id| self.used.get(&id).copied().unwrap_or(0);
-        inactive.sort_by_key(|known| std::cmp::Reverse((used(known.broadcast.id), known.broadcast.id)));
-        let mut ids = Vec::new();
-        while broadcasts > LOADED_BROADCASTS / 2 || acks > LOADED_ACKS / 2 {
-            let Some(known) = inactive.pop() else { break };
-            broadcasts -= 1;
-            acks -= known.acknowledgements.len() - known.acknowledgements.frozen_len();
-            ids.push(known.broadcast.id);
+        inactive.sort_by_key(|known| (used(known.broadcast.id), known.broadcast.id));
+        let (mut ids, mut records) = (Vec::new(), Vec::new());
+        for known in inactive {
+            let (id, in_memory) = (known.broadcast.id, known.acknowledgements.recent_len());
+            if broadcasts > LOADED_BROADCASTS / 2 {
+                broadcasts -= 1;
+                records.push(id);
+            } else if acks <= LOADED_ACKS / 2 || in_memory == 0 {
+                continue;
+            }
+            acks -= in_memory;
+            ids.push(id);
         }
         let freeze = |id: &BroadcastId| Some((*id, state.broadcasts.get_mut(id)?.acknowledgements.freeze()?));
         let sets = ids.iter().filter_map(freeze).collect();
-        Unloading { ids, sets }
+        Unloading { ids, records, sets }
     }
 
     /// Unloads what was chosen and, since then, sealed; but nothing that is not written yet. It must not run beside a fold,
@@ -260,13 +264,14 @@ impl Ledger {
         if !self.gathered.has_written() {
             state.written.clear();
         }
-        for id in &unloading.ids {
-            let Some(known) = state.broadcasts.get_mut(id) else { continue };
-            unloaded.sets.extend(known.acknowledgements.unload_frozen());
-            if !self.gathered.touches(*id) {
-                self.used.remove(id);
-                unloaded.broadcasts.extend(state.broadcasts.remove(id));
-            }
+        let is_written = |id: &&BroadcastId| !self.gathered.touches(**id);
+        for id in unloading.ids.iter().filter(is_written) {
+            let known = state.broadcasts.get_mut(id);
+            unloaded.sets.extend(known.map(|known| known.acknowledgements.unload()));
+        }
+        for id in unloading.records.iter().filter(is_written) {
+            self.used.remove(id);
+            unloaded.broadcasts.extend(state.broadcasts.remove(id));
         }
         unloaded
     }
@@ -274,8 +279,11 @@ impl Ledger {
 
 /// What is being unloaded.
 pub(super) struct Unloading {
+    /// Broadcasts whose acknowledgements are.
     ids: Vec<BroadcastId>,
-    /// Those sets of them that have to be sealed before.
+    /// Those of them whose records are too.
+    records: Vec<BroadcastId>,
+    /// Those sets that have to be sealed before.
     sets: Vec<(BroadcastId, Arc<ByUser<u64>>)>,
 }
 
@@ -290,7 +298,7 @@ impl Unloading {
 #[derive(Default)]
 pub(super) struct Unloaded {
     broadcasts: Vec<BroadcastState>,
-    sets: Vec<Arc<ByUser<u64>>>,
+    sets: Vec<AckSet>,
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::store::{Pace, Store};
 use super::tree::Tree;
 use super::{Active, Announcement, Changed, Position};
 use crate::crash_point::CrashPoint;
-use crate::domain::{Accepted, Change, Channel, Event, Needs, Pending, State, View};
+use crate::domain::{Accepted, Change, Channel, Event, Loaded, Needs, Pending, State, View};
 use crate::log::TraceParent;
 use crate::log::merkle::Hash;
 
@@ -229,17 +229,14 @@ impl Shared {
         // Nothing is unloaded while the store is held.
         self.with_store(|store| {
             let missing = self.read().log.missing(needs);
-            let mut loaded = State::default();
-            store.load(&mut loaded, &missing).inspect_err(|_| self.report_damage())?;
+            let loaded = store.load(&missing).inspect_err(|_| self.report_damage())?;
             Ok(look(self.read().view().with_loaded(&loaded)))
         })
     }
 
     /// Reads from the store while no lock is held.
-    pub(super) fn load(&self, store: &Store, needs: &Needs) -> anyhow::Result<State> {
-        let mut loaded = State::default();
-        store.load(&mut loaded, needs).inspect_err(|_| self.report_damage_of(store))?;
-        Ok(loaded)
+    pub(super) fn load(&self, store: &Store, needs: &Needs) -> anyhow::Result<Loaded> {
+        store.load(needs).inspect_err(|_| self.report_damage_of(store))
     }
 
     /// Folds what was accepted here over the log's state. It is on disk already, so it is folded in any case: over what

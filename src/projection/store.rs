@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::acks::{Place, Record};
 use super::cursor::CursorRecord;
 use crate::domain::{
-    AckSet, Acknowledgement, BroadcastId, BroadcastState, Change, Channel, Fingerprint, Needs, State, UserId,
+    AckSet, Acknowledgement, BroadcastId, BroadcastState, Change, Channel, Loaded, Needs, State, UserId,
     Written,
 };
 use crate::log::merkle::Hash;
@@ -247,35 +247,31 @@ impl Store {
         Ok(state)
     }
 
-    /// Loads what is needed and not there yet. What the store does not have stays absent. An event that was written
-    /// before brings the broadcast that it is about. A user's acknowledgement is found only in a set that is sealed.
-    pub fn load(&self, state: &mut State, needs: &Needs) -> anyhow::Result<()> {
+    /// Reads what is needed. An event that was written before brings the broadcast that it is about. A user's acknowledgement
+    /// is found only of a set that is sealed.
+    pub fn load(&self, needs: &Needs) -> anyhow::Result<Loaded> {
+        let mut loaded = Loaded::default();
         for event in &needs.written {
             if let Some(bytes) = self.db.get(Key::Written(*event).bytes())? {
                 let written = written(&bytes)?;
-                state.written.insert(*event, written);
-                self.load_record(state, written.about)?;
+                loaded.written.insert(*event, written);
+                self.load_record(&mut loaded, written.about)?;
             }
         }
-        needs.broadcasts.iter().try_for_each(|id| self.load_record(state, *id))?;
-        needs.acknowledged.iter().try_for_each(|(id, user)| self.load_ack(state, *id, *user))
-    }
-
-    fn load_record(&self, state: &mut State, id: BroadcastId) -> anyhow::Result<()> {
-        if !state.broadcasts.contains_key(&id)
-            && let Some(loaded) = self.record(id)?
-        {
-            state.broadcasts.insert(id, loaded);
+        needs.broadcasts.iter().try_for_each(|id| self.load_record(&mut loaded, *id))?;
+        for (id, user) in &needs.acknowledged {
+            if let Some(sequence) = self.sealed_ack(*id, *user)? {
+                loaded.acknowledged.entry(*id).or_default().insert(*user, sequence);
+            }
         }
-        Ok(())
+        Ok(loaded)
     }
 
-    fn load_ack(&self, state: &mut State, id: BroadcastId, user: Fingerprint) -> anyhow::Result<()> {
-        self.load_record(state, id)?;
-        if let Some(known) = state.broadcasts.get_mut(&id)
-            && let Some(sequence) = self.sealed_ack(id, user)?
+    fn load_record(&self, loaded: &mut Loaded, id: BroadcastId) -> anyhow::Result<()> {
+        if !loaded.broadcasts.contains_key(&id)
+            && let Some(record) = self.record(id)?
         {
-            known.acknowledgements.add(user, sequence);
+            loaded.broadcasts.insert(id, record);
         }
         Ok(())
     }

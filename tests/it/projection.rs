@@ -265,7 +265,7 @@ fn write_cursor(directory: &Path, fields: &Value) {
 fn write_contradiction(directory: &Path, id: BroadcastId) {
     write(directory, |store, batch| {
         let mut state = State::default();
-        store.load(&mut state, &tidings::domain::Needs::broadcast(id)).unwrap();
+        state.add_loaded(store.load(&tidings::domain::Needs::broadcast(id)).unwrap());
         state.broadcasts.get_mut(&id).unwrap().acknowledged += 1;
         batch.change(&state, 1, &Change::RecordedLate { id });
         batch.touched(&state).unwrap();

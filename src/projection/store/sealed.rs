@@ -88,11 +88,16 @@ impl Store {
         self.write(batch)
     }
 
-    /// The sequence at which a user first acknowledged a broadcast whose set is sealed.
+    /// The sequence at which a user first acknowledged a broadcast whose set is sealed. Most have done so before it was.
     pub(super) fn sealed_ack(&self, id: BroadcastId, user: Fingerprint) -> anyhow::Result<Option<u64>> {
-        if let Some(sequence) = self.db.get(Key::User(id, user).bytes())? {
-            return Ok(Some(u64::from_be_bytes(sequence.as_ref().try_into().context(DAMAGED)?)));
+        if let Some(sequence) = self.in_bucket(id, user)? {
+            return Ok(Some(sequence));
         }
+        let Some(sequence) = self.db.get(Key::User(id, user).bytes())? else { return Ok(None) };
+        Ok(Some(u64::from_be_bytes(sequence.as_ref().try_into().context(DAMAGED)?)))
+    }
+
+    fn in_bucket(&self, id: BroadcastId, user: Fingerprint) -> anyhow::Result<Option<u64>> {
         let Some(seal) = self.db.get(Key::Seal(id).bytes())? else { return Ok(None) };
         let bits = seal.first().copied().filter(|bits| *bits <= 24).context(DAMAGED)?.into();
         let key = Key::Bucket(id, bits, first_bits(user, bits)).bytes();

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::lot::{Asker, Lot, Request};
 use super::{Judged, Queue, judge};
-use crate::domain::{Channel, Needs, Rejection};
+use crate::domain::{Channel, Needs, Rejection, View};
 use crate::log::Epoch;
 use crate::log::names::Subject;
 use crate::submit::mode::Mode;
@@ -167,18 +167,23 @@ impl Work {
             return vec![];
         }
         let requests = lots.iter().flat_map(|lot| &lot.requests);
-        let acknowledged = requests.map(|request| (request.broadcast, request.fingerprint)).collect();
-        let copies: Vec<_> = lots.iter().map(|lot| lot.requests.clone()).collect();
-        let needs = Needs { acknowledged, ..Needs::default() };
-        let judge_all = move |view: crate::domain::View<'_>| {
-            copies.into_iter().map(|requests| judge(view, requests)).collect::<Vec<_>>()
-        };
-        let Ok(judged) = self.submit.projection.with(needs, judge_all).await else {
+        let (broadcasts, acknowledged) =
+            requests.map(|request| (request.broadcast, (request.broadcast, request.fingerprint))).unzip();
+        let needs = Needs { broadcasts, acknowledged, ..Needs::default() };
+        // Answered where the store was read, so that no further task has to be woken for it.
+        let (work, judged) = (self.clone(), lots.clone());
+        let looked = self.submit.projection.with(needs, move |view| work.answer(view, judged)).await;
+        looked.unwrap_or_else(|_| {
             self.refuse_all(lots, &SubmitError::CatchingUp);
-            return vec![];
-        };
+            vec![]
+        })
+    }
+
+    /// Answers what was made before, and passes on what is new. Returns what is unknown. It does not wait.
+    fn answer(&self, view: View<'_>, lots: Vec<Lot>) -> Vec<Lot> {
         let mut left = Vec::new();
-        for (Lot { asker, .. }, Judged { known, new, unknown }) in lots.into_iter().zip(judged) {
+        for Lot { asker, requests } in lots {
+            let Judged { known, new, unknown } = judge(view, requests);
             self.commits.waiting.leave(known.len());
             asker.tell(known);
             self.commits.put(&asker, new);

@@ -114,6 +114,7 @@ impl Asker {
 }
 
 /// Acknowledgements of one asker that wait for a commit.
+#[derive(Clone)]
 pub(super) struct Lot {
     pub(super) asker: Asker,
     pub(super) requests: Vec<Request>,

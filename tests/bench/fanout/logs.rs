@@ -20,6 +20,9 @@ use super::replica::Nats;
 /// How many acknowledgements a broadcast gets.
 const USERS: u64 = 20_000;
 
+/// The channel of these logs.
+const CHANNEL: &str = "creator";
+
 /// Acknowledgements in an event of a log with two broadcasts.
 const TOGETHER: u64 = 500;
 
@@ -98,6 +101,17 @@ impl Client {
             });
             let taken = sent.map_ok(|sent| async move { Ok(sent.await?) }).try_buffered(IN_FLIGHT);
             taken.try_fold(0, |events, _| async move { Ok(events + 1) }).await
+        })
+    }
+
+    /// Has NATS look up the channel's last lifecycle event, as the guard of every post has it do, and returns how long that took.
+    pub fn last_lifecycle(&self) -> anyhow::Result<Duration> {
+        let subject = Subject::Lifecycle(CHANNEL.parse().map_err(anyhow::Error::msg)?).to_string();
+        self.runtime.block_on(async {
+            let log = self.context.get_stream(LOG_STREAM).await?;
+            let begun = Instant::now();
+            log.get_last_raw_message_by_subject(&subject).await?;
+            Ok(begun.elapsed())
         })
     }
 
@@ -212,7 +226,7 @@ fn created(id: BroadcastId, number: u64, created_at: Timestamp) -> Option<Event>
 }
 
 fn as_new(about: BroadcastId, event: Event, time: Timestamp) -> Option<(NewEvent, bool)> {
-    let channel = "creator".parse().ok()?;
+    let channel = CHANNEL.parse().ok()?;
     let (subject, id, is_lifecycle) = match &event {
         Event::Acknowledged(_) => (Subject::Acks(channel, about), SystemClock.new_id(), false),
         Event::Created(_) | Event::Cleared(_) => (Subject::Lifecycle(channel), about.0, true),

@@ -22,6 +22,9 @@ const TRIES: u32 = 40;
 /// Posts, alone and beside repeats.
 const POSTS: u32 = 10;
 
+/// How long after a broadcast was superseded its acknowledgements are being sealed: see `SEALED_AFTER` in `projection/fold.rs`.
+const UNTIL_SEALING: Duration = Duration::from_millis(300);
+
 /// Acknowledgements that one user repeats at one moment, each on a connection of its own.
 const REPEATS: usize = 60;
 
@@ -32,6 +35,7 @@ const EMPTY: &str = "nobody acknowledged";
 struct Place {
     name: &'static str,
     replica: Replica,
+    log: Client,
     _nats: Nats,
     /// A broadcast that was superseded, and the active one.
     broadcasts: [BroadcastId; 2],
@@ -45,6 +49,7 @@ struct Took {
     new: [Vec<Duration>; 2],
     repeated: [Vec<Duration>; 2],
     active: Vec<Duration>,
+    guard: Duration,
     post: Vec<Duration>,
     post_beside: Vec<Duration>,
 }
@@ -59,8 +64,14 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
             place.acknowledge(&issuer, number)?;
         }
     }
-    // The first of them supersedes the active broadcast.
+    for place in &mut places {
+        place.took.guard = place.log.last_lifecycle()?;
+    }
+    // The first of them supersedes the active broadcast, which is sealed while the others are made.
     for number in 0..POSTS {
+        if number == 1 {
+            thread::sleep(UNTIL_SEALING);
+        }
         for place in &mut places {
             let took = place.post(number)?;
             place.took.post.push(took);
@@ -82,11 +93,12 @@ pub(super) fn round(bench: &mut Bench, round: u32) -> anyhow::Result<()> {
 impl Place {
     fn prepare(bench: &Bench, issuer: &Issuer, name: &'static str, users: u64) -> anyhow::Result<Self> {
         let nats = Nats::start(&bench.cores)?;
-        let broadcasts = Client::of(&nats)?.fill_two(users)?;
+        let log = Client::of(&nats)?;
+        let broadcasts = log.fill_two(users)?;
         let arguments = [&NO_HEARTBEAT[..], &["--acks-max-age-seconds", MIRRORED_SECONDS]].concat();
         let replica = Replica::start(&nats, &bench.cores, &arguments)?;
         let creator = Caller::connect(replica.address, issuer.token("bench", "creator")?)?;
-        let place = Self { name, replica, _nats: nats, broadcasts, creator, took: Took::default() };
+        let place = Self { name, replica, log, _nats: nats, broadcasts, creator, took: Took::default() };
         // What is repeated has been made before, where the log does not have it.
         for number in 0..TRIES {
             for which in 0..place.broadcasts.len() {
@@ -160,6 +172,7 @@ impl Place {
         column.compare("the same again, the superseded one", "ms", median(&took.repeated[0]));
         column.compare("the same again, the active one", "ms", median(&took.repeated[1]));
         column.compare("what is active", "ms", median(&took.active));
+        column.keep("NATS finds the last post behind all that", "ms", millis(took.guard));
         let first = took.post.first().map_or(f64::NAN, |first| millis(*first));
         column.compare("a post that supersedes the active one", "ms", first);
         column.compare("a post", "ms", median(&took.post));
