@@ -17,13 +17,14 @@ pub mod store;
 mod supervise;
 pub mod tree;
 
+use std::fmt::Display;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::JoinError;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
@@ -236,6 +237,12 @@ impl Projection {
         self.answered(blocking(move || shared.load_and_look(&needs, look)).await)
     }
 
+    /// The same at once, for a caller who may wait for the disk.
+    pub fn look<T>(&self, needs: &Needs, look: impl FnOnce(View<'_>) -> T) -> Result<T, Unavailable> {
+        let looked = catch_unwind(AssertUnwindSafe(|| self.shared.load_and_look(needs, look)));
+        self.answered(looked.map_err(|_| "while it was read"))
+    }
+
     /// Folds what was accepted here, and is on disk but not in the log, over what the log says, and announces it to this
     /// replica's clients. From now until [`Projection::settle`] they are not told of what the log says.
     pub async fn fold_pending(&self, accepted: Vec<(Accepted, Option<TraceParent>)>) {
@@ -311,7 +318,7 @@ impl Projection {
         self.answered(looked.await)
     }
 
-    fn answered<T>(&self, looked: Result<anyhow::Result<T>, JoinError>) -> Result<T, Unavailable> {
+    fn answered<T>(&self, looked: Result<anyhow::Result<T>, impl Display>) -> Result<T, Unavailable> {
         match looked {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {

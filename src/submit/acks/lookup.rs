@@ -1,11 +1,11 @@
 //! Look-ups: acknowledgements of broadcasts that are not in memory, or that this replica does not know at all.
 //!
 //! They are looked up in rounds. A round serves what waits, up to a bound, with one read of the store and at most one question
-//! to the log for each channel, whatever number of clients and of ids that is. Two tasks do it, so that an answer from the store
-//! does not wait for an answer of the log.
+//! to the log for each channel, whatever number of clients and of ids that is. The log is asked by a task of its own, so that
+//! an answer from the store does not wait for an answer of the log.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::lot::{Asker, Lot, Request};
 use super::{Judged, Queue, judge};
+use crate::blocking::blocking;
 use crate::domain::{Channel, Needs, Rejection, View};
 use crate::log::Epoch;
 use crate::log::names::Subject;
@@ -22,33 +23,84 @@ use crate::submit::{PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError};
 /// Acknowledgements that one round looks up, each with a few reads of the store: about a millisecond, with no lock held.
 const LOOKED_UP_AT_ONCE: usize = 256;
 
-/// Looks acknowledgements up. Cheap to clone; the tasks end with the last handle.
+/// Looks acknowledgements up. Cheap to clone; the task that asks the log ends with the last handle.
 #[derive(Clone)]
 pub(super) struct Lookups {
-    waiting: super::Waiting,
-    queue: mpsc::Sender<Lot>,
+    rounds: Arc<Rounds>,
 }
 
 impl Lookups {
-    /// Starts the two tasks. What turns out to be new goes to `commits`.
+    /// Starts the task that asks the log. What turns out to be new goes to `commits`.
     pub(super) fn start(submit: Arc<Submit>, commits: Queue) -> Self {
-        // Every lot has at least one place of those that may wait, so that no queue is ever full.
-        let (queue, lots) = mpsc::channel(super::QUEUE);
+        // Every lot has at least one place of those that may wait, so that the queue is never full.
         let (unknown, left) = mpsc::channel(super::QUEUE);
-        let waiting = commits.waiting.clone();
         let work = Work { submit, commits };
-        tokio::spawn(work.clone().read_store(lots, unknown));
-        tokio::spawn(work.ask_log(left));
-        Self { waiting, queue }
+        tokio::spawn(work.clone().ask_log(left));
+        Self { rounds: Arc::new(Rounds { work, unknown, waiting: Mutex::default() }) }
     }
 
     /// Looks these up, each of which has its place among those that wait. Answers come to the asker.
     pub(super) fn look_up(&self, asker: &Asker, requests: Vec<Request>) {
-        for requests in by_channel(requests) {
-            if let Err(refused) = self.queue.try_send(Lot { asker: asker.clone(), requests }) {
-                let (mpsc::error::TrySendError::Full(lot) | mpsc::error::TrySendError::Closed(lot)) = refused;
-                self.waiting.leave(lot.requests.len());
-                lot.asker.refuse(&lot.requests, &SubmitError::Busy);
+        if requests.is_empty() {
+            return;
+        }
+        let lots = by_channel(requests).into_iter().map(|requests| Lot { asker: asker.clone(), requests });
+        let mut waiting = self.rounds.waiting();
+        waiting.lots.extend(lots);
+        if !std::mem::replace(&mut waiting.are_read, true) {
+            drop(waiting);
+            let rounds = self.rounds.clone();
+            // It ends when nothing waits; a panic of the store is caught inside.
+            drop(blocking(move || rounds.read_store()));
+        }
+    }
+}
+
+/// The rounds in which the store is read, one after the other.
+struct Rounds {
+    work: Work,
+    /// To the task that asks the log.
+    unknown: mpsc::Sender<Unknown>,
+    waiting: Mutex<Waiting>,
+}
+
+/// What waits for a round. No more than have a place among those that wait.
+#[derive(Default)]
+struct Waiting {
+    lots: VecDeque<Lot>,
+    /// Whether somebody reads the store until nothing waits.
+    are_read: bool,
+}
+
+impl Rounds {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the next round serves; `None` when nothing waits any more.
+    fn next(&self) -> Option<Vec<Lot>> {
+        let mut waiting = self.waiting();
+        let (mut round, mut count) = (Vec::new(), 0);
+        while count < LOOKED_UP_AT_ONCE
+            && let Some(lot) = waiting.lots.pop_front()
+        {
+            count += lot.requests.len();
+            round.push(lot);
+        }
+        waiting.are_read = !round.is_empty();
+        waiting.are_read.then_some(round)
+    }
+
+    /// Answers what the store knows of all that waits, and passes the rest on.
+    fn read_store(&self) {
+        while let Some(lots) = self.next() {
+            let seen = self.work.seen();
+            for lot in self.work.look(lots) {
+                if let Err(refused) = self.unknown.try_send(Unknown { seen, lot }) {
+                    let (mpsc::error::TrySendError::Full(left) | mpsc::error::TrySendError::Closed(left)) =
+                        refused;
+                    self.work.refuse(&left.lot, &SubmitError::Busy);
+                }
             }
         }
     }
@@ -79,7 +131,7 @@ struct Unknown {
     lot: Lot,
 }
 
-/// What both tasks work with.
+/// What rounds and the task that asks the log work with.
 #[derive(Clone)]
 struct Work {
     submit: Arc<Submit>,
@@ -87,25 +139,12 @@ struct Work {
 }
 
 impl Work {
-    /// Answers what the store knows, and passes the rest on.
-    async fn read_store(self, mut queue: mpsc::Receiver<Lot>, unknown: mpsc::Sender<Unknown>) {
-        while let Some(lots) = next_round(&mut queue, |lot| lot.requests.len(), LOOKED_UP_AT_ONCE).await {
-            let seen = self.seen();
-            for lot in self.look(lots).await {
-                if let Err(refused) = unknown.try_send(Unknown { seen, lot }) {
-                    let (mpsc::error::TrySendError::Full(left) | mpsc::error::TrySendError::Closed(left)) =
-                        refused;
-                    self.refuse(&left.lot, &SubmitError::Busy);
-                }
-            }
-        }
-    }
-
     /// Settles what the store did not know, by the log's head.
     async fn ask_log(self, mut queue: mpsc::Receiver<Unknown>) {
-        while let Some(round) = next_round(&mut queue, |_| 1, super::QUEUE).await {
+        let mut round = Vec::new();
+        while queue.recv_many(&mut round, super::QUEUE).await > 0 {
             let mut channels: BTreeMap<Channel, Vec<Unknown>> = BTreeMap::new();
-            for unknown in round {
+            for unknown in round.drain(..) {
                 if let Some(first) = unknown.lot.requests.first() {
                     channels.entry(first.channel.clone()).or_default().push(unknown);
                 }
@@ -132,8 +171,9 @@ impl Work {
         if !self.submit.projection.reached(head, patience).await {
             return self.refuse_all(behind.into_iter().map(|one| one.lot), &SubmitError::CatchingUp);
         }
-        for unknown in behind {
-            self.refuse_unknown(self.look(vec![unknown.lot]).await);
+        let (work, lots) = (self.clone(), behind.into_iter().map(|unknown| unknown.lot).collect());
+        if let Ok(left) = blocking(move || work.look(lots)).await {
+            self.refuse_unknown(left);
         }
     }
 
@@ -160,8 +200,9 @@ impl Work {
         (position.epoch, position.sequence)
     }
 
-    /// Judges by all that this replica has of these broadcasts. Returns what is of broadcasts that it does not know.
-    async fn look(&self, lots: Vec<Lot>) -> Vec<Lot> {
+    /// Judges by all that this replica has of these broadcasts. Returns what is of broadcasts that it does not know. It waits
+    /// for the disk.
+    fn look(&self, lots: Vec<Lot>) -> Vec<Lot> {
         if !self.submit.projection.position().serving {
             self.refuse_all(lots, &SubmitError::CatchingUp);
             return vec![];
@@ -170,9 +211,8 @@ impl Work {
         let (broadcasts, acknowledged) =
             requests.map(|request| (request.broadcast, (request.broadcast, request.fingerprint))).unzip();
         let needs = Needs { broadcasts, acknowledged, ..Needs::default() };
-        // Answered where the store was read, so that no further task has to be woken for it.
-        let (work, judged) = (self.clone(), lots.clone());
-        let looked = self.submit.projection.with(needs, move |view| work.answer(view, judged)).await;
+        let judged = lots.clone();
+        let looked = self.submit.projection.look(&needs, |view| self.answer(view, judged));
         looked.unwrap_or_else(|_| {
             self.refuse_all(lots, &SubmitError::CatchingUp);
             vec![]
@@ -213,22 +253,4 @@ impl Work {
         self.commits.waiting.leave(lot.requests.len());
         lot.asker.refuse(&lot.requests, error);
     }
-}
-
-/// What waits, until it is as many as one round takes; `None` when the queue has ended.
-async fn next_round<T>(
-    queue: &mut mpsc::Receiver<T>,
-    size: impl Fn(&T) -> usize,
-    most: usize,
-) -> Option<Vec<T>> {
-    let first = queue.recv().await?;
-    let mut count = size(&first);
-    let mut round = vec![first];
-    while count < most
-        && let Ok(next) = queue.try_recv()
-    {
-        count += size(&next);
-        round.push(next);
-    }
-    Some(round)
 }
