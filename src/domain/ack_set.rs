@@ -3,6 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
+use super::packed_set::PackedSet;
 use super::types::{ByUser, Fingerprint};
 
 /// The sequence of each user's first acknowledgement of one broadcast, by fingerprint.
@@ -14,10 +15,34 @@ use super::types::{ByUser, Fingerprint};
 pub struct AckSet {
     /// Users who were added since the set was frozen, or looked up.
     recent: ByUser<u64>,
-    /// Everybody up to the moment at which the set was frozen. It does not change any more, so that it can be written to
-    /// disk without a lock.
-    frozen: Option<Arc<ByUser<u64>>>,
+    /// Everybody up to the moment at which the set was frozen.
+    frozen: Option<Frozen>,
     is_complete: bool,
+}
+
+/// A part of the set that does not change any more.
+#[derive(Clone, Debug)]
+enum Frozen {
+    /// So that it can be written to disk without a lock.
+    Hashed(Arc<ByUser<u64>>),
+    /// It is on disk.
+    Packed(Arc<PackedSet>),
+}
+
+impl Frozen {
+    fn get(&self, user: Fingerprint) -> Option<u64> {
+        match self {
+            Self::Hashed(users) => users.get(&user).copied(),
+            Self::Packed(users) => users.get(user),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Hashed(users) => users.len(),
+            Self::Packed(users) => users.len(),
+        }
+    }
 }
 
 impl AckSet {
@@ -38,13 +63,13 @@ impl AckSet {
 
     /// The sequence at which this user first acknowledged, if that is in memory.
     pub fn get(&self, user: Fingerprint) -> Option<u64> {
-        let frozen = || self.frozen.as_ref()?.get(&user);
-        self.recent.get(&user).or_else(frozen).copied()
+        let recent = self.recent.get(&user).copied();
+        recent.or_else(|| self.frozen.as_ref()?.get(user))
     }
 
     /// Adds a user, unless the set has the user already. Returns whether it was added.
     pub fn add(&mut self, user: Fingerprint, sequence: u64) -> bool {
-        if self.frozen.as_ref().is_some_and(|frozen| frozen.contains_key(&user)) {
+        if self.frozen.as_ref().is_some_and(|frozen| frozen.get(user).is_some()) {
             return false;
         }
         let mut is_new = false;
@@ -55,14 +80,22 @@ impl AckSet {
         is_new
     }
 
-    /// How many users are in memory, beside those in the frozen part.
+    /// How many users are in memory, beside those in the part that does not change any more.
     pub fn recent_len(&self) -> usize {
         self.recent.len()
     }
 
+    /// How many users are in the part that is on disk too.
+    pub fn packed_len(&self) -> usize {
+        match &self.frozen {
+            Some(Frozen::Packed(users)) => users.len(),
+            Some(Frozen::Hashed(_)) | None => 0,
+        }
+    }
+
     /// How many users are in memory.
     pub fn len(&self) -> usize {
-        self.recent.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.len())
+        self.recent.len() + self.frozen.as_ref().map_or(0, Frozen::len)
     }
 
     /// Whether no user is in memory.
@@ -77,24 +110,43 @@ impl AckSet {
             return None;
         }
         let frozen = Arc::new(mem::take(&mut self.recent));
-        self.frozen = Some(frozen.clone());
+        self.frozen = Some(Frozen::Hashed(frozen.clone()));
         Some(frozen)
     }
 
+    /// Holds the frozen part, which is on disk now, in less memory. Returns what it was for the caller to drop where nobody
+    /// waits.
+    #[must_use]
+    pub fn pack(&mut self, packed: PackedSet) -> Self {
+        let frozen = self.frozen.replace(Frozen::Packed(Arc::new(packed)));
+        Self { frozen, ..Self::default() }
+    }
+
     /// Gives everybody up, and returns what that was for the caller to drop where nobody waits. The set is partial from now
-    /// on. Everybody in it must be on disk, and the frozen part as a whole; a set that is still open keeps what it has.
+    /// on. Everybody in it must be on disk; a set that is still open keeps what it has.
     #[must_use]
     pub fn unload(&mut self) -> Self {
         if self.is_open() { Self::default() } else { mem::take(self) }
+    }
+
+    /// Everybody who is in memory.
+    fn iter(&self) -> impl Iterator<Item = (Fingerprint, u64)> {
+        let (hashed, packed) = match &self.frozen {
+            Some(Frozen::Hashed(users)) => (Some(users), None),
+            Some(Frozen::Packed(users)) => (None, Some(users)),
+            None => (None, None),
+        };
+        let hashed = hashed.into_iter().flat_map(|users| users.iter());
+        let hashed = self.recent.iter().chain(hashed).map(|(user, sequence)| (*user, *sequence));
+        hashed.chain(packed.into_iter().flat_map(|users| users.iter()))
     }
 }
 
 impl PartialEq for AckSet {
     fn eq(&self, other: &Self) -> bool {
-        let frozen = self.frozen.iter().flat_map(|frozen| frozen.iter());
         self.is_complete == other.is_complete
             && self.len() == other.len()
-            && self.recent.iter().chain(frozen).all(|(user, sequence)| other.get(*user) == Some(*sequence))
+            && self.iter().all(|(user, sequence)| other.get(user) == Some(sequence))
     }
 }
 
@@ -119,6 +171,28 @@ mod tests {
         assert_eq!((set.get(user(1)), set.get(user(2)), set.get(user(3))), (Some(10), Some(12), None));
         assert_eq!(frozen.len(), 1, "who comes later is not in it");
         assert!(set.freeze().is_none());
+    }
+
+    #[test]
+    fn a_packed_set_is_the_same_set() {
+        let mut set = AckSet::new_complete();
+        for n in 0..100 {
+            set.add(user(n * 7 % 100), n);
+        }
+        let frozen = set.freeze().unwrap();
+        set.add(user(1_000), 1_000);
+        let before = set.clone();
+        let mut users: Vec<_> = frozen.iter().map(|(user, sequence)| (*user, *sequence)).collect();
+        users.sort_unstable();
+        let mut packed = PackedSet::with_capacity(100);
+        users.chunks(30).for_each(|some| packed.append(some));
+        assert_eq!(set.pack(packed).len(), 100, "the hash table is given back");
+        assert_eq!((set.len(), set.packed_len(), set.recent_len()), (101, 100, 1));
+        assert!(set == before && set.is_complete() && !set.is_open());
+        assert!(!set.add(user(7), 2_000) && set.add(user(2_000), 2_000));
+        assert_eq!((set.get(user(7)), set.get(user(100))), (Some(1), None));
+        assert_eq!(set.unload().len(), 102);
+        assert!(set.is_empty() && !set.is_complete());
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl fmt::Display for UserId {
 ///
 /// Two users collide with probability 2⁻⁶⁴ only once there are some 4 billion of them. It is two numbers of 64 bits, since one of
 /// 128 would have to begin at a multiple of 16 bytes: with a sequence beside it that is a third more memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint {
     /// The first 64 bits.
     pub high: u64,

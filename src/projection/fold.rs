@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::incoming::{ACKS_TOGETHER, Decoded, acknowledgements, add_waiting, decoded, next_of};
-use super::ledger::{Folded, Step, Unloading, What, is_within_bounds, needs_of};
+use super::ledger::{Folded, Step, What, needs_of};
+use super::memory::Unloading;
 use super::shared::{Shared, Views};
 use super::store::{Pace, Store};
 use super::{Announcement, Changed, Position};
@@ -194,7 +195,7 @@ impl Fold {
         self.untold |= is_untold;
         self.writing.plan(WRITTEN_AFTER);
         self.announce(changes).await;
-        if self.sealing.is_idle() && !is_within_bounds(&shared.read().log) {
+        if self.sealing.is_idle() && !shared.is_within_bounds() {
             // While the log is read for the first time, memory must not grow faster than it is unloaded.
             if somebody_is_told {
                 self.sealing.plan(SEALED_AFTER);
@@ -209,7 +210,7 @@ impl Fold {
     /// Unloads what was sealed. The caller holds `order`.
     async fn unload(&self, unloading: Unloading) -> anyhow::Result<()> {
         let shared = self.shared.clone();
-        blocking(move || shared.unload(&unloading)).await.context("unloading panicked")?
+        blocking(move || shared.unload(unloading)).await.context("unloading panicked")?
     }
 
     async fn announce(&mut self, changes: Vec<Told>) {

@@ -2,47 +2,20 @@
 //!
 //! A replica's projection and an auditor's verification share it: there is no second way to read the log.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use super::cursor::CursorRecord;
+use super::memory::{Bounds, Unloaded, Unloading};
 use super::store::{Batch, Pace, Store};
 use super::tree::Tree;
-use crate::domain::{
-    AckSet, BroadcastId, BroadcastState, ByUser, Change, Channel, Event, Needs, Recorded, State, evolve,
-};
+use crate::domain::{BroadcastId, Change, Channel, Event, Needs, Recorded, State, evolve};
 use crate::log::TraceParent;
 use crate::log::envelope::{Decoded, Skipped, decode, trace_of};
 use crate::log::merkle::Hash;
 use crate::log::names::Subject;
 use crate::log::reader::{Entry, Last};
+use std::collections::BTreeMap;
 
 /// Two replicas compare digests at multiples of this.
 const MILESTONE: u64 = 256;
-
-/// What may stay in memory beside the active broadcasts: other broadcasts, the acknowledgements that they have together
-/// (some 10 MB), and lifecycle events by their ids.
-const LOADED_BROADCASTS: usize = 256;
-const LOADED_ACKS: usize = 1 << 18;
-const LOADED_WRITTEN: usize = 4 * LOADED_BROADCASTS;
-
-/// Whether no more is in memory than may stay. Active broadcasts do not count, however many acknowledgements they have.
-pub(super) fn is_within_bounds(state: &State) -> bool {
-    let (broadcasts, acks) = loaded(state);
-    broadcasts <= LOADED_BROADCASTS && acks <= LOADED_ACKS && state.written.len() <= LOADED_WRITTEN
-}
-
-/// Broadcasts in memory that are not active, and acknowledgements that they have there and that are not being sealed.
-fn loaded(state: &State) -> (usize, usize) {
-    let inactive = state.broadcasts.values().filter(|known| !is_active(known));
-    inactive.fold((0, 0), |(broadcasts, acks), known| {
-        (broadcasts + 1, acks + known.acknowledgements.recent_len())
-    })
-}
-
-const fn is_active(known: &BroadcastState) -> bool {
-    known.end.is_none() && !known.late
-}
 
 /// What these steps look up and the state does not have.
 pub fn needs_of(state: &State, steps: &[Step]) -> Needs {
@@ -129,6 +102,7 @@ pub struct Ledger {
     /// What was folded since the last batch, if anything was.
     gathered: Batch,
     has_moved: bool,
+    pub(super) bounds: Bounds,
 }
 
 impl Ledger {
@@ -211,10 +185,10 @@ impl Ledger {
         if let Some(batch) = self.take(state, tree)? {
             store.apply(batch)?;
         }
-        if !is_within_bounds(state) {
-            let unloading = self.begin_to_unload(state);
+        if !self.is_within_bounds(state) {
+            let mut unloading = self.begin_to_unload(state);
             unloading.seal(store, Pace::Full)?;
-            drop(self.unload(state, &unloading));
+            drop(self.unload(state, unloading));
         }
         Ok(())
     }
@@ -231,74 +205,24 @@ impl Ledger {
         Ok(Some(batch))
     }
 
-    /// Chooses what is to be unloaded so that half of the bounds are kept, longest unused first, and freezes the sets that
-    /// have to be sealed for that. A broadcast whose acknowledgements are too many keeps its record, so that those are found
-    /// without reading that too. Active broadcasts stay. What was folded so far must be written before the sets are sealed:
-    /// a set that is ahead of the cursor would hide events that are read again.
+    /// Whether no more is in memory than may stay.
+    pub(super) fn is_within_bounds(&self, state: &State) -> bool {
+        self.bounds.are_kept(state)
+    }
+
+    /// Chooses what is to be unloaded. What was folded so far must be written before its sets are sealed: a set that is ahead
+    /// of the cursor would hide events that are read again.
     pub(super) fn begin_to_unload(&self, state: &mut State) -> Unloading {
-        let (mut broadcasts, mut acks) = loaded(state);
-        let mut inactive: Vec<_> = state.broadcasts.values().filter(|known| !is_active(known)).collect();
-        let used = |id| self.used.get(&id).copied().unwrap_or(0);
-        inactive.sort_by_key(|known| (used(known.broadcast.id), known.broadcast.id));
-        let (mut ids, mut records) = (Vec::new(), Vec::new());
-        for known in inactive {
-            let (id, in_memory) = (known.broadcast.id, known.acknowledgements.recent_len());
-            if broadcasts > LOADED_BROADCASTS / 2 {
-                broadcasts -= 1;
-                records.push(id);
-            } else if acks <= LOADED_ACKS / 2 || in_memory == 0 {
-                continue;
-            }
-            acks -= in_memory;
-            ids.push(id);
-        }
-        let freeze = |id: &BroadcastId| Some((*id, state.broadcasts.get_mut(id)?.acknowledgements.freeze()?));
-        let sets = ids.iter().filter_map(freeze).collect();
-        Unloading { ids, records, sets }
+        Unloading::choose(&self.bounds, state, |id| self.used.get(&id).copied().unwrap_or(0))
     }
 
-    /// Unloads what was chosen and, since then, sealed; but nothing that is not written yet. It must not run beside a fold,
-    /// nor while a batch is being written. Returns what is to be dropped where nobody waits for it.
-    pub(super) fn unload(&mut self, state: &mut State, unloading: &Unloading) -> Unloaded {
-        let mut unloaded = Unloaded::default();
-        if !self.gathered.has_written() {
-            state.written.clear();
-        }
-        let is_written = |id: &&BroadcastId| !self.gathered.touches(**id);
-        for id in unloading.ids.iter().filter(is_written) {
-            let known = state.broadcasts.get_mut(id);
-            unloaded.sets.extend(known.map(|known| known.acknowledgements.unload()));
-        }
-        for id in unloading.records.iter().filter(is_written) {
+    /// Unloads what was chosen, and sealed. Everything that was folded must be written, and no fold may run beside it.
+    pub(super) fn unload(&mut self, state: &mut State, unloading: Unloading) -> Unloaded {
+        for id in unloading.records() {
             self.used.remove(id);
-            unloaded.broadcasts.extend(state.broadcasts.remove(id));
         }
-        unloaded
+        unloading.unload(state)
     }
-}
-
-/// What is being unloaded.
-pub(super) struct Unloading {
-    /// Broadcasts whose acknowledgements are.
-    ids: Vec<BroadcastId>,
-    /// Those of them whose records are too.
-    records: Vec<BroadcastId>,
-    /// Those sets that have to be sealed before.
-    sets: Vec<(BroadcastId, Arc<ByUser<u64>>)>,
-}
-
-impl Unloading {
-    /// Writes the sets. It takes time, and no lock.
-    pub(super) fn seal(&self, store: &Store, pace: Pace) -> anyhow::Result<()> {
-        self.sets.iter().try_for_each(|(id, set)| store.seal(*id, set, pace))
-    }
-}
-
-/// What is in memory no longer than this lives. To drop it may take a while.
-#[derive(Default)]
-pub(super) struct Unloaded {
-    broadcasts: Vec<BroadcastState>,
-    sets: Vec<AckSet>,
 }
 
 #[cfg(test)]
@@ -343,7 +267,7 @@ mod tests {
         for first in (0..1_000).step_by(100) {
             let steps = (first..first + 100).flat_map(steps).collect();
             ledger.fold_and_write(&store, &mut state, &mut tree, steps, |_, _| {}).unwrap();
-            assert!(is_within_bounds(&state));
+            assert!(ledger.is_within_bounds(&state));
             assert!(ledger.used.keys().all(|id| state.broadcasts.contains_key(id)), "after {first}");
         }
         assert_eq!(state.channels.values().map(|channel| channel.created).sum::<u64>(), 1_000);

@@ -10,6 +10,7 @@ pub mod cursor;
 mod fold;
 mod incoming;
 pub mod ledger;
+mod memory;
 pub mod mirror;
 mod records;
 mod shared;

@@ -19,7 +19,8 @@ use tracing::warn;
 
 use super::cursor::CursorRecord;
 use super::fold::changed;
-use super::ledger::{Ledger, Unloading};
+use super::ledger::Ledger;
+use super::memory::Unloading;
 use super::store::{Pace, Store};
 use super::tree::Tree;
 use super::{Active, Announcement, Changed, Position};
@@ -145,10 +146,16 @@ impl Shared {
         Ok(also)
     }
 
+    /// Whether no more is in memory than may stay.
+    pub(super) fn is_within_bounds(&self) -> bool {
+        let views = self.read();
+        views.ledger.is_within_bounds(&views.log)
+    }
+
     /// Chooses what is beyond the bounds of memory, and seals the sets among it. It may run beside the fold: whatever is
     /// chosen stays in memory until [`Shared::unload`].
     pub(super) fn seal_beyond_bounds(&self, pace: Pace) -> anyhow::Result<Unloading> {
-        let (store, unloading) = self.with_store(|store| {
+        let (store, mut unloading) = self.with_store(|store| {
             let begin = |views: &mut Views| views.ledger.begin_to_unload(&mut views.log);
             Ok((store.clone(), self.write_gathered(store, begin)?))
         })?;
@@ -157,7 +164,7 @@ impl Shared {
     }
 
     /// Unloads what was chosen and sealed. Only the fold does it, and not while it folds.
-    pub(super) fn unload(&self, unloading: &Unloading) -> anyhow::Result<()> {
+    pub(super) fn unload(&self, unloading: Unloading) -> anyhow::Result<()> {
         let unloaded = self.with_store(|_| {
             let mut views = self.write();
             views.unloads += 1;

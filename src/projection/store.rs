@@ -72,7 +72,6 @@ pub struct Batch {
     /// What was brought to each broadcast and is no record of the batch yet.
     acks: BTreeMap<BroadcastId, Record>,
     acknowledgements: usize,
-    has_written: bool,
 }
 
 impl Batch {
@@ -129,16 +128,6 @@ impl Batch {
         self.moved.insert(channel);
     }
 
-    /// Whether it writes the record of a broadcast.
-    pub fn touches(&self, id: BroadcastId) -> bool {
-        self.touched.contains(&id)
-    }
-
-    /// Whether it writes a lifecycle event.
-    pub const fn has_written(&self) -> bool {
-        self.has_written
-    }
-
     /// How many acknowledgements it has.
     pub const fn acknowledgements(&self) -> usize {
         self.acknowledgements
@@ -168,7 +157,6 @@ impl Batch {
         let mut record = written.about.0.as_bytes().to_vec();
         record.extend(written.sequence.to_be_bytes());
         self.writes.insert(Key::Written(event).bytes(), record);
-        self.has_written = true;
     }
 }
 

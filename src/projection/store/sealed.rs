@@ -17,7 +17,7 @@ use anyhow::Context as _;
 
 use super::key::Key;
 use super::{Store, Writes};
-use crate::domain::{BroadcastId, ByUser, Fingerprint};
+use crate::domain::{BroadcastId, ByUser, Fingerprint, PackedSet};
 
 /// Users in a bucket on average, at most: a bucket takes 1.5 KiB, see `FULL` in `acks.rs` for why not more.
 const BUCKET: usize = 64;
@@ -25,7 +25,7 @@ const BUCKET: usize = 64;
 /// Buckets that are written as one batch.
 const BUCKETS_AT_ONCE: usize = 256;
 
-/// Users who are held a second time in memory while a set is sealed, on average: 1.5 MiB.
+/// Users who are held a second time in memory while a set is sealed and not packed, on average: 1.5 MiB.
 const HELD: usize = 1 << 16;
 
 /// Bytes of a user in a bucket.
@@ -55,37 +55,48 @@ impl Pace {
 }
 
 impl Store {
-    /// Seals the set of a broadcast. Everything in it has to be written already. It reads nothing from the disk, and may run
-    /// beside anything else. Until it has ended without an error, the store goes on as if it had not begun.
-    pub fn seal(&self, id: BroadcastId, set: &ByUser<u64>, pace: Pace) -> anyhow::Result<()> {
+    /// Seals the set of a broadcast, and returns it packed if that is wanted. Everything in it has to be written already. It
+    /// reads nothing from the disk, and may run beside anything else. Until it has ended without an error, the store goes on
+    /// as if it had not begun.
+    pub fn seal(
+        &self,
+        id: BroadcastId,
+        set: &ByUser<u64>,
+        pace: Pace,
+        is_packed: bool,
+    ) -> anyhow::Result<Option<PackedSet>> {
         let bits = set.len().div_ceil(BUCKET).next_power_of_two().trailing_zeros().min(24);
         // One part of the buckets at a time, so that the copy stays small.
         let part_bits = set.len().div_ceil(HELD).next_power_of_two().trailing_zeros().min(bits);
+        let mut packed = is_packed.then(|| PackedSet::with_capacity(set.len()));
         for part in 0..1_u64 << part_bits {
-            let first = part << (bits - part_bits);
-            let buckets = pace.step(|| -> anyhow::Result<_> {
-                let mut buckets = vec![Vec::new(); 1 << (bits - part_bits)];
-                for (user, sequence) in set.iter().filter(|(user, _)| first_bits(**user, part_bits) == part) {
-                    let nth = usize::try_from(first_bits(*user, bits) - first)?;
-                    let bucket: &mut Vec<u8> = buckets.get_mut(nth).context("a bucket is out of range")?;
-                    bucket.extend(user.bytes());
-                    bucket.extend(sequence.to_be_bytes());
-                }
-                Ok(buckets)
-            })?;
-            let mut numbered = (first..).zip(buckets).filter(|(_, bucket)| !bucket.is_empty()).peekable();
-            while numbered.peek().is_some() {
-                let mut batch = Writes::default();
-                for (number, bucket) in numbered.by_ref().take(BUCKETS_AT_ONCE) {
-                    batch.insert(Key::Bucket(id, bits, number).bytes(), bucket);
-                }
-                pace.step(|| self.write(batch))?;
+            let users = pace.step(|| {
+                let of_part = set.iter().filter(|(user, _)| first_bits(**user, part_bits) == part);
+                let mut users: Vec<_> = of_part.map(|(user, sequence)| (*user, *sequence)).collect();
+                users.sort_unstable();
+                users
+            });
+            let bucket_of = |(user, _): &Entry| first_bits(*user, bits);
+            let mut buckets = users.chunk_by(|one, next| bucket_of(one) == bucket_of(next)).peekable();
+            while buckets.peek().is_some() {
+                pace.step(|| {
+                    let mut batch = Writes::default();
+                    for users in buckets.by_ref().take(BUCKETS_AT_ONCE) {
+                        let number = users.first().map_or(0, bucket_of);
+                        batch.insert(Key::Bucket(id, bits, number).bytes(), bucket(users));
+                    }
+                    self.write(batch)
+                })?;
+            }
+            if let Some(packed) = &mut packed {
+                packed.append(&users);
             }
         }
         let mut batch = Writes::default();
         batch.insert(Key::Seal(id).bytes(), vec![u8::try_from(bits)?]);
         batch.remove(Key::Open(id).bytes());
-        self.write(batch)
+        self.write(batch)?;
+        Ok(packed)
     }
 
     /// The sequence at which a user first acknowledged a broadcast whose set is sealed. Most have done so before it was.
@@ -108,6 +119,14 @@ impl Store {
         let found = entries.iter().find_map(|entry| entry.strip_prefix(&wanted[..]));
         found.map(|sequence| Ok(u64::from_be_bytes(sequence.try_into().context(DAMAGED)?))).transpose()
     }
+}
+
+/// A user, and the sequence of the first acknowledgement.
+type Entry = (Fingerprint, u64);
+
+/// A bucket of these users.
+fn bucket(users: &[Entry]) -> Vec<u8> {
+    users.iter().flat_map(|(user, sequence)| user.bytes().into_iter().chain(sequence.to_be_bytes())).collect()
 }
 
 /// The first bits of a fingerprint, as a number.
@@ -133,7 +152,8 @@ mod tests {
             let id = BroadcastId(Uuid::from_u128(n as u128));
             let user = |n: u64| UserId::fingerprint_of(&format!("user-{n}"));
             let set: ByUser<u64> = (0..size).map(|n| (user(n), 7 + n)).collect();
-            store.seal(id, &set, Pace::Full).unwrap();
+            let packed = store.seal(id, &set, Pace::Full, true).unwrap().unwrap();
+            assert_eq!(packed.iter().collect::<ByUser<_>>(), set);
             for n in (0..size).step_by(97).chain(size.checked_sub(1)) {
                 assert_eq!(store.sealed_ack(id, user(n)).unwrap(), Some(7 + n), "{n} of {size}");
             }
@@ -142,7 +162,7 @@ mod tests {
             }
             // What was cut off is begun again, maybe with more users and other buckets.
             let set: ByUser<u64> = (0..=2 * size).map(|n| (user(n), 7 + n)).collect();
-            store.seal(id, &set, Pace::Full).unwrap();
+            assert_eq!(store.seal(id, &set, Pace::Full, false).unwrap(), None);
             for n in (0..=2 * size).step_by(101) {
                 assert_eq!(store.sealed_ack(id, user(n)).unwrap(), Some(7 + n), "{n} of {size} and more");
             }
