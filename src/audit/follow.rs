@@ -80,7 +80,7 @@ impl Outage {
         loop {
             let seen = *self.seen.borrow_and_update();
             let mut until = None;
-            if seen.following {
+            if seen.following.is_some() {
                 self.since = None;
                 if std::mem::take(&mut self.said) {
                     return "NATS is back: following the log again".to_owned();

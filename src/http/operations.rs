@@ -83,7 +83,7 @@ fn standing(app: &App) -> Standing {
     let log = metrics::Log {
         connected: app.nats.is_up(),
         connections: app.nats.made(),
-        following: seen.following,
+        following: seen.following.is_some(),
         epoch: position.epoch.map(String::from),
         head: seen.head,
         bytes: seen.bytes.0,

@@ -304,6 +304,12 @@ impl EventLog for JetStreamLog {
         .boxed()
     }
 
+    fn connection(&self) -> Option<String> {
+        self.connected().ok()?;
+        let info = self.client.server_info();
+        Some(format!("{}/{}", info.server_id, info.client_id))
+    }
+
     fn give_up_connection(&self) -> BoxFuture<'_, ()> {
         async move {
             if self.client.connection_state() == State::Connected {

@@ -218,6 +218,12 @@ pub trait EventLog: Send + Sync + 'static {
     /// Follows the log from a sequence on.
     fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>>;
 
+    /// The connection over which the log is reached, by a name that no other has. `None` while there is none, or when it is
+    /// reached in another way.
+    fn connection(&self) -> Option<String> {
+        None
+    }
+
     /// Gives up the connection to the log, which carries nothing though it counts as up, so that it is made anew. Nothing,
     /// when the log is not reached over a connection.
     fn give_up_connection(&self) -> BoxFuture<'_, ()> {

@@ -70,8 +70,8 @@ pub struct Seen {
     pub head: u64,
     /// When it was last asked.
     pub asked_at: Option<Instant>,
-    /// Whether the log is being followed at this moment.
-    pub following: bool,
+    /// The log that is being followed at this moment.
+    pub following: Option<Epoch>,
     /// Whether the last try to read the log failed. Before the first one nobody knows yet.
     pub away: bool,
     /// Bytes stored and bytes taken at most.
@@ -135,7 +135,7 @@ impl Reader {
             self.passes.inc();
             let begun = Instant::now();
             let interrupted = self.pass().await;
-            self.seen.send_modify(|seen| seen.following = false);
+            self.seen.send_modify(|seen| seen.following = None);
             let moved = self.cursor.sequence != before;
             if moved || begun.elapsed() > BACKOFF.end {
                 backoff = BACKOFF.start;
@@ -371,7 +371,7 @@ impl Reader {
         self.seen.send_modify(|seen| {
             seen.head = info.last_sequence;
             seen.asked_at = Some(Instant::now());
-            seen.following = true;
+            seen.following = Some(info.epoch);
             seen.away = false;
             seen.bytes = (info.bytes, info.max_bytes);
         });

@@ -357,7 +357,8 @@ impl Projection {
         };
         timeout(patience, reached).await.unwrap_or_else(|_| {
             let Seen { head, asked_at, following, .. } = self.seen();
-            let is_beyond = following && head < wanted.sequence && asked_at.is_some_and(|at| at >= begun);
+            let is_beyond =
+                following.is_some() && head < wanted.sequence && asked_at.is_some_and(|at| at >= begun);
             if is_beyond { Reached::OtherLog } else { Reached::Behind }
         })
     }

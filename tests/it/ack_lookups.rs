@@ -10,10 +10,11 @@ use tidings::clock::{Clock as _, SystemClock};
 use tidings::domain::{BroadcastId, Rejection};
 use tidings::log::memory::MemoryLog;
 use tidings::log::names::Subject;
-use tidings::log::{AppendError, Appended, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError};
+use tidings::log::{EventLog as _, ReadError};
 use tidings::submit::{Acks, Answers, Asked, Submit, SubmitError};
 use tokio::sync::Semaphore;
 
+use crate::support::altered::{Alter, Altered};
 use crate::support::log::{channel, created};
 use crate::support::projecting::{Projecting, create};
 use crate::support::{PATIENCE, eventually};
@@ -37,21 +38,9 @@ impl Counting {
     }
 }
 
-impl EventLog for Counting {
-    fn append(&self, event: NewEvent) -> BoxFuture<'_, Result<Appended, AppendError>> {
-        self.log.append(event)
-    }
-
-    fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>> {
-        self.log.info()
-    }
-
-    fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
-        self.log.get(sequence)
-    }
-
-    fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
-        self.log.first_from(sequence)
+impl Alter for Counting {
+    fn log(&self) -> &MemoryLog {
+        &self.log
     }
 
     fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {
@@ -60,14 +49,6 @@ impl EventLog for Counting {
             drop(self.may_answer.acquire().await);
             self.log.head_of(subject).await
         })
-    }
-
-    fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>> {
-        self.log.follow(from)
-    }
-
-    fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>> {
-        self.log.ensure()
     }
 }
 
@@ -80,9 +61,9 @@ struct Core {
 
 async fn core(log: &Counting) -> Core {
     let directory = tempfile::tempdir().unwrap();
-    let projecting = Projecting::start(log.clone(), &directory.path().join("projection"));
+    let projecting = Projecting::start(Altered(log.clone()), &directory.path().join("projection"));
     projecting.digest_at(0).await;
-    let submit = projecting.submit(log.clone(), PATIENCE);
+    let submit = projecting.submit(Altered(log.clone()), PATIENCE);
     Core { projecting, acks: Acks::start(submit.clone()), submit, _directory: directory }
 }
 

@@ -1,7 +1,8 @@
 //! Commands that meet others on the log: what is said of them is said of the log as it is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use futures_util::future::BoxFuture;
@@ -9,12 +10,13 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tidings::clock::{Clock as _, SystemClock};
 use tidings::log::memory::MemoryLog;
 use tidings::log::names::Subject;
-use tidings::log::{AppendError, Appended, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError};
+use tidings::log::{AppendError, Appended, EventLog as _, LogInfo, Messages, NewEvent, ReadError};
 use tidings::submit::{Acks, SubmitError};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::support::PATIENCE;
+use crate::support::altered::{Alter, Altered};
 use crate::support::log::{channel, cleared, created};
 use crate::support::projecting::{Projecting, clear};
 
@@ -29,7 +31,11 @@ struct Contested {
     appends: Arc<AtomicUsize>,
 }
 
-impl EventLog for Contested {
+impl Alter for Contested {
+    fn log(&self) -> &MemoryLog {
+        &self.log
+    }
+
     fn append(&self, event: NewEvent) -> BoxFuture<'_, Result<Appended, AppendError>> {
         async move {
             if self.appends.fetch_add(1, Ordering::SeqCst) == 0 {
@@ -38,18 +44,6 @@ impl EventLog for Contested {
             self.log.append(event).await
         }
         .boxed()
-    }
-
-    fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>> {
-        self.log.info()
-    }
-
-    fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
-        self.log.get(sequence)
-    }
-
-    fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
-        self.log.first_from(sequence)
     }
 
     fn head_of(&self, subject: Subject) -> BoxFuture<'_, Result<u64, ReadError>> {
@@ -74,10 +68,6 @@ impl EventLog for Contested {
         };
         self.log.follow(from).map(move |followed| Ok(followed?.then(held).boxed())).boxed()
     }
-
-    fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>> {
-        self.log.ensure()
-    }
 }
 
 #[tokio::test]
@@ -91,9 +81,9 @@ async fn that_there_is_nothing_to_clear_is_not_said_of_a_log_that_was_not_read_t
         heads: Arc::default(),
         appends: Arc::default(),
     };
-    let projecting = Projecting::start(contested.clone(), &directory.path().join("projection"));
+    let projecting = Projecting::start(Altered(contested.clone()), &directory.path().join("projection"));
     projecting.digest_at(0).await;
-    let submit = projecting.submit(contested.clone(), PATIENCE);
+    let submit = projecting.submit(Altered(contested.clone()), PATIENCE);
     log.append(active).await.unwrap();
     // It has not read the post: it asks for the head, reads it, and clears. Another one was faster, and from then on the log
     // does not say where its head is, so that whether there is anything to clear is not known.
@@ -126,5 +116,83 @@ async fn an_acknowledgement_does_not_go_into_a_log_that_was_made_anew_unnoticed(
         assert!(matches!(answer, Err(SubmitError::CatchingUp)), "{answer:?}");
         assert_eq!(new.info().await.unwrap().last_sequence, 0, "nothing of it is there");
     }
+    projecting.stop().await;
+}
+
+/// A log that is reached over a connection, and counts how often it is asked which one it is.
+#[derive(Clone, Default)]
+struct Connected {
+    log: MemoryLog,
+    connection: Arc<Mutex<Option<String>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Connected {
+    fn connect(&self, connection: &str) {
+        *self.connection.lock().unwrap() = Some(connection.to_owned());
+    }
+}
+
+impl Alter for Connected {
+    fn log(&self) -> &MemoryLog {
+        &self.log
+    }
+
+    fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.log.info()
+    }
+
+    fn connection(&self) -> Option<String> {
+        self.connection.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn the_log_is_asked_which_one_it_is_once_for_each_connection_and_not_for_each_acknowledgement() {
+    let (written, directory) = (Connected::default(), tempfile::tempdir().unwrap());
+    // The reader asks for itself; only the questions of who appends are counted.
+    let projecting = Projecting::start(written.log.clone(), &directory.path().join("projection"));
+    let post = created("hello");
+    let broadcast = tidings::domain::BroadcastId(post.id);
+    written.log.append(post).await.unwrap();
+    projecting.digest_at(1).await;
+    let acks = Acks::start(projecting.submit(Altered(written.clone()), PATIENCE));
+    let acknowledge = async |user: &str| {
+        let acknowledged = acks.acknowledge(channel(), broadcast, user.parse().unwrap(), None);
+        timeout(PATIENCE, acknowledged).await.unwrap().unwrap();
+    };
+    let mut asked = Vec::new();
+    for (connection, users) in [("first", ["ann", "bob", "cid"]), ("second", ["dan", "eve", "fay"])] {
+        written.connect(connection);
+        for user in users {
+            let before = written.asked.load(Ordering::SeqCst);
+            acknowledge(user).await;
+            asked.push(written.asked.load(Ordering::SeqCst) - before);
+        }
+    }
+    assert_eq!(asked, [1, 0, 0, 1, 0, 0]);
+    projecting.stop().await;
+}
+
+#[tokio::test]
+async fn an_acknowledgement_does_not_go_into_a_log_that_lost_its_end_unnoticed() {
+    let (whole, short, directory) =
+        (MemoryLog::default(), MemoryLog::default(), tempfile::tempdir().unwrap());
+    let projecting = Projecting::start(whole.clone(), &directory.path().join("projection"));
+    let post = created("lost");
+    let broadcast = tidings::domain::BroadcastId(post.id);
+    whole.append(post).await.unwrap();
+    projecting.digest_at(1).await;
+    assert_eq!(
+        whole.info().await.unwrap().epoch,
+        short.info().await.unwrap().epoch,
+        "it says that it is the same"
+    );
+    let acks = Acks::start(projecting.submit(short.clone(), Duration::from_millis(300)));
+    let acknowledged = acks.acknowledge(channel(), broadcast, "bob".parse().unwrap(), None);
+    let answer = timeout(PATIENCE, acknowledged).await.unwrap();
+    assert!(matches!(answer, Err(SubmitError::CatchingUp)), "{answer:?}");
+    assert_eq!(short.info().await.unwrap().last_sequence, 0, "nothing of it is there");
     projecting.stop().await;
 }

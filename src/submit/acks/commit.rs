@@ -26,10 +26,6 @@ use crate::submit::{PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError};
 /// Acknowledgements taken from the queue for one round, and what its last lot has beyond that.
 const DRAINED_AT_ONCE: usize = 10_000;
 
-/// A log that has just said which one it is counts as the same for this long: nothing is restarted, or deleted and made anew, much
-/// faster, and under load it is asked a few times a second instead of for each round.
-const SAME_FOR: Duration = Duration::from_millis(100);
-
 /// Without an answer in this time the log is asked again: a question may be lost.
 const INFO_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -82,36 +78,48 @@ pub(super) async fn commit_until_closed(
 
 /// Whether the log is the one that this replica shows. Nothing guards the append of an acknowledgement: into a log that was
 /// lost and made anew, and that the projection has not noticed yet, it would bring one of a broadcast that was never there.
+///
+/// It is asked once for each connection. After that it is the same one for as long as the connection stands and the reader,
+/// who asks every few seconds and whose consumer ends with the stream, follows it.
 #[derive(Default)]
 struct SameLog {
-    /// When the log last said that it is this one.
-    confirmed: Option<(Epoch, Instant)>,
+    /// The log that said so, and the connection over which it did.
+    confirmed: Option<(Epoch, String)>,
 }
 
 impl SameLog {
-    /// Asks the log, unless it answered a moment ago. `Away`: it does not answer in the time of an append; nothing was written.
+    fn is_confirmed(&self, submit: &Submit, shown: Epoch) -> bool {
+        let Some((epoch, connection)) = &self.confirmed else { return false };
+        *epoch == shown
+            && submit.projection.seen().following == Some(shown)
+            && submit.log.connection().as_ref() == Some(connection)
+    }
+
+    /// Asks the log, unless that is not necessary. `Away`: it does not answer in the time of an append; nothing was written.
     async fn ask(&mut self, submit: &Submit) -> Result<(), SubmitError> {
         let until = Instant::now() + submit.options.append_timeout;
-        let shown = submit.projection.position().epoch.ok_or(SubmitError::CatchingUp)?;
-        if self.confirmed.is_some_and(|(epoch, at)| epoch == shown && at.elapsed() < SAME_FOR) {
+        let position = submit.projection.position();
+        let shown = position.epoch.ok_or(SubmitError::CatchingUp)?;
+        if self.is_confirmed(submit, shown) {
             return Ok(());
         }
         loop {
-            let asked = Instant::now();
+            let (asked, connection) = (Instant::now(), submit.log.connection());
+            let may_ask_again =
+                || Instant::now() + RETRY_PAUSE < until && submit.modes.now() == Mode::Cluster;
             match timeout_at(until.min(asked + INFO_PATIENCE), submit.log.info()).await {
-                Ok(Ok(info)) => {
-                    self.confirmed = Some((info.epoch, asked));
-                    return if info.epoch == shown { Ok(()) } else { Err(SubmitError::CatchingUp) };
+                Ok(Ok(info)) if info.epoch != shown => return Err(SubmitError::CatchingUp),
+                Ok(Ok(info)) if info.last_sequence >= position.sequence => {
+                    self.confirmed = connection.map(|connection| (shown, connection));
+                    return Ok(());
                 }
-                Ok(Err(_)) | Err(_)
-                    if Instant::now() + RETRY_PAUSE < until && submit.modes.now() == Mode::Cluster =>
-                {
-                    sleep(RETRY_PAUSE).await;
-                }
-                Ok(Err(_)) | Err(_) => {
+                // It has lost its end; or a leader that was deposed a moment ago answers.
+                Ok(Ok(_)) if !may_ask_again() => return Err(SubmitError::CatchingUp),
+                Ok(Err(_)) | Err(_) if !may_ask_again() => {
                     submit.modes.tell(|machine| machine.appended(false));
                     return Err(SubmitError::Away);
                 }
+                Ok(Ok(_) | Err(_)) | Err(_) => sleep(RETRY_PAUSE).await,
             }
         }
     }

@@ -231,7 +231,7 @@ impl Reading {
 
     /// Waits until the log is followed at this moment.
     pub async fn following(&mut self) {
-        let followed = timeout(PATIENCE, self.seen.wait_for(|seen| seen.following)).await;
+        let followed = timeout(PATIENCE, self.seen.wait_for(|seen| seen.following.is_some())).await;
         followed.expect("the log is followed in time").expect("the reader runs");
     }
 }

@@ -1,5 +1,6 @@
 //! The harness: reads like the interface. Everything that it starts it ends, by its own handle.
 
+pub mod altered;
 pub mod balancer;
 pub mod browser;
 pub mod checkpoints;
