@@ -111,6 +111,11 @@ impl Ledger {
         Self { cursor, ..Self::default() }
     }
 
+    /// The same of a replica, which is asked for what it folded.
+    pub(super) fn of_a_replica(cursor: CursorRecord) -> Self {
+        Self { bounds: Bounds::of_a_replica(), ..Self::from(cursor) }
+    }
+
     /// Folds steps in the order of the log, and gathers what they change. The state has to hold what [`needs_of`] names for
     /// them, as far as the log has it. `tell` is called after each event, with the state behind it.
     pub fn fold(

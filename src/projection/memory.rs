@@ -12,8 +12,7 @@ pub(super) struct Bounds {
     broadcasts: usize,
     /// The acknowledgements that these have together in hash tables: some 10 MB.
     acks: usize,
-    /// And in packed sets, which are on disk too: 24 MiB. Late acknowledgements are mostly of what ended last, and are found
-    /// there without a look at the disk.
+    /// And in packed sets, which are on disk too.
     packed: usize,
     /// Lifecycle events by their ids.
     written: usize,
@@ -21,11 +20,17 @@ pub(super) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { broadcasts: 256, acks: 1 << 18, packed: 1 << 20, written: 1 << 10 }
+        Self { broadcasts: 256, acks: 1 << 18, packed: 0, written: 1 << 10 }
     }
 }
 
 impl Bounds {
+    /// Of a replica, whose users acknowledge late mostly what ended last, and are found there without a look at the disk. The
+    /// packed sets take 24 MiB.
+    pub(super) fn of_a_replica() -> Self {
+        Self { packed: 1 << 20, ..Self::default() }
+    }
+
     /// Whether no more is in memory than may stay. Active broadcasts do not count, however many acknowledgements they have.
     pub(super) fn are_kept(&self, state: &State) -> bool {
         let (broadcasts, acks) = loaded(state);

@@ -99,7 +99,7 @@ impl Shared {
         let mut views = self.write();
         views.log = state;
         views.tree = Tree::from(cursor.tree.clone());
-        views.ledger = Ledger::from(cursor);
+        views.ledger = Ledger::of_a_replica(cursor);
         views.store.clone_from(&store);
         views.unloads += 1;
         *held = store;
