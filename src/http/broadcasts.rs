@@ -58,7 +58,7 @@ pub async fn create(
     let characters = message.character_count();
     let command = Command::Create { channel: channel.clone(), message, kind, by: who.user, condition };
     let done = app.submit.lifecycle(command, key, trace_of(&headers)).await?;
-    let sent = if done.late { NOBODY } else { app.connected(&channel).reached(done.local) };
+    let sent = if done.late { NOBODY } else { app.reached(&channel, &done, key.is_some()) };
     let said = if done.late { LATE.to_owned() } else { sent_to(sent, done.local) };
     let mut reply = json!({
         "status": "success",
@@ -121,7 +121,7 @@ pub async fn clear(
     Body::read(request, &app, &CLEAR).await?;
     let command = Command::Clear { channel: channel.clone(), by: who.user, condition };
     let done = app.submit.lifecycle(command, key, trace_of(&headers)).await?;
-    let cleared = done.broadcast.map_or(NOBODY, |_| app.connected(&channel).reached(done.local));
+    let cleared = done.broadcast.map_or(NOBODY, |_| app.reached(&channel, &done, key.is_some()));
     let reply = json!({
         "status": "success",
         "message": "Broadcast cleared successfully",

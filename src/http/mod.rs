@@ -8,6 +8,7 @@ mod broadcasts;
 mod condition;
 mod connection;
 pub mod error;
+pub mod first_answers;
 pub mod handshake;
 mod history;
 pub mod identity;

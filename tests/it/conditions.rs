@@ -140,7 +140,7 @@ async fn a_condition_under_a_used_key_is_judged_the_same_on_a_post_and_on_a_clea
     assert_eq!(replicas[1].active("u").await["id"], last, "nothing was changed");
 }
 
-/// What of an answer is the same for ever.
+/// What of an answer is the same for ever, from any replica.
 fn kept(answer: &Answer) -> (u16, Vec<Option<&reqwest::header::HeaderValue>>, Value) {
     let (status, headers, body) = answer;
     let counted = ["message", "sent_to_users", "sent_to_connections", "cleared_for_users", "approximate"];
@@ -152,7 +152,7 @@ fn kept(answer: &Answer) -> (u16, Vec<Option<&reqwest::header::HeaderValue>>, Va
 }
 
 #[tokio::test]
-async fn a_retry_gets_the_first_answer_through_any_replica_and_counts_who_is_connected_anew() {
+async fn a_retry_gets_the_first_answer_of_its_replica_as_it_was_and_of_another_with_its_own_counts() {
     let nats = Nats::start().await;
     let mut replicas = Replica::three(&nats).await;
     let create = |replica: &Replica| post(replica, "once").header("Idempotency-Key", "k");
@@ -164,10 +164,17 @@ async fn a_retry_gets_the_first_answer_through_any_replica_and_counts_who_is_con
     for replica in &replicas {
         assert_eq!(kept(&sent(create(replica)).await), kept(&created));
     }
-    assert_eq!(sent(create(&replicas[1])).await.2["sent_to_users"], 1, "as of the answer");
+    assert_eq!(sent(create(&replicas[1])).await.2["sent_to_users"], 1, "it did not give the first answer");
+    // Who gave it gives it again, down to the sentence, whoever is connected by now.
+    let mut bob = replicas[0].connect("bob").await;
+    bob.greeted().await;
+    assert_eq!(sent(create(&replicas[0])).await.2, created.2);
 
     let cleared = sent(take_down(&replicas[2])).await;
     assert_eq!((cleared.0, &cleared.2["broadcast_id"]), (200, &created.2["id"]));
+    let mut cid = replicas[2].connect("cid").await;
+    cid.greeted().await;
+    assert_eq!(sent(take_down(&replicas[2])).await.2, cleared.2);
     // Long over, after something newer, and after a restart without its data.
     sent(post(&replicas[0], "newer")).await;
     replicas[2].terminate().await;
