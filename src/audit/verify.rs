@@ -3,6 +3,7 @@
 //! One pass recomputes the tree and the state from the log alone and holds them to what was signed, to what the auditor kept,
 //! and to what live replicas and the KV mirror say. Nothing is written but the auditor's own files.
 
+mod bucket;
 pub mod checkpoints;
 mod exact;
 pub mod live;

@@ -23,9 +23,9 @@ pub struct AckSet {
 /// A part of the set that does not change any more.
 #[derive(Clone, Debug)]
 enum Frozen {
-    /// So that it can be written to disk without a lock.
+    /// As it was, while it is written to disk without a lock.
     Hashed(Arc<ByUser<u64>>),
-    /// It is on disk.
+    /// On disk by now, and in less memory.
     Packed(Arc<PackedSet>),
 }
 

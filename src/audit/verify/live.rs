@@ -1,10 +1,9 @@
 //! What live replicas say of themselves in their heartbeats, which are asked for over NATS, and only read.
 
 use anyhow::Context as _;
-use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::jetstream;
 
-use super::Replica;
+use super::{Replica, bucket};
 use crate::audit::finding::{Finding, Kind};
 use crate::audit::source::Head;
 use crate::log::provision::replicas_stream;
@@ -12,15 +11,8 @@ use crate::push::heartbeat::{self, Heartbeat};
 
 /// What each live replica says of itself. Nobody is alive where there is no bucket of heartbeats.
 pub async fn replicas(context: &jetstream::Context) -> anyhow::Result<Vec<Replica>> {
-    let bucket = match context.get_stream(replicas_stream()).await {
-        Ok(bucket) => bucket,
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                return Ok(vec![]);
-            }
-            _ => return Err(error).context("reading the heartbeats"),
-        },
-    };
+    let bucket = bucket::find(context, replicas_stream()).await.context("reading the heartbeats")?;
+    let Some(bucket) = bucket else { return Ok(vec![]) };
     let heartbeats = heartbeat::heartbeats(&bucket).await?.into_iter();
     Ok(heartbeats.map(|(heartbeat, _)| Replica::from(heartbeat)).collect())
 }

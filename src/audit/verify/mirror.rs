@@ -4,16 +4,15 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, HeaderValue};
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::Verified;
+use super::{Verified, bucket};
 use crate::audit::finding::{Finding, Kind};
 use crate::domain::{BroadcastId, ByUser, Channel, Timestamp};
 use crate::log::names::{
@@ -63,15 +62,10 @@ pub async fn compare(
     report: &mut impl FnMut(Finding),
 ) -> anyhow::Result<()> {
     for name in [ACTIVE_BUCKET, ACKS_BUCKET] {
-        let bucket = match context.get_stream(bucket_stream(name)).await {
-            Ok(bucket) => bucket,
-            Err(error) => match error.kind() {
-                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                    report(Finding::of_all(Kind::Mirror, format!("there is no bucket {name}")));
-                    continue;
-                }
-                _ => return Err(error).with_context(|| format!("looking for the bucket {name}")),
-            },
+        let found = bucket::find(context, bucket_stream(name)).await;
+        let Some(bucket) = found.with_context(|| format!("looking for the bucket {name}"))? else {
+            report(Finding::of_all(Kind::Mirror, format!("there is no bucket {name}")));
+            continue;
         };
         if !caught_up(&bucket, name, verified, report).await? {
             continue;
