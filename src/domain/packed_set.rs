@@ -3,7 +3,7 @@
 use super::types::Fingerprint;
 
 /// A user, and the sequence of the first acknowledgement: 24 bytes.
-type Entry = (Fingerprint, u64);
+pub type Entry = (Fingerprint, u64);
 
 /// A set of users that does not change: a sorted list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 //!
 //! A replica's projection and an auditor's verification share it: there is no second way to read the log.
 
+use std::collections::BTreeMap;
+
 use super::cursor::CursorRecord;
 use super::memory::{Bounds, Unloaded, Unloading};
 use super::store::{Batch, Pace, Store};
@@ -12,7 +14,6 @@ use crate::log::envelope::{Decoded, Skipped, decode, trace_of};
 use crate::log::merkle::Hash;
 use crate::log::names::Subject;
 use crate::log::reader::{Entry, Last};
-use std::collections::BTreeMap;
 
 /// Two replicas compare digests at multiples of this.
 const MILESTONE: u64 = 256;

@@ -17,6 +17,7 @@ use anyhow::Context as _;
 
 use super::key::Key;
 use super::{Store, Writes};
+use crate::domain::packed_set::Entry;
 use crate::domain::{BroadcastId, ByUser, Fingerprint, PackedSet};
 
 /// Users in a bucket on average, at most: a bucket takes 1.5 KiB, see `FULL` in `acks.rs` for why not more.
@@ -120,9 +121,6 @@ impl Store {
         found.map(|sequence| Ok(u64::from_be_bytes(sequence.try_into().context(DAMAGED)?))).transpose()
     }
 }
-
-/// A user, and the sequence of the first acknowledgement.
-type Entry = (Fingerprint, u64);
 
 /// A bucket of these users.
 fn bucket(users: &[Entry]) -> Vec<u8> {
