@@ -35,7 +35,7 @@ use crate::log::merkle::Hash;
 use crate::log::reader::Seen;
 use crate::log::{self, Epoch, EventLog, TraceParent};
 use crate::metrics::Metrics;
-use shared::Shared;
+use shared::{Damage, Shared};
 pub use store::AckAt;
 use store::Store;
 pub use supervise::Supervisor;
@@ -298,7 +298,7 @@ impl Projection {
 
     /// Has the projection begun anew, because its tree is not the one of its own records.
     pub fn distrust(&self) {
-        self.shared.report_damage();
+        self.shared.report_damage(Damage::Record);
     }
 
     /// The tree disagrees with a checkpoint although it was begun anew for that.
@@ -314,7 +314,7 @@ impl Projection {
         let shared = self.shared.clone();
         let looked = blocking(move || {
             let store = shared.with_store(|store| Ok(store.clone()))?;
-            look(&store).inspect_err(|_| shared.report_damage_of(&store))
+            look(&store).inspect_err(|error| shared.report_damage_of(&store, Damage::of(error)))
         });
         self.answered(looked.await)
     }
@@ -328,7 +328,7 @@ impl Projection {
             }
             Err(panicked) => {
                 warn!("the projection's store panicked under a request: {panicked}");
-                self.shared.report_damage();
+                self.shared.report_damage(Damage::Record);
                 Err(Unavailable)
             }
         }

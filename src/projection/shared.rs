@@ -25,12 +25,28 @@ use super::store::{Pace, Store};
 use super::tree::Tree;
 use super::{Active, Announcement, Changed, Position};
 use crate::crash_point::CrashPoint;
+use crate::disk;
 use crate::domain::{Accepted, Change, Channel, Event, Loaded, Needs, Pending, State, View};
 use crate::log::TraceParent;
 use crate::log::merkle::Hash;
 
 /// How often something is loaded with no lock held, when each time something was unloaded meanwhile.
 const LOADS: usize = 3;
+
+/// What ends the use of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Damage {
+    /// A record cannot be read, or is not what it was.
+    Record,
+    /// The disk took nothing. What is on it is none the worse for that, even if there is room again by now.
+    DiskTookNothing,
+}
+
+impl Damage {
+    pub(super) fn of(error: &anyhow::Error) -> Self {
+        if disk::takes_nothing(error) { Self::DiskTookNothing } else { Self::Record }
+    }
+}
 
 /// The log's state, its tree and where in the log that is, and what was accepted here and is not in the log yet.
 #[derive(Default)]
@@ -65,7 +81,7 @@ pub(super) struct Shared {
     /// Held from a change of the views until it is announced, so that announcements come in the order of the changes.
     pub(super) order: tokio::sync::Mutex<()>,
     /// Changes when a request met a damaged record, or the store did not take something.
-    pub(super) damage: watch::Sender<()>,
+    pub(super) damage: watch::Sender<Damage>,
     /// The checkpoint that the tree disagrees with.
     pub(super) disagreement: watch::Sender<Option<(u64, Hash)>>,
 }
@@ -80,7 +96,7 @@ impl Shared {
             changes: broadcast::Sender::new(mirror_lag),
             subscribers: Mutex::new(subscribers),
             order: tokio::sync::Mutex::new(()),
-            damage: watch::Sender::new(()),
+            damage: watch::Sender::new(Damage::Record),
             disagreement: watch::Sender::new(None),
         }
     }
@@ -124,7 +140,7 @@ impl Shared {
         if let Err(error) = self.write_gathered(store, |_| ()) {
             self.write().store = None;
             *held = None;
-            self.report_damage();
+            self.report_damage(Damage::of(&error));
             return Err(error);
         }
         act(store)
@@ -193,8 +209,8 @@ impl Shared {
     }
 
     /// The supervisor rebuilds what a request could not read.
-    pub(super) fn report_damage(&self) {
-        self.damage.send_replace(());
+    pub(super) fn report_damage(&self, damage: Damage) {
+        self.damage.send_replace(damage);
     }
 
     /// What is active in each channel, as this replica shows it.
@@ -208,10 +224,10 @@ impl Shared {
     }
 
     /// Says that a store is damaged, unless it has been replaced meanwhile.
-    pub(super) fn report_damage_of(&self, store: &Store) {
+    pub(super) fn report_damage_of(&self, store: &Store, damage: Damage) {
         let held = self.held_store();
         if held.as_ref().is_some_and(|held| held.is(store)) {
-            self.report_damage();
+            self.report_damage(damage);
         }
     }
 
@@ -236,14 +252,14 @@ impl Shared {
         // Nothing is unloaded while the store is held.
         self.with_store(|store| {
             let missing = self.read().log.missing(needs);
-            let loaded = store.load(&missing).inspect_err(|_| self.report_damage())?;
+            let loaded = store.load(&missing).inspect_err(|error| self.report_damage(Damage::of(error)))?;
             Ok(look(self.read().view().with_loaded(&loaded)))
         })
     }
 
     /// Reads from the store while no lock is held.
     pub(super) fn load(&self, store: &Store, needs: &Needs) -> anyhow::Result<Loaded> {
-        store.load(needs).inspect_err(|_| self.report_damage_of(store))
+        store.load(needs).inspect_err(|error| self.report_damage_of(store, Damage::of(error)))
     }
 
     /// Folds what was accepted here over the log's state. It is on disk already, so it is folded in any case: over what

@@ -1,5 +1,6 @@
 //! The supervisor: keeps a reader and a fold going, over damage and over other logs, until the replica stops.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::cursor::CursorRecord;
 use super::fold::{Fold, Outcome};
-use super::shared::Shared;
+use super::shared::{Damage, Shared};
 use super::store::{self, Store};
 use super::{Halt, Options, Position};
 use crate::blocking::blocking;
@@ -174,7 +175,7 @@ impl Supervised {
         let reader = tokio::spawn(reader.counting(self.options.metrics.reader_passes.clone()).run());
         let fold = Fold::new(self.shared.clone(), self.options.metrics.clone());
         let mut folded = tokio::spawn(fold.run(deliveries));
-        let (mut stopping, mut damaged, mut disagrees) = (false, false, None);
+        let (mut stopping, mut damaged, mut disagrees) = (false, None, None);
         let outcome = loop {
             tokio::select! {
                 biased;
@@ -188,8 +189,8 @@ impl Supervised {
                     stopping = true;
                     reader.abort();
                 }
-                Ok(()) = damage.changed(), if !damaged => {
-                    damaged = true;
+                Ok(()) = damage.changed(), if damaged.is_none() => {
+                    damaged = Some(*damage.borrow_and_update());
                     reader.abort();
                 }
                 Ok(()) = disagreement.changed(), if disagrees.is_none() => {
@@ -203,11 +204,18 @@ impl Supervised {
             }
         };
         reader.abort();
-        match (stopping, damaged, disagrees) {
+        // The fold may have ended by what a request has reported at the same moment.
+        let reported = || damage.has_changed().unwrap_or(false).then(|| *damage.borrow());
+        match (stopping, damaged.or_else(reported), disagrees) {
             (true, ..) => Ok(Outcome::Stopped),
-            (false, true, _) => Err(anyhow!("a record cannot be loaded, or is not what it was")),
-            (false, false, Some(checkpoint)) => Ok(Outcome::Disagrees(checkpoint)),
-            (false, false, None) => outcome,
+            (false, Some(Damage::Record), _) => {
+                Err(anyhow!("a record cannot be loaded, or is not what it was"))
+            }
+            (false, Some(Damage::DiskTookNothing), _) => {
+                Err(io::Error::from(io::ErrorKind::StorageFull).into())
+            }
+            (false, None, Some(checkpoint)) => Ok(Outcome::Disagrees(checkpoint)),
+            (false, None, None) => outcome,
         }
     }
 

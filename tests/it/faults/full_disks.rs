@@ -44,7 +44,11 @@ fn said(evidence: &Evidence) -> Vec<&Said> {
 /// It goes on by itself, with what it has on disk.
 async fn nothing_was_rebuilt(replica: &Replica) {
     assert_eq!(replica.count("tidings_projection_gave_up").await, 0);
-    assert!(!replica.data_dir().join("projection.aside-1").exists(), "nothing is wrong with what is on it");
+    let was_rebuilt = replica.data_dir().join("projection.aside-1").exists();
+    let log = replica.log();
+    let why: Vec<_> =
+        log.lines().filter(|line| line.contains("projection") || line.contains("ERROR")).collect();
+    assert!(!was_rebuilt, "nothing is wrong with what is on it: {why:#?}");
 }
 
 /// What it says to a post: the status, none if it does not answer, and the code of an error.
