@@ -274,6 +274,7 @@ mod tests {
             id: Uuid::from_u128(7),
             late,
             relayed: false,
+            sent_to: None,
             event,
         };
         Table { columns: &COLUMNS, width: 0 }.row(&cells(&recorded))

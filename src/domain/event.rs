@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::message::Message;
+use super::sent_to::SentTo;
 use super::types::{BroadcastId, Channel, Kind, Timestamp, UserId};
 
 /// One announcement. As JSON it is the body of `broadcast.created` and the value in the KV bucket of active broadcasts.
@@ -193,6 +194,8 @@ pub struct Recorded {
     /// Whether it waited in the outbox of the replica that accepted it. When it was recorded says then nothing of when it
     /// happened.
     pub relayed: bool,
+    /// To how many it went, when its request had an idempotency key: what the first answer says, for every retry.
+    pub sent_to: Option<SentTo>,
     /// What happened.
     pub event: Event,
 }

@@ -17,6 +17,7 @@ pub mod event;
 pub mod message;
 pub mod needs;
 pub mod packed_set;
+pub mod sent_to;
 pub mod state;
 pub mod timestamp;
 pub mod types;
@@ -34,6 +35,7 @@ pub use event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event, Record
 pub use message::Message;
 pub use needs::{Loaded, Needs};
 pub use packed_set::PackedSet;
+pub use sent_to::{Audience, SentTo};
 pub use state::{BroadcastState, Change, ChannelState, EndReason, State, Written, evolve};
 pub use types::{BroadcastId, ByUser, Channel, Fingerprint, Kind, Timestamp, UserId};
 pub use view::{Accepted, PENDING, Pending, View, in_log};

@@ -11,6 +11,7 @@ use super::delays::{Delays, delay_ms};
 use super::digest::Digest;
 use super::event::{Acknowledgement, Broadcast, Event, Recorded};
 use super::needs::{Loaded, Needs};
+use super::sent_to::SentTo;
 use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 
 /// Why a broadcast is no longer active.
@@ -114,6 +115,8 @@ pub struct Written {
     pub about: BroadcastId,
     /// Where it stands.
     pub sequence: u64,
+    /// To how many it went, when its request had an idempotency key.
+    pub sent_to: Option<SentTo>,
 }
 
 /// The working set: every channel, and those broadcasts and event ids that the keys at hand need.
@@ -337,14 +340,14 @@ impl State {
 /// An old log always replays: what has no effect any more (a double, a clear of what is not active, an
 /// acknowledgement of an unknown broadcast) is [`Change::Nothing`], never an error.
 pub fn evolve(state: &mut State, recorded: &Recorded) -> Change {
-    let Recorded { sequence, recorded_at, ref channel, id, late, ref event, .. } = *recorded;
+    let Recorded { sequence, recorded_at, ref channel, id, late, sent_to, ref event, .. } = *recorded;
     if let Event::Acknowledged(acknowledged) = event {
         return state.acknowledge(recorded, acknowledged.broadcast_id, &acknowledged.acknowledgements);
     }
     if !late {
         state.note_lifecycle_head(channel, sequence);
     }
-    state.written.entry(id).or_insert(Written { about: event.broadcast_id(), sequence });
+    state.written.entry(id).or_insert(Written { about: event.broadcast_id(), sequence, sent_to });
     match event {
         Event::Created(broadcast) => state.create(recorded, broadcast),
         Event::Cleared(cleared) if !late && state.channel(channel).active == Some(cleared.broadcast_id) => {

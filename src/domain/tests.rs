@@ -42,6 +42,7 @@ impl World {
             id,
             late: false,
             relayed: false,
+            sent_to: None,
             event,
         };
         let change = evolve(&mut self.state, &recorded);
@@ -218,6 +219,7 @@ fn a_late_event_is_on_record_and_never_activates() {
         id: Uuid::from_u128(2),
         late: true,
         relayed: true,
+        sent_to: None,
         event,
     };
     assert_eq!(evolve(&mut world.state, &recorded), Change::RecordedLate { id: broadcast(2) });
@@ -244,7 +246,16 @@ fn took(created: (i64, i64, bool), acknowledged: (i64, i64, bool)) -> Option<u64
         let (id, channel) = (Uuid::from_u128(sequence.into()), channel("creator"));
         evolve(
             &mut state,
-            &Recorded { sequence, recorded_at: at(recorded_at), channel, id, late: false, relayed, event },
+            &Recorded {
+                sequence,
+                recorded_at: at(recorded_at),
+                channel,
+                id,
+                late: false,
+                relayed,
+                sent_to: None,
+                event,
+            },
         );
     }
     state.broadcast(broadcast(1)).unwrap().delays.quantile(0.5)

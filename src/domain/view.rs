@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::ack_set::AckSet;
 use super::event::{Acknowledgement, Event, Recorded};
 use super::needs::Loaded;
+use super::sent_to::SentTo;
 use super::state::{BroadcastState, Change, ChannelState, State, Written, evolve};
 use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 
@@ -43,6 +44,8 @@ pub struct Accepted {
     pub id: Uuid,
     /// When it was accepted.
     pub at: Timestamp,
+    /// To how many it goes, when its request had an idempotency key.
+    pub sent_to: Option<SentTo>,
     /// What happened.
     pub event: Event,
 }
@@ -56,7 +59,7 @@ impl Pending {
     /// Folds what was accepted over the log's state, which must hold the broadcast that the event is about, if the log
     /// has it. Says what it did, and the sequence from [`PENDING`] on under which it is known until the log has it.
     pub fn fold(&mut self, log: &State, accepted: Accepted) -> (u64, Change) {
-        let Accepted { channel, id, at, event } = accepted;
+        let Accepted { channel, id, at, sent_to, event } = accepted;
         let sequence = PENDING + self.accepted;
         self.accepted += 1;
         self.take_over(log, &channel, event.broadcast_id());
@@ -70,7 +73,8 @@ impl Pending {
             }
             event => event,
         };
-        let recorded = Recorded { sequence, recorded_at: at, channel, id, late: false, relayed: true, event };
+        let (recorded_at, late, relayed) = (at, false, true);
+        let recorded = Recorded { sequence, recorded_at, channel, id, late, relayed, sent_to, event };
         let change = evolve(&mut self.state, &recorded);
         if let Change::Acknowledged { id, new } = &change {
             let entries = self.acknowledgements.entry(*id).or_default();
@@ -252,11 +256,11 @@ mod tests {
         fn judge(&self, id: u128, command: &Command) -> Accepted {
             let (id, at) = (Uuid::from_u128(id), Timestamp::from_unix_ms(7));
             let event = decide(self.view(), command, at, id).unwrap().unwrap();
-            Accepted { channel: command.channel().clone(), id, at, event }
+            Accepted { channel: command.channel().clone(), id, at, sent_to: None, event }
         }
 
         fn record(&mut self, id: u128, command: &Command) {
-            let Accepted { channel, id, at, event } = self.judge(id, command);
+            let Accepted { channel, id, at, sent_to, event } = self.judge(id, command);
             self.head += 1;
             let recorded = Recorded {
                 sequence: self.head,
@@ -265,6 +269,7 @@ mod tests {
                 id,
                 late: false,
                 relayed: false,
+                sent_to,
                 event,
             };
             evolve(&mut self.log, &recorded);

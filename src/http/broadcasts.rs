@@ -13,9 +13,9 @@ use super::identity::{Identity, Role};
 use super::request::{Fresh, InChannel, Query, idempotency_key, trace_of};
 use super::state::App;
 use crate::domain::message::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
-use crate::domain::{Broadcast, Command, Kind, Message};
-use crate::push::counts::Reached;
+use crate::domain::{Broadcast, Command, Kind, Message, SentTo};
 use crate::push::wire::BroadcastView;
+use crate::submit::{Done, IdempotencyKey};
 
 /// The fields of a broadcast.
 const CREATE: Fields = Fields {
@@ -57,9 +57,8 @@ pub async fn create(
     let kind = body.text("type")?.map_or(Ok(Kind::default()), Kind::parse)?;
     let characters = message.character_count();
     let command = Command::Create { channel: channel.clone(), message, kind, by: who.user, condition };
-    let done = app.submit.lifecycle(command, key, trace_of(&headers)).await?;
-    let sent = if done.late { NOBODY } else { app.reached(&channel, &done, key.is_some()) };
-    let said = if done.late { LATE.to_owned() } else { sent_to(sent, done.local) };
+    let (done, sent) = submit(&app, command, key, &headers).await?;
+    let said = if done.late { LATE.to_owned() } else { sentence(sent, done.local) };
     let mut reply = json!({
         "status": "success",
         "id": done.broadcast,
@@ -80,22 +79,38 @@ pub async fn create(
     Ok(answer::standing(answer, standing))
 }
 
-/// Nobody is reached by what has no effect.
-const NOBODY: Reached = Reached { users: 0, connections: 0, approximate: false };
+/// Creates or clears, and says to how many that went: to nobody where it has no effect, and under an idempotency key to those
+/// whom the first answer counted.
+async fn submit(
+    app: &App,
+    command: Command,
+    key: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<(Done, SentTo), ApiError> {
+    let channel = command.channel().clone();
+    let key = key.map(|key| IdempotencyKey { key, audience: app.connected(&channel).audience() });
+    let done = app.submit.lifecycle(command, key, trace_of(headers)).await?;
+    let sent_to = match done.sent_to {
+        _ if done.late || done.broadcast.is_none() => SentTo::default(),
+        Some(sent_to) => sent_to,
+        None => app.connected(&channel).audience().sent_to(done.local),
+    };
+    Ok((done, sent_to))
+}
 
 /// The sentence about a broadcast that was accepted while the log was away, and came into it too late.
 const LATE: &str =
     "The broadcast is on record as late, and is shown to nobody: the log had something newer before it.";
 
 /// The sentence about a broadcast that was sent.
-fn sent_to(reached: Reached, local: bool) -> String {
-    format!("Broadcast sent successfully to {}.", audience(reached, local))
+fn sentence(sent: SentTo, local: bool) -> String {
+    format!("Broadcast sent successfully to {}.", audience(sent, local))
 }
 
-/// How many users a broadcast reached, in words. `local`: the log does not have it yet.
-fn audience(reached: Reached, local: bool) -> String {
-    let users = if reached.users == 1 { "user" } else { "users" };
-    match (reached.users, local, reached.approximate) {
+/// To how many users a broadcast was sent, in words. `local`: the log does not have it yet.
+fn audience(sent: SentTo, local: bool) -> String {
+    let users = if sent.users == 1 { "user" } else { "users" };
+    match (sent.users, local, sent.approximate) {
         (count, true, _) => {
             format!(
                 "{count} connected {users} of this replica; the others get it when the event log answers again"
@@ -120,8 +135,7 @@ pub async fn clear(
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     Body::read(request, &app, &CLEAR).await?;
     let command = Command::Clear { channel: channel.clone(), by: who.user, condition };
-    let done = app.submit.lifecycle(command, key, trace_of(&headers)).await?;
-    let cleared = done.broadcast.map_or(NOBODY, |_| app.reached(&channel, &done, key.is_some()));
+    let (done, cleared) = submit(&app, command, key, &headers).await?;
     let reply = json!({
         "status": "success",
         "message": "Broadcast cleared successfully",
@@ -186,7 +200,7 @@ mod tests {
 
     #[test]
     fn the_sentence_about_the_audience_is_right_for_one_for_many_and_for_this_replica_alone() {
-        let reached = |users, approximate| Reached { users, connections: 9, approximate };
+        let reached = |users, approximate| SentTo { users, connections: 9, approximate };
         assert_eq!(audience(reached(0, false), false), "0 connected users");
         assert_eq!(audience(reached(1, false), false), "1 connected user");
         assert_eq!(audience(reached(2, false), false), "2 connected users");

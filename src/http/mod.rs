@@ -8,7 +8,6 @@ mod broadcasts;
 mod condition;
 mod connection;
 pub mod error;
-pub mod first_answers;
 pub mod handshake;
 mod history;
 pub mod identity;

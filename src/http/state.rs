@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use super::first_answers::FirstAnswers;
 use super::identity::gate::Gate;
 use super::rates::Rates;
 use crate::audit::connection::AuditConnection;
@@ -20,10 +19,10 @@ use crate::notary::note::PublicKey;
 use crate::projection::Projection;
 use crate::push::admission::Admission;
 use crate::push::client;
-use crate::push::counts::{Connected, Counts, Reached};
+use crate::push::counts::{Connected, Counts};
 use crate::push::hub::Hub;
 use crate::shutdown::Shutdown;
-use crate::submit::{Acks, Done, Submit};
+use crate::submit::{Acks, Submit};
 use crate::warnings::Warnings;
 
 /// The limits of the edge.
@@ -106,8 +105,6 @@ pub struct Parts {
     pub shutdown: Shutdown,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
-    /// What requests with an idempotency key were answered.
-    pub first_answers: FirstAnswers,
 }
 
 impl App {
@@ -121,12 +118,6 @@ impl App {
         let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
         let (connections_local, users_local) = self.hub.local(channel);
         counts.with_local(connections_local, users_local)
-    }
-
-    /// Whom a command reaches now; or whom its first answer named, when it is a retry under an idempotency key.
-    pub fn reached(&self, channel: &Channel, done: &Done, is_keyed: bool) -> Reached {
-        let now = self.connected(channel).reached(done.local);
-        if is_keyed { self.first_answers.of(done.id, now) } else { now }
     }
 
     /// Connections of every channel on this replica.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::facts::root_of;
 use super::names::Subject;
-use super::names::header::FACTS_ROOT;
+use super::names::header::{FACTS_ROOT, SENT_TO};
 use super::trace::TRACEPARENT;
 use super::{NewEvent, RawMessage, TraceParent};
 use crate::domain::event::Unreadable;
@@ -49,6 +49,7 @@ pub fn headers(new: &NewEvent) -> Vec<(&'static str, String)> {
     ];
     // Without the prefix `ce-`: under this name everything that knows W3C Trace Context finds it.
     headers.extend(new.trace.map(|trace| (TRACEPARENT, trace.to_string())));
+    headers.extend(new.sent_to.map(|sent_to| (SENT_TO, sent_to.to_string())));
     if let Event::Acknowledged(acknowledged) = &new.event {
         headers.extend(root_of(acknowledged).map(|root| (FACTS_ROOT, root.to_string())));
     }
@@ -119,6 +120,7 @@ fn read(raw: &RawMessage) -> Result<Recorded, Skipped> {
         id,
         late: matches!(subject, Subject::Late(_)),
         relayed: attributes.is_relayed(),
+        sent_to: attributes.sent_to.and_then(|text| text.parse().ok()),
         event,
     })
 }
@@ -136,6 +138,7 @@ struct Attributes<'a> {
     dataschema: Option<&'a str>,
     source: Option<&'a str>,
     id: Option<&'a str>,
+    sent_to: Option<&'a str>,
 }
 
 impl<'a> Attributes<'a> {
@@ -148,6 +151,7 @@ impl<'a> Attributes<'a> {
                 "ce-dataschema" => &mut found.dataschema,
                 "ce-source" => &mut found.source,
                 "ce-id" => &mut found.id,
+                SENT_TO => &mut found.sent_to,
                 _ => continue,
             };
             attribute.get_or_insert(value);
@@ -265,6 +269,7 @@ mod tests {
             source: source.to_owned(),
             expected: Some(0),
             trace: None,
+            sent_to: None,
         };
         let raw = raw_of(&new, 3);
         (new, raw)

@@ -30,7 +30,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use uuid::Uuid;
 
-use crate::domain::{Event, Timestamp};
+use crate::domain::{Event, SentTo, Timestamp};
 use crate::trouble::causes;
 use condition::StreamReport;
 pub use epoch::Epoch;
@@ -56,6 +56,8 @@ pub struct NewEvent {
     pub expected: Option<u64>,
     /// The trace of the request that it comes of. It is no part of what happened: no state depends on it.
     pub trace: Option<TraceParent>,
+    /// To how many it goes, when its request had an idempotency key: its retries are answered so, by every replica.
+    pub sent_to: Option<SentTo>,
 }
 
 /// The log has it.

@@ -149,6 +149,8 @@ pub mod header {
     pub const EPOCH: &str = "Tidings-Epoch";
     /// On every acknowledgement event: the root over its facts, in base64.
     pub const FACTS_ROOT: &str = "tidings-facts-root";
+    /// On an event whose request had an idempotency key: to how many it went.
+    pub const SENT_TO: &str = "tidings-sent-to";
 }
 
 #[cfg(test)]

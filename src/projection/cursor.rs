@@ -10,7 +10,7 @@ use crate::log::reader::{Cursor, Last};
 use crate::log::{Epoch, Position};
 
 /// Changes with every change of a key or a record: a store of another format is rebuilt.
-const FORMAT: u32 = 9;
+const FORMAT: u32 = 10;
 
 /// Where the projection stands, written in the same batch as what it stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

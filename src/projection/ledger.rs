@@ -258,8 +258,16 @@ mod tests {
         let events = [(0, known.id.0, Event::Created(known)), (1, Uuid::nil(), Event::Acknowledged(unknown))];
         events.map(|(more, id, event)| {
             let (sequence, channel) = (2 * number + 1 + more, "creator".parse().unwrap());
-            let recorded =
-                Recorded { sequence, recorded_at: at, channel, id, late: false, relayed: false, event };
+            let recorded = Recorded {
+                sequence,
+                recorded_at: at,
+                channel,
+                id,
+                late: false,
+                relayed: false,
+                sent_to: None,
+                event,
+            };
             Step { sequence, leaf: Hash::empty(), what: What::Event(recorded, None) }
         })
     }

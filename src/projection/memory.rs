@@ -194,8 +194,16 @@ mod tests {
     fn step(sequence: u64, event: Event) -> Step {
         let at = Timestamp::from_unix_ms(0);
         let (channel, id) = ("creator".parse().unwrap(), event.broadcast_id().0);
-        let recorded =
-            Recorded { sequence, recorded_at: at, channel, id, late: false, relayed: false, event };
+        let recorded = Recorded {
+            sequence,
+            recorded_at: at,
+            channel,
+            id,
+            late: false,
+            relayed: false,
+            sent_to: None,
+            event,
+        };
         Step { sequence, leaf: Hash::empty(), what: What::Event(recorded, None) }
     }
 

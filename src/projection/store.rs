@@ -49,9 +49,17 @@ type Stored = sled::Result<(sled::IVec, sled::IVec)>;
 
 /// What is stored of a lifecycle event.
 fn written(record: &[u8]) -> anyhow::Result<Written> {
-    let (about, sequence) = record.split_first_chunk::<16>().context("a record does not decode")?;
-    let sequence = u64::from_be_bytes(sequence.try_into().context("a record does not decode")?);
-    Ok(Written { about: BroadcastId(Uuid::from_bytes(*about)), sequence })
+    let parts = record
+        .split_first_chunk::<16>()
+        .and_then(|(about, rest)| Some((about, rest.split_first_chunk::<8>()?)));
+    let (about, (sequence, sent_to)) = parts.context("a record does not decode")?;
+    let sent_to = str::from_utf8(sent_to)?;
+    let sent_to = (!sent_to.is_empty()).then(|| sent_to.parse()).transpose();
+    Ok(Written {
+        about: BroadcastId(Uuid::from_bytes(*about)),
+        sequence: u64::from_be_bytes(*sequence),
+        sent_to: sent_to.map_err(|()| anyhow!("a record does not decode"))?,
+    })
 }
 
 /// An acknowledgement and its place: the event that brought it, and its number among those, from 1.
@@ -156,6 +164,7 @@ impl Batch {
     pub fn written(&mut self, event: Uuid, written: Written) {
         let mut record = written.about.0.as_bytes().to_vec();
         record.extend(written.sequence.to_be_bytes());
+        record.extend(written.sent_to.map(|sent_to| sent_to.to_string().into_bytes()).into_iter().flatten());
         self.writes.insert(Key::Written(event).bytes(), record);
     }
 }

@@ -1,5 +1,7 @@
 //! Counts: how many are connected, and how well that is known.
 
+use crate::domain::{Audience, SentTo};
+
 /// How well the number of distinct users over all replicas is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accuracy {
@@ -56,29 +58,15 @@ pub struct Connected {
     pub replicas: u64,
 }
 
-/// Whom a broadcast was sent to, or cleared for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reached {
-    /// Distinct users.
-    pub users: u64,
-    /// Connections.
-    pub connections: u64,
-    /// Whether `users` is an estimate, or says nothing of other replicas.
-    pub approximate: bool,
-}
-
 impl Connected {
-    /// Whom what goes out now reaches. `local`: it goes to the clients of this replica alone, because the log is away.
-    pub const fn reached(&self, local: bool) -> Reached {
-        if local {
-            return Reached {
-                users: self.users_local,
-                connections: self.connections_local,
-                approximate: true,
-            };
-        }
+    /// To how many goes what is sent now.
+    pub const fn audience(&self) -> Audience {
         let approximate = !matches!(self.accuracy, Accuracy::Exact);
-        Reached { users: self.users, connections: self.connections, approximate }
+        let (users, connections) = (self.users_local, self.connections_local);
+        Audience {
+            of_all: SentTo { users: self.users, connections: self.connections, approximate },
+            of_replica: SentTo { users, connections, approximate: true },
+        }
     }
 }
 
@@ -90,8 +78,8 @@ mod tests {
     fn what_the_log_does_not_have_yet_reaches_the_clients_of_this_replica_alone() {
         let counts = Counts { elsewhere: 5, users: 7, accuracy: Accuracy::Exact, replicas: 3 };
         let connected = counts.with_local(4, 2);
-        let everywhere = Reached { users: 7, connections: 9, approximate: false };
-        assert_eq!(connected.reached(false), everywhere);
-        assert_eq!(connected.reached(true), Reached { users: 2, connections: 4, approximate: true });
+        let Audience { of_all, of_replica } = connected.audience();
+        assert_eq!(of_all, SentTo { users: 7, connections: 9, approximate: false });
+        assert_eq!(of_replica, SentTo { users: 2, connections: 4, approximate: true });
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::mode::Mode;
 use super::{CONFLICT_PATIENCE, Done, PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError, Verdict};
 use crate::crash_point::CrashPoint;
-use crate::domain::{Command, Timestamp};
+use crate::domain::{Command, SentTo, Timestamp};
 use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, NewEvent, TraceParent};
 use crate::metrics::ByOutcome;
@@ -33,6 +33,7 @@ impl<'a> Attempt<'a> {
         command: Command,
         now: Timestamp,
         trace: Option<TraceParent>,
+        sent_to: Option<SentTo>,
     ) -> Result<Done, SubmitError> {
         let Self { submit, id, .. } = *self;
         let until = Instant::now() + CONFLICT_PATIENCE;
@@ -58,7 +59,8 @@ impl<'a> Attempt<'a> {
             let (broadcast, name) = (event.broadcast_id(), event.event_type().name);
             let subject = Subject::Lifecycle(command.channel().clone());
             let source = submit.source.clone();
-            let new = NewEvent { subject, id, event, time: now, source, expected: Some(expected), trace };
+            let (time, expected) = (now, Some(expected));
+            let new = NewEvent { subject, id, event, time, source, expected, trace, sent_to };
             match self.append(new).await {
                 Ok(Appended { sequence, duplicate: false }) => {
                     info!(broadcast.id = %broadcast, log.sequence = sequence, "{} on {}", name, command.channel());
@@ -69,6 +71,7 @@ impl<'a> Attempt<'a> {
                         broadcast: Some(broadcast),
                         local: false,
                         late: false,
+                        sent_to,
                     });
                 }
                 // The log compared the ids alone. Whether a key stood for this very command, only `decide` can tell.

@@ -14,7 +14,7 @@ use super::mode::{Machine, Mode, Modes};
 use super::outbox::{Base, Draft, Entry, Outbox, OutboxError};
 use super::{Done, Submit, SubmitError, Verdict};
 use crate::blocking::blocking;
-use crate::domain::{Accepted, Command, Condition, Event, Needs, Timestamp, in_log};
+use crate::domain::{Accepted, Command, Condition, Event, Needs, SentTo, Timestamp, in_log};
 use crate::log::names::Subject;
 use crate::log::{Epoch, NewEvent, TraceParent};
 use crate::projection::{Position, Projection};
@@ -53,6 +53,7 @@ impl Submit {
         now: Timestamp,
         id: Uuid,
         trace: Option<TraceParent>,
+        sent_to: Option<SentTo>,
     ) -> Result<Done, SubmitError> {
         let channel = command.channel().clone();
         let condition = match &command {
@@ -79,9 +80,9 @@ impl Submit {
         info!(broadcast.id = %broadcast, "{} on {channel}, in the outbox", event.event_type().name);
         let subject = Subject::Lifecycle(channel);
         let source = self.source.clone();
-        let new = NewEvent { subject, id, event, time: now, source, expected: None, trace };
+        let new = NewEvent { subject, id, event, time: now, source, expected: None, trace, sent_to };
         self.keep(outbox, vec![Draft { base: Some(base), condition, new }]).await?;
-        Ok(Done { id, sequence: None, broadcast: Some(broadcast), local: true, late: false })
+        Ok(Done { id, sequence: None, broadcast: Some(broadcast), local: true, late: false, sent_to })
     }
 
     /// Accepts events of acknowledgements, all or none, with one sync of the disk. Says for each whether its users had
@@ -211,6 +212,7 @@ fn accepted(new: &NewEvent) -> (Accepted, Option<TraceParent>) {
         channel: new.subject.channel().clone(),
         id: new.id,
         at: new.time,
+        sent_to: new.sent_to,
         event: new.event.clone(),
     };
     (accepted, new.trace)

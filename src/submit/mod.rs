@@ -24,7 +24,8 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::domain::{
-    BroadcastId, Channel, Command, Event, Rejection, State, Timestamp, UserId, View, decide, in_log,
+    Audience, BroadcastId, Channel, Command, Event, Rejection, SentTo, State, Timestamp, UserId, View,
+    decide, in_log,
 };
 use crate::log::condition::Condition;
 use crate::log::envelope::OF_REPLICA;
@@ -73,6 +74,18 @@ pub struct Done {
     pub local: bool,
     /// Of a retry: the broadcast is on record without effect, as something newer was in the log before it.
     pub late: bool,
+    /// To how many it went, by the first answer under its idempotency key; `None` without one.
+    pub sent_to: Option<SentTo>,
+}
+
+/// An `Idempotency-Key`, and what the first answer under it says.
+#[derive(Clone, Copy, Debug)]
+pub struct IdempotencyKey<'a> {
+    /// As the client chose it.
+    pub key: &'a str,
+    /// To how many the event goes, if this is the first request with the key. It goes into the event, so that every replica
+    /// gives every retry the same answer.
+    pub audience: Audience,
 }
 
 /// One channel's turn: one lifecycle append in flight a replica.
@@ -208,10 +221,11 @@ impl Submit {
     pub async fn lifecycle(
         &self,
         command: Command,
-        key: Option<&str>,
+        key: Option<IdempotencyKey<'_>>,
         trace: Option<TraceParent>,
     ) -> Result<Done, SubmitError> {
-        let id = self.event_id(&command, key);
+        let id = self.event_id(&command, key.map(|key| key.key));
+        let audience = key.map(|key| key.audience);
         let lane = self.lanes.get(command.channel()).ok_or(SubmitError::Busy)?;
         let _place = lane.places.try_acquire().map_err(|_| SubmitError::Busy)?;
         let _turn = timeout(TURN_PATIENCE, lane.turn.lock()).await.map_err(|_| SubmitError::Busy)?;
@@ -219,7 +233,10 @@ impl Submit {
         let mut attempt = Attempt::new(self, id);
         let outbox = match self.outbox_unless_with_log().await? {
             Some(outbox) => outbox,
-            None => match attempt.write(command.clone(), now, trace).await {
+            None => match attempt
+                .write(command.clone(), now, trace, audience.map(|audience| audience.of_all))
+                .await
+            {
                 // The same event goes to the outbox as the one that may be on its way: whichever comes first counts.
                 Err(SubmitError::Unknown { .. }) if self.options.accept_on_outage => {
                     self.hold_outbox().await.map_err(|error| attempt.honest(error))?
@@ -227,7 +244,8 @@ impl Submit {
                 outcome => return outcome.map_err(|error| attempt.honest(error)),
             },
         };
-        self.accept(outbox, command, now, id, trace).await.map_err(|error| attempt.honest(error))
+        let sent_to = audience.map(|audience| audience.of_replica);
+        self.accept(outbox, command, now, id, trace, sent_to).await.map_err(|error| attempt.honest(error))
     }
 
     /// How many commands of each channel wait for their turn or have it.
@@ -296,7 +314,7 @@ fn done_before(view: View<'_>, id: Uuid) -> Done {
     let broadcast = written.map(|written| written.about);
     let known = broadcast.and_then(|id| view.broadcast(id));
     let late = known.is_some_and(|known| known.late && known.broadcast.id.0 == id);
-    Done { id, sequence, broadcast, local, late }
+    Done { id, sequence, broadcast, local, late, sent_to: written.and_then(|written| written.sent_to) }
 }
 
 /// UUIDv5 of the parts, each with its length before it, so that no two lists of parts share an id.

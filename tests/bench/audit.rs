@@ -156,6 +156,7 @@ fn event(number: u64, active: &mut BroadcastId, guard: &mut u64) -> (NewEvent, O
         source: "/tidings/bench".to_owned(),
         expected: None,
         trace: None,
+        sent_to: None,
     };
     (new, guarded)
 }

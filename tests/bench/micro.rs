@@ -71,6 +71,7 @@ fn recorded(sequence: u64, event: Event) -> Recorded {
         id: SystemClock.new_id(),
         late: false,
         relayed: false,
+        sent_to: None,
         event,
     }
 }
@@ -92,7 +93,8 @@ fn stored(sequence: u64, event: Event) -> RawMessage {
         Event::Created(_) | Event::Cleared(_) => (Subject::Lifecycle(channel), about.0),
     };
     let source = "/tidings/bench".to_owned();
-    let new = NewEvent { subject, id, event, time: now(), source, expected: None, trace: None };
+    let new =
+        NewEvent { subject, id, event, time: now(), source, expected: None, trace: None, sent_to: None };
     let (headers, body) = encode(&new).expect("an event");
     let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     RawMessage { sequence, time_ns: 0, subject: new.subject.to_string(), headers, body }

@@ -22,7 +22,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
 use crate::support::log::{Meddled, Reading, created, everything, expecting, lifecycle, message};
-use crate::support::projecting::{Projecting, create};
+use crate::support::projecting::{Projecting, create, key};
 use crate::support::{Cluster, Nats, eventually, nats};
 
 /// What a server says to a raw publish on the lifecycle subject: the sequence and whether it is a double, or a code.
@@ -109,9 +109,12 @@ async fn a_lost_answer_is_found_again_wherever_the_event_stands() {
     let directory = TempDir::new().unwrap();
     let projecting = Projecting::start(log.clone(), directory.path());
     projecting.digest_at(0).await;
-    for (others_go_on, key, place, length) in
-        [(false, None, 1, 1), (true, None, 2, 3), (false, Some("k1"), 4, 4), (true, Some("k2"), 5, 6)]
-    {
+    for (others_go_on, key, place, length) in [
+        (false, None, 1, 1),
+        (true, None, 2, 3),
+        (false, Some(key("k1")), 4, 4),
+        (true, Some(key("k2")), 5, 6),
+    ] {
         let submit = projecting.submit(losing_one_answer(&log, others_go_on), Duration::from_secs(3));
         let done = submit.lifecycle(create("once"), key, None).await.unwrap();
         assert_eq!(done.sequence, Some(place));
@@ -134,7 +137,7 @@ async fn a_publish_without_an_answer_may_land_late_and_the_command_ends_once() {
     let submit = projecting.submit(log.clone(), Duration::from_secs(3));
 
     nats.freeze();
-    let answer = submit.lifecycle(create("late"), Some("k"), None).await;
+    let answer = submit.lifecycle(create("late"), Some(key("k")), None).await;
     let Err(SubmitError::Unknown { id }) = answer else { panic!("{answer:?}") };
     nats.thaw();
     eventually("what was given up has landed", || async {
@@ -142,7 +145,7 @@ async fn a_publish_without_an_answer_may_land_late_and_the_command_ends_once() {
     })
     .await;
     submit.modes().watch().wait_for(|mode| *mode == Mode::Cluster).await.unwrap();
-    let done = submit.lifecycle(create("late"), Some("k"), None).await.unwrap();
+    let done = submit.lifecycle(create("late"), Some(key("k")), None).await.unwrap();
     assert_eq!((done.id, done.sequence), (id, Some(1)));
     // One more through the same connection: whatever was buffered has landed before it.
     assert_eq!(submit.lifecycle(create("next"), None, None).await.unwrap().sequence, Some(2));

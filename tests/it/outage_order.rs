@@ -14,7 +14,7 @@ use tidings::submit::{Acks, Submit};
 use crate::support::PATIENCE;
 use crate::support::fitful::{Fitful, alone, in_mode};
 use crate::support::log::{channel, created};
-use crate::support::projecting::{Projecting, clear, create};
+use crate::support::projecting::{Projecting, clear, create, key};
 
 /// Returns when the clock shows another millisecond: what is accepted from then on is newer.
 async fn later() {
@@ -128,15 +128,15 @@ async fn an_older_post_is_overruled_by_a_newer_one_and_stays_on_record() {
 async fn a_retry_of_a_post_that_was_overruled_is_told_that_it_is_late() {
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
     let (projecting, submit) = alone(&log, &directory).await;
-    let older = submit.lifecycle(create("a"), Some("k"), None).await.unwrap();
+    let older = submit.lifecycle(create("a"), Some(key("k")), None).await.unwrap();
     let newer = elsewhere(&log, "b").await;
     assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(newer));
-    let again = submit.lifecycle(create("a"), Some("k"), None).await.unwrap();
+    let again = submit.lifecycle(create("a"), Some(key("k")), None).await.unwrap();
     assert!(again.late && !again.local && again.sequence.is_some(), "{again:?}");
     assert_eq!((again.id, again.broadcast), (older.id, older.broadcast));
     // A condition was accepted with it, if there was one: it is no other request.
     let conditional = create_if(Condition::OneOf(vec![newer]), "a");
-    assert!(submit.lifecycle(conditional, Some("k"), None).await.unwrap().late);
+    assert!(submit.lifecycle(conditional, Some(key("k")), None).await.unwrap().late);
     projecting.stop().await;
 }
 

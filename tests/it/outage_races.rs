@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::support::fitful::{Fitful, alone, in_mode, shows_pending};
 use crate::support::log::{channel, created};
-use crate::support::projecting::{Projecting, clear, create};
+use crate::support::projecting::{Projecting, clear, create, key};
 use crate::support::{Client, Nats, PATIENCE, Replica, eventually};
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn what_is_relayed_and_not_settled_is_listed_once() {
 async fn a_key_that_another_replica_used_for_something_else_meanwhile_is_said() {
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
     let (projecting, submit) = alone(&log, &directory).await;
-    let id = submit.lifecycle(create("here"), Some("key"), None).await.unwrap().id;
+    let id = submit.lifecycle(create("here"), Some(key("key")), None).await.unwrap().id;
     let mut elsewhere = created("there");
     if let Event::Created(broadcast) = &mut elsewhere.event {
         (elsewhere.id, broadcast.id) = (id, BroadcastId(id));
@@ -122,14 +122,14 @@ async fn what_was_decided_before_the_log_went_on_is_relayed_as_what_it_is() {
     acks.acknowledge(channel(), BroadcastId(first.id), "bob".parse().unwrap(), None).await.unwrap();
     log.log.append(created("second")).await.unwrap();
     projecting.digest_at(2).await;
-    let cleared = submit.lifecycle(clear(), Some("key"), None).await.unwrap();
+    let cleared = submit.lifecycle(clear(), Some(key("key")), None).await.unwrap();
     assert_eq!(cleared.broadcast, Some(BroadcastId(first.id)), "it clears what is shown");
     log.may_take.add_permits(3);
     log.come_back();
     in_mode(&submit, Mode::Cluster).await;
     let last = log.log.get(4).await.unwrap().unwrap();
     assert_eq!(last.subject, Subject::Late(channel()).to_string(), "the second took its place before");
-    let again = submit.lifecycle(clear(), Some("key"), None).await.unwrap();
+    let again = submit.lifecycle(clear(), Some(key("key")), None).await.unwrap();
     assert_eq!(again, Done { sequence: Some(4), local: false, ..cleared }, "a retry is told where it stands");
     projecting.stop().await;
 }
@@ -159,7 +159,7 @@ async fn what_comes_back_when_the_log_overrules_is_shown_again_and_is_no_news() 
     let mut connection = hub.attach(who).await.unwrap();
     log.log.append(created("first")).await.unwrap();
     projecting.digest_at(1).await;
-    let id = submit.lifecycle(create("second"), Some("key"), None).await.unwrap().id;
+    let id = submit.lifecycle(create("second"), Some(key("key")), None).await.unwrap().id;
     // Another replica accepted it too, and on its way from there it was overtaken.
     let mut elsewhere = NewEvent { subject: Subject::Late(channel()), ..created("second") };
     if let Event::Created(broadcast) = &mut elsewhere.event {

@@ -10,7 +10,7 @@ use tidings::domain::Event;
 use tidings::log::RawMessage;
 use tidings::log::envelope::{Decoded, decode};
 use tidings::log::facts::root_of;
-use tidings::log::names::header::FACTS_ROOT;
+use tidings::log::names::header::{FACTS_ROOT, SENT_TO};
 use tidings::log::names::{LOG_STREAM, MIRROR_LEASE_KEY, POSITION_KEY};
 use tidings::push::heartbeat::Heartbeat;
 use tidings::push::wire::ClientMessage;
@@ -65,6 +65,8 @@ fn what_was_written_once_is_read_for_ever() {
                 let root = root_of(acknowledged).map(|root| root.to_string());
                 assert_eq!(root.as_deref(), raw(&example).header(FACTS_ROOT), "{name}: its facts");
             }
+            let sent_to = recorded.sent_to.map(|sent_to| sent_to.to_string());
+            assert_eq!(sent_to.as_deref(), raw(&example).header(SENT_TO), "{name}: to how many it went");
             let kind = recorded.event.event_type();
             types.insert(format!("{}:{}", kind.name, kind.version));
         } else if name.starts_with("examples/messages/client.") {

@@ -75,7 +75,11 @@ fn stands_for(event: &Logged, done: &Done) -> bool {
     let same = done.broadcast.is_some_and(|id| id.to_string() == *about);
     event.id == done.id.to_string()
         && (same || (done.local && event.is_cleared()))
-        && done.sequence.is_none_or(|sequence| sequence == event.sequence)
+        && done.sequence.is_none_or(|sequence| {
+            // Every replica answers every retry as the event says.
+            let sent_to = done.sent_to.map(|sent_to| sent_to.to_string()).unwrap_or_default();
+            sequence == event.sequence && sent_to == event.sent_to
+        })
 }
 
 /// What took effect on a condition met it in the log, also when a replica had accepted it alone.

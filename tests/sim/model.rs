@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use tidings::log::RawMessage;
+use tidings::log::names::header::SENT_TO;
 
 /// An event as it stands in the log.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub struct Logged {
     pub kind: String,
     pub channel: String,
     pub late: bool,
+    /// To how many it went; empty without an idempotency key.
+    pub sent_to: String,
     pub data: Value,
 }
 
@@ -27,6 +30,7 @@ impl Logged {
             kind: header("ce-type"),
             channel: tokens.next().unwrap().to_owned(),
             late: tokens.next() == Some("late"),
+            sent_to: message.header(SENT_TO).unwrap_or_default().to_owned(),
             data: serde_json::from_slice(&message.body).unwrap(),
         }
     }

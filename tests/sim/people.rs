@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings::domain::{BroadcastId, Channel, Command, Condition, Kind, Message, Timestamp, UserId};
-use tidings::submit::{Acknowledged, Done, SubmitError};
+use tidings::domain::{
+    Audience, BroadcastId, Channel, Command, Condition, Kind, Message, SentTo, Timestamp, UserId,
+};
+use tidings::submit::{Acknowledged, Done, IdempotencyKey, SubmitError};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::dice::Dice;
@@ -61,7 +63,12 @@ impl Tried {
 
     /// Asks a replica once more, and writes down what it says.
     pub async fn again(&mut self, world: &World, replica: usize, patience: Duration) {
-        let (command, key) = (self.command(), self.key.as_deref());
+        // Each try would be answered with other numbers, if it were the first.
+        let users = u64::try_from(10 * self.said.len() + replica).unwrap();
+        let of_all = SentTo { users, ..SentTo::default() };
+        let audience = Audience { of_all, of_replica: SentTo { approximate: true, ..of_all } };
+        let key = self.key.as_deref().map(|key| IdempotencyKey { key, audience });
+        let command = self.command();
         let answer =
             world.ask(replica, patience, async |replica| replica.submit.lifecycle(command, key, None).await);
         let said = match answer.await {

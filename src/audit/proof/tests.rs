@@ -39,6 +39,7 @@ fn new(subject: &str, id: u128, event: Event) -> NewEvent {
         source: "/tidings/a".to_owned(),
         expected: None,
         trace: None,
+        sent_to: None,
     }
 }
 

@@ -37,6 +37,7 @@ fn written_again(
         source: source.into_owned(),
         expected: None,
         trace,
+        sent_to: None,
     };
     encode(&again).ok()
 }
@@ -102,6 +103,7 @@ mod tests {
                     source,
                     expected: None,
                     trace,
+                    sent_to: None,
                 }
             },
         )
@@ -208,6 +210,7 @@ mod tests {
             source: "/tidings/a".to_owned(),
             expected: None,
             trace: None,
+            sent_to: None,
         };
         let good = raw_of(&new);
         assert_eq!(looked_at(&good), Some((true, vec![])));

@@ -92,6 +92,7 @@ fn envelope_faults(raw: &RawMessage, recorded: &Recorded) -> Option<Vec<String>>
         source: attribute(raw, "source")?.into_owned(),
         expected: None,
         trace: None,
+        sent_to: recorded.sent_to,
     };
     let differ = headers(&again).into_iter().filter(|(name, value)| raw.header(name) != Some(value));
     let differ = differ.map(|(name, expected)| {

@@ -18,7 +18,6 @@ use crate::clock::{Clock, SystemClock};
 use crate::commands::data_dir::DataDir;
 use crate::config::{Auth, OnOutage, Serve};
 use crate::domain::Channel;
-use crate::http::first_answers::FirstAnswers;
 use crate::http::identity::gate::Gate;
 use crate::http::state::{App, Parts};
 use crate::http::ws::Edge;
@@ -252,7 +251,6 @@ impl<'a> Base<'a> {
             serves_page: self.options.identity.auth == Auth::Dev,
             shutdown: self.shutdown.clone(),
             clock,
-            first_answers: FirstAnswers::default(),
         })
     }
 }

@@ -21,7 +21,7 @@ use crate::projection::acks::Place;
 ///                           some users of a sealed set
 /// u {broadcast} {fingerprint}
 ///                           a user who acknowledged after the set was unloaded
-/// w {event}                 a lifecycle event: the broadcast that it is about, and its sequence
+/// w {event}                 a lifecycle event: the broadcast that it is about, its sequence, and to how many it went
 /// t {channel} 0 {sequence}  the broadcast that this event created: the channel's history
 /// m {block}                 the root over a block of leaves of the Merkle tree: 32 bytes
 /// ```

@@ -128,6 +128,7 @@ mod tests {
                 id: event_id,
                 late: false,
                 relayed: false,
+                sent_to: None,
                 event,
             };
             let change = evolve(&mut state, &recorded);

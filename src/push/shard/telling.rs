@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Floor, Shard, floor_of, shift};
-use crate::domain::{Change, in_log};
+use crate::domain::{Change, SentTo, in_log};
 use crate::metrics::ByChannel;
 use crate::projection::{Announcement, Changed};
 use crate::push::counts::Accuracy;
-use crate::push::counts::Reached;
 use crate::push::report::report;
 use crate::push::room::personal::Step;
 use crate::push::wire::{ConnectedStats, ServerMessage};
@@ -68,8 +67,8 @@ impl Shard {
                 let delivered = room.activate(broadcast, sequence);
                 let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
                 let local = in_log(sequence).is_none();
-                let Reached { users, connections, approximate } =
-                    self.local.connected(channel, counts).reached(local);
+                let SentTo { users, connections, approximate } =
+                    self.local.connected(channel, counts).audience().sent_to(local);
                 let sent = ServerMessage::BroadcastSent {
                     broadcast_id: *id,
                     sent_to_users: users,

@@ -249,6 +249,7 @@ impl Commit {
             source: submit.source.clone(),
             expected: None,
             trace,
+            sent_to: None,
         };
         Begun { new, fingerprints, askers, waiters, unsure: false }
     }

@@ -31,6 +31,8 @@ struct Line {
     source: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sent_to: Option<String>,
     #[serde(rename = "type")]
     kind: String,
     version: u16,
@@ -49,6 +51,7 @@ pub(super) fn line(entry: &Entry) -> serde_json::Result<Vec<u8>> {
         time: entry.new.time,
         source: entry.new.source.clone(),
         traceparent: entry.new.trace.map(|trace| trace.to_string()),
+        sent_to: entry.new.sent_to.map(|sent_to| sent_to.to_string()),
         kind: kind.name.to_owned(),
         version: kind.version,
         data: serde_json::from_slice(&entry.new.event.to_json()?)?,
@@ -104,7 +107,8 @@ fn parse(line: &[u8]) -> Result<Entry, String> {
     })?;
     let subject: Subject = line.subject.parse().map_err(|()| "its subject is not one of Tidings")?;
     let trace = line.traceparent.and_then(|trace| trace.parse().ok());
+    let sent_to = line.sent_to.and_then(|sent_to| sent_to.parse().ok());
     let Line { entry: number, base, condition, id, time, source, .. } = line;
-    let new = NewEvent { subject, id, event, time, source, expected: None, trace };
+    let new = NewEvent { subject, id, event, time, source, expected: None, trace, sent_to };
     Ok(Entry { number, base, condition, new })
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::{Acknowledged, Acknowledgement, BroadcastId, Event, Timestamp};
+use crate::domain::{Acknowledged, Acknowledgement, BroadcastId, Event, SentTo, Timestamp};
 
 const BOUNDS: Bounds = Bounds { entries: 1_000, bytes: 1 << 20 };
 
@@ -21,6 +21,7 @@ fn draft(id: u128) -> Draft {
         time: Timestamp::from_unix_ms(7),
         source: "/tidings/a".to_owned(),
         expected: None,
+        sent_to: Some(SentTo { users: 3, connections: 4, approximate: true }),
         trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok(),
     };
     Draft { base: Some(Base::Entry(3)), condition: Condition::OneOf(vec![broadcast_id]), new }

@@ -38,7 +38,7 @@ pub(super) struct Found {
 }
 
 /// What became of a lifecycle event that is in the log: one without effect counts as overruled.
-fn fate_of(view: View<'_>, id: Uuid, Written { about, sequence }: Written) -> Fate {
+fn fate_of(view: View<'_>, id: Uuid, Written { about, sequence, .. }: Written) -> Fate {
     let had_effect = view.in_log(about).is_some_and(|known| match &known.end {
         _ if known.broadcast.id.0 == id => !known.late,
         Some(end) => end.sequence == sequence,

@@ -232,5 +232,8 @@ fn as_new(about: BroadcastId, event: Event, time: Timestamp) -> Option<(NewEvent
         Event::Created(_) | Event::Cleared(_) => (Subject::Lifecycle(channel), about.0, true),
     };
     let source = "/tidings/bench".to_owned();
-    Some((NewEvent { subject, id, event, time, source, expected: None, trace: None }, is_lifecycle))
+    Some((
+        NewEvent { subject, id, event, time, source, expected: None, trace: None, sent_to: None },
+        is_lifecycle,
+    ))
 }

@@ -85,7 +85,8 @@ async fn an_acknowledgement_that_reaches_the_log_while_a_page_is_read_is_on_the_
     for n in 0..100 {
         let user = format!("user-{n}");
         let new = acknowledged(id.0, &[&user]);
-        let accepted = Accepted { channel: channel(), id: new.id, at: new.time, event: new.event.clone() };
+        let (at, event) = (new.time, new.event.clone());
+        let accepted = Accepted { channel: channel(), id: new.id, at, sent_to: None, event };
         projection.fold_pending(vec![(accepted, None)]).await;
         let stop = Arc::new(AtomicBool::new(false));
         let reading = tokio::spawn({

@@ -69,6 +69,7 @@ fn new_event(subject: Subject, id: Uuid, event: Event) -> NewEvent {
         source: "/tidings/test".into(),
         expected: None,
         trace: None,
+        sent_to: None,
     }
 }
 

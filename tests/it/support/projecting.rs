@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tidings::clock::SystemClock;
 use tidings::config::SOCKET_LIMITS;
-use tidings::domain::{Command, Condition, Digest, Kind, Message};
+use tidings::domain::{Audience, Command, Condition, Digest, Kind, Message, SentTo};
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
 use tidings::projection::{Announcement, Options, Projection, Supervisor};
 use tidings::push::hub::{self, Hub};
 use tidings::submit::outbox::{Bounds, Outbox};
-use tidings::submit::{self, Submit};
+use tidings::submit::{self, IdempotencyKey, Submit};
 use tidings::warnings::Warnings;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -141,6 +141,12 @@ pub fn create(message: &str) -> Command {
         by: "ann".parse().unwrap(),
         condition: Condition::Always,
     }
+}
+
+/// An idempotency key of somebody whom nobody hears.
+pub const fn key(key: &str) -> IdempotencyKey<'_> {
+    let nobody = SentTo { users: 0, connections: 0, approximate: false };
+    IdempotencyKey { key, audience: Audience { of_all: nobody, of_replica: nobody } }
 }
 
 /// The command to clear what is active.

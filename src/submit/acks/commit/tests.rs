@@ -36,7 +36,7 @@ fn begun(commit: Commit) -> Begun {
     });
     let (subject, id) = (Subject::Acks(commit.channel, commit.broadcast), Uuid::nil());
     let (time, source) = (Timestamp::from_unix_ms(0), String::new());
-    let new = NewEvent { subject, id, event, time, source, expected: None, trace: None };
+    let new = NewEvent { subject, id, event, time, source, expected: None, trace: None, sent_to: None };
     Begun { new, fingerprints, askers, waiters, unsure: false }
 }
 
