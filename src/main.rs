@@ -1,15 +1,14 @@
-//! The `tidings` binary: everything is in the library, but for the allocator.
-
-mod allocator;
+//! The `tidings` binary: everything is in the library, except the allocator.
 
 use std::process::ExitCode;
 
-use allocator::Allocator;
+use mimalloc::MiMalloc;
 
+/// Messages are allocated on one thread and freed on another. With glibc's allocator the two threads wait for each other, and
+/// `tidings audit` takes half as much CPU time again (measured over 200,000 events).
 #[global_allocator]
-static ALLOCATOR: Allocator = Allocator;
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    Allocator::keep_no_empty_pages();
     tidings::commands::run()
 }
