@@ -21,6 +21,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use thiserror::Error;
 
 use crate::domain::{BroadcastId, UserId};
 use crate::log::merkle::{Hash, includes};
@@ -58,62 +59,44 @@ pub struct Proven {
 }
 
 /// Why there is no proof of something.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unprovable {
-    /// There is no such broadcast in the log.
+    /// The log has no such broadcast.
+    #[error("the log has no broadcast {0}")]
     UnknownBroadcast(BroadcastId),
     /// This user has not acknowledged it.
+    #[error("user {:?} has not acknowledged broadcast {}", .1.as_str(), .0)]
     NotAcknowledged(BroadcastId, UserId),
-    /// It was accepted, and is not in the log yet.
+    /// It was accepted into an outbox, and is not in the log yet.
+    #[error("it was accepted while the log was unavailable, and is not in the log yet")]
     NotInLog,
     /// The event was written before events had salts.
+    #[error(
+        "event {0} was written without a salt, so the acknowledgement of one user cannot be shown without all others; \
+         `tidings audit replay --from-seq {0}` shows the whole event"
+    )]
     NoSalt(u64),
-    /// What stands there is not what was looked for, or nothing is there any more.
+    /// The log has lost the event, or has another one at its sequence.
+    #[error("the log has lost the event at sequence {0}")]
     Lost(u64),
-    /// There is no checkpoint of this log by anybody who counts.
+    /// No trusted key has signed a checkpoint of this log.
+    #[error(
+        "no checkpoint signed by a trusted key exists for this log; a replica signs with `--checkpoint-key`"
+    )]
     NobodySigns,
-    /// The event at the first place came after the newest checkpoint, which has the second as its size.
+    /// The event at the first sequence is newer than the newest checkpoint, whose size is the second.
+    #[error(
+        "event {0} is not signed yet: the newest checkpoint ends at event {1}. Unless replicas are configured otherwise, the \
+         next one is signed within a minute"
+    )]
     NotSigned(u64, u64),
-    /// The log ends before what was signed of it: at the first place, and the second was signed.
+    /// The log ends at the first sequence, although it was signed up to the second.
+    #[error("the log ends at event {0}, but was signed up to event {1}: run `tidings audit verify`")]
     Shorter(u64, u64),
-    /// The log, or what was read of it, is not what was signed at this size.
+    /// The log differs from the checkpoint of this size.
+    #[error("the log differs from what was signed up to event {0}: run `tidings audit verify`")]
     Differs(u64),
 }
-
-impl fmt::Display for Unprovable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownBroadcast(id) => write!(f, "the log has no broadcast {id}"),
-            Self::NotAcknowledged(id, user) => {
-                write!(f, "user {:?} has not acknowledged broadcast {id}", user.as_str())
-            }
-            Self::NotInLog => f.write_str("it was accepted while the log is away, and is not in the log yet"),
-            Self::NoSalt(sequence) => write!(
-                f,
-                "event {sequence} was written without a salt, so nothing can be shown of one user in it without showing \
-                 everybody; `tidings audit replay --from-seq {sequence}` shows the whole event"
-            ),
-            Self::Lost(sequence) => write!(f, "the log has lost the event at sequence {sequence}"),
-            Self::NobodySigns => f.write_str(
-                "nobody whose key counts has signed a checkpoint of this log; a replica signs with `--checkpoint-key`",
-            ),
-            Self::NotSigned(sequence, size) => write!(
-                f,
-                "event {sequence} is not signed yet: the newest checkpoint goes up to event {size}. Unless replicas were told \
-                 otherwise, the next one comes within a minute"
-            ),
-            Self::Shorter(last, size) => write!(
-                f,
-                "the log ends at event {last}, and it was signed up to event {size}: run `tidings audit verify`"
-            ),
-            Self::Differs(size) => {
-                write!(f, "the log is not what was signed of it up to event {size}: run `tidings audit verify`")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Unprovable {}
 
 impl Proof {
     /// A proof of these parts, if it is one: the hashes lead from the event to the root that was signed.

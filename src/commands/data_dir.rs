@@ -1,11 +1,11 @@
 //! The data directory: one process at a time, and the few small files by which others find it.
 
-use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use thiserror::Error;
 use tracing::warn;
 
 use crate::clock::Clock;
@@ -34,23 +34,15 @@ pub(super) struct DataDir {
     _lock: File,
 }
 
-/// Another process has the directory.
-#[derive(Debug)]
+/// Another process holds the lock of the directory.
+#[derive(Debug, Error)]
+#[error("another process uses the data directory {}; give this one its own with --data-dir", .path.display())]
 pub(super) struct InUse {
     /// The directory.
     pub(super) path: PathBuf,
-    /// The process, if it says so.
+    /// The id of that process, if the lock file has it.
     pub(super) process: Option<String>,
 }
-
-impl fmt::Display for InUse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
-        write!(f, "another process uses the data directory {path}; give this one its own with --data-dir")
-    }
-}
-
-impl std::error::Error for InUse {}
 
 impl DataDir {
     /// Creates the directory when it is missing, closes it to other users, and takes it. A directory of another user, and

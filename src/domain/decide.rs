@@ -1,7 +1,6 @@
 //! `decide`: judges a command against the state and says which event it becomes, if any. It changes nothing.
 
-use std::fmt;
-
+use thiserror::Error;
 use uuid::Uuid;
 
 use super::condition::Condition;
@@ -57,82 +56,60 @@ impl Command {
     }
 }
 
-/// A rule of the domain said no. Each becomes one status code and one sentence in `http/error.rs`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A rule of the domain forbids a command. The text is shown to the client; `http/error.rs` has the status codes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {
-    /// Nothing of the message can be seen.
+    /// The message has no visible character.
+    #[error("Broadcast message cannot be empty.")]
     MessageEmpty,
-    /// The message has more than 280 Unicode scalar values.
+    /// The message has more than [`MAX_MESSAGE_CHARS`] Unicode scalar values.
+    #[error("Broadcast message too long. Maximum {MAX_MESSAGE_CHARS} characters allowed. Current: {length}")]
     MessageTooLong {
         /// How many it has.
         length: usize,
     },
     /// The message has a control character, a bidirectional override, or a character that hides text.
+    #[error(
+        "Broadcast message contains the character U+{:04X} at position {place}, which is not allowed: control characters, \
+         bidirectional overrides and invisible tags can make a message read differently from what it says.",
+        u32::from(*.character)
+    )]
     MessageForbiddenCharacter {
-        /// The first of them.
+        /// The first such character.
         character: char,
-        /// Where it stands, counted from 1 as the length is: in the message as it would be kept.
+        /// Its position, counted from 1 like the length: in the message as it would be stored.
         place: usize,
     },
     /// The type is none of `info`, `warning`, `alert`.
+    #[error("`{}` is not a broadcast type. Use one of: {}.", .given.escape_debug(), Kind::ALL.map(Kind::as_str).join(", "))]
     UnknownType {
-        /// What was given, cut to 40 characters.
+        /// The given type, cut to 40 characters.
         given: String,
     },
-    /// The channel knows no broadcast of this id.
+    /// The channel has no broadcast with this id.
+    #[error("There is no broadcast {id} in this channel.")]
     UnknownBroadcast {
-        /// The id asked for.
+        /// The requested id.
         id: BroadcastId,
     },
-    /// `If-Match` demands another broadcast than the active one, or any, and none is active.
+    /// `If-Match` requires a broadcast to be active that is not.
+    #[error("{} Nothing was changed.", .active.map_or_else(
+        || "No broadcast is active now.".to_owned(),
+        |active| format!("Another broadcast is active now: {active}."),
+    ))]
     NotActive {
-        /// The one that is.
+        /// The broadcast that is active, if any.
         active: Option<BroadcastId>,
     },
-    /// `If-None-Match: *` demands that none is active.
+    /// `If-None-Match: *` requires that no broadcast is active.
+    #[error("A broadcast is active now: {active}. Nothing was changed.")]
     AlreadyActive {
-        /// The one that is.
+        /// The broadcast that is active.
         active: BroadcastId,
     },
     /// The idempotency key was used before, for another command.
+    #[error("This Idempotency-Key was used before for another request. Use a new key for a new request.")]
     KeyReused,
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MessageEmpty => f.write_str("Broadcast message cannot be empty."),
-            Self::MessageTooLong { length } => write!(
-                f,
-                "Broadcast message too long. Maximum {MAX_MESSAGE_CHARS} characters allowed. Current: {length}"
-            ),
-            Self::MessageForbiddenCharacter { character, place } => write!(
-                f,
-                "Broadcast message contains the character U+{:04X} at position {place}, which is not allowed: control \
-                 characters, bidirectional overrides and invisible tags can make a message read differently from what it says.",
-                u32::from(*character)
-            ),
-            Self::UnknownType { given } => write!(
-                f,
-                "`{}` is not a broadcast type. Use one of: {}.",
-                given.escape_debug(),
-                Kind::ALL.map(Kind::as_str).join(", ")
-            ),
-            Self::UnknownBroadcast { id } => write!(f, "There is no broadcast {id} in this channel."),
-            Self::NotActive { active: Some(active) } => {
-                write!(f, "Another broadcast is active now: {active}. Nothing was changed.")
-            }
-            Self::NotActive { active: None } => {
-                f.write_str("No broadcast is active now. Nothing was changed.")
-            }
-            Self::AlreadyActive { active } => {
-                write!(f, "A broadcast is active now: {active}. Nothing was changed.")
-            }
-            Self::KeyReused => f.write_str(
-                "This Idempotency-Key was used before for another request. Use a new key for a new request.",
-            ),
-        }
-    }
 }
 
 /// Judges `command` by `view`, which must hold what [`State::needs`](super::State::needs) names for it.

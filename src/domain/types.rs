@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
+use thiserror::Error;
 use uuid::Uuid;
 
 use super::decide::Rejection;
@@ -162,16 +163,9 @@ pub type ByUser<T> = HashMap<Fingerprint, T, foldhash::fast::RandomState>;
 pub struct BroadcastId(pub Uuid);
 
 /// A string is not a UUID in its one spelling: lower case, hyphenated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a UUID in lower case with hyphens")]
 pub struct NotAnId;
-
-impl fmt::Display for NotAnId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a UUID in lower case with hyphens")
-    }
-}
-
-impl std::error::Error for NotAnId {}
 
 impl From<uuid::Error> for NotAnId {
     fn from(_: uuid::Error) -> Self {

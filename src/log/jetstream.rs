@@ -219,7 +219,7 @@ impl EventLog for JetStreamLog {
                 return Err(ReadError::NoLeader);
             }
             let log = LogInfo {
-                epoch: epoch_of(info).ok_or(ReadError::NoEpoch)?,
+                epoch: epoch_of(info).ok_or(NoEpoch)?,
                 last_sequence: info.state.last_sequence,
                 bytes: info.state.bytes,
                 max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX),

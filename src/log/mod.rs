@@ -23,11 +23,10 @@ pub mod reader;
 mod stored;
 pub mod trace;
 
-use std::fmt;
-
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use thiserror::Error;
 use uuid::Uuid;
 
 use crate::domain::{Event, SentTo, Timestamp};
@@ -69,36 +68,25 @@ pub struct Appended {
     pub duplicate: bool,
 }
 
-/// The log has not answered with a place.
-#[derive(Debug)]
+/// Why an append was not confirmed.
+#[derive(Debug, Error)]
 pub enum AppendError {
-    /// The guard: another message came first, or this one is there already. One node checks the guard before the ids
-    /// and says this to a retry; several nodes check the ids first and say `duplicate`.
+    /// The guard failed: another message was appended first, or this one was appended before. A single node checks the guard
+    /// before the message ids and answers a retry with this; a cluster checks the ids first and answers `duplicate`.
+    #[error("another event was appended first")]
     Conflict,
-    /// A message of this id is being written at this moment: ask again.
+    /// A message with this id is being written at this moment: ask again.
+    #[error("an event with this id is being written")]
     InProcess,
-    /// The log reached its configured size and takes nothing more.
+    /// The stream has reached its configured size.
+    #[error("the log is full: raise its limit with `nats stream edit {LOG_STREAM} --max-bytes …`", LOG_STREAM = names::LOG_STREAM)]
     Full,
-    /// The event is larger than the log takes.
+    /// The event exceeds the stream's maximum message size.
+    #[error("the event is larger than the log accepts")]
     TooLarge,
-    /// Any other answer, and none at all. The event may be in the log, or land there later.
+    /// Any other answer, or none. The event may be in the log, or may still be appended.
+    #[error("no answer from the log: {}", causes(.0))]
     Unknown(anyhow::Error),
-}
-
-impl fmt::Display for AppendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Conflict => f.write_str("another event came first"),
-            Self::InProcess => f.write_str("an event of this id is being written"),
-            Self::Full => write!(
-                f,
-                "the log is full: raise its limit with `nats stream edit {} --max-bytes …`",
-                names::LOG_STREAM
-            ),
-            Self::TooLarge => f.write_str("the event is larger than the log takes"),
-            Self::Unknown(error) => write!(f, "no answer from the log: {}", causes(error)),
-        }
-    }
 }
 
 /// A message as it stands in the log.
@@ -142,47 +130,36 @@ pub struct LogInfo {
 }
 
 /// Why the log could not be read.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum ReadError {
-    /// There is no such log.
+    /// The stream does not exist.
+    #[error("the stream {LOG_STREAM} does not exist", LOG_STREAM = names::LOG_STREAM)]
     Missing,
-    /// The stream is there, and its metadata names no epoch: it was not provisioned by Tidings.
-    NoEpoch,
-    /// Too few nodes of the cluster are up for the log to have a leader, so that it takes nothing.
+    /// The stream exists, but its metadata has no epoch: it was not provisioned by Tidings.
+    #[error(transparent)]
+    NoEpoch(#[from] provision::NoEpoch),
+    /// Too few nodes of the cluster are up to elect a leader for the stream, so nothing can be appended.
+    #[error(
+        "NATS has no leader for the stream {LOG_STREAM}: more than half of the nodes that store it must be up",
+        LOG_STREAM = names::LOG_STREAM
+    )]
     NoLeader,
-    /// More messages in a row are gone from it than a damaged disk explains.
+    /// More messages in a row are missing than a damaged disk explains.
+    #[error(
+        "the messages {from} to {to} are missing from the stream {LOG_STREAM}: it was created with a later first sequence, or \
+         was purged. Restore a backup that has them",
+        LOG_STREAM = names::LOG_STREAM
+    )]
     Lost {
-        /// The first of them.
+        /// The first missing sequence.
         from: u64,
-        /// The last of them.
+        /// The last missing sequence.
         to: u64,
     },
-    /// It did not answer, or broke off.
+    /// NATS did not answer, or the connection broke.
+    #[error("{}", causes(.0))]
     Away(anyhow::Error),
 }
-
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing => write!(f, "the stream {} does not exist", names::LOG_STREAM),
-            Self::NoEpoch => provision::NoEpoch.fmt(f),
-            Self::NoLeader => write!(
-                f,
-                "NATS has no leader for the stream {}: more than half of the nodes that keep it have to be up",
-                names::LOG_STREAM
-            ),
-            Self::Lost { from, to } => write!(
-                f,
-                "the messages {from} to {to} are gone from the stream {}: it was made to begin later, or was purged. Restore a \
-                 backup that has them",
-                names::LOG_STREAM
-            ),
-            Self::Away(error) => f.write_str(&causes(error)),
-        }
-    }
-}
-
-impl std::error::Error for ReadError {}
 
 /// Messages in the order of the log. It ends, or errs once, when it cannot go on; then a new one is made.
 pub type Messages = BoxStream<'static, Result<RawMessage, ReadError>>;

@@ -15,6 +15,7 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType, Stream,
 };
 use async_nats::jetstream::{self, ErrorCode};
+use thiserror::Error;
 
 use super::Epoch;
 use super::jetstream::epoch_of;
@@ -179,67 +180,48 @@ impl Provision {
 }
 
 /// The log's stream has no epoch, or an unreadable one: it was not provisioned by Tidings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Error)]
+#[error(
+    "the stream {LOG_STREAM} has no epoch: its metadata has no {EPOCH_METADATA} with 16 lower-case hexadecimal digits, so it \
+     was not created by Tidings. To use it as the log, run `tidings admin provision --adopt` once"
+)]
 pub struct NoEpoch;
 
-impl fmt::Display for NoEpoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the stream {LOG_STREAM} has no epoch: its metadata has no {EPOCH_METADATA} of 16 lower-case hexadecimal \
-             digits, so it was not made by Tidings. To use it as the log, run `tidings admin provision --adopt` once"
-        )
-    }
-}
-
-impl std::error::Error for NoEpoch {}
-
-/// NATS refuses a stream for a reason that no waiting changes.
-#[derive(Debug)]
+/// NATS refuses to create a stream, for a reason that does not go away by itself.
+#[derive(Debug, Error)]
+#[error("creating the stream {stream}: NATS refuses it; {advice}")]
 pub struct Refused {
     stream: String,
     advice: &'static str,
-    cause: CreateStreamError,
+    source: CreateStreamError,
 }
 
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "creating the stream {}: NATS refuses it; {}", self.stream, self.advice)
-    }
-}
-
-impl std::error::Error for Refused {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.cause)
-    }
-}
-
-/// What to do about a refusal; `None` for what may pass by itself, as a cluster without a leader does.
+/// How to fix a refusal; `None` for one that may pass by itself, such as a cluster without a leader.
 fn advice(error: &CreateStreamError) -> Option<&'static str> {
     let CreateStreamErrorKind::JetStream(refusal) = error.kind() else { return None };
     match refusal.error_code() {
         ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
-            Some("one server alone keeps one copy: use --stream-replicas 1, or a cluster")
+            Some("a single server stores one copy: use --stream-replicas 1, or a cluster")
         }
         ErrorCode::STORAGE_RESOURCES_EXCEEDED => Some(
-            "it takes more than NATS may store: lower --log-max-bytes, or raise the server's max_file_store",
+            "it needs more disk than NATS may use: lower --log-max-bytes, or raise the server's max_file_store",
         ),
         ErrorCode::MEMORY_RESOURCES_EXCEEDED => Some(
-            "it takes more memory than NATS may use for streams: lower --acks-max-bytes, or raise the server's \
+            "it needs more memory than NATS may use for streams: lower --acks-max-bytes, or raise the server's \
              max_memory_store",
         ),
-        ErrorCode::STREAM_SUBJECT_OVERLAP => Some(
-            "a stream of somebody else's takes its subjects: use another NATS account, or remove that stream",
-        ),
-        ErrorCode::STREAM_INVALID_CONFIG => Some("this server does not take its definition"),
+        ErrorCode::STREAM_SUBJECT_OVERLAP => {
+            Some("another stream already has its subjects: use another NATS account, or remove that stream")
+        }
+        ErrorCode::STREAM_INVALID_CONFIG => Some("this server does not accept its definition"),
         _ => None,
     }
 }
 
-fn not_created(name: &str, cause: CreateStreamError) -> anyhow::Error {
-    match advice(&cause) {
-        Some(advice) => Refused { stream: name.to_owned(), advice, cause }.into(),
-        None => anyhow::Error::from(cause).context(format!("creating the stream {name}")),
+fn not_created(name: &str, source: CreateStreamError) -> anyhow::Error {
+    match advice(&source) {
+        Some(advice) => Refused { stream: name.to_owned(), advice, source }.into(),
+        None => anyhow::Error::from(source).context(format!("creating the stream {name}")),
     }
 }
 

@@ -111,7 +111,7 @@ pub struct Notary {
 pub struct Newest {
     /// Which log.
     pub epoch: Epoch,
-    /// The checkpoint; `None`: nobody whose key counts has signed one.
+    /// The checkpoint; `None`: no trusted key has signed one.
     pub signed: Option<Signed>,
 }
 

@@ -16,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, Signer as _};
 use sha2::{Digest as _, Sha256};
+use thiserror::Error;
 
 /// The type of a signature: Ed25519, with the message as it is.
 const ED25519: u8 = 1;
@@ -194,22 +195,15 @@ pub struct Note {
     signatures: Vec<Signed>,
 }
 
-/// Why nobody known stands behind a note.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a note is not verified.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unproven {
-    /// None of its signatures is of a key that was asked for.
+    /// It has no signature by any of the given keys.
+    #[error("none of the keys given has signed it")]
     NobodyKnown,
-    /// A key that was asked for is named, and did not sign this.
+    /// A signature names one of the given keys and is not valid.
+    #[error("the signature of {} is not of this text", .0.as_str())]
     Forged(KeyName),
-}
-
-impl fmt::Display for Unproven {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NobodyKnown => f.write_str("none of the keys given has signed it"),
-            Self::Forged(name) => write!(f, "the signature of {} is not of this text", name.as_str()),
-        }
-    }
 }
 
 impl Note {

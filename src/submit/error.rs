@@ -1,42 +1,64 @@
-//! Why a command was not confirmed, and what that says of the log.
+//! Why a command was not confirmed.
 
-use std::fmt;
-
+use thiserror::Error;
 use uuid::Uuid;
 
 use crate::domain::Rejection;
 use crate::projection::Unavailable;
 
-/// Why a command was not confirmed.
-#[derive(Clone, Debug)]
+/// Why a command was not confirmed. The text is shown to the client.
+#[derive(Clone, Debug, Error)]
 pub enum SubmitError {
-    /// A rule said no. Nothing was written.
-    Rejected(Rejection),
+    /// A rule of the domain forbids it. Nothing was written.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
     /// Too many commands are waiting. Nothing was written.
+    #[error("Too many requests are waiting. Nothing was changed; try again shortly.")]
     Busy,
-    /// Others were faster for too long. Nothing was written.
+    /// Other commands won the guard each time. Nothing was written.
+    #[error("Other requests kept changing this channel at the same moment. Nothing was changed; try again.")]
     Contended,
-    /// The log has reached its size. Nothing was written.
+    /// The log has reached its configured size. Nothing was written.
+    #[error(
+        "The event log has reached its configured size. Nothing was changed; an administrator has to raise its limit."
+    )]
     LogFull,
-    /// The event is larger than the log takes. Nothing was written.
+    /// The event is larger than the log accepts. Nothing was written.
+    #[error("The event is larger than the event log accepts. Nothing was changed.")]
     TooLarge,
     /// This replica is still reading the log. Nothing was written.
+    #[error("This replica is still reading the event log. Nothing was changed; try again shortly.")]
     CatchingUp,
-    /// The log is away, and this replica accepts nothing on its own. Nothing was written.
+    /// The log is unavailable, and this replica accepts nothing on its own. Nothing was written.
+    #[error(
+        "The event log does not answer, and this replica accepts nothing without it. Nothing was changed; try again shortly."
+    )]
     Away,
-    /// The log is away, and the outbox has as much as it takes. Nothing was written.
+    /// The log is unavailable, and the outbox is full. Nothing was written.
+    #[error(
+        "The event log does not answer, and this replica's outbox is full. Nothing was changed; try again when the log is back."
+    )]
     OutboxFull,
-    /// The log is away, and the disk did not take the event. Nothing was written.
+    /// The log is unavailable, and writing the event to the outbox failed. Nothing was written.
+    #[error(
+        "The event log does not answer, and this replica could not write the request to its disk. Nothing was changed; try \
+         again, or through another replica."
+    )]
     OutboxFailed,
-    /// The log has not answered. The event may be there, or get there; a retry with the same key finds out.
+    /// The log has not answered. The event may be in the log, or may still be appended; a retry with the same key finds out.
+    #[error(
+        "The event log did not answer in time. Whether the request took effect is unknown; its event would have the id {id}. \
+         If the request had an Idempotency-Key, repeat it with the same one: it takes effect at most once. An acknowledgement \
+         can be repeated as it is."
+    )]
     Unknown {
-        /// The id under which it would be there.
+        /// The id of the event.
         id: Uuid,
     },
 }
 
 impl SubmitError {
-    /// Most errors say that nothing was written. After a try without an answer nobody can say that.
+    /// Most errors state that nothing was written. After an attempt without an answer that is not known.
     pub(super) fn honest(self, unsure: bool, id: Uuid) -> Self {
         match self {
             Self::CatchingUp
@@ -57,43 +79,5 @@ impl SubmitError {
 impl From<Unavailable> for SubmitError {
     fn from(_: Unavailable) -> Self {
         Self::CatchingUp
-    }
-}
-
-impl fmt::Display for SubmitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Rejected(rejection) => rejection.fmt(f),
-            Self::Busy => f.write_str("Too many requests are waiting. Nothing was changed; try again shortly."),
-            Self::Contended => f.write_str(
-                "Others kept changing this channel at the same moment. Nothing was changed; try again.",
-            ),
-            Self::LogFull => f.write_str(
-                "The event log has reached its configured size and takes nothing new. Nothing was changed; an \
-                 administrator has to raise its limit.",
-            ),
-            Self::TooLarge => f.write_str("The event is larger than the log takes. Nothing was changed."),
-            Self::CatchingUp => {
-                f.write_str("This replica is still reading the event log. Nothing was changed; try again shortly.")
-            }
-            Self::Away => f.write_str(
-                "The event log does not answer, and this replica accepts nothing without it. This request changed \
-                 nothing; try again shortly.",
-            ),
-            Self::OutboxFull => f.write_str(
-                "The event log does not answer, and this replica keeps as much for it as it may. Nothing was changed; \
-                 try again when the log is back.",
-            ),
-            Self::OutboxFailed => f.write_str(
-                "The event log does not answer, and this replica's disk did not take the request either. Nothing was \
-                 changed; try again, or through another replica.",
-            ),
-            Self::Unknown { id } => write!(
-                f,
-                "The event log did not answer in time. Whether the request took effect is unknown; its event would \
-                 have the id {id}. If the request had an Idempotency-Key, repeat it with the same one: it takes \
-                 effect at most once. An acknowledgement can be repeated as it is."
-            ),
-        }
     }
 }

@@ -7,7 +7,6 @@ mod files;
 mod line;
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -16,6 +15,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
@@ -86,22 +86,15 @@ pub struct Standing {
     pub rejected: u64,
 }
 
-/// Why nothing was written.
-#[derive(Debug)]
+/// Why an event was not written to the outbox.
+#[derive(Debug, Error)]
 pub enum OutboxError {
-    /// As much waits as may.
+    /// The outbox has reached its limit.
+    #[error("the outbox is full")]
     Full,
-    /// The disk did not take it.
+    /// Writing to the disk failed.
+    #[error("{0:#}")]
     Disk(anyhow::Error),
-}
-
-impl fmt::Display for OutboxError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Full => f.write_str("the outbox is full"),
-            Self::Disk(error) => write!(f, "{error:#}"),
-        }
-    }
 }
 
 /// The outbox of one replica. Its calls block on the disk.

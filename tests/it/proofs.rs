@@ -294,7 +294,7 @@ async fn the_replica_of_make_run_proves_with_the_key_that_it_made() {
     let early = prove(&replica, &id, Some("42"), &[]).await;
     assert_eq!(early.status.code(), Some(4));
     assert!(
-        errors(&early).contains("event 2 is not signed yet: the newest checkpoint goes up to event 1"),
+        errors(&early).contains("event 2 is not signed yet: the newest checkpoint ends at event 1"),
         "{early:?}"
     );
     assert!(errors(&early).contains("within a minute") && early.stdout.is_empty(), "{early:?}");

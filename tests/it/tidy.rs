@@ -164,8 +164,19 @@ fn routes_are_added_where_they_are_listed() {
 
 #[test]
 fn the_domain_is_pure() {
-    let allowed =
-        ["std", "serde", "serde_json", "uuid", "time", "sha2", "crate", "super", "self", "proptest"];
+    let allowed = [
+        "std",
+        "serde",
+        "serde_json",
+        "thiserror",
+        "uuid",
+        "time",
+        "sha2",
+        "crate",
+        "super",
+        "self",
+        "proptest",
+    ];
     for (file, text) in rust_files("src/domain") {
         for line in text.lines().filter_map(|line| line.strip_prefix("use ")) {
             let root = line.split([':', ' ', ';']).next().unwrap();

@@ -277,8 +277,13 @@ async fn a_log_that_begins_far_too_late_is_not_served_as_if_it_were_whole() {
     replica.spawn();
     eventually("it serves HTTP", || async { replica.readyz().await["status"] == "unavailable" }).await;
     let gone = "5000000 of the 5000000 messages of stream BROADCASTS are gone";
-    shows(&replica, "log_incomplete", gone, "the messages 1 to 5000000 are gone from the stream BROADCASTS")
-        .await;
+    shows(
+        &replica,
+        "log_incomplete",
+        gone,
+        "the messages 1 to 5000000 are missing from the stream BROADCASTS",
+    )
+    .await;
     assert!(!replica.is_ready().await);
 }
 

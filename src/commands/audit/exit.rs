@@ -1,6 +1,6 @@
 //! The exit codes of all audit commands: a cron job can tell a changed log from a mistyped path.
 
-use std::fmt;
+use thiserror::Error;
 
 use crate::audit::proof::Unprovable;
 
@@ -13,17 +13,10 @@ pub(super) const NOT_READ: u8 = 3;
 /// Nothing is wrong with it, but nobody has signed it, or not as far as asked for.
 pub(super) const UNSIGNED: u8 = 4;
 
-/// Arguments that are wrong although they could be parsed.
-#[derive(Debug)]
+/// Arguments that can be parsed, but do not make sense.
+#[derive(Debug, Error)]
+#[error("{0}")]
 pub(super) struct WrongUsage(pub(super) String);
-
-impl fmt::Display for WrongUsage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for WrongUsage {}
 
 /// The code for what made a command fail.
 pub(super) fn code_of(error: &anyhow::Error) -> u8 {

@@ -34,7 +34,7 @@ async fn what_cannot_be_proven_is_refused_with_the_reason() {
     let replica = Replica::start(&unsigned).await;
     let id = replica.post_broadcast("one").await["id"].as_str().unwrap().to_owned();
     let output = prove(&replica, &id, None, &[]).await;
-    assert!(errors(&output).contains("nobody whose key counts has signed"), "{}", errors(&output));
+    assert!(errors(&output).contains("no checkpoint signed by a trusted key"), "{}", errors(&output));
     for path in ["checkpoint", &format!("proof?broadcast={id}")] {
         let (status, error) = get(&replica, path).await;
         assert!(status == 404 && error.contains("no_checkpoint"), "{status} {error}");
