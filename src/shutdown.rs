@@ -41,8 +41,13 @@ impl Shutdown {
 
     /// Waits until it has.
     pub async fn wait(&mut self) {
-        let _ = self.0.wait_for(|begun| *begun).await;
+        signalled(&mut self.0).await;
     }
+}
+
+/// Waits until the value is true, or its sender is gone.
+pub async fn signalled(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|begun| *begun).await;
 }
 
 /// SIGHUP: asks the process to read again what may change while it runs. Signals that come before the first call of

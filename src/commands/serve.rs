@@ -51,7 +51,7 @@ pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> a
     let (begin_shutdown, shutdown) = Shutdown::listen()?;
     let hangups = Hangups::listen()?;
     let warnings = Warnings::default();
-    let gate = options.identity.gate(&options.channels, &warnings).await?;
+    let authenticator = options.identity.authenticator(&options.channels, &warnings).await?;
     let (listener, url) = listen(options.listen)?;
     let data_dir = DataDir::take(&options.nats.data_dir)?;
     let replica = data_dir.replica(options.replica.as_deref(), &SystemClock);
@@ -79,10 +79,11 @@ pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> a
     };
 
     let keys = keys::of_replica(&options, &data_dir, &replica)?;
-    let base = Base::new(&options, &data_dir, replica, (connection, provision), shutdown, gate, warnings);
-    let gate = base.gate.clone();
+    let base =
+        Base::new(&options, &data_dir, replica, (connection, provision), shutdown, authenticator, warnings);
+    let authenticator = base.authenticator.clone();
     let reloading = tokio::spawn(async move {
-        gate.reload_at(hangups).await;
+        authenticator.reload_at(hangups).await;
     });
     let running = Running::start(base, listener, joining, keys)?;
     if let Err(error) = data_dir.write(data_dir::HTTP_URL, &url) {

@@ -11,14 +11,13 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
 use super::unshown::Unshown;
 use crate::domain::Channel;
-use crate::http::identity::gate::{Gate, Proof};
+use crate::http::identity::authenticator::{AuthMode, Authenticator};
 use crate::http::identity::jwks::{Jwks, Source};
 use crate::http::identity::keys::{Expectations, SecretSource, Secrets, SharedSecret};
 use crate::http::identity::origin::{Origin, Pattern};
+use crate::http::identity::origin_policy::OriginPolicy;
 use crate::http::identity::roles::{Mapping, RoleMap};
-use crate::http::identity::rules::Origins;
-use crate::http::identity::{Places, Signers, Verifier};
-use crate::http::refusals::Refusals;
+use crate::http::identity::{Signers, TokenSources, Verifier};
 use crate::warnings::Warnings;
 
 /// The secret itself, where it is no file. It is no flag: everybody on a machine can read those.
@@ -166,27 +165,31 @@ pub struct IdentityOptions {
 }
 
 impl IdentityOptions {
-    /// Reads the keys and opens the gate to these channels.
-    pub async fn gate(&self, channels: &[Channel], warnings: &Warnings) -> anyhow::Result<Gate> {
+    /// Reads the keys, and checks that roles name these channels only.
+    pub async fn authenticator(
+        &self,
+        channels: &[Channel],
+        warnings: &Warnings,
+    ) -> anyhow::Result<Authenticator> {
         let origins = self.origins()?;
         let unknown = self.role.iter().filter_map(|mapping| mapping.grant.channel.as_ref());
         if let Some(channel) = unknown.into_iter().find(|channel| !channels.contains(channel)) {
             bail!("--role names the channel `{channel}`, which --channels does not list");
         }
-        let proof = match self.auth {
-            Auth::Dev => Proof::Dev,
+        let mode = match self.auth {
+            Auth::Dev => AuthMode::Dev,
             Auth::Jwt => {
-                let places =
-                    Places { cookie: self.auth_cookie.clone(), query: self.auth_query_token.clone() };
+                let sources =
+                    TokenSources { cookie: self.auth_cookie.clone(), query: self.auth_query_token.clone() };
                 let roles = RoleMap::new(&self.role);
                 let verifier = Verifier::new(self.signers(warnings).await?, &self.auth_roles_claim, roles);
-                Proof::Token(verifier.into(), places)
+                AuthMode::Token(verifier.into(), sources)
             }
         };
-        Ok(Gate { proof, origins, refusals: Refusals::default() })
+        Ok(Authenticator { mode, origins })
     }
 
-    fn origins(&self) -> anyhow::Result<Origins> {
+    fn origins(&self) -> anyhow::Result<OriginPolicy> {
         let dev = self.auth == Auth::Dev;
         if !dev && self.allowed_origins.contains(&Pattern::Null) {
             bail!("--allowed-origins null allows pages of any website, and so goes with --auth dev only");
@@ -194,7 +197,7 @@ impl IdentityOptions {
         if !dev && !self.allowed_hosts.is_empty() {
             bail!("--allowed-hosts goes with --auth dev; tokens are checked whatever host a request names");
         }
-        Ok(Origins {
+        Ok(OriginPolicy {
             dev,
             anywhere: dev && self.auth_dev_anywhere,
             listed: self.allowed_origins.clone(),

@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
 use super::{Auth, at_least_one};
-use crate::http::limits::{HeadLimits, Patience};
+use crate::http::server::limits::{HeadLimits, Timeouts};
 
 /// Sockets for everything but WebSockets and event streams, unless it is said how many there are in all.
 const SOCKETS_BESIDE_CONNECTIONS: usize = 1_000;
@@ -81,8 +81,8 @@ impl Limits {
     }
 
     /// How long clients may take.
-    pub const fn patience(&self) -> Patience {
-        Patience {
+    pub const fn timeouts(&self) -> Timeouts {
+        Timeouts {
             head: Duration::from_secs(self.head_timeout_seconds),
             idle: Duration::from_secs(self.idle_timeout_seconds),
         }

@@ -39,11 +39,11 @@ impl RateOptions {
     pub fn rates(&self, auth: Auth) -> Rates {
         let [creates, acks, connects, refusals] = self.per_minute(auth);
         Rates {
-            creates: Rate::new("creates", creates),
-            clears: Rate::new("clears", creates),
-            acks: Rate::new("acks", acks),
-            connects: Rate::new("connects", connects),
-            refusals: Rate::new("refusals", refusals),
+            creates: Rate::new("creates", "broadcasts", creates),
+            clears: Rate::new("clears", "clears", creates),
+            acks: Rate::new("acks", "acknowledgements", acks),
+            connects: Rate::new("connects", "connections", connects),
+            refusals: Rate::new("refusals", "requests without a valid token", refusals),
             proxies: Proxies::new(self.trusted_proxies.clone()),
         }
     }

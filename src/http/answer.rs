@@ -6,7 +6,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-use super::rates::Standing;
+use super::rates::RateLimitState;
 use crate::json;
 use crate::log::Position;
 
@@ -80,10 +80,10 @@ pub fn retry_after_seconds(refused: &Response) -> Option<u64> {
     refused.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
 }
 
-/// With where the caller stands with a budget, where there is one.
-pub fn standing(mut answer: Response, standing: Option<Standing>) -> Response {
-    if let Some(standing) = standing {
-        standing.say(&mut answer);
+/// With the state of a quota, where there is one.
+pub fn with_rate_limit(mut answer: Response, state: Option<RateLimitState>) -> Response {
+    if let Some(state) = state {
+        state.write_headers(&mut answer);
     }
     answer
 }

@@ -16,9 +16,10 @@ use tracing::info;
 
 use super::answer;
 use super::error::ApiError;
-use super::identity::{Identity, Role};
-use super::request::{Fresh, Query, number};
-use super::state::{App, READ_PATIENCE};
+use super::extract::MinPosition;
+use super::identity::{Principal, Role};
+use super::query::{Query, number};
+use super::state::{App, READ_TIMEOUT};
 use crate::audit::connection::AuditLog;
 use crate::audit::feed::{Part, feed};
 use crate::audit::proof::of_replica::prove;
@@ -35,13 +36,13 @@ const MAX_PAGE: u64 = 5_000;
 const CHUNKS_WAITING: usize = 4;
 
 /// `GET /events`
-pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<Response, ApiError> {
+pub async fn events(State(app): State<App>, who: Principal, uri: Uri) -> Result<Response, ApiError> {
     who.require_everywhere(&[Role::Auditor])?;
     let part = part(&Query::of(&uri)?.only(&["from_sequence", "limit", "follow"])?)?;
     if part.follow && app.shutdown.begun() {
         return Err(ApiError::stopping());
     }
-    let lasts = who.lasts(app.clock.now());
+    let lasts = who.remaining(app.clock.now());
     let of_user = app.auditing.readers_per_user.enter(&who.user)?;
     let place = place(&app.auditing.readers)?;
     let log = log(&app).await?;
@@ -96,9 +97,9 @@ fn body(waiting: mpsc::Receiver<String>, finished: oneshot::Receiver<()>) -> Bod
 /// `GET /checkpoint`: as it stands in the stream.
 pub async fn checkpoint(
     State(app): State<App>,
-    who: Identity,
+    who: Principal,
     uri: Uri,
-    _: Fresh,
+    _: MinPosition,
 ) -> Result<Response, ApiError> {
     who.require_everywhere(&[Role::Auditor])?;
     Query::of(&uri)?.only(&[])?;
@@ -107,13 +108,18 @@ pub async fn checkpoint(
 }
 
 /// `GET /proof`: the file that `tidings audit prove` writes.
-pub async fn proof(State(app): State<App>, who: Identity, uri: Uri, _: Fresh) -> Result<Response, ApiError> {
+pub async fn proof(
+    State(app): State<App>,
+    who: Principal,
+    uri: Uri,
+    _: MinPosition,
+) -> Result<Response, ApiError> {
     who.require_everywhere(&[Role::Auditor])?;
     let wanted = wanted(&Query::of(&uri)?.only(&["broadcast", "user"])?)?;
     let _place = place(&app.auditing.proofs)?;
     let newest = newest(&app).await?;
     let AuditLog { log, .. } = log(&app).await?;
-    let proof = prove(&*log, &app.projection, newest, wanted, READ_PATIENCE).await?;
+    let proof = prove(&*log, &app.projection, newest, wanted, READ_TIMEOUT).await?;
     Ok(answer::text(proof.to_string()))
 }
 

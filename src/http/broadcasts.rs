@@ -9,8 +9,10 @@ use super::answer;
 use super::body::{Body, Fields};
 use super::condition;
 use super::error::ApiError;
-use super::identity::{Identity, Role};
-use super::request::{Fresh, InChannel, Query, idempotency_key, trace_of};
+use super::extract::{ChannelPath, MinPosition};
+use super::headers::{idempotency_key, trace_of};
+use super::identity::{Principal, Role};
+use super::query::Query;
 use super::state::App;
 use crate::domain::message::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
 use crate::domain::{Broadcast, Command, Kind, Message, SentTo};
@@ -43,14 +45,14 @@ const CLEAR: Fields = Fields { known: &[], not_yet: &["broadcast_id", "all"] };
 /// `POST /`
 pub async fn create(
     State(app): State<App>,
-    InChannel(channel): InChannel,
-    who: Identity,
+    ChannelPath(channel): ChannelPath,
+    who: Principal,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
     Query::of(request.uri())?.only(&[])?;
-    let standing = app.rates.create(&who.user)?;
+    let rate_limit = app.rates.create(&who.user)?;
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     let body = Body::read(request, &app, &CREATE).await?;
     let message = Message::parse(body.required("message")?)?;
@@ -76,7 +78,7 @@ pub async fn create(
     let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
     let mut answer = if done.local { answer::accepted(reply) } else { answer::created(position, &reply) };
     answer.headers_mut().extend(done.broadcast.map(condition::etag));
-    Ok(answer::standing(answer, standing))
+    Ok(answer::with_rate_limit(answer, rate_limit))
 }
 
 /// Creates or clears, and says to how many that went: to nobody where it has no effect, and under an idempotency key to those
@@ -124,14 +126,14 @@ fn audience(sent: SentTo, local: bool) -> String {
 /// `POST /clear`
 pub async fn clear(
     State(app): State<App>,
-    InChannel(channel): InChannel,
-    who: Identity,
+    ChannelPath(channel): ChannelPath,
+    who: Principal,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
     Query::of(request.uri())?.only(&[])?;
-    let standing = app.rates.clear(&who.user)?;
+    let rate_limit = app.rates.clear(&who.user)?;
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     Body::read(request, &app, &CLEAR).await?;
     let command = Command::Clear { channel: channel.clone(), by: who.user, condition };
@@ -147,17 +149,17 @@ pub async fn clear(
     });
     let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
     let answer = if done.local { answer::accepted(reply) } else { answer::ok(position, &reply) };
-    Ok(answer::standing(answer, standing))
+    Ok(answer::with_rate_limit(answer, rate_limit))
 }
 
 /// `GET /active`
 pub async fn active(
     State(app): State<App>,
-    InChannel(channel): InChannel,
-    who: Identity,
+    ChannelPath(channel): ChannelPath,
+    who: Principal,
     uri: Uri,
     headers: HeaderMap,
-    _: Fresh,
+    _: MinPosition,
 ) -> Result<Response, ApiError> {
     Query::of(&uri)?.only(&[])?;
     let (position, broadcast) = app.projection.read_at(|position, view| {
@@ -175,10 +177,10 @@ pub async fn active(
 /// `GET /limits`
 pub async fn limits(
     State(app): State<App>,
-    InChannel(channel): InChannel,
-    who: Identity,
+    ChannelPath(channel): ChannelPath,
+    who: Principal,
     uri: Uri,
-    _: Fresh,
+    _: MinPosition,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
     Query::of(&uri)?.only(&[])?;

@@ -1,14 +1,13 @@
 //! From what went wrong to what the caller is told: every status code and error code of the interface, in one place.
 
 mod conversions;
+mod requests;
 mod response;
 mod suggest;
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 
-use super::identity::Places;
-use super::identity::rules::{shown, shown_host};
-use super::rates::Standing;
+use super::excerpt::excerpt;
 use crate::domain::{BroadcastId, Rejection};
 use crate::log::Position;
 pub use response::{ApiError, Code, Refusal};
@@ -20,57 +19,6 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// `401`: the request does not say, or not readably, who sends it.
-    pub fn no_identity(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "no_identity", message)
-    }
-
-    /// `401`: there is no token.
-    pub fn no_token(places: &Places) -> Self {
-        let cookie = match &*places.cookie {
-            "" => String::new(),
-            name => format!(" or the cookie `{name}`"),
-        };
-        let message = format!("Authentication required: send `Authorization: Bearer <token>`{cookie}.");
-        Self::no_identity(message).challenging("Bearer")
-    }
-
-    /// `401`: there is a token, and it is not valid.
-    pub fn invalid_token(why: impl AsRef<str>) -> Self {
-        let message = format!("The token is not valid. {}", why.as_ref());
-        Self::new(StatusCode::UNAUTHORIZED, "invalid_token", message)
-            .challenging(r#"Bearer error="invalid_token""#)
-    }
-
-    /// `401`: there was a token.
-    pub fn token_expired() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "token_expired", "The token has expired.")
-            .challenging(r#"Bearer error="invalid_token""#)
-    }
-
-    /// `403`: a token of one user, for a connection or a request of another.
-    pub fn other_user() -> Self {
-        Self::forbidden(
-            "other_user",
-            "The token belongs to a different user than this request or connection.",
-        )
-    }
-
-    /// `403`: in dev auth, the request names a host that is not known to be this service.
-    pub fn host_not_allowed(headers: &HeaderMap) -> Self {
-        let host = shown_host(headers);
-        let message = format!(
-            "The host `{host}` is not known as this service. In dev auth, requests must name localhost, a loopback \
-             address or a host of --allowed-hosts."
-        );
-        Self::forbidden("host_not_allowed", message)
-    }
-
-    /// `403`: this person may not.
-    pub fn forbidden(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, code, message)
-    }
-
     /// `404`: no such page.
     pub fn not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address.")
@@ -78,7 +26,7 @@ impl ApiError {
 
     /// `404`: no such channel.
     pub fn unknown_channel(name: &str) -> Self {
-        let message = format!("There is no channel `{}` here.", shown(name));
+        let message = format!("There is no channel `{}` here.", excerpt(name));
         Self::new(StatusCode::NOT_FOUND, "unknown_channel", message)
     }
 
@@ -89,7 +37,7 @@ impl ApiError {
 
     /// `404`: what the path names is not the id of any broadcast.
     pub fn no_broadcast_id(text: &str) -> Self {
-        let message = format!("There is no broadcast {} in this channel.", shown(text));
+        let message = format!("There is no broadcast {} in this channel.", excerpt(text));
         Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message)
     }
 
@@ -141,7 +89,7 @@ impl ApiError {
     /// `422`: a field that nothing is known of, with the known one that is spelled most like it. Nothing is ignored: a
     /// misspelled audience would send a message to everybody.
     pub fn unknown_field<'a>(field: &str, known: impl Iterator<Item = &'a str>) -> Self {
-        let (shown, known) = (shown(field), known.collect::<Vec<_>>());
+        let (shown, known) = (excerpt(field), known.collect::<Vec<_>>());
         let nearest = suggest::nearest(field, &known);
         let hint = nearest.map_or_else(
             || "It has no fields.".to_owned(),
@@ -152,19 +100,22 @@ impl ApiError {
         error.with("field", shown).with("nearest", nearest)
     }
 
-    /// `400`: a parameter of the query that nothing is known of.
-    pub fn unknown_parameter(name: &str, known: &[&str]) -> Self {
-        let shown = shown(name);
-        let hint = suggest::nearest(name, known)
-            .map_or_else(String::new, |nearest| format!(" The nearest one is `{nearest}`."));
-        let message = format!("`{shown}` is not a query parameter of this address.{hint}");
-        Self::malformed("unknown_parameter", message)
-    }
-
     /// `400`: a header that a request may have once.
     pub fn repeated_header(name: &str) -> Self {
         let message = format!("The header {name} must not be repeated.");
         Self::malformed("repeated_header", message)
+    }
+
+    /// `400`: the header `Idempotency-Key` is malformed.
+    pub fn invalid_idempotency_key(max: usize) -> Self {
+        let message = format!("Idempotency-Key must have 1 to {max} visible ASCII characters.");
+        Self::malformed("invalid_idempotency_key", message)
+    }
+
+    /// `400`: the minimum position is malformed.
+    pub fn invalid_position() -> Self {
+        let message = "Tidings-Min-Position must be a position: the Tidings-Position of an earlier response.";
+        Self::malformed("invalid_position", message)
     }
 
     /// `422`: a field has the wrong kind of value.
@@ -181,13 +132,14 @@ impl ApiError {
     /// `426`: the address is for WebSockets. It names the protocol to upgrade to, as RFC 9110, section 15.5.22, demands.
     pub fn not_a_websocket(why: &str) -> Self {
         let message = format!("This address takes WebSocket connections only. {why}.");
-        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).upgrading(&UPGRADE_TO_WEBSOCKET)
+        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
+            .with_upgrade(&UPGRADE_TO_WEBSOCKET)
     }
 
     /// `426`: a WebSocket of another version. It names the version that is spoken here (RFC 6455, section 4.2.2).
     pub fn other_websocket_version() -> Self {
         let message = "The header Sec-WebSocket-Version must be 13.";
-        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).upgrading(&VERSION_13)
+        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).with_upgrade(&VERSION_13)
     }
 
     /// `400`: a handshake of a WebSocket that is not by RFC 6455, section 4.2.1.
@@ -237,12 +189,6 @@ impl ApiError {
         Self::unavailable("log_away", "The event log cannot be read now; it is tried again.").retry_after(5)
     }
 
-    /// `503`: whoever issues tokens does not say which keys are theirs.
-    pub fn keys_away() -> Self {
-        let message = "The token issuer's signing keys (JWKS) are unavailable; retrying.";
-        Self::unavailable("keys_away", message).retry_after(5)
-    }
-
     /// `503`: the replica stops.
     pub fn stopping() -> Self {
         Self::unavailable("stopping", "This replica is stopping; another one takes over.")
@@ -277,20 +223,9 @@ impl ApiError {
         Self::malformed("malformed_request", message)
     }
 
-    /// `429`: more often than it may be.
-    pub fn too_many(what: &str, standing: Standing) -> Self {
-        let message = format!("Too many {what} in a short time.");
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message).spent(standing)
-    }
-
     /// Whether the sender of the request, its page or its host is why it was refused.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-    }
-
-    /// Whether it says that it is not clear who is asking.
-    pub fn is_about_identity(&self) -> bool {
-        self.status() == StatusCode::UNAUTHORIZED
     }
 
     /// `500`. The cause was logged.

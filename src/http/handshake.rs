@@ -18,7 +18,7 @@ use mio::net::TcpStream;
 use sha1::{Digest as _, Sha1};
 
 use super::error::ApiError;
-use super::sockets::SocketPermit;
+use super::server::socket_limit::SocketPermit;
 
 /// What a server adds to a client's key before it hashes it (RFC 6455, section 1.3).
 const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

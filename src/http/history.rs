@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::answer;
 use super::error::ApiError;
-use super::identity::{Identity, Role};
-use super::request::{Fresh, InChannel, Query, number};
+use super::extract::{ChannelPath, MinPosition};
+use super::identity::{Principal, Role};
+use super::query::{Query, number};
 use super::state::App;
 use crate::domain::{BroadcastId, BroadcastState, in_log};
 use crate::push::wire::BroadcastView;
@@ -22,10 +23,10 @@ const MAX_PAGE: usize = 200;
 /// `GET /history`: newest first.
 pub async fn history(
     State(app): State<App>,
-    InChannel(channel): InChannel,
-    who: Identity,
+    ChannelPath(channel): ChannelPath,
+    who: Principal,
     uri: Uri,
-    _: Fresh,
+    _: MinPosition,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator, Role::Team])?;
     let (limit, before) = page(&uri, u64::MAX)?;
@@ -42,11 +43,11 @@ pub async fn history(
 /// `GET /{id}`
 pub async fn one(
     State(app): State<App>,
-    InChannel(channel): InChannel,
+    ChannelPath(channel): ChannelPath,
     Path((_, id)): Path<(String, String)>,
-    who: Identity,
+    who: Principal,
     uri: Uri,
-    _: Fresh,
+    _: MinPosition,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator, Role::Team])?;
     Query::of(&uri)?.only(&[])?;
@@ -59,11 +60,11 @@ pub async fn one(
 /// `GET /{id}/acks`: in the order of the log.
 pub async fn acks(
     State(app): State<App>,
-    InChannel(channel): InChannel,
+    ChannelPath(channel): ChannelPath,
     Path((_, id)): Path<(String, String)>,
-    who: Identity,
+    who: Principal,
     uri: Uri,
-    _: Fresh,
+    _: MinPosition,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator, Role::Team])?;
     let id = broadcast_id(&id)?;

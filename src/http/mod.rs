@@ -1,38 +1,33 @@
 //! The edge: every route on one screen. Handlers parse, call and map; rules are in the domain, answers in `error.rs`.
 
-mod acks;
+mod acknowledge;
 mod answer;
 mod audit;
 mod body;
 mod broadcasts;
 mod condition;
-mod connection;
 pub mod error;
+mod excerpt;
+mod extract;
 pub mod handshake;
+mod headers;
 mod history;
 pub mod identity;
-pub mod limits;
-mod observe;
+pub mod layers;
 mod operations;
 mod page;
-mod private;
-mod problem;
+mod query;
 pub mod rates;
-pub mod refusals;
-pub mod refused;
-mod request;
+pub mod refusal_log;
+mod request_kind;
 pub mod routes;
 pub mod server;
-pub mod socket;
-pub mod sockets;
 mod sse;
 pub mod state;
 mod stats;
 pub mod ws;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
 
 use crate::domain::Channel;
 use error::ApiError;
@@ -48,7 +43,7 @@ fn interface() -> Routes {
     let broadcast = Routes::default()
         .post("/", broadcasts::create)
         .post("/clear", broadcasts::clear)
-        .post("/acknowledge", acks::acknowledge)
+        .post("/acknowledge", acknowledge::acknowledge)
         .get("/active", broadcasts::active)
         .get("/limits", broadcasts::limits)
         .get("/stats", stats::stats)
@@ -75,20 +70,11 @@ fn interface() -> Routes {
 
 /// The whole interface over a replica.
 pub fn router(app: App) -> Router {
-    // Where nobody says who they are by themselves, the page is of no use, and its addresses do not exist.
-    let routes = if app.serves_page { routes(&app.channels) } else { interface() };
-    routes
+    // The page works with dev auth only; elsewhere its addresses do not exist.
+    let served = if app.serves_page { routes(&app.channels) } else { interface() };
+    let router = served
         .into_router()
         .fallback(async || ApiError::not_found())
-        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
-        .layer(DefaultBodyLimit::max(app.limits.max_body_bytes))
-        .layer(from_fn_with_state(app.clone(), observe::answer_in_time))
-        .layer(from_fn_with_state(app.clone(), identity::guard::guard))
-        .layer(from_fn(request::names_a_host))
-        .layer(from_fn(problem::as_problem))
-        .layer(from_fn(sse::come_back))
-        .layer(from_fn(refused::close_with_reason))
-        .layer(from_fn(private::keep_private))
-        .layer(from_fn_with_state(app.clone(), observe::observe))
-        .with_state(app)
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed());
+    layers::around(router, &app).with_state(app)
 }

@@ -115,7 +115,7 @@ fn standing(app: &App) -> Standing {
         bytes: waiting.bytes,
         rejected: waiting.rejected,
     };
-    let keys = app.gate.published_keys().map(|keys| {
+    let keys = app.authenticator.published_keys().map(|keys| {
         let standing = keys.standing();
         metrics::TokenKeys { keys: standing.keys, age: standing.age }
     });

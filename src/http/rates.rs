@@ -1,8 +1,8 @@
-//! How often somebody may do something: a creator send, a user acknowledge, an address open connections and be refused.
+//! Rate limits: of broadcasts by creator, of acknowledgements by user, of connections and of refused requests by address.
 //!
-//! A budget fills up evenly over a minute, and may be spent at once. It is this replica's own: with three replicas behind
-//! a balancer, three times as much may pass. Answers say where it stands, as the IETF's draft
-//! draft-ietf-httpapi-ratelimit-headers-11 has it.
+//! A quota refills evenly over a minute, and may be used at once. Each replica counts for itself: behind a balancer, three
+//! replicas allow three times as much. Responses carry the state of the quota in the headers of
+//! draft-ietf-httpapi-ratelimit-headers-11.
 
 pub mod peer;
 
@@ -19,97 +19,109 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
-use super::error::ApiError;
 use crate::domain::UserId;
-use crate::push::lifetime::whole_seconds;
 use peer::Proxies;
 
-/// Keys that a rate remembers; each takes some 30 bytes. Who has its whole budget is forgotten.
+/// Keys that one rate limit remembers; each takes some 30 bytes. A key with a full quota is forgotten.
 const MAX_KEYS: usize = 100_000;
 
-/// While as many have spent some of theirs, all share this many budgets.
+/// Once there are that many, new keys share this many quotas.
 const SHARED: u64 = 1_024;
 
-/// So many checks later it is looked who can be forgotten.
+/// Full quotas are swept out after so many checks.
 const SWEEP_EVERY: u32 = 4_096;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
-/// Where somebody stands with a budget.
+/// The state of a quota after a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct RateLimitState {
     name: &'static str,
     per_minute: u32,
-    left: u32,
-    /// Until the budget is whole again; or, when it is spent, until the next one may pass.
-    seconds: u64,
+    remaining: u32,
+    /// Until the quota is full again; or, when nothing remains, until the next request is accepted.
+    reset_seconds: u64,
 }
 
-impl Standing {
-    /// Says it in the headers of an answer.
-    pub fn say(&self, response: &mut Response) {
-        let Self { name, per_minute, left, seconds } = self;
-        let said = [
+impl RateLimitState {
+    /// Writes it into the headers of a response.
+    pub fn write_headers(&self, response: &mut Response) {
+        let Self { name, per_minute, remaining, reset_seconds } = self;
+        let headers = [
             (POLICY, format!("\"{name}\";q={per_minute};w=60")),
-            (LIMIT, format!("\"{name}\";r={left};t={seconds}")),
+            (LIMIT, format!("\"{name}\";r={remaining};t={reset_seconds}")),
         ];
-        for (header, value) in said {
+        for (header, value) in headers {
             if let Ok(value) = HeaderValue::from_str(&value) {
                 response.headers_mut().insert(header, value);
             }
         }
     }
 
-    /// Until it is worth a new try.
-    pub const fn seconds(&self) -> u64 {
-        self.seconds
+    /// Seconds until the next request is accepted, when nothing remains.
+    pub const fn reset_seconds(&self) -> u64 {
+        self.reset_seconds
     }
 }
 
-/// The keys are hashes that nobody can foresee: how they are hashed once more matters to nobody.
-type Budgets = HashMapStateStore<u64, foldhash::fast::RandomState>;
+/// A quota is used up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// What there were too many of.
+    pub what: &'static str,
+    /// The state of the quota.
+    pub state: RateLimitState,
+}
 
-/// One rate, with a budget for each key.
+/// The keys are hashes with a random seed, so a fast hash of them is enough.
+type Quotas = HashMapStateStore<u64, foldhash::fast::RandomState>;
+
+/// One rate limit, with a quota for each key.
 pub struct Rate<C: Clock = DefaultClock> {
     name: &'static str,
+    what: &'static str,
     per_minute: NonZeroU32,
     clock: C,
-    limiter: RateLimiter<u64, Budgets, C, StateInformationMiddleware>,
-    /// Keys are known by a hash that nobody outside can foresee.
+    limiter: RateLimiter<u64, Quotas, C, StateInformationMiddleware>,
+    /// Keys are remembered by a hash with a random seed.
     hasher: RandomState,
     checks: AtomicU32,
 }
 
 impl Rate {
-    /// So many a minute; zero: no limit.
-    pub fn new(name: &'static str, per_minute: u32) -> Option<Self> {
-        Some(Self::by(DefaultClock::default(), name, NonZeroU32::new(per_minute)?))
+    /// A limit of so many requests a minute; zero: none. `name` is for the headers, `what` for the error.
+    pub fn new(name: &'static str, what: &'static str, per_minute: u32) -> Option<Self> {
+        Some(Self::with_clock(DefaultClock::default(), name, what, NonZeroU32::new(per_minute)?))
     }
 }
 
 impl<C: Clock + Clone> Rate<C> {
-    fn by(clock: C, name: &'static str, per_minute: NonZeroU32) -> Self {
-        let store = Budgets::default();
-        let limiter = RateLimiter::new(Quota::per_minute(per_minute), store, clock.clone());
-        Self { name, per_minute, clock, limiter, hasher: RandomState::new(), checks: AtomicU32::new(0) }
+    fn with_clock(clock: C, name: &'static str, what: &'static str, per_minute: NonZeroU32) -> Self {
+        let limiter = RateLimiter::new(Quota::per_minute(per_minute), Quotas::default(), clock.clone());
+        let (hasher, checks) = (RandomState::new(), AtomicU32::new(0));
+        Self { name, what, per_minute, clock, limiter, hasher, checks }
     }
 
-    /// Takes one from the budget of a key. Without any left, says when there is one again.
-    pub fn take<K: Hash>(&self, key: &K) -> Result<Standing, Standing> {
-        let standing = |left, seconds| {
-            let (name, per_minute) = (self.name, self.per_minute.get());
-            Standing { name, per_minute, left, seconds }
+    /// Takes one request from the quota of a key.
+    pub fn take<K: Hash>(&self, key: &K) -> Result<RateLimitState, Spent> {
+        let per_minute = self.per_minute.get();
+        let state = |remaining, reset_seconds| RateLimitState {
+            name: self.name,
+            per_minute,
+            remaining,
+            reset_seconds,
         };
         match self.limiter.check_key(&self.key(key)) {
             Ok(taken) => {
-                let left = taken.remaining_burst_capacity();
-                let spent = u64::from(self.per_minute.get().saturating_sub(left));
-                Ok(standing(left, (spent * 60).div_ceil(self.per_minute.get().into())))
+                let remaining = taken.remaining_burst_capacity();
+                let used = u64::from(per_minute.saturating_sub(remaining));
+                Ok(state(remaining, (used * 60).div_ceil(per_minute.into())))
             }
             Err(until) => {
                 let wait = until.wait_time_from(self.clock.now());
-                Err(standing(0, whole_seconds(wait).max(1)))
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                Err(Spent { what: self.what, state: state(0, seconds.max(1)) })
             }
         }
     }
@@ -124,72 +136,62 @@ impl<C: Clock + Clone> Rate<C> {
     }
 }
 
-/// Every rate of a replica; those that are not there have no limit.
+/// The rate limits of a replica; `None`: no limit.
 pub struct Rates {
     /// Broadcasts, by creator.
     pub creates: Option<Rate>,
-    /// Clears, by creator. Whoever has sent too much can still take the last of it down.
+    /// Clears, by creator: after too many broadcasts, the last one can still be cleared.
     pub clears: Option<Rate>,
     /// Acknowledgements, by user.
     pub acks: Option<Rate>,
     /// WebSockets and event streams, by address.
     pub connects: Option<Rate>,
-    /// Requests without a good token, by address.
+    /// Requests without a valid token, by address.
     pub refusals: Option<Rate>,
-    /// Whose word counts about where a request came from.
+    /// The proxies whose `X-Forwarded-For` is trusted.
     pub proxies: Proxies,
 }
 
-/// What a rate says, if there is one.
-type Taken = Result<Option<Standing>, ApiError>;
+/// The state of a quota, where there is a limit.
+type Taken = Result<Option<RateLimitState>, Spent>;
 
 impl Rates {
-    /// A creator wants to send a broadcast.
+    /// A creator sends a broadcast.
     pub fn create(&self, user: &UserId) -> Taken {
-        take(self.creates.as_ref(), user, "broadcasts")
+        take(self.creates.as_ref(), user)
     }
 
-    /// A creator wants to clear one.
+    /// A creator clears a broadcast.
     pub fn clear(&self, user: &UserId) -> Taken {
-        take(self.clears.as_ref(), user, "clears")
+        take(self.clears.as_ref(), user)
     }
 
-    /// A user wants to acknowledge one.
+    /// A user acknowledges a broadcast.
     pub fn acknowledge(&self, user: &UserId) -> Taken {
-        take(self.acks.as_ref(), user, "acknowledgements")
+        take(self.acks.as_ref(), user)
     }
 
-    /// Somebody wants to open a connection.
+    /// A client opens a connection.
     pub fn connect(&self, parts: &Parts) -> Taken {
-        match self.address(parts, self.connects.as_ref()) {
-            Some(address) => take(self.connects.as_ref(), &address, "connections"),
-            None => Ok(None),
-        }
+        self.by_address(self.connects.as_ref(), parts)
     }
 
-    /// Somebody was refused; whoever is refused too often hears that instead. A good token from the same address passes
-    /// all the same: whoever makes up tokens does not lock out the others behind the same proxy.
-    pub fn refuse(&self, parts: &Parts, error: ApiError) -> ApiError {
-        if !error.is_about_identity() {
-            return error;
-        }
-        let address = self.address(parts, self.refusals.as_ref());
-        let taken =
-            address.map(|address| take(self.refusals.as_ref(), &address, "requests without a good token"));
-        taken.and_then(Result::err).unwrap_or(error)
+    /// A request without a valid token was refused.
+    pub fn refuse(&self, parts: &Parts) -> Taken {
+        self.by_address(self.refusals.as_ref(), parts)
     }
 
-    fn address(&self, parts: &Parts, rate: Option<&Rate>) -> Option<IpAddr> {
-        rate.and_then(|_| self.proxies.address(parts)).map(network)
+    fn by_address(&self, rate: Option<&Rate>, parts: &Parts) -> Taken {
+        let address = rate.and_then(|_| self.proxies.address(parts));
+        address.map_or(Ok(None), |address| take(rate, &network(address)))
     }
 }
 
-fn take<K: Hash>(rate: Option<&Rate>, key: &K, what: &str) -> Taken {
-    let Some(rate) = rate else { return Ok(None) };
-    rate.take(key).map(Some).map_err(|standing| ApiError::too_many(what, standing))
+fn take<K: Hash>(rate: Option<&Rate>, key: &K) -> Taken {
+    rate.map(|rate| rate.take(key)).transpose()
 }
 
-/// Somebody has a whole /64 of IPv6 addresses.
+/// A client of IPv6 has a whole /64 of addresses.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -208,48 +210,48 @@ mod tests {
 
     fn rate(per_minute: u32) -> (Rate<FakeRelativeClock>, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
-        (Rate::by(clock.clone(), "things", per_minute.try_into().unwrap()), clock)
+        (Rate::with_clock(clock.clone(), "things", "things", per_minute.try_into().unwrap()), clock)
     }
 
     #[test]
-    fn a_budget_may_be_spent_at_once_and_fills_up_evenly() {
+    fn a_quota_may_be_used_at_once_and_refills_evenly() {
         let (rate, clock) = rate(60);
-        for left in (0..60).rev() {
-            let standing = rate.take(&"ann").unwrap();
-            assert_eq!((standing.left, standing.seconds), (left, 60 - u64::from(left)));
+        for remaining in (0..60).rev() {
+            let state = rate.take(&"ann").unwrap();
+            assert_eq!((state.remaining, state.reset_seconds), (remaining, 60 - u64::from(remaining)));
         }
-        assert_eq!(rate.take(&"ann").unwrap_err().seconds, 1);
-        assert!(rate.take(&"bob").is_ok(), "it is hers");
+        assert_eq!(rate.take(&"ann").unwrap_err().state.reset_seconds, 1);
+        assert!(rate.take(&"bob").is_ok(), "each has a quota of their own");
         clock.advance(Duration::from_millis(500));
         assert!(rate.take(&"ann").is_err());
         clock.advance(Duration::from_millis(501));
-        assert_eq!(rate.take(&"ann").map(|standing| standing.left), Ok(0));
+        assert_eq!(rate.take(&"ann").map(|state| state.remaining), Ok(0));
         clock.advance(Duration::from_mins(10));
-        assert_eq!(rate.take(&"ann").map(|standing| standing.left), Ok(59));
+        assert_eq!(rate.take(&"ann").map(|state| state.remaining), Ok(59));
     }
 
     #[test]
-    fn who_waits_as_long_as_it_says_gets_through() {
+    fn a_client_that_waits_until_the_reset_is_accepted() {
         let (rate, clock) = rate(7);
         for _ in 0..7 {
             assert!(rate.take(&1).is_ok());
         }
         for _ in 0..20 {
-            let wait = rate.take(&1).unwrap_err().seconds;
+            let wait = rate.take(&1).unwrap_err().state.reset_seconds;
             clock.advance(Duration::from_secs(wait));
             assert!(rate.take(&1).is_ok(), "after {wait} s");
         }
     }
 
     #[test]
-    fn what_is_remembered_has_a_bound() {
+    fn remembered_keys_are_bounded() {
         let (rate, clock) = rate(60);
         for key in 0..MAX_KEYS as u64 + 10_000 {
             let _ = rate.take(&key);
         }
         let shared = usize::try_from(SHARED).unwrap();
         assert!(rate.limiter.len() <= MAX_KEYS + shared, "{}", rate.limiter.len());
-        // A minute later all have their budgets again, and nobody has to be known.
+        // A minute later all quotas are full again, and no key has to be known.
         clock.advance(Duration::from_secs(61));
         for _ in 0..=SWEEP_EVERY {
             let _ = rate.take(&0);
@@ -259,9 +261,9 @@ mod tests {
 
     #[test]
     fn the_headers_are_those_of_the_draft() {
-        let standing = Standing { name: "creates", per_minute: 60, left: 59, seconds: 1 };
+        let state = RateLimitState { name: "creates", per_minute: 60, remaining: 59, reset_seconds: 1 };
         let mut response = Response::default();
-        standing.say(&mut response);
+        state.write_headers(&mut response);
         assert_eq!(response.headers()["ratelimit-policy"], r#""creates";q=60;w=60"#);
         assert_eq!(response.headers()["ratelimit"], r#""creates";r=59;t=1"#);
     }

@@ -1,4 +1,10 @@
-//! The server: takes TCP connections, as many as it may and not one more, and sees each of them to its end.
+//! The HTTP server: accepts TCP connections up to its limits, and serves each of them to its end.
+
+pub mod closing;
+mod connection;
+pub mod limits;
+mod socket;
+pub mod socket_limit;
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,38 +13,36 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use tokio::io::AsyncWriteExt as _;
+use axum::response::IntoResponse as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::connection::{Serving, close, unasked};
 use super::error::ApiError;
-use super::limits::{HeadLimits, Patience};
-use super::observe;
-use super::sockets::{Refused, Sockets};
 use crate::metrics::{ByReason, Metrics};
+use crate::shutdown::signalled;
+use closing::{send_and_close, unsolicited};
+use connection::{Serving, count_unrouted};
+use limits::{HeadLimits, Timeouts};
+use socket_limit::{Refused, SocketLimit};
 
-/// Sockets that are told at one time that there is no place for them; further ones are closed without a word.
-pub const TURNING_AWAY: usize = 64;
+/// Connections over the limit that are sent a `503` at one time; further ones are closed without a response.
+pub const MAX_REJECTING: usize = 64;
 
-/// Who is turned away takes the answer within this.
-const LAST_WORD: Duration = Duration::from_secs(1);
+/// When the system cannot accept a connection (because no file descriptors are left, for one), it is tried again after this.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// When the system gives no connection (no descriptors are left, for one), it is asked again after this.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-
-/// A peer whose system confirms nothing of what was sent for so long is gone. Left alone, Linux finds that out after a
-/// quarter of an hour, and a phone that changes its network leaves an event stream in its place every time.
+/// A peer whose system acknowledges nothing of what was sent for so long is gone. By default, Linux finds that out after a
+/// quarter of an hour, and a phone that changes its network leaves an event stream behind every time.
 #[cfg(target_os = "linux")]
-const GONE_MS: u32 = 75_000;
+const TCP_USER_TIMEOUT_MS: u32 = 75_000;
 
-/// What goes wrong for many clients at once is said this often.
-const SAY_EVERY: Duration = Duration::from_secs(10);
+/// What goes wrong for many clients at once is logged this often.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// What a server is made of.
+/// The configuration of a server.
 pub struct Options {
     /// TCP connections in all.
     pub max_sockets: usize,
@@ -47,161 +51,162 @@ pub struct Options {
     /// How large the head of a request may be.
     pub head: HeadLimits,
     /// How long clients may take.
-    pub patience: Patience,
-    /// Where it counts.
+    pub timeouts: Timeouts,
+    /// The metrics to count in.
     pub metrics: Arc<Metrics>,
 }
 
-/// Serves HTTP/1.1 until it is stopped; then takes nobody any more, and ends with the last connection, each of which ends
-/// with the request that is under way.
+/// Serves HTTP/1.1 until shutdown; then accepts no more connections, and returns when the last one is closed, each after the
+/// request that is under way.
 ///
-/// A handler finds an `Arc<`[`SocketPermit`](super::sockets::SocketPermit)`>` among the extensions of its request.
+/// Each request has an `Arc<`[`SocketPermit`](socket_limit::SocketPermit)`>` among its extensions.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     options: Options,
-    mut stopped: watch::Receiver<bool>,
+    mut shutdown: watch::Receiver<bool>,
 ) {
-    let mut door = Door::new(router, options, stopped.clone()).await;
-    let mut open = JoinSet::new();
+    let mut acceptor = Acceptor::new(router, options, shutdown.clone()).await;
+    let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => door.meet(&mut open, stream, peer),
-                Err(error) => door.wait_out(&error).await,
+                Ok((stream, peer)) => acceptor.accept(&mut connections, stream, peer),
+                Err(error) => acceptor.back_off(&error).await,
             },
-            Some(_) = open.join_next() => {}
-            () = is_told(&mut stopped) => break,
+            Some(_) = connections.join_next() => {}
+            () = signalled(&mut shutdown) => break,
         }
     }
     drop(listener);
-    while open.join_next().await.is_some() {}
+    while connections.join_next().await.is_some() {}
 }
 
-/// Waits until it is to stop.
-pub(super) async fn is_told(stopped: &mut watch::Receiver<bool>) {
-    drop(stopped.wait_for(|stopped| *stopped).await);
-}
-
-/// Where connections come in.
-struct Door {
+/// Accepts or rejects connections.
+struct Acceptor {
     serving: Serving,
-    sockets: Sockets,
-    stopped: watch::Receiver<bool>,
-    turning_away: Arc<Semaphore>,
+    limit: SocketLimit,
+    shutdown: watch::Receiver<bool>,
+    rejecting: Arc<Semaphore>,
     full: Bytes,
     address_full: Bytes,
-    said_refused: Seldom,
-    said_failed: Seldom,
+    rejected_log: LogThrottle,
+    failed_log: LogThrottle,
 }
 
-impl Door {
-    async fn new(router: Router, options: Options, stopped: watch::Receiver<bool>) -> Self {
-        let Options { max_sockets, max_sockets_per_address, head, patience, metrics } = options;
-        // Known from the start, so that a rate sees the first one.
+impl Acceptor {
+    async fn new(router: Router, options: Options, shutdown: watch::Receiver<bool>) -> Self {
+        let Options { max_sockets, max_sockets_per_address, head, timeouts, metrics } = options;
+        // The series exist from the start, so that `rate()` sees the first increment.
         for refused in [Refused::Full, Refused::AddressFull] {
-            drop(metrics.sockets_refused.get_or_create(&reason(refused)));
+            drop(metrics.sockets_refused.get_or_create(&label(refused)));
         }
-        let sockets = Sockets::new(max_sockets, max_sockets_per_address, metrics.sockets.clone());
+        let response = |refused| unsolicited(ApiError::from(refused).into_response());
         Self {
-            serving: Serving { router, head, patience, metrics },
-            sockets,
-            stopped,
-            turning_away: Arc::new(Semaphore::new(TURNING_AWAY)),
-            full: unasked(ApiError::from(Refused::Full)).await,
-            address_full: unasked(ApiError::from(Refused::AddressFull)).await,
-            said_refused: Seldom::default(),
-            said_failed: Seldom::default(),
+            limit: SocketLimit::new(max_sockets, max_sockets_per_address, metrics.sockets.clone()),
+            serving: Serving { router, head, timeouts, metrics },
+            shutdown,
+            rejecting: Arc::new(Semaphore::new(MAX_REJECTING)),
+            full: response(Refused::Full).await,
+            address_full: response(Refused::AddressFull).await,
+            rejected_log: LogThrottle::default(),
+            failed_log: LogThrottle::default(),
         }
     }
 
-    fn meet(&mut self, open: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
-        match self.sockets.enter(peer) {
+    fn accept(&mut self, connections: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
+        match self.limit.acquire(peer) {
             Ok(permit) => {
-                if let Err(error) = prepare(&stream) {
+                if let Err(error) = set_options(&stream) {
                     warn!("the options of a TCP connection cannot be set: {error}");
                 }
-                open.spawn(self.serving.clone().serve(stream, permit, self.stopped.clone()));
+                connections.spawn(self.serving.clone().serve(stream, permit, self.shutdown.clone()));
             }
-            Err(refused) => self.turn_away(open, stream, peer, refused),
+            Err(refused) => self.reject(connections, stream, peer, refused),
         }
     }
 
-    /// Says that there is no place, in the form of errors. That takes a descriptor for a moment, so not for many at once.
-    fn turn_away(&mut self, open: &mut JoinSet<()>, mut stream: TcpStream, peer: SocketAddr, why: Refused) {
-        observe::count_refused(&self.serving.metrics, &why.into());
-        self.serving.metrics.sockets_refused.get_or_create(&reason(why)).inc();
-        if let Some(unsaid) = self.said_refused.now() {
-            say_turned_away(peer, why, unsaid);
+    /// Sends a `503`. That needs a file descriptor for a moment, so it is done for a bounded number at once.
+    fn reject(
+        &mut self,
+        connections: &mut JoinSet<()>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        refused: Refused,
+    ) {
+        count_unrouted(&self.serving.metrics, &refused.into());
+        self.serving.metrics.sockets_refused.get_or_create(&label(refused)).inc();
+        if let Some(suppressed) = self.rejected_log.due() {
+            log_rejected(peer, refused, suppressed);
         }
-        let Ok(turning_away) = self.turning_away.clone().try_acquire_owned() else { return };
-        let answer = match why {
+        let Ok(permit) = self.rejecting.clone().try_acquire_owned() else { return };
+        let response = match refused {
             Refused::Full => self.full.clone(),
             Refused::AddressFull => self.address_full.clone(),
         };
-        open.spawn(async move {
-            let _turning_away = turning_away;
-            if let Ok(Ok(())) = timeout(LAST_WORD, stream.write_all(&answer)).await {
-                close(stream).await;
-            }
+        connections.spawn(async move {
+            let _permit = permit;
+            send_and_close(stream, &response).await;
         });
     }
 
-    /// The system gave no connection. One that broke off while it waited is nobody's loss; else asking on at once would
-    /// be all that this process does.
-    async fn wait_out(&mut self, error: &io::Error) {
+    /// After a failed `accept`. A connection that the client gave up while it was queued is no reason to wait; otherwise the
+    /// next attempt would fail at once, and this loop would take the whole processor.
+    async fn back_off(&mut self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
             return;
         }
-        if let Some(unsaid) = self.said_failed.now() {
-            warn!(unsaid, "cannot take connections now, trying again: {error}");
+        if let Some(suppressed) = self.failed_log.due() {
+            warn!(suppressed, "cannot accept connections, retrying: {error}");
         }
-        sleep(ACCEPT_AGAIN).await;
+        sleep(ACCEPT_BACKOFF).await;
     }
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    // A broadcast is one small packet; waiting to fill it would only delay it.
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    // A broadcast is one small packet, which Nagle's algorithm would only delay.
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
-    rustix::net::sockopt::set_tcp_user_timeout(stream, GONE_MS)?;
+    rustix::net::sockopt::set_tcp_user_timeout(stream, TCP_USER_TIMEOUT_MS)?;
     Ok(())
 }
 
-/// The label of a refusal: the code of the error that says so.
-fn reason(refused: Refused) -> ByReason {
+/// The metric label of a rejected connection: the code of its error.
+fn label(refused: Refused) -> ByReason {
     ByReason::error(ApiError::from(refused).into_parts().0)
 }
 
-fn say_turned_away(peer: SocketAddr, why: Refused, unsaid: u64) {
-    match why {
-        Refused::Full => warn!(unsaid, "turned away a connection: there are as many as --max-sockets allows"),
+fn log_rejected(peer: SocketAddr, refused: Refused, suppressed: u64) {
+    match refused {
+        Refused::Full => {
+            warn!(suppressed, "rejected a TCP connection: the replica has reached --max-sockets");
+        }
         Refused::AddressFull => warn!(
-            unsaid,
-            "turned away a connection from {}: it has as many as --max-sockets-per-address allows. If that is a \
-             balancer, 0 lifts it",
+            suppressed,
+            "rejected a TCP connection from {}: this address has reached --max-sockets-per-address. If it is a load \
+             balancer, 0 removes that limit",
             peer.ip()
         ),
     }
 }
 
-/// Lets something be said now and then, and counts how often it was not.
+/// Limits how often something is logged, and counts how often it was not.
 #[derive(Default)]
-struct Seldom {
+struct LogThrottle {
     last: Option<Instant>,
-    unsaid: u64,
+    suppressed: u64,
 }
 
-impl Seldom {
-    /// How often it has not been said since it was; `None` when it is too early.
-    fn now(&mut self) -> Option<u64> {
-        if self.last.is_some_and(|last| last.elapsed() < SAY_EVERY) {
-            self.unsaid += 1;
+impl LogThrottle {
+    /// How many lines were suppressed since the last one; `None` when it is too early for another.
+    fn due(&mut self) -> Option<u64> {
+        if self.last.is_some_and(|last| last.elapsed() < LOG_EVERY) {
+            self.suppressed += 1;
             return None;
         }
         self.last = Some(Instant::now());
-        Some(std::mem::take(&mut self.unsaid))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -214,9 +219,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        prepare(&stream).unwrap();
+        set_options(&stream).unwrap();
         assert!(stream.nodelay().unwrap());
         #[cfg(target_os = "linux")]
-        assert_eq!(rustix::net::sockopt::tcp_user_timeout(&stream).unwrap(), GONE_MS);
+        assert_eq!(rustix::net::sockopt::tcp_user_timeout(&stream).unwrap(), TCP_USER_TIMEOUT_MS);
     }
 }

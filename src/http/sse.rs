@@ -20,9 +20,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::answer::{event_stream, passes_by_itself, retry_after_seconds};
 use super::error::ApiError;
-use super::identity::Listener;
-use super::identity::guard::Asks;
-use super::request::{FreshOrOther, InChannel, wait_for};
+use super::extract::{ChannelPath, ConnectingUser, ConnectionMinPosition, wait_for};
+use super::request_kind::RequestKind;
 use super::state::App;
 use crate::domain::{Channel, UserId};
 use crate::log::Position;
@@ -35,10 +34,10 @@ use crate::push::wire::{Close, ServerMessage};
 /// `GET /events`
 pub async fn events(
     State(app): State<App>,
-    InChannel(channel): InChannel,
-    Listener(who): Listener,
+    ChannelPath(channel): ChannelPath,
+    ConnectingUser(who): ConnectingUser,
     headers: HeaderMap,
-    _: FreshOrOther,
+    _: ConnectionMinPosition,
 ) -> Result<Response, ApiError> {
     // One of another log asks for nothing: the client begins anew with the state.
     if let Some(seen) = last_event_id(&headers) {
@@ -53,7 +52,7 @@ pub async fn events(
     };
     let admitted = app.admission.enter(&who.user)?;
     let attached = app.hub.attach(connecting).await?;
-    let lasts = who.lasts(app.clock.now());
+    let lasts = who.remaining(app.clock.now());
     let listening = Listening::new(app.hub.clone(), channel, attached, lasts, admitted, heartbeat);
     let events = stream::unfold(listening, |mut listening| async move {
         Some((Ok::<_, Infallible>(listening.next().await?), listening))
@@ -67,7 +66,8 @@ const COME_BACK_MS: u64 = 2_000;
 /// Answers who asks for an event stream and is refused for a reason that passes by itself (`429`, `503`) with a stream that says
 /// when to come back, and ends. A browser's `EventSource` gives up for good on any other status than 200 (HTML, section 9.2.3).
 pub async fn come_back(request: Request, next: Next) -> Response {
-    let asked = wants_events(request.headers()) && Asks::of(request.extensions()) == Asks::Stream;
+    let asked =
+        wants_events(request.headers()) && RequestKind::of(request.extensions()) == RequestKind::EventStream;
     let refused = next.run(request).await;
     if !asked || !passes_by_itself(&refused) {
         return refused;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use super::identity::gate::Gate;
+use super::identity::authenticator::Authenticator;
 use super::rates::Rates;
+use super::refusal_log::RefusalLog;
 use crate::audit::connection::AuditConnection;
 use crate::clock::Clock;
 use crate::domain::{Channel, UserId};
@@ -95,9 +96,11 @@ pub struct Parts {
     pub admission: Admission<UserId>,
     /// The limits of the edge.
     pub limits: Limits,
-    /// Who may ask.
-    pub gate: Arc<Gate>,
-    /// How often they may.
+    /// Authenticates requests.
+    pub authenticator: Arc<Authenticator>,
+    /// The log of refused requests.
+    pub refusal_log: RefusalLog,
+    /// The rate limits.
     pub rates: Arc<Rates>,
     /// Whether there is a page at `/`: with dev auth.
     pub serves_page: bool,
@@ -137,7 +140,7 @@ impl App {
 
     /// Whether tokens can be verified: always, but for published keys that were never read, or not for too long.
     pub fn has_keys(&self) -> bool {
-        self.gate.published_keys().is_none_or(|keys| keys.standing().usable)
+        self.authenticator.published_keys().is_none_or(|keys| keys.standing().usable)
     }
 }
 
@@ -151,4 +154,4 @@ pub const MAX_READERS_PER_USER: usize = 4;
 pub const MAX_PROOFS: usize = 8;
 
 /// How long a read waits for the sequence that it asks for.
-pub const READ_PATIENCE: Duration = Duration::from_secs(2);
+pub const READ_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::answer;
 use super::error::ApiError;
-use super::identity::{Identity, Role};
-use super::request::{Fresh, InChannel, Query};
+use super::extract::{ChannelPath, MinPosition};
+use super::identity::{Principal, Role};
+use super::query::Query;
 use super::state::App;
 use crate::domain::message::MAX_MESSAGE_CHARS;
 use crate::push::counts::Accuracy;
@@ -16,10 +17,10 @@ use crate::push::counts::Accuracy;
 /// `GET /stats`
 pub async fn stats(
     State(app): State<App>,
-    InChannel(channel): InChannel,
-    who: Identity,
+    ChannelPath(channel): ChannelPath,
+    who: Principal,
     uri: Uri,
-    _: Fresh,
+    _: MinPosition,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator, Role::Team])?;
     Query::of(&uri)?.only(&[])?;

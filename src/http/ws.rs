@@ -10,12 +10,12 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _};
 
 use super::error::ApiError;
+use super::extract::{ChannelPath, ConnectingUser, ConnectionMinPosition};
 use super::handshake::{self, Opened};
-use super::identity::gate::Gate;
-use super::identity::{Listener, SUBPROTOCOL};
+use super::identity::SUBPROTOCOL;
+use super::identity::authenticator::Authenticator;
+use super::layers::websocket_close::check_version;
 use super::rates::Rates;
-use super::refused::check_version;
-use super::request::{FreshOrOther, InChannel};
 use super::state::App;
 use crate::clock::Clock;
 use crate::domain::{BroadcastId, Channel, UserId};
@@ -29,9 +29,9 @@ use crate::submit::{self, Acknowledged, Acks, Asked};
 /// `GET /ws`
 pub async fn upgrade(
     State(app): State<App>,
-    InChannel(channel): InChannel,
-    Listener(who): Listener,
-    _: FreshOrOther,
+    ChannelPath(channel): ChannelPath,
+    ConnectingUser(who): ConnectingUser,
+    _: ConnectionMinPosition,
     request: Request,
 ) -> Result<Response, ApiError> {
     check_version(request.uri())?;
@@ -47,7 +47,7 @@ pub async fn upgrade(
         heartbeat_seconds: app.limits.sockets.session.heartbeat.as_secs(),
     };
     handover.then(move |Opened { stream, answer, read, place }| async move {
-        let lasts = who.lasts(app.clock.now());
+        let lasts = who.remaining(app.clock.now());
         let places = Places { of_user: admitted, of_edge: place };
         app.hub.adopt(connecting, Upgraded { stream, answer, read, lasts, places }).await;
     });
@@ -61,9 +61,9 @@ pub struct Edge {
     pub acks: Acks,
     /// Which log it is.
     pub projection: Projection,
-    /// Who may ask.
-    pub gate: Arc<Gate>,
-    /// How often they may.
+    /// Authenticates users.
+    pub authenticator: Arc<Authenticator>,
+    /// The rate limits.
     pub rates: Arc<Rates>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
@@ -80,7 +80,7 @@ impl Errands for Edge {
                     lot.push(Asked { channel, broadcast, user, trace: None });
                 }
                 Err(error) => {
-                    let answer = refusal(error, Some(broadcast)).frame();
+                    let answer = refusal(error.into(), Some(broadcast)).frame();
                     refused.push(Answered { name, broadcast, confirmed: false, answer });
                 }
             }
@@ -97,14 +97,14 @@ impl Errands for Edge {
     }
 
     fn refresh(&self, token: Token, user: UserId, channel: Channel) -> BoxFuture<'static, Refreshed> {
-        let (gate, clock) = (self.gate.clone(), self.clock.clone());
+        let (authenticator, clock) = (self.authenticator.clone(), self.clock.clone());
         async move {
-            let who = gate.refresh(token.as_str(), &user, clock.now()).await;
+            let who = authenticator.refresh(token.as_str(), &user, clock.now()).await;
             let granted = who.map(|who| {
-                let lasts = who.lasts(clock.now()).unwrap_or_default();
+                let lasts = who.remaining(clock.now()).unwrap_or_default();
                 Granted { lasts, staff: who.is_staff(&channel) }
             });
-            granted.map_err(|error| refusal(error, None))
+            granted.map_err(|error| refusal(error.into(), None))
         }
         .boxed()
     }

@@ -13,7 +13,7 @@ use mio::{Events, Interest, Poll, Token};
 use serde_json::Value;
 use tempfile::TempDir;
 use tidings::http::handshake::{self, Opened};
-use tidings::http::limits::{HeadLimits, Patience};
+use tidings::http::server::limits::{HeadLimits, Timeouts};
 use tidings::http::server::{self, Options};
 use tidings::metrics::Metrics;
 use tidings::push::frame::{Opcode, Received, encode};
@@ -92,7 +92,7 @@ async fn serve(stopped: watch::Receiver<bool>) -> String {
         max_sockets: 100,
         max_sockets_per_address: None,
         head: HeadLimits { bytes: 16 * 1024, fields: 100 },
-        patience: Patience { head: IDLE, idle: IDLE },
+        timeouts: Timeouts { head: IDLE, idle: IDLE },
         metrics: Arc::new(Metrics::default()),
     };
     tokio::spawn(server::serve(listener, Router::new().route("/", get(upgrade)), options, stopped));

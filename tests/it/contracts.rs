@@ -56,7 +56,7 @@ fn every_message_is_described_and_every_description_has_a_message() {
 fn every_close_code_is_described() {
     // What breaks the protocol is closed by the WebSocket's own rules.
     let protocol = [1002, 1007, 1009];
-    let refused = tidings::http::refused::close_codes().map(u64::from);
+    let refused = tidings::http::layers::websocket_close::close_codes().map(u64::from);
     let ours: BTreeSet<_> =
         Close::iter().map(|close| u64::from(close.code())).chain(protocol).chain(refused).collect();
     assert_eq!(close_codes(), ours);

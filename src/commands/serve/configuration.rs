@@ -81,7 +81,7 @@ fn add(parts: &mut Parts, name: &str, option: &Arg, matches: &ArgMatches, option
 pub(in crate::commands) async fn check(options: &Serve, connections_are_chosen: bool) -> anyhow::Result<()> {
     require_safe_address(options)?;
     require_a_ping_in_time(options)?;
-    options.identity.gate(&options.channels, &Warnings::default()).await?;
+    options.identity.authenticator(&options.channels, &Warnings::default()).await?;
     connection::check(&options.nats.address(options.nats.nats.clone())).await?;
     if options.nats_server.is_some() {
         embedded::find(options.nats_server.as_deref())?;

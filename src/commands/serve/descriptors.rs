@@ -5,10 +5,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::config::Serve;
-use crate::http::server::TURNING_AWAY;
+use crate::http::server::MAX_REJECTING;
 
 /// What a replica has open besides connections of clients: its stores, its log, NATS, and whom it turns away.
-const OWN: usize = 192 + TURNING_AWAY;
+const OWN: usize = 192 + MAX_REJECTING;
 
 /// With fewer sockets than this a replica is of no use.
 const LEAST_SOCKETS: usize = 64;

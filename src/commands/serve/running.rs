@@ -18,7 +18,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::commands::data_dir::DataDir;
 use crate::config::{Auth, OnOutage, Serve};
 use crate::domain::Channel;
-use crate::http::identity::gate::Gate;
+use crate::http::identity::authenticator::Authenticator;
+use crate::http::refusal_log::RefusalLog;
 use crate::http::state::{App, Parts};
 use crate::http::ws::Edge;
 use crate::http::{router, server, state};
@@ -65,7 +66,7 @@ pub(super) struct Base<'a> {
     shutdown: Shutdown,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
-    pub(super) gate: Arc<Gate>,
+    pub(super) authenticator: Arc<Authenticator>,
     warnings: Warnings,
 }
 
@@ -76,7 +77,7 @@ impl<'a> Base<'a> {
         replica: String,
         (connection, provision): (Connection, Provision),
         shutdown: Shutdown,
-        gate: Gate,
+        authenticator: Authenticator,
         warnings: Warnings,
     ) -> Self {
         let clock = SystemClock;
@@ -90,7 +91,7 @@ impl<'a> Base<'a> {
             shutdown,
             clock: Arc::new(clock),
             metrics: Metrics::default(),
-            gate: Arc::new(gate),
+            authenticator: Arc::new(authenticator),
             warnings,
         }
     }
@@ -182,7 +183,7 @@ impl<'a> Base<'a> {
             max_sockets: limits.sockets(self.options.max_connections),
             max_sockets_per_address: limits.sockets_per_address(self.options.identity.auth),
             head: limits.head(),
-            patience: limits.patience(),
+            timeouts: limits.timeouts(),
             metrics: Arc::new(self.metrics.clone()),
         }
     }
@@ -204,7 +205,7 @@ impl<'a> Base<'a> {
         Edge {
             projection,
             acks: Acks::start(submit),
-            gate: self.gate.clone(),
+            authenticator: self.authenticator.clone(),
             rates: Arc::new(self.options.rates.rates(self.options.identity.auth)),
             clock: self.clock.clone(),
         }
@@ -232,7 +233,7 @@ impl<'a> Base<'a> {
             answer_timeout: self.options.answer_timeout(),
             sockets: self.options.socket_limits(),
         };
-        let Edge { acks, gate, rates, clock, projection: _ } = edge.clone();
+        let Edge { acks, authenticator, rates, clock, projection: _ } = edge.clone();
         App::of(Parts {
             channels: self.options.channels.clone().into(),
             acks,
@@ -246,7 +247,8 @@ impl<'a> Base<'a> {
             warnings: self.warnings.clone(),
             admission: Admission::new(self.options.limits.connections_per_user(self.options.identity.auth)),
             limits,
-            gate,
+            authenticator,
+            refusal_log: RefusalLog::default(),
             rates,
             serves_page: self.options.identity.auth == Auth::Dev,
             shutdown: self.shutdown.clone(),

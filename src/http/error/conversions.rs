@@ -9,7 +9,7 @@ use crate::audit::proof::Unprovable;
 use crate::audit::proof::of_replica::NoProof;
 use crate::domain::message::MAX_MESSAGE_CHARS;
 use crate::domain::{Kind, Rejection};
-use crate::http::sockets::Refused;
+use crate::http::server::socket_limit::Refused;
 use crate::projection::Unavailable;
 use crate::push::admission;
 use crate::push::wire::Close;

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::http::answer;
-use crate::http::rates::Standing;
+use crate::http::rates::RateLimitState;
 
 /// Headers that say which protocol would be accepted. A word alone in each error, since errors are returned by value.
 pub(super) type Upgrade = &'static [(HeaderName, &'static str)];
@@ -26,10 +26,10 @@ pub struct ApiError {
     code: &'static str,
     message: String,
     retry_after_seconds: Option<u64>,
-    /// What kind of proof is wanted (RFC 6750, section 3).
+    /// The `WWW-Authenticate` challenge (RFC 6750, section 3).
     challenge: Option<&'static str>,
-    /// Where the caller stands with the budget that is spent.
-    standing: Option<Box<Standing>>,
+    /// The state of the quota that is used up.
+    rate_limit: Option<Box<RateLimitState>>,
     /// Which protocol would be accepted here.
     upgrade: Option<&'static Upgrade>,
     more: Vec<(&'static str, Value)>,
@@ -57,7 +57,7 @@ impl ApiError {
             message,
             retry_after_seconds: None,
             challenge: None,
-            standing: None,
+            rate_limit: None,
             upgrade: None,
             more: Vec::new(),
         }
@@ -72,20 +72,20 @@ impl ApiError {
         self
     }
 
-    /// Tells the caller which protocol would be accepted.
-    pub(super) fn upgrading(self, upgrade: &'static Upgrade) -> Self {
+    /// Adds the headers that name the protocol that would be accepted.
+    pub(super) fn with_upgrade(self, upgrade: &'static Upgrade) -> Self {
         Self { upgrade: Some(upgrade), ..self }
     }
 
-    /// Tells the caller what kind of proof is wanted.
-    pub(super) fn challenging(self, challenge: &'static str) -> Self {
+    /// Adds the `WWW-Authenticate` challenge.
+    pub(super) fn with_challenge(self, challenge: &'static str) -> Self {
         Self { challenge: Some(challenge), ..self }
     }
 
-    /// Tells the caller where it stands with the budget that is spent, and when there is something in it again.
-    pub(super) fn spent(self, standing: Standing) -> Self {
-        let seconds = standing.seconds();
-        Self { standing: Some(standing.into()), ..self.retry_after(seconds) }
+    /// Adds the state of the quota that is used up, and when the next request is accepted.
+    pub(super) fn with_rate_limit(self, state: RateLimitState) -> Self {
+        let seconds = state.reset_seconds();
+        Self { rate_limit: Some(state.into()), ..self.retry_after(seconds) }
     }
 
     /// The status code.
@@ -135,8 +135,8 @@ impl IntoResponse for ApiError {
                 .insert(Refusal { code: self.code, message: as_problem.message.clone() });
         }
         response.extensions_mut().insert(as_problem);
-        if let Some(standing) = self.standing {
-            standing.say(&mut response);
+        if let Some(state) = self.rate_limit {
+            state.write_headers(&mut response);
         }
         for (name, value) in self.upgrade.into_iter().copied().flatten() {
             response.headers_mut().insert(name, HeaderValue::from_static(value));

@@ -1,51 +1,44 @@
-//! Dev auth: people are who they say. So it is for a loopback address.
+//! Dev auth: requests name their user and role, and are believed. For development, on a loopback address.
 
 use axum::http::header::HeaderName;
 use axum::http::{HeaderMap, Uri};
 
-use super::{Grant, Identity, Role};
-use crate::http::error::ApiError;
-use crate::http::request::Query;
+use super::error::AuthError;
+use super::principal::Principal;
+use super::roles::{Grant, Role};
+use crate::http::query::Query;
 
-const USER_HEADER: HeaderName = HeaderName::from_static("x-user-id");
-const ROLE_HEADER: HeaderName = HeaderName::from_static("x-user-role");
+const USER_HEADER: &str = "x-user-id";
+const ROLE_HEADER: &str = "x-user-role";
 
-/// What was said, or the user `dev` with role `creator` when nothing was.
-fn claimed(user: Option<&str>, role: Option<&str>) -> Result<Identity, ApiError> {
+/// The user and role that a request names; the user `dev` with the role `creator` when it names neither.
+fn claimed(user: Option<&str>, role: Option<&str>) -> Result<Principal, AuthError> {
     let role = match role {
-        Some(word) => word.parse::<Grant>().map_err(|_| {
-            ApiError::no_identity(
-                "The role must be one of: creator, team, user, auditor; or creator@<channel>.",
-            )
-        })?,
+        Some(word) => word.parse::<Grant>().map_err(|_| AuthError::UnknownRole)?,
         None if user.is_none() => Role::Creator.into(),
         None => Role::User.into(),
     };
-    let user = user
-        .unwrap_or("dev")
-        .parse()
-        .map_err(|e: String| ApiError::no_identity(format!("Invalid user id: {e}.")))?;
-    Ok(Identity { user, roles: [role].into_iter().collect(), ends: None })
+    let user = user.unwrap_or("dev").parse().map_err(AuthError::InvalidUser)?;
+    Ok(Principal { user, roles: [role].into_iter().collect(), expires_at: None })
 }
 
-/// From the headers of a REST call.
-pub fn from_headers(headers: &HeaderMap) -> Result<Identity, ApiError> {
-    claimed(text(headers, &USER_HEADER)?, text(headers, &ROLE_HEADER)?)
+/// From the headers of a request.
+pub fn from_headers(headers: &HeaderMap) -> Result<Principal, AuthError> {
+    claimed(text(headers, USER_HEADER)?, text(headers, ROLE_HEADER)?)
 }
 
-/// From the query of a WebSocket or event-stream connection; headers count where the query says nothing.
-pub fn from_query(uri: &Uri, headers: &HeaderMap) -> Result<Identity, ApiError> {
+/// From the query of a WebSocket or an event stream, or else from the headers.
+pub fn from_query(uri: &Uri, headers: &HeaderMap) -> Result<Principal, AuthError> {
     let query = Query::of(uri)?;
-    let user = query.get("user_id").map_or_else(|| text(headers, &USER_HEADER), |user| Ok(Some(user)))?;
-    let role = query.get("role").map_or_else(|| text(headers, &ROLE_HEADER), |role| Ok(Some(role)))?;
+    let user = query.get("user_id").map_or_else(|| text(headers, USER_HEADER), |user| Ok(Some(user)))?;
+    let role = query.get("role").map_or_else(|| text(headers, ROLE_HEADER), |role| Ok(Some(role)))?;
     claimed(user, role)
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, ApiError> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    // User ids may be any UTF-8, so the bytes are read as that rather than as visible ASCII.
-    let text = std::str::from_utf8(value.as_bytes());
-    text.map(Some).map_err(|_| ApiError::no_identity(format!("The header {name} is not UTF-8.")))
+fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, AuthError> {
+    let Some(value) = headers.get(HeaderName::from_static(name)) else { return Ok(None) };
+    // A user id may be any UTF-8, which `HeaderValue::to_str` would refuse.
+    std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| AuthError::HeaderNotUtf8(name))
 }
 
 #[cfg(test)]

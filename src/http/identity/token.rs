@@ -1,4 +1,4 @@
-//! From a token to who somebody is.
+//! Verifies tokens (JWT) and reads the user and the roles from their claims.
 
 use std::sync::Arc;
 
@@ -6,25 +6,26 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{decode, decode_header};
 use serde_json::{Map, Value};
 
+use super::crypto;
+use super::error::{AuthError, InvalidToken};
 use super::jwks::{Found, Jwks};
 use super::keys::{Key, Reloaded, Secrets};
+use super::principal::Principal;
 use super::roles::{RoleMap, Roles};
-use super::{Identity, crypto};
 use crate::domain::Timestamp;
-use crate::http::error::ApiError;
 
 /// The most bytes of a token.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// Whose signatures count.
+/// The keys that verify tokens.
 pub enum Signers {
-    /// Those of whoever has a shared secret.
+    /// Shared secrets (HS256).
     Secrets(Secrets),
-    /// Those of the issuer that published its keys.
+    /// The published keys of the issuer (JWKS).
     Published(Arc<Jwks>),
 }
 
-/// Verifies tokens and reads them.
+/// Verifies tokens.
 pub struct Verifier {
     signers: Signers,
     roles_claim: String,
@@ -32,14 +33,14 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Roles are in the claim of this name; when there is none, dots lead into objects (`realm_access.roles`).
+    /// `roles_claim` names the claim with the roles, or else its path: `realm_access.roles`.
     pub fn new(signers: Signers, roles_claim: &str, roles: RoleMap) -> Self {
         crypto::install();
         Self { signers, roles_claim: roles_claim.to_owned(), roles }
     }
 
-    /// Reads the keys again: secrets from their files, published ones from where they are. After an error, those that are
-    /// known still count.
+    /// Reads the keys again: secrets from their files, published keys from their source. After an error, the known keys
+    /// remain valid.
     pub async fn reload(&self) -> anyhow::Result<Reloaded> {
         match &self.signers {
             Signers::Secrets(secrets) => secrets.reload().await,
@@ -47,7 +48,7 @@ impl Verifier {
         }
     }
 
-    /// The published keys, if tokens are signed with such.
+    /// The published keys, if tokens are verified with such.
     pub const fn published(&self) -> Option<&Arc<Jwks>> {
         match &self.signers {
             Signers::Secrets(_) => None,
@@ -55,61 +56,58 @@ impl Verifier {
         }
     }
 
-    /// Who the token says that somebody is, if it is valid.
-    pub async fn verify(&self, token: &str) -> Result<Identity, ApiError> {
+    /// The user and the roles of a token, if it is valid.
+    pub async fn verify(&self, token: &str) -> Result<Principal, AuthError> {
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(ApiError::invalid_token(format!("It is longer than {MAX_TOKEN_BYTES} bytes.")));
+            return Err(InvalidToken::TooLong(MAX_TOKEN_BYTES).into());
         }
-        // The header only says which key to try. What that key may verify was configured.
-        let header = decode_header(token)
-            .map_err(|_| ApiError::invalid_token("It is not a JWT that is signed with a known algorithm."))?;
+        // The header selects the keys to try. What each key may verify is configured.
+        let header = decode_header(token).map_err(|_| InvalidToken::NotASignedJwt)?;
         if header.crit.is_some() {
-            return Err(ApiError::invalid_token(
-                "Its header requires extensions (`crit`) that are not supported.",
-            ));
+            return Err(InvalidToken::CriticalExtensions.into());
         }
         let mut why = ErrorKind::InvalidSignature;
         for key in self.keys(header.kid.as_deref()).await?.iter() {
             match decode::<Map<String, Value>>(token, &key.decoding, &key.validation) {
-                Ok(token) => return self.identity(&token.claims, key.validation.aud.is_some()),
+                Ok(token) => return Ok(self.principal(&token.claims, key.validation.aud.is_some())?),
                 Err(error) => match error.into_kind() {
                     // Another key may be the one.
                     ErrorKind::InvalidSignature => {}
                     other @ (ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat) => why = other,
-                    other => return Err(refused(&other, token)),
+                    other => return Err(auth_error(&other, token)),
                 },
             }
         }
-        Err(refused(&why, token))
+        Err(auth_error(&why, token))
     }
 
-    async fn keys(&self, id: Option<&str>) -> Result<Arc<[Arc<Key>]>, ApiError> {
+    async fn keys(&self, id: Option<&str>) -> Result<Arc<[Arc<Key>]>, AuthError> {
         match &self.signers {
             Signers::Secrets(secrets) => Ok(secrets.keys()),
             Signers::Published(jwks) => match jwks.find(id).await {
                 Found::Keys(keys) => Ok(keys.into()),
-                Found::Unknown => Err(ApiError::invalid_token(
-                    "Its issuer does not publish the key that it was signed with.",
-                )),
-                Found::Away => Err(ApiError::keys_away()),
+                Found::Unknown => Err(InvalidToken::UnknownKey.into()),
+                Found::Away => Err(AuthError::KeysUnavailable),
             },
         }
     }
 
-    fn identity(&self, claims: &Map<String, Value>, audience_is_known: bool) -> Result<Identity, ApiError> {
-        // The library takes an `aud` that it cannot read for none.
-        if !audience_is_known && claims.contains_key("aud") {
-            return Err(ApiError::invalid_token("Unexpected audience (`aud`): none is configured."));
+    fn principal(
+        &self,
+        claims: &Map<String, Value>,
+        audience_is_configured: bool,
+    ) -> Result<Principal, InvalidToken> {
+        // The library takes an `aud` that it cannot parse for none.
+        if !audience_is_configured && claims.contains_key("aud") {
+            return Err(InvalidToken::AudienceNotConfigured);
         }
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-        let user = subject
-            .parse()
-            .map_err(|why| ApiError::invalid_token(format!("Its `sub` is not a user id: {why}.")))?;
-        let ends = claims.get("exp").and_then(Value::as_f64).unwrap_or_default();
-        Ok(Identity { user, roles: self.roles(claims), ends: Some(moment(ends)) })
+        let user = subject.parse().map_err(InvalidToken::Subject)?;
+        let expires = claims.get("exp").and_then(Value::as_f64).unwrap_or_default();
+        Ok(Principal { user, roles: self.roles(claims), expires_at: Some(from_unix_seconds(expires)) })
     }
 
-    /// An array of words, or one text of words.
+    /// The claim is an array of strings, or one string with spaces.
     fn roles(&self, claims: &Map<String, Value>) -> Roles {
         match claim(claims, &self.roles_claim) {
             Some(Value::Array(words)) => self.roles.roles(words.iter().filter_map(Value::as_str)),
@@ -119,7 +117,7 @@ impl Verifier {
     }
 }
 
-/// The claim of this very name, which may have dots as URLs do; else the one that dots lead to.
+/// The claim of exactly this name, which may contain dots as URLs do; else the one at this path.
 fn claim<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     claims.get(name).or_else(|| {
         let mut names = name.split('.');
@@ -128,42 +126,42 @@ fn claim<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     })
 }
 
-/// Of seconds since 1970, which may have decimals.
-fn moment(seconds: f64) -> Timestamp {
+/// Seconds since 1970, which may have decimals.
+fn from_unix_seconds(seconds: f64) -> Timestamp {
     #[expect(clippy::cast_possible_truncation, reason = "a cast of a float saturates")]
     Timestamp::from_unix_ms((seconds * 1_000.0) as i64)
 }
 
-/// Why a token was refused, for whoever has to find out why theirs is.
-fn refused(why: &ErrorKind, token: &str) -> ApiError {
-    let message = match why {
-        ErrorKind::ExpiredSignature => return ApiError::token_expired(),
-        ErrorKind::ImmatureSignature => "It is not valid yet (`nbf`).".to_owned(),
-        ErrorKind::InvalidAudience => "Unexpected audience (`aud`).".to_owned(),
-        ErrorKind::InvalidIssuer => "Unexpected issuer (`iss`).".to_owned(),
-        ErrorKind::MissingRequiredClaim(name) | ErrorKind::InvalidClaimFormat(name) => unfit(name, token),
-        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat => {
-            "It is signed with an algorithm that is not accepted here.".to_owned()
+/// What the library refused, for the developer of the client.
+fn auth_error(kind: &ErrorKind, token: &str) -> AuthError {
+    let why = match kind {
+        ErrorKind::ExpiredSignature => return AuthError::ExpiredToken,
+        ErrorKind::ImmatureSignature => InvalidToken::NotYetValid,
+        ErrorKind::InvalidAudience => InvalidToken::Audience,
+        ErrorKind::InvalidIssuer => InvalidToken::Issuer,
+        ErrorKind::MissingRequiredClaim(name) | ErrorKind::InvalidClaimFormat(name) => {
+            claim_error(name, token)
         }
-        ErrorKind::InvalidSignature => "Its signature is not by an accepted key.".to_owned(),
-        _ => "It cannot be read.".to_owned(),
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidKeyFormat => InvalidToken::Algorithm,
+        ErrorKind::InvalidSignature => InvalidToken::Signature,
+        _ => InvalidToken::Unreadable,
     };
-    ApiError::invalid_token(message)
+    why.into()
 }
 
-/// A claim that is missing or has the wrong type: the library does not tell which. The token's signature was verified.
-fn unfit(name: &str, token: &str) -> String {
+/// The library does not distinguish a missing claim from one of the wrong type. The token's signature was verified.
+fn claim_error(name: &str, token: &str) -> InvalidToken {
     let claims =
         jsonwebtoken::dangerous::insecure_decode_claims::<Map<String, Value>>(token).unwrap_or_default();
     if claims.get(name).is_none_or(Value::is_null) {
-        return format!("It has no `{name}`.");
+        return InvalidToken::MissingClaim(name.to_owned());
     }
-    let kind = match name {
+    let expected = match name {
         "exp" | "nbf" => "a number of seconds since 1970",
         "sub" => "a string",
         _ => "a string or an array of strings",
     };
-    format!("Its `{name}` must be {kind}.")
+    InvalidToken::ClaimType(name.to_owned(), expected)
 }
 
 #[cfg(test)]

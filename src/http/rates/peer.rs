@@ -1,4 +1,4 @@
-//! Where a request came from: the connection's other end, or what a proxy says that is known to tell the truth.
+//! The client address of a request: the peer of the connection, or what a trusted proxy wrote into `X-Forwarded-For`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use axum::http::request::Parts;
 use ipnet::IpNet;
 use tracing::warn;
 
-use crate::http::sockets::SocketPermit;
+use crate::http::server::socket_limit::SocketPermit;
 
 const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Proxies whose word counts.
+/// Proxies whose `X-Forwarded-For` is trusted.
 #[derive(Debug, Default)]
 pub struct Proxies {
     trusted: Vec<IpNet>,
@@ -21,37 +21,38 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// Those of these networks.
+    /// Trusts the addresses of these networks.
     pub fn new(trusted: Vec<IpNet>) -> Self {
         Self { trusted, warned: AtomicBool::new(false) }
     }
 
-    /// The address that a request came from, as far as that is known.
+    /// The client address of a request, as far as it is known.
     pub fn address(&self, parts: &Parts) -> Option<IpAddr> {
         let peer = peer(parts)?.to_canonical();
-        let said = parts.headers.get_all(FORWARDED);
-        let said: Vec<_> = said.iter().flat_map(|value| value.to_str().unwrap_or("?").split(',')).collect();
-        if !said.is_empty() && !self.trusts(peer) && !self.warned.swap(true, Ordering::Relaxed) {
+        let forwarded = parts.headers.get_all(FORWARDED);
+        let forwarded: Vec<_> =
+            forwarded.iter().flat_map(|value| value.to_str().unwrap_or("?").split(',')).collect();
+        if !forwarded.is_empty() && !self.trusts(peer) && !self.warned.swap(true, Ordering::Relaxed) {
             warn!(
-                "{peer} says in X-Forwarded-For where requests come from, and is not believed: where it is a proxy of \
-                 yours, name it in --trusted-proxies, or all who come through it count as one"
+                "ignoring the X-Forwarded-For of {peer}, which is no trusted proxy: if it is a proxy of yours, add it to \
+                 --trusted-proxies, or all of its clients share one rate limit"
             );
         }
-        Some(self.farthest(peer, &said))
+        Some(self.client(peer, &forwarded))
     }
 
-    /// Each proxy wrote down at the right whom it heard from: the rightmost that is no proxy of ours is the last one that
-    /// somebody trustworthy has seen. What stands left of it, anybody may have written.
-    fn farthest(&self, peer: IpAddr, said: &[&str]) -> IpAddr {
-        let mut farthest = peer;
-        for text in said.iter().rev() {
-            if !self.trusts(farthest) {
+    /// Each proxy appends the address of its own peer: the rightmost address that is no trusted proxy is the client. What
+    /// stands left of it may be made up.
+    fn client(&self, peer: IpAddr, forwarded: &[&str]) -> IpAddr {
+        let mut client = peer;
+        for text in forwarded.iter().rev() {
+            if !self.trusts(client) {
                 break;
             }
-            let Some(address) = read(text.trim()) else { break };
-            farthest = address.to_canonical();
+            let Some(address) = parse(text.trim()) else { break };
+            client = address.to_canonical();
         }
-        farthest
+        client
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -59,13 +60,13 @@ impl Proxies {
     }
 }
 
-/// The other end of the connection, as the server that took it knows it.
+/// The peer of the TCP connection.
 fn peer(parts: &Parts) -> Option<IpAddr> {
-    parts.extensions.get::<Arc<SocketPermit>>().map(|place| place.peer())
+    parts.extensions.get::<Arc<SocketPermit>>().map(|permit| permit.peer())
 }
 
-/// Some write the port, too.
-fn read(text: &str) -> Option<IpAddr> {
+/// An address; some proxies append the port.
+fn parse(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
@@ -77,12 +78,12 @@ mod tests {
     #[test]
     fn only_what_a_trusted_proxy_saw_counts() {
         let proxies = Proxies::new(vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        let farthest = |peer: &str, said: &str| {
-            let said: Vec<_> = said.split(',').filter(|text| !text.is_empty()).collect();
-            proxies.farthest(peer.parse().unwrap(), &said).to_string()
+        let client = |peer: &str, forwarded: &str| {
+            let forwarded: Vec<_> = forwarded.split(',').filter(|text| !text.is_empty()).collect();
+            proxies.client(peer.parse().unwrap(), &forwarded).to_string()
         };
-        for (peer, said, address) in [
-            // Straight from the client, whatever it says.
+        for (peer, forwarded, address) in [
+            // Straight from the client, whatever its header names.
             ("192.0.2.1", "", "192.0.2.1"),
             ("192.0.2.1", "198.51.100.9", "192.0.2.1"),
             // Through one proxy, and two.
@@ -94,14 +95,14 @@ mod tests {
             // Made up by the client: it stands farther left.
             ("10.0.0.1", "1.1.1.1, 10.9.9.9, 198.51.100.9", "198.51.100.9"),
             ("10.0.0.1", "1.1.1.1, 198.51.100.9, 10.0.0.2", "198.51.100.9"),
-            // Nothing that can be read: as far as it goes.
+            // Unreadable: as far as it goes.
             ("10.0.0.1", "unknown", "10.0.0.1"),
             ("10.0.0.1", "198.51.100.9, unknown, 10.0.0.2", "10.0.0.2"),
             ("10.0.0.1", "", "10.0.0.1"),
             ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
             ("10.0.0.1", "::ffff:198.51.100.9", "198.51.100.9"),
         ] {
-            assert_eq!(farthest(peer, said), address, "{peer}: {said}");
+            assert_eq!(client(peer, forwarded), address, "{peer}: {forwarded}");
         }
     }
 }

@@ -1,24 +1,22 @@
-//! Which pages may ask, and which hosts a request may name.
+//! Which pages may send what changes state or opens connections, and which hosts a request may name.
 
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName};
 
 use super::origin::{NULL, Origin, Pattern, address, is_loopback};
+use crate::http::excerpt::excerpt;
 
 /// How the page that sends a request and its target are related (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The most characters of an `Origin` or `Host` that an answer or a line of diagnostics repeats.
-const SHOWN: usize = 100;
-
-/// Which pages may do what changes state and open connections, and which hosts requests may name.
+/// The configured rules of origins and hosts.
 #[derive(Clone, Debug, Default)]
-pub struct Origins {
-    /// Dev auth: pages of this machine may ask, and requests name this machine, so that no website can make a name of its
-    /// own lead here (DNS rebinding).
+pub struct OriginPolicy {
+    /// Dev auth: pages of this machine are allowed, and requests have to name this machine, so that no website can point a
+    /// name of its own here (DNS rebinding).
     pub dev: bool,
-    /// Dev auth that others reach: a request may also name the service by an IP address, which no DNS answer can forge.
+    /// Dev auth on any address: a request may also name the service by an IP address, which no DNS answer can forge.
     pub anywhere: bool,
     /// `--allowed-origins`.
     pub listed: Vec<Pattern>,
@@ -28,31 +26,31 @@ pub struct Origins {
     pub hosts: Vec<String>,
 }
 
-/// What is known of the page that sends a request.
+/// The page that sends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// No browser says that a page is behind it, or it is a page of this very origin.
+    /// No page of another origin: a program, or a page of this very origin.
     Own,
-    /// A page that may ask.
+    /// A page of another origin that is allowed.
     Allowed,
-    /// A page that may not.
+    /// A page of another origin that is not.
     Foreign,
 }
 
-impl Origins {
-    /// What is known of the page behind a request.
+impl OriginPolicy {
+    /// The page that sends a request.
     pub fn page(&self, headers: &HeaderMap) -> Page {
         let mut origins = headers.get_all(ORIGIN).iter();
         match (origins.next(), origins.next()) {
-            // Browsers leave `Origin` out of some requests to other origins, and say so here.
-            (None, _) if is_of_another_origin(headers) => Page::Foreign,
+            // Browsers send some requests to other origins without `Origin`; then `Sec-Fetch-Site` tells.
+            (None, _) if is_cross_origin(headers) => Page::Foreign,
             (None, _) => Page::Own,
-            (Some(origin), None) if self.allow(origin.to_str().unwrap_or("?"), headers) => Page::Allowed,
+            (Some(origin), None) if self.allows(origin.to_str().unwrap_or("?"), headers) => Page::Allowed,
             _ => Page::Foreign,
         }
     }
 
-    fn allow(&self, text: &str, headers: &HeaderMap) -> bool {
+    fn allows(&self, text: &str, headers: &HeaderMap) -> bool {
         if self.listed.iter().any(|pattern| pattern.allows(text)) {
             return true;
         }
@@ -62,14 +60,13 @@ impl Origins {
             || (self.compares_hosts() && host(headers).is_some_and(|host| origin.is_at(&host)))
     }
 
-    /// Whether pages of the host that a request names may ask. In dev auth that host was checked before.
+    /// Whether pages of the host that a request names are allowed. In dev auth that host was checked before.
     fn compares_hosts(&self) -> bool {
         self.dev || (self.listed.is_empty() && self.own.is_empty())
     }
 
-    /// Whether a request in dev auth names a host that is not known to be this service.
-    pub fn refuse_host(&self, headers: &HeaderMap) -> bool {
-        // No browser leaves it out.
+    /// Whether a request in dev auth names a host that is not known as this service. Browsers always send `Host`.
+    pub fn refuses_host(&self, headers: &HeaderMap) -> bool {
         self.dev && headers.contains_key(HOST) && !host(headers).is_some_and(|host| self.is_own_host(&host))
     }
 
@@ -82,47 +79,43 @@ impl Origins {
             || self.listed.iter().any(|pattern| pattern.has_host(&name))
     }
 
-    /// Why a page may not ask, for whoever has to configure it. Only what has the form of an origin is repeated: anything else
-    /// does not come from a browser, and any text could get into the diagnostics.
-    pub fn why_not(&self, headers: &HeaderMap) -> String {
+    /// Why a page is refused, for the operator who configures origins. Only a well-formed origin is repeated: anything else
+    /// does not come from a browser, and would let any text into the diagnostics.
+    pub fn explain_refusal(&self, headers: &HeaderMap) -> String {
         let page = match headers.get(ORIGIN).map(|origin| origin.to_str()) {
             None => "Pages of other origins".to_owned(),
-            Some(Ok(origin)) if is_an_origin(origin) => format!("Pages of the origin `{}`", shown(origin)),
-            Some(_) => "Requests whose `Origin` is not an origin".to_owned(),
+            Some(Ok(origin)) if is_an_origin(origin) => format!("Pages of the origin `{}`", excerpt(origin)),
+            Some(_) => "Requests whose `Origin` is malformed".to_owned(),
         };
         let own = self.own.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let rule = match () {
             () if self.dev && own.is_empty() => {
-                "In dev auth, pages of this machine and of this service may. --allowed-origins adds others."
+                "Dev auth allows pages of this machine and of this service; --allowed-origins adds others."
                     .to_owned()
             }
             () if self.dev => {
-                format!("In dev auth, pages of this machine and of {own} may. --allowed-origins adds others.")
+                format!("Dev auth allows pages of this machine and of {own}; --allowed-origins adds others.")
             }
             () if !own.is_empty() => {
-                format!("Pages of {own} may (--public-url). --allowed-origins adds others.")
+                format!("--public-url allows pages of {own}; --allowed-origins adds others.")
             }
             () if !self.listed.is_empty() => {
-                "--allowed-origins lists those that may; --public-url adds this service's own.".to_owned()
+                "--allowed-origins lists the allowed origins; --public-url adds this service's own."
+                    .to_owned()
             }
             () => format!(
-                "Pages of the host that the request names, `{}`, may. --allowed-origins lists others; --public-url \
-                 says the service's own address.",
-                shown_host(headers)
+                "Pages of the request's own host, `{}`, are allowed; --allowed-origins adds others, and --public-url names \
+                 this service's own address.",
+                host_excerpt(headers)
             ),
         };
-        format!("{page} may not do this. {rule}")
+        format!("{page} are not allowed to send this request. {rule}")
     }
 }
 
-/// The host that a request names, for an answer or a line of diagnostics: bounded, and `?` where it is no host.
-pub fn shown_host(headers: &HeaderMap) -> String {
-    host(headers).map_or_else(|| "?".to_owned(), |host| shown(host.as_str()))
-}
-
-/// A value from a request, as an answer or a line of diagnostics repeats it: bounded, and without control characters.
-pub fn shown(value: &str) -> String {
-    value.chars().take(SHOWN).flat_map(char::escape_debug).collect()
+/// An excerpt of the host that a request names, or `?` when it is malformed.
+pub fn host_excerpt(headers: &HeaderMap) -> String {
+    host(headers).map_or_else(|| "?".to_owned(), |host| excerpt(host.as_str()))
 }
 
 fn is_an_origin(text: &str) -> bool {
@@ -133,7 +126,7 @@ fn host(headers: &HeaderMap) -> Option<Authority> {
     headers.get(HOST)?.to_str().ok()?.parse().ok()
 }
 
-fn is_of_another_origin(headers: &HeaderMap) -> bool {
+fn is_cross_origin(headers: &HeaderMap) -> bool {
     headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site" || site == "same-site")
 }
 
@@ -145,17 +138,17 @@ mod tests {
         [(HOST, host.parse().unwrap())].into_iter().collect()
     }
 
-    fn listed(patterns: &[&str]) -> Origins {
+    fn listed(patterns: &[&str]) -> OriginPolicy {
         let listed = patterns.iter().map(|pattern| pattern.parse().unwrap()).collect();
-        Origins { listed, ..Origins::default() }
+        OriginPolicy { listed, ..OriginPolicy::default() }
     }
 
-    fn of(urls: &[&str]) -> Origins {
+    fn of(urls: &[&str]) -> OriginPolicy {
         let own = urls.iter().map(|url| Origin::of_service(url).unwrap()).collect();
-        Origins { own, ..Origins::default() }
+        OriginPolicy { own, ..OriginPolicy::default() }
     }
 
-    fn allows(origins: &Origins, origin: &str, host: &str) -> bool {
+    fn allows(origins: &OriginPolicy, origin: &str, host: &str) -> bool {
         let mut headers = asked(host);
         headers.insert(ORIGIN, origin.parse().unwrap());
         origins.page(&headers) == Page::Allowed
@@ -163,20 +156,20 @@ mod tests {
 
     #[test]
     fn a_refusal_repeats_origins_and_hosts_and_no_other_text() {
-        let why_not = |origin: &str| {
+        let explained = |origin: &str| {
             let mut headers = asked("example.com");
             headers.insert(ORIGIN, origin.parse().unwrap());
-            Origins::default().why_not(&headers)
+            OriginPolicy::default().explain_refusal(&headers)
         };
         for origin in ["https://app.example.com", "null", "capacitor://localhost"] {
-            assert!(why_not(origin).contains(&format!("`{origin}`")), "{origin}");
+            assert!(explained(origin).contains(&format!("`{origin}`")), "{origin}");
         }
-        assert!(why_not("https://app.example.com").contains("`example.com`"));
+        assert!(explained("https://app.example.com").contains("`example.com`"));
         for text in ["a line of my own", "https://a line of my own", "https://a@line"] {
-            let said = why_not(text);
-            assert!(said.contains("is not an origin") && !said.contains("line"), "{said}");
+            let said = explained(text);
+            assert!(said.contains("is malformed") && !said.contains("line"), "{said}");
         }
-        assert_eq!(shown_host(&asked("a line of my own")), "?");
+        assert_eq!(host_excerpt(&asked("a line of my own")), "?");
     }
 
     #[test]
@@ -245,19 +238,22 @@ mod tests {
                 assert_eq!(allows(&service, origin, host), allowed, "{origin} at {host}");
             }
         }
-        let with_list = Origins { listed: listed(&["https://app"]).listed, ..service };
+        let with_list = OriginPolicy { listed: listed(&["https://app"]).listed, ..service };
         assert!(allows(&with_list, "https://h", "x") && allows(&with_list, "https://app", "x"));
         let mut headers = asked("h");
         headers.insert(ORIGIN, "http://h".parse().unwrap());
-        assert!(with_list.why_not(&headers).contains("https://h, https://h:8443"), "an error names it");
+        assert!(
+            with_list.explain_refusal(&headers).contains("https://h, https://h:8443"),
+            "an error names it"
+        );
     }
 
     #[test]
     fn a_page_without_an_origin_of_its_own_is_allowed_on_request_alone() {
-        let dev = Origins { dev: true, ..Origins::default() };
+        let dev = OriginPolicy { dev: true, ..OriginPolicy::default() };
         assert!(!allows(&dev, "null", "localhost:8000"));
         assert!(allows(&dev, "http://localhost:5173", "localhost:8000"));
-        let asked_for = Origins { listed: vec![Pattern::Null], ..dev };
+        let asked_for = OriginPolicy { listed: vec![Pattern::Null], ..dev };
         assert!(allows(&asked_for, "null", "localhost:8000"));
     }
 
@@ -283,9 +279,9 @@ mod tests {
 
     #[test]
     fn a_name_that_somebody_makes_lead_here_is_refused_in_dev_auth() {
-        let dev = Origins { dev: true, ..listed(&["http://me.test"]) };
+        let dev = OriginPolicy { dev: true, ..listed(&["http://me.test"]) };
         let dev =
-            Origins { hosts: vec!["tidings.internal".to_owned()], own: of(&["https://own"]).own, ..dev };
+            OriginPolicy { hosts: vec!["tidings.internal".to_owned()], own: of(&["https://own"]).own, ..dev };
         let known = [
             "localhost:8000",
             "127.0.0.1",
@@ -296,19 +292,19 @@ mod tests {
             "own",
         ];
         for host in known {
-            assert!(!dev.refuse_host(&asked(host)), "{host}");
+            assert!(!dev.refuses_host(&asked(host)), "{host}");
         }
         let names = ["evil.org:8000", "localhost.evil.org", "127.0.0.1.nip.io", "a b", "internal"];
         for host in names.into_iter().chain(["10.0.0.1", "[2001:db8::1]"]) {
-            assert!(dev.refuse_host(&asked(host)), "{host}");
+            assert!(dev.refuses_host(&asked(host)), "{host}");
         }
-        assert!(!dev.refuse_host(&HeaderMap::new()), "no browser leaves it out");
-        let anywhere = Origins { anywhere: true, ..dev };
+        assert!(!dev.refuses_host(&HeaderMap::new()), "no browser leaves it out");
+        let anywhere = OriginPolicy { anywhere: true, ..dev };
         for host in ["10.0.0.1:8000", "[2001:db8::1]:8000"] {
-            assert!(!anywhere.refuse_host(&asked(host)), "no DNS answer can forge {host}");
+            assert!(!anywhere.refuses_host(&asked(host)), "no DNS answer can forge {host}");
         }
         for host in names {
-            assert!(anywhere.refuse_host(&asked(host)), "{host}");
+            assert!(anywhere.refuses_host(&asked(host)), "{host}");
         }
     }
 }

@@ -5,26 +5,22 @@
 //! that names the HTTP status (`4401` stands for `401`) and a reason that has the error code. For any other client, and for a
 //! request that is no handshake of RFC 6455, the HTTP answer stays as it is.
 
-use std::time::Duration;
-
 use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tracing::debug;
 
-use super::answer::{REFUSALS, retry_after_seconds};
-use super::connection::close;
-use super::error::{ApiError, Code};
-use super::handshake::{self, Opened};
-use super::identity::SUBPROTOCOL;
-use super::identity::guard::Asks;
-use super::request::Query;
+use crate::http::answer::{REFUSALS, retry_after_seconds};
+use crate::http::error::{ApiError, Code};
+use crate::http::handshake::{self, Opened};
+use crate::http::identity::SUBPROTOCOL;
+use crate::http::query::Query;
+use crate::http::request_kind::RequestKind;
+use crate::http::server::closing::send_and_close;
 use crate::push::frame;
 
 /// The parameter of a WebSocket's address that names the version of the live protocol.
@@ -32,9 +28,6 @@ const VERSION: &str = "v";
 
 /// 4000 to 4999 are the application's own codes (RFC 6455, section 7.4.2).
 const OWN_CODES: u16 = 4_000;
-
-/// A client takes its close frame within this time, or not at all.
-const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// The close codes of refused handshakes.
 pub fn close_codes() -> [u16; 4] {
@@ -58,7 +51,7 @@ pub fn check_version(uri: &Uri) -> Result<(), ApiError> {
 /// Answers a refused handshake of a client that asks with `?v=2` by a close code. The connection is no member of the hub and
 /// takes no place of its user: it costs a TCP connection, for the time that `close` allows.
 pub async fn close_with_reason(request: Request, next: Next) -> Response {
-    let asked = Asks::of(request.extensions()) == Asks::WebSocket
+    let asked = RequestKind::of(request.extensions()) == RequestKind::WebSocket
         && Query::of(request.uri()).is_ok_and(|query| query.get(VERSION) == Some("2"));
     let handshake = if asked { handshake::begin(&request, SUBPROTOCOL).ok() } else { None };
     let answer = next.run(request).await;
@@ -84,25 +77,23 @@ fn reason(answer: &Response) -> String {
 
 /// Sends the answer to the handshake and the close frame, and closes.
 async fn say(Opened { stream, answer, place: _place, .. }: Opened, frame: Bytes) {
-    let mut stream = match TcpStream::from_std(stream.into()) {
+    let stream = match TcpStream::from_std(stream.into()) {
         Ok(stream) => stream,
         Err(error) => return debug!("a refused WebSocket ended in its handshake: {error}"),
     };
-    let said = [answer, frame].concat();
-    if let Ok(Ok(())) = timeout(LAST_WORD, stream.write_all(&said)).await {
-        close(stream).await;
-    }
+    send_and_close(stream, &[answer, frame].concat()).await;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::identity::error::AuthError;
     use axum::response::IntoResponse as _;
 
     #[test]
     fn a_reason_names_the_error_and_when_to_try_again_in_at_most_123_bytes() {
         let of = |error: ApiError| reason(&error.into_response());
-        assert_eq!(of(ApiError::token_expired()), r#"{"code":"token_expired"}"#);
+        assert_eq!(of(AuthError::ExpiredToken.into()), r#"{"code":"token_expired"}"#);
         let spent = crate::push::admission::Full.into();
         assert_eq!(of(spent), r#"{"code":"too_many_connections_of_user","retry_after_ms":30000}"#);
         // An error code has room for 70 characters, which none comes near.

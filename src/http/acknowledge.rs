@@ -8,8 +8,10 @@ use serde_json::json;
 use super::answer;
 use super::body::{Body, Fields};
 use super::error::ApiError;
-use super::identity::Identity;
-use super::request::{InChannel, Query, trace_of};
+use super::extract::ChannelPath;
+use super::headers::trace_of;
+use super::identity::Principal;
+use super::query::Query;
 use super::state::App;
 use crate::domain::BroadcastId;
 
@@ -19,8 +21,8 @@ const ACKNOWLEDGE: Fields = Fields { known: &["broadcast_id"], not_yet: &["level
 /// `POST /acknowledge`
 pub async fn acknowledge(
     State(app): State<App>,
-    InChannel(channel): InChannel,
-    who: Identity,
+    ChannelPath(channel): ChannelPath,
+    who: Principal,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -29,7 +31,7 @@ pub async fn acknowledge(
     let id = BroadcastId::from_client(body.required("broadcast_id")?).map_err(|_| {
         ApiError::invalid("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.")
     })?;
-    let standing = app.rates.acknowledge(&who.user)?;
+    let rate_limit = app.rates.acknowledge(&who.user)?;
     let done = app.acks.acknowledge(channel, id, who.user, trace_of(&headers)).await?;
     let mut reply = json!({"status": "success", "sequence": done.sequence});
     if let Some(already) = done.already {
@@ -39,5 +41,5 @@ pub async fn acknowledge(
         Some(sequence) => answer::ok(app.projection.place(sequence), &reply),
         None => answer::accepted(reply),
     };
-    Ok(answer::standing(answer, standing))
+    Ok(answer::with_rate_limit(answer, rate_limit))
 }

@@ -7,14 +7,14 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::error::ApiError;
+use crate::http::error::ApiError;
 use crate::json;
 
 /// Its media type.
 const KIND: &str = "application/problem+json";
 
 /// Says errors as problems to those who ask for that. Status and headers stay as they are.
-pub async fn as_problem(request: Request, next: Next) -> Response {
+pub async fn problem_json(request: Request, next: Next) -> Response {
     let wanted = is_wanted(request.headers());
     let mut response = next.run(request).await;
     let Some(error) = response.extensions_mut().remove::<ApiError>() else { return response };

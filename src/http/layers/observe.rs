@@ -10,9 +10,9 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::time::timeout;
 use tracing::{Instrument as _, debug};
 
-use super::error::{ApiError, Code, Refusal};
-use super::request::trace_of;
-use super::state::App;
+use crate::http::error::{ApiError, Code, Refusal};
+use crate::http::headers::trace_of;
+use crate::http::state::App;
 use crate::log::TraceParent;
 use crate::metrics::{ByReason, ByRequest, ByRoute, Metrics};
 
@@ -39,7 +39,7 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
         );
     });
     if let Some(refusal) = response.extensions().get::<Refusal>() {
-        span.in_scope(|| app.gate.refusals.say(status, refusal, &route));
+        span.in_scope(|| app.refusal_log.log(status, refusal, &route));
     }
     if let Some(Code(code)) = response.extensions().get()
         && CONNECTING.iter().any(|end| route.ends_with(end))
@@ -60,12 +60,6 @@ async fn in_time(patience: Duration, request: Request, next: Next) -> Response {
     let writes = !request.method().is_safe();
     let answered = timeout(patience, next.run(request)).await;
     answered.unwrap_or_else(|_| ApiError::too_slow(writes).into_response())
-}
-
-/// Counts what was refused before there was a request that could have gone anywhere.
-pub(super) fn count_refused(metrics: &Metrics, error: &ApiError) {
-    let nowhere = ByRequest { method: "other", route: String::new(), status: error.status().as_u16().into() };
-    metrics.http_requests.get_or_create(&nowhere).inc();
 }
 
 fn count(metrics: &Metrics, method: &'static str, route: String, status: StatusCode, took: Duration) {

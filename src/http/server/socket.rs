@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::limits::{Patience, STALLED};
-use super::sockets::SocketPermit;
+use super::limits::{Timeouts, WRITE_TIMEOUT};
+use super::socket_limit::SocketPermit;
 
 /// Where a connection is in the exchange.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ pub(super) enum Late {
 /// What is known of a connection, by its socket and whoever serves it.
 #[derive(Debug)]
 pub(super) struct Standing {
-    patience: Patience,
+    timeouts: Timeouts,
     now: Mutex<Now>,
 }
 
@@ -56,9 +56,9 @@ struct Now {
 
 impl Standing {
     /// A connection that has just begun.
-    pub(super) fn new(patience: Patience) -> Self {
-        let phase = Phase::Silent { until: Instant::now() + patience.head };
-        Self { patience, now: Mutex::new(Now { phase, stalled: None }) }
+    pub(super) fn new(timeouts: Timeouts) -> Self {
+        let phase = Phase::Silent { until: Instant::now() + timeouts.head };
+        Self { timeouts, now: Mutex::new(Now { phase, stalled: None }) }
     }
 
     /// When the client is late, as it stands, and for what.
@@ -69,7 +69,7 @@ impl Standing {
             Phase::Head { until } => Some((until, Late::Head)),
             Phase::Busy | Phase::Sending | Phase::Upgraded => None,
         };
-        let taking = now.stalled.map(|since| (since + STALLED, Late::Stalled));
+        let taking = now.stalled.map(|since| (since + WRITE_TIMEOUT, Late::Stalled));
         asking.into_iter().chain(taking).min_by_key(|(at, _)| *at)
     }
 
@@ -86,14 +86,14 @@ impl Standing {
     fn heard(&self) {
         let mut now = self.now();
         if matches!(now.phase, Phase::Silent { .. }) {
-            now.phase = Phase::Head { until: Instant::now() + self.patience.head };
+            now.phase = Phase::Head { until: Instant::now() + self.timeouts.head };
         }
     }
 
     fn flushed(&self) {
         let mut now = self.now();
         if matches!(now.phase, Phase::Sending) {
-            now.phase = Phase::Silent { until: Instant::now() + self.patience.idle };
+            now.phase = Phase::Silent { until: Instant::now() + self.timeouts.idle };
         }
     }
 

@@ -8,9 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody, to_bytes};
-use axum::http::header::{CONNECTION, CONTENT_LENGTH};
-use axum::http::{HeaderValue, StatusCode};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -18,38 +17,30 @@ use hyper::server::conn::http1::{self, Parts};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::error::ApiError;
-use super::handshake::{Handover, Opened, Then};
-use super::limits::{HeadLimits, Patience};
-use super::observe;
-use super::server::is_told;
+use super::closing::{LAST_WRITE_TIMEOUT, close, unsolicited};
+use super::limits::{HeadLimits, Timeouts};
 use super::socket::{Busy, Late, Rest, Socket, Standing};
-use super::sockets::SocketPermit;
-use crate::metrics::Metrics;
+use super::socket_limit::SocketPermit;
+use crate::http::error::ApiError;
+use crate::http::handshake::{Handover, Opened, Then};
+use crate::metrics::{ByRequest, Metrics};
+use crate::shutdown::signalled;
 
 /// What hyper keeps for a connection at most, besides the head of a request: it reads bodies through it.
 const BUFFER: usize = 64 * 1024;
-
-/// After the last answer a client may go on sending for so long, and so much, before the connection is reset over it:
-/// a reset can take the answer with it.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 256 * 1024;
-
-/// A client takes an answer that nothing was asked for within this, or not at all.
-const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What all connections share.
 #[derive(Clone)]
 pub(super) struct Serving {
     pub(super) router: Router,
     pub(super) head: HeadLimits,
-    pub(super) patience: Patience,
+    pub(super) timeouts: Timeouts,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -61,7 +52,7 @@ impl Serving {
         permit: Arc<SocketPermit>,
         mut stopped: watch::Receiver<bool>,
     ) {
-        let standing = Arc::new(Standing::new(self.patience));
+        let standing = Arc::new(Standing::new(self.timeouts));
         let router = TowerToHyperService::new(self.router.clone());
         let (place, whose) = (permit.clone(), standing.clone());
         let handover = Arc::new(Handover::default());
@@ -91,7 +82,7 @@ impl Serving {
         });
         let socket = TokioIo::new(Socket::new(stream, permit, standing.clone()));
         let mut connection = self.http1().serve_connection(socket, service);
-        let mut stop = pin!(is_told(&mut stopped));
+        let mut stop = pin!(signalled(&mut stopped));
         let mut stopping = false;
         let end = loop {
             tokio::select! {
@@ -136,11 +127,18 @@ impl Serving {
         };
         let Rest { mut stream, permit: _permit, .. } = socket.into_rest();
         if let Some(error) = why {
-            observe::count_refused(&self.metrics, &error);
-            let _ = timeout(LAST_WORD, stream.write_all(&unasked(error).await)).await;
+            count_unrouted(&self.metrics, &error);
+            let response = unsolicited(error.into_response()).await;
+            let _ = timeout(LAST_WRITE_TIMEOUT, stream.write_all(&response)).await;
         }
         close(stream).await;
     }
+}
+
+/// Counts a response to what was no request that a route could have matched.
+pub(super) fn count_unrouted(metrics: &Metrics, error: &ApiError) {
+    let labels = ByRequest { method: "other", route: String::new(), status: error.status().as_u16().into() };
+    metrics.http_requests.get_or_create(&labels).inc();
 }
 
 /// After a handshake a connection is none of HTTP any more.
@@ -186,37 +184,6 @@ async fn late(standing: &Standing) -> Late {
     .await
 }
 
-/// The bytes of an answer that hyper does not give, after which the connection ends.
-pub(super) async fn unasked(error: ApiError) -> Bytes {
-    let (mut head, body) = error.into_response().into_parts();
-    let body = to_bytes(body, BUFFER).await.unwrap_or_default();
-    head.headers.insert(CONTENT_LENGTH, body.len().into());
-    head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
-    for (name, value) in &head.headers {
-        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-    }
-    bytes.extend_from_slice(b"\r\n");
-    bytes.extend_from_slice(&body);
-    bytes.into()
-}
-
-/// Closes so that what was sent gets there.
-pub(super) async fn close(mut stream: TcpStream) {
-    let lingering = async {
-        stream.shutdown().await?;
-        let mut rest = [0; 4 * 1024];
-        let mut room = LINGER_BYTES;
-        while let read @ 1.. = stream.read(&mut rest).await?
-            && read < room
-        {
-            room -= read;
-        }
-        std::io::Result::Ok(())
-    };
-    let _ = timeout(LINGER, lingering).await;
-}
-
 /// The body of an answer, which keeps its connection busy until it is made.
 struct Answer {
     body: Body,
@@ -246,8 +213,9 @@ impl HttpBody for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::limits::STALLED;
-    use crate::http::sockets::Sockets;
+    use crate::http::server::limits::WRITE_TIMEOUT;
+    use crate::http::server::socket_limit::SocketLimit;
+    use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
     use tokio::time::Instant;
@@ -260,11 +228,11 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         let metrics = Arc::new(Metrics::default());
-        let permit = Sockets::new(1, None, metrics.sockets.clone()).enter(peer).unwrap();
+        let permit = SocketLimit::new(1, None, metrics.sockets.clone()).acquire(peer).unwrap();
         let serving = Serving {
             router: Router::new().fallback(move || async move { "x".repeat(answer) }),
             head: HeadLimits { bytes: 4_096, fields: 100 },
-            patience: Patience { head: Duration::from_secs(5), idle: Duration::from_secs(75) },
+            timeouts: Timeouts { head: Duration::from_secs(5), idle: Duration::from_secs(75) },
             metrics,
         };
         (client, tokio::spawn(serving.serve(stream, permit, stopped)))
@@ -277,7 +245,7 @@ mod tests {
         client.write_all(ASK).await.unwrap();
         let began = Instant::now();
         served.await.unwrap();
-        assert_eq!(began.elapsed().as_secs(), STALLED.as_secs());
+        assert_eq!(began.elapsed().as_secs(), WRITE_TIMEOUT.as_secs());
         let mut taken = Vec::new();
         assert!(client.read_to_end(&mut taken).await.is_err() || taken.len() < 64 << 20, "it is not whole");
     }
