@@ -78,7 +78,7 @@ pub struct Metrics {
     pub reads_waiting: Gauge,
     /// TCP connections to this replica, whatever they are for.
     pub sockets: Gauge,
-    /// TCP connections turned away, by the error's code.
+    /// Rejected TCP connections, by the error's code.
     pub sockets_refused: Family<ByReason, Counter>,
 
     /// How long each try of an append took, by what the log answered.
@@ -246,7 +246,7 @@ impl Metrics {
         );
         add(r, "reads_waiting", "Reads that wait for the sequence that they ask for", &self.reads_waiting);
         add(r, "sockets", "TCP connections to this replica", &self.sockets);
-        add(r, "sockets_refused", "TCP connections turned away, by error code", &self.sockets_refused);
+        add(r, "sockets_refused", "Rejected TCP connections, by error code", &self.sockets_refused);
         seconds(
             r,
             "append_duration",

@@ -39,7 +39,7 @@ async fn an_address_has_so_many_sockets_whatever_they_have_become() {
     elsewhere.send(GET).await;
     assert_eq!(elsewhere.answer().await.status, 200, "another address has its own places");
     calm.goes_on().await;
-    assert!(calm.replica.log().contains("turned away a connection from 127.0.0.1"), "{}", calm.replica.log());
+    assert!(calm.replica.log().contains("rejected a TCP connection from 127.0.0.1"), "{}", calm.replica.log());
     websockets.pop();
     eventually("there is a place again", || async {
         let mut raw = Raw::connect(&calm.replica).await;
@@ -128,7 +128,7 @@ async fn with_few_descriptors_it_takes_fewer_sockets_and_says_so() {
     assert_eq!(listener.expect("new_broadcast").await["broadcast"]["id"], id);
     assert_eq!(replica.count("tidings_sockets").await, 144);
     assert!(replica.count("tidings_sockets_refused_total{reason=\"too_many_sockets\"}").await > 150);
-    assert!(!replica.log().contains("cannot take connections"), "{}", replica.log());
+    assert!(!replica.log().contains("cannot accept connections"), "{}", replica.log());
 }
 
 #[tokio::test]
@@ -166,14 +166,14 @@ async fn without_any_descriptor_left_it_waits_and_goes_on() {
         raw.send(GET).await;
         waiting.push(raw);
     }
-    eventually("it says so", || async { calm.replica.log().contains("cannot take connections now") }).await;
+    eventually("it says so", || async { calm.replica.log().contains("cannot accept connections") }).await;
     calm.goes_on().await;
     prlimit(pid, Resource::Nofile, before).unwrap();
     for raw in &mut waiting {
         assert_eq!(raw.answer().await.status, 200, "whoever waited is served");
     }
     assert_eq!(
-        calm.replica.log().matches("cannot take connections now").count(),
+        calm.replica.log().matches("cannot accept connections").count(),
         1,
         "once, not again and again"
     );
