@@ -39,7 +39,11 @@ async fn an_address_has_so_many_sockets_whatever_they_have_become() {
     elsewhere.send(GET).await;
     assert_eq!(elsewhere.answer().await.status, 200, "another address has its own places");
     calm.goes_on().await;
-    assert!(calm.replica.log().contains("rejected a TCP connection from 127.0.0.1"), "{}", calm.replica.log());
+    assert!(
+        calm.replica.log().contains("rejected a TCP connection from 127.0.0.1"),
+        "{}",
+        calm.replica.log()
+    );
     websockets.pop();
     eventually("there is a place again", || async {
         let mut raw = Raw::connect(&calm.replica).await;
