@@ -1,4 +1,4 @@
-//! Behind an nginx that ends TLS, as README.md shows it: the whole contract, and what only such a place brings with it.
+//! Behind an nginx that ends TLS, as docs/authentication.md shows it: the whole contract, and what only such a place brings with it.
 
 use std::process::{Command, Stdio};
 

@@ -30,6 +30,7 @@ mod conditions;
 mod contracts;
 mod convergence;
 mod diagnostics;
+mod documents;
 mod drain;
 mod edge;
 mod edge_tls;

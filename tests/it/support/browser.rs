@@ -184,6 +184,11 @@ impl Tab<'_> {
         self.click("question-yes").await;
     }
 
+    /// What is seen of the page, as a PNG.
+    pub async fn screenshot(&self) -> Vec<u8> {
+        self.here().await.screenshot_as_png().await.unwrap()
+    }
+
     /// Gives the page so much room, as a device with a screen of that width does.
     pub async fn resize(&self, width: u32) {
         let tools = self.here().await.cdp();

@@ -1,4 +1,4 @@
-//! An nginx that ends TLS in front of a replica, as README.md shows it, and a way through TLS for clients that speak none.
+//! An nginx that ends TLS in front of a replica, as docs/authentication.md shows it, and a way through TLS for clients that speak none.
 //!
 //! With `TIDINGS_TESTS_BEHIND=nginx`, every replica of every test stands behind one.
 
@@ -24,10 +24,10 @@ pub const VARIABLE: &str = "TIDINGS_TESTS_BEHIND";
 /// The host in the configuration, for which the certificate is.
 pub const HOST: &str = "tidings.example.com";
 
-/// The configuration that README.md shows.
+/// The configuration that docs/authentication.md shows.
 pub fn nginx() -> String {
-    let readme = shipped("README.md");
-    let (_, after) = readme.split_once("```nginx\n").expect("README.md shows a configuration of nginx");
+    let page = shipped("docs/authentication.md");
+    let (_, after) = page.split_once("```nginx\n").expect("the document shows a configuration of nginx");
     after.split_once("```").expect("it ends").0.to_owned()
 }
 
