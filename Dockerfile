@@ -7,6 +7,8 @@ WORKDIR /src
 
 # Only what the build reads. The binary embeds definitions from nats/ and schemas/.
 COPY Cargo.toml Cargo.lock build.rs ./
+# A member of the workspace, which cargo wants to know of and does not build.
+COPY bench/Cargo.toml bench/
 COPY src src
 COPY nats nats
 COPY schemas schemas

@@ -19,44 +19,50 @@ run: ## Start one replica with its own NATS at http://127.0.0.1:8000
 	cargo build --locked; \
 	TIDINGS_NATS_SERVER=$$server exec cargo run --quiet --locked -- serve $(ARGS)
 
+# With the benchmarks' own tests, and built with them, so that cargo compiles every dependency once, with one set of features.
+TEST := cargo test --locked --workspace
+
 # The integration binary is last, so that its summary is the last thing said.
 test: ## Run every test, on real nats-server processes (ARGS=name for some)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
 	tests/install.sh; \
-	cargo test --locked --doc; \
-	cargo test --locked --test sim $(ARGS); \
-	cargo test --locked --lib --bins --test it $(ARGS)
+	$(TEST) --doc; \
+	$(TEST) --test sim $(ARGS); \
+	$(TEST) --lib --bins --test it $(ARGS)
 
 faults: ## Run every fault, the slow ones too (root, to mount small disks; ARGS=name for some)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
-	cargo test --locked --test it -- faults::$(ARGS) --include-ignored
+	$(TEST) --test it -- faults::$(ARGS) --include-ignored
 
 # A run follows from its seed: SEEDS=10000 for more of them, SEED=17 for one and what happened in it.
 sim: ## Simulate replicas in virtual time under seeded trouble (SEEDS=, SEED=)
-	cargo test --locked --test sim -- --nocapture $(ARGS)
+	$(TEST) --test sim -- --nocapture $(ARGS)
 
-# What may be chosen besides is in tests/bench/README.md. On a machine that does nothing else, and has two cores.
+# The replica is the program that `cargo build --release` makes: cargo builds the benchmark apart from it, with features of its own.
+# bench/README.md lists the other variables. On a machine that does nothing else, and has two cores.
 bench: ## Measure a replica under load, beside the least that a server could do (ROUNDS=, CLIENTS=, ONLY=)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
-	cargo bench --locked --bench fanout
+	cargo build --locked --release; \
+	cargo run --locked --release --package tidings-bench --bin bench-fanout
 
-# Fetches Bun and FastAPI into .tools/, and Redis as Debian's package: tests/bench/peers/install.sh.
+# Fetches Bun and FastAPI into .tools/, and Redis as Debian's package: bench/peers/install.sh.
 bench-peers: ## The same beside Bun and FastAPI + Redis too, which it installs (ROUNDS=, CLIENTS=, ONLY=)
-	@NATS_SERVER=$$(nats/install.sh); PEERS=$$(tests/bench/peers/install.sh); export NATS_SERVER PEERS; \
-	cargo bench --locked --bench fanout
+	@PEERS=$$(bench/peers/install.sh); export PEERS; \
+	$(MAKE) --no-print-directory bench
 
 bench-audit: ## Measure how long a long log takes to verify (EVENTS=, CHECKPOINTS=)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
-	cargo bench --locked --bench audit $(ARGS)
+	cargo build --locked --release; \
+	cargo run --locked --release --package tidings-bench --bin bench-audit
 
 bench-micro: ## Measure the smallest steps (ARGS=name for some)
-	cargo bench --locked --bench micro -- $(ARGS)
+	cargo bench --locked --package tidings-bench --bench micro -- $(ARGS)
 
 check: lint scripts deny doc ## What must be clean before a commit: lint, scripts, deny and doc
 
 lint: ## Check the format, then clippy, with every warning an error
 	cargo fmt --all -- --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 scripts: ## Lint the shell scripts
 	@tests/install.sh
@@ -66,9 +72,9 @@ scripts: ## Lint the shell scripts
 deny: ## Check the dependencies: licences, sources, duplicates, and advisories if RustSec's database is here
 	@command -v .tools/bin/cargo-deny >/dev/null || \
 		cargo install --quiet --locked --debug --root .tools cargo-deny@0.20.2
-	.tools/bin/cargo-deny --locked check licenses bans sources
+	.tools/bin/cargo-deny --locked --workspace check licenses bans sources
 	@if compgen -G "$${CARGO_HOME:-$$HOME/.cargo}/advisory-dbs/*" >/dev/null; then \
-		.tools/bin/cargo-deny --locked check --disable-fetch advisories; \
+		.tools/bin/cargo-deny --locked --workspace check --disable-fetch advisories; \
 	else \
 		echo "No advisory database in $${CARGO_HOME:-~/.cargo}/advisory-dbs: advisories were not checked."; \
 	fi

@@ -20,7 +20,6 @@ mod auditor;
 mod autobahn;
 mod audit_http;
 mod audit_load;
-mod benchmark;
 mod canary;
 mod checklist;
 mod checkpoints;
