@@ -28,7 +28,8 @@ test: ## Run every test, on real nats-server processes (ARGS=name for some)
 	tests/install.sh; \
 	$(TEST) --doc; \
 	$(TEST) --test sim $(ARGS); \
-	$(TEST) --lib --bins --test it $(ARGS)
+	$(TEST) --lib --bins $(ARGS); \
+	$(TEST) --test it $(ARGS)
 
 faults: ## Run every fault, the slow ones too (root, to mount small disks; ARGS=name for some)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \

@@ -194,3 +194,30 @@ fn the_commands_of_the_image_parse() {
         Cli::try_parse_from(&check[1..]).unwrap();
     }
 }
+
+#[test]
+fn cargo_loads_the_workspace_from_what_the_image_copies() {
+    let (root, folder) = (Path::new(env!("CARGO_MANIFEST_DIR")), tempfile::tempdir().unwrap());
+    let image = shipped("Dockerfile");
+    let copied =
+        image.lines().filter_map(|line| line.strip_prefix("COPY ")).filter(|line| !line.starts_with("--"));
+    for line in copied {
+        let (sources, destination) = line.rsplit_once(' ').unwrap();
+        for source in sources.split(' ') {
+            let from = root.join(source);
+            assert!(
+                shipped(".dockerignore").lines().any(|line| line == format!("!{source}")),
+                "{source} is ignored"
+            );
+            let to = folder.path().join(destination);
+            let to = if destination.ends_with('/') { to.join(from.file_name().unwrap()) } else { to };
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            let copy = Command::new("cp").arg("-r").args([from, to]).status().unwrap();
+            assert!(copy.success(), "{line}");
+        }
+    }
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--locked", "--offline", "--no-deps", "--format-version", "1"]);
+    let loaded = cargo.current_dir(folder.path()).output().unwrap();
+    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+}
