@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test faults sim bench bench-peers bench-audit bench-micro check lint scripts deny doc contracts nats
+.PHONY: help run test faults sim bench bench-peers bench-audit bench-micro release check lint scripts deny doc contracts nats
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ bench-audit: ## Measure how long a long log takes to verify (EVENTS=, CHECKPOINT
 
 bench-micro: ## Measure the smallest steps (ARGS=name for some)
 	cargo bench --locked --package tidings-bench --bench micro -- $(ARGS)
+
+# A release is optimized as a whole, which takes minutes.
+release: ## Build a release and install it into a folder of its own, as docs/deployment.md shows, and throw that away
+	cargo test --locked --test it -- --ignored documents::release
 
 check: lint scripts deny doc ## What must be clean before a commit: lint, scripts, deny and doc
 

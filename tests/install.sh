@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 #
 # Sees to it that the programs are here which the tests put around a replica: a real browser and its driver, real
-# balancers, the linter of Prometheus, and one for shell scripts. They are Debian's packages. As root on Debian (a container, the CI) what is missing is installed; elsewhere
-# it is named, with what to type, and the tests that need it say so when they fail.
+# balancers, the linter of Prometheus, one for shell scripts, and what the commands of the documents use. They are
+# Debian's packages. As root on Debian (a container, the CI) what is missing is installed; elsewhere it is named, with
+# what to type, and the tests that need it say so when they fail.
 
 set -euo pipefail
 
@@ -10,7 +11,9 @@ set -euo pipefail
 readonly wanted=(
     chromium:chromium
     chromedriver:chromium-driver
+    curl:curl
     haproxy:haproxy
+    jq:jq
     nginx:nginx-light
     promtool:prometheus
     shellcheck:shellcheck

@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use crate::support::nats::files_below;
 use crate::support::shipped;
 
-/// README.md and everything below `docs/`, and the documents that stand beside what they describe.
-fn documents() -> Vec<String> {
+/// The documents below `docs/`.
+pub fn below_docs() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let below = files_below(&root.join("docs"))
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "md"));
-    let named = below.map(|path| path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+    let below = files_below(&root.join("docs"));
+    let documents = below.into_iter().filter(|path| path.extension().is_some_and(|e| e == "md"));
+    documents.map(|path| path.strip_prefix(root).unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+/// Those, and the documents that stand beside what they describe.
+fn documents() -> Vec<String> {
     let beside = [
         "README.md",
         "CONTRIBUTING.md",
@@ -20,7 +23,7 @@ fn documents() -> Vec<String> {
         "schemas/README.md",
         "schemas/metrics.md",
     ];
-    named.chain(beside.map(str::to_owned)).collect()
+    below_docs().into_iter().chain(beside.map(str::to_owned)).collect()
 }
 
 /// The text without its fenced blocks.
