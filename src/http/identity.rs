@@ -1,7 +1,6 @@
 //! Authentication and authorization: who sends a request, which roles they have, and which pages may send it.
 
 pub mod authenticator;
-mod crypto;
 mod dev;
 pub mod error;
 mod fetch;

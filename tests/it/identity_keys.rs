@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -70,8 +72,18 @@ async fn each_algorithm_counts_with_its_own_key_and_no_other() {
 }
 
 fn base64_of(value: &Value) -> Vec<u8> {
-    use base64::Engine as _;
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(value.as_str().unwrap()).unwrap()
+    URL_SAFE_NO_PAD.decode(value.as_str().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_modulus_with_a_leading_zero_byte_is_accepted() {
+    let nats = Nats::start().await;
+    let rsa = Issuer::rsa("RS256", "r");
+    let mut keys = key_set(&[&rsa]);
+    let modulus = [vec![0], base64_of(&keys["keys"][0]["n"])].concat();
+    keys["keys"][0]["n"] = URL_SAFE_NO_PAD.encode(modulus).into();
+    let (replica, _file) = with_file(&nats, &keys, &[]).await;
+    assert_eq!(said(&replica, &rsa.token("ann", &["team"])).await, is(200, ""));
 }
 
 #[tokio::test]

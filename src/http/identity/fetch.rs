@@ -38,8 +38,8 @@ impl Fetch {
             Some("http") => builder.tls_certs_only(empty()),
             _ => bail!("`{}` is no http: or https: URL", without_password(&uri.to_string())),
         };
-        // An error means that there is one already, and there is no other than this one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        // An error means that it is installed already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = builder.build().context("reading the certificates that the system trusts")?;
         Ok(Self { client, url: uri.to_string().parse().context("the URL cannot be read")? })
     }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::crypto;
 use crate::blocking::blocking;
 use crate::disk::check_regular;
 use crate::disk::private::read_secret;
@@ -100,7 +101,6 @@ impl SharedSecret {
 
     /// A token with these claims.
     pub fn sign(&self, claims: &impl Serialize) -> anyhow::Result<String> {
-        crypto::install();
         let key = EncodingKey::from_secret(&self.0);
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).context("signing the token")
     }
@@ -220,8 +220,17 @@ fn usable(jwk: Jwk, expect: &Expectations) -> Option<Key> {
     if algorithms.is_empty() {
         return None;
     }
-    let decoding = DecodingKey::from_jwk(&jwk).ok()?;
+    let decoding = decoding_key(&jwk)?;
     Some(Key { id: jwk.common.key_id, decoding, validation: expect.validation(algorithms) })
+}
+
+/// Some issuers write the modulus with a leading zero byte, which RFC 7518 (section 6.3.1.1) forbids and AWS-LC rejects.
+fn decoding_key(jwk: &Jwk) -> Option<DecodingKey> {
+    let AlgorithmParameters::RSA(key) = &jwk.algorithm else { return DecodingKey::from_jwk(jwk).ok() };
+    let number = |base64: &str| -> Option<Vec<u8>> {
+        Some(URL_SAFE_NO_PAD.decode(base64).ok()?.into_iter().skip_while(|byte| *byte == 0).collect())
+    };
+    Some(DecodingKey::from_rsa_raw_components(&number(&key.n)?, &number(&key.e)?))
 }
 
 /// The algorithms of a kind of key. A secret is never published.

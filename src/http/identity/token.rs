@@ -6,7 +6,6 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{decode, decode_header};
 use serde_json::{Map, Value};
 
-use super::crypto;
 use super::error::{AuthError, InvalidToken};
 use super::jwks::{Found, Jwks};
 use super::keys::{Key, Reloaded, Secrets};
@@ -35,7 +34,6 @@ pub struct Verifier {
 impl Verifier {
     /// `roles_claim` names the claim with the roles, or else its path: `realm_access.roles`.
     pub fn new(signers: Signers, roles_claim: &str, roles: RoleMap) -> Self {
-        crypto::install();
         Self { signers, roles_claim: roles_claim.to_owned(), roles }
     }
 

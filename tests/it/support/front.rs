@@ -103,7 +103,7 @@ impl Front {
 fn trusting(authority: &Authority) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority.certificate()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::rand::SystemRandom;
-use ring::signature::{
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
     RSA_PKCS1_SHA384, RsaKeyPair,
 };
-use ring::{hmac, rand};
+use aws_lc_rs::{hmac, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,7 +51,7 @@ impl Issuer {
         let random = SystemRandom::new();
         let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
         let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        let pair = EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref()).unwrap();
         Self { key: Key::Curve(pair), algorithm: "ES256", id: Some(id.to_owned()) }
     }
 
@@ -95,7 +95,7 @@ impl Issuer {
             }
             Key::Rsa(pair) => {
                 let padding = if self.algorithm == "RS384" { &RSA_PKCS1_SHA384 } else { &RSA_PKCS1_SHA256 };
-                let mut signature = vec![0; pair.public().modulus_len()];
+                let mut signature = vec![0; pair.public_modulus_len()];
                 pair.sign(padding, &rand::SystemRandom::new(), message, &mut signature).unwrap();
                 signature
             }
@@ -110,7 +110,7 @@ impl Issuer {
         let mut jwk = match &self.key {
             Key::Secret(_) => panic!("a secret is not published"),
             Key::Rsa(pair) => {
-                let public = ring::rsa::PublicKeyComponents::<Vec<u8>>::from(pair.public());
+                let public = aws_lc_rs::rsa::PublicKeyComponents::<Vec<u8>>::from(pair.public_key());
                 json!({"kty": "RSA", "n": text(&public.n), "e": text(&public.e)})
             }
             Key::Curve(pair) => {
@@ -131,7 +131,7 @@ impl Issuer {
     /// The public half of an RSA key in bytes: what somebody might take for a secret.
     pub fn public_bytes(&self) -> Vec<u8> {
         match &self.key {
-            Key::Rsa(pair) => pair.public().as_ref().to_vec(),
+            Key::Rsa(pair) => pair.public_key().as_ref().to_vec(),
             _ => panic!("not an RSA key"),
         }
     }

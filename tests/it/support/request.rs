@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::contract::openapi::{self, Answer, Asked};
 
-/// Names the cryptography of TLS for this process, which every HTTP client wants although none here speaks TLS: ring's, as
-/// in the binary. To be called before a client is made; again does no harm.
+/// Installs the cryptography of TLS for this process, as the binary does: a client cannot be built without, even for plain
+/// HTTP. Call it before a client is built; calling it again does no harm.
 pub fn choose_cryptography() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 /// An HTTP client, which gives an answer a time.
