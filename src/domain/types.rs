@@ -167,7 +167,7 @@ pub struct NotAnId;
 
 impl fmt::Display for NotAnId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a UUID in lower case with hyphens")
+        f.write_str("not a UUID with hyphens, such as 0198c5a0-1111-7222-8333-444455556666")
     }
 }
 

@@ -17,12 +17,13 @@ use tracing::info;
 use super::answer;
 use super::error::ApiError;
 use super::identity::{Identity, Role};
-use super::request::{Fresh, Query, number};
+use super::request::{Fresh, MinPosition, Query, number};
 use super::state::{App, READ_PATIENCE};
 use crate::audit::connection::AuditLog;
 use crate::audit::feed::{Part, feed};
 use crate::audit::proof::of_replica::prove;
 use crate::domain::{BroadcastId, UserId};
+use crate::log::Position;
 use crate::log::provision::context;
 use crate::notary::checkpoint::Signed;
 use crate::notary::stream::Checkpoints;
@@ -35,7 +36,12 @@ const MAX_PAGE: u64 = 5_000;
 const CHUNKS_WAITING: usize = 4;
 
 /// `GET /events`
-pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<Response, ApiError> {
+pub async fn events(
+    State(app): State<App>,
+    who: Identity,
+    uri: Uri,
+    MinPosition(wanted): MinPosition,
+) -> Result<Response, ApiError> {
     who.require_everywhere(&[Role::Auditor])?;
     let part = part(&Query::of(&uri)?.only(&["from_sequence", "limit", "follow"])?)?;
     if part.follow && app.shutdown.begun() {
@@ -46,6 +52,12 @@ pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<R
     let place = place(&app.auditing.readers)?;
     let log = log(&app).await?;
     let info = log.log.info().await.map_err(|_| ApiError::log_away())?;
+    let now = Position { epoch: info.epoch, sequence: info.last_sequence };
+    match wanted {
+        Some(wanted) if wanted.epoch != now.epoch => return Err(ApiError::other_log(wanted, Some(now))),
+        Some(wanted) if wanted.sequence > now.sequence => return Err(ApiError::behind(wanted, Some(now))),
+        Some(_) | None => {}
+    }
     let (lines, waiting) = mpsc::channel(CHUNKS_WAITING);
     let (finish, finished) = oneshot::channel();
     tokio::spawn(async move {
@@ -55,7 +67,7 @@ pub async fn events(State(app): State<App>, who: Identity, uri: Uri) -> Result<R
             Err(why) => info!("an auditor's reading of the log was cut off: {why:#}"),
         }
     });
-    Ok(answer::ndjson(body(waiting, finished)))
+    Ok(answer::ndjson(Some(now), body(waiting, finished)))
 }
 
 /// What goes on for ever ends when the replica stops, and whoever reads comes back to another one; or with the token.
@@ -103,7 +115,7 @@ pub async fn checkpoint(
     who.require_everywhere(&[Role::Auditor])?;
     Query::of(&uri)?.only(&[])?;
     let newest = newest(&app).await?.ok_or_else(ApiError::no_checkpoint)?;
-    Ok(answer::text(newest.note.to_string()))
+    Ok(answer::text(app.projection.position().log_position(), newest.note.to_string()))
 }
 
 /// `GET /proof`: the file that `tidings audit prove` writes.
@@ -114,7 +126,7 @@ pub async fn proof(State(app): State<App>, who: Identity, uri: Uri, _: Fresh) ->
     let newest = newest(&app).await?;
     let AuditLog { log, .. } = log(&app).await?;
     let proof = prove(&*log, &app.projection, newest, wanted, READ_PATIENCE).await?;
-    Ok(answer::text(proof.to_string()))
+    Ok(answer::text(app.projection.position().log_position(), proof.to_string()))
 }
 
 fn place(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {

@@ -49,7 +49,7 @@ pub async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
-    Query::of(request.uri())?.only(&[])?;
+    Query::of(request.uri())?.none()?;
     let standing = app.rates.create(&who.user)?;
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     let body = Body::read(request, &app, &CREATE).await?;
@@ -130,7 +130,7 @@ pub async fn clear(
     request: Request,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
-    Query::of(request.uri())?.only(&[])?;
+    Query::of(request.uri())?.none()?;
     let standing = app.rates.clear(&who.user)?;
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     Body::read(request, &app, &CLEAR).await?;

@@ -2,7 +2,6 @@
 
 mod conversions;
 mod response;
-mod suggest;
 
 use axum::http::{HeaderMap, StatusCode};
 
@@ -11,6 +10,7 @@ use super::identity::rules::{shown, shown_host};
 use super::rates::Standing;
 use crate::domain::{BroadcastId, Rejection};
 use crate::log::Position;
+use crate::suggest;
 pub use response::{ApiError, Code, Refusal};
 use response::{UPGRADE_TO_WEBSOCKET, VERSION_13};
 
@@ -155,8 +155,15 @@ impl ApiError {
     /// `400`: a parameter of the query that nothing is known of.
     pub fn unknown_parameter(name: &str, known: &[&str]) -> Self {
         let shown = shown(name);
-        let hint = suggest::nearest(name, known)
-            .map_or_else(String::new, |nearest| format!(" The nearest one is `{nearest}`."));
+        let hint = match suggest::near(name, known) {
+            Some(near) => format!(" Did you mean `{near}`?"),
+            None if ["user_id", "role", "token"].contains(&name) => {
+                " It counts on connections alone: here the user is given by `Authorization`, or with dev auth by `X-User-Id` \
+                 and `X-User-Role`."
+                    .to_owned()
+            }
+            None => String::new(),
+        };
         let message = format!("`{shown}` is not a query parameter of this address.{hint}");
         Self::malformed("unknown_parameter", message)
     }

@@ -110,10 +110,18 @@ impl Query {
 
     /// Refuses parameters other than these, and those that any read takes: an answer that ignored one would mislead.
     pub fn only(self, names: &[&str]) -> Result<Self, ApiError> {
-        let known: Vec<_> = names.iter().copied().chain(ANYWHERE).collect();
+        self.known(&names.iter().copied().chain(OF_READS).collect::<Vec<_>>())
+    }
+
+    /// Refuses every parameter: a write takes none.
+    pub fn none(self) -> Result<Self, ApiError> {
+        self.known(&[])
+    }
+
+    fn known(self, known: &[&str]) -> Result<Self, ApiError> {
         // Of several, the answer names the same one each time.
         let unknown = self.0.keys().filter(|name| !known.contains(&name.as_str())).min();
-        unknown.map_or(Ok(()), |name| Err(ApiError::unknown_parameter(name, &known)))?;
+        unknown.map_or(Ok(()), |name| Err(ApiError::unknown_parameter(name, known)))?;
         Ok(self)
     }
 
@@ -126,8 +134,8 @@ impl Query {
 /// The header of requests that asks for an answer that reflects the log up to a position.
 const MIN_POSITION: &str = "tidings-min-position";
 
-/// Parameters that an address may have besides its own.
-const ANYWHERE: [&str; 1] = ["min_position"];
+/// Parameters that any read may have besides its own.
+const OF_READS: [&str; 1] = ["min_position"];
 
 /// That this replica has read the log as far as the caller asks, having waited for it if need be.
 pub struct Fresh;
@@ -155,6 +163,17 @@ impl FromRequestParts<App> for FreshOrOther {
             wait_for(app, wanted).await?;
         }
         serving(app).map(|()| Self)
+    }
+}
+
+/// The position that the caller asks for, if any: for answers that reflect the log itself and not this replica.
+pub struct MinPosition(pub Option<Position>);
+
+impl<S: Sync> FromRequestParts<S> for MinPosition {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        min_position(parts).map(Self)
     }
 }
 

@@ -74,7 +74,7 @@ impl fmt::Display for SubmitError {
             ),
             Self::TooLarge => f.write_str("The event is larger than the log takes. Nothing was changed."),
             Self::CatchingUp => {
-                f.write_str("This replica is still reading the event log. Nothing was changed; try again shortly.")
+                f.write_str("This replica does not have the event log up to now. Nothing was changed; try again shortly.")
             }
             Self::Away => f.write_str(
                 "The event log does not answer, and this replica accepts nothing without it. This request changed \
