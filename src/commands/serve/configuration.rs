@@ -82,7 +82,7 @@ pub(in crate::commands) async fn check(options: &Serve, connections_are_chosen: 
     require_safe_address(options)?;
     require_a_ping_in_time(options)?;
     options.identity.gate(&options.channels, &Warnings::default()).await?;
-    connection::check(&options.nats.address(options.nats.nats.clone())).await?;
+    connection::check(&options.nats.address(options.nats.nats.clone()))?;
     if options.nats_server.is_some() {
         embedded::find(options.nats_server.as_deref())?;
     }
