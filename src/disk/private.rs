@@ -25,6 +25,9 @@ const DIRECTORY_MODE: u32 = 0o700;
 /// The bits of a mode that concern everybody but the owner.
 const OTHERS: u32 = 0o077;
 
+/// Those of them that let somebody change a file.
+const WRITING: u32 = 0o022;
+
 /// Has every file that this process makes from now on, and every program that it starts, readable by its owner alone.
 /// Called once, before any other thread runs.
 pub fn restrict_new_files() {
@@ -152,15 +155,33 @@ pub fn read_secret(file: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     let opened = File::open(file).with_context(reading)?;
     let mode = opened.metadata().with_context(reading)?.mode() & 0o777;
     let bytes = read_opened(&opened, SMALL_FILE_BYTES).with_context(reading)?;
-    let can = if mode & 0o022 != 0 { "change" } else { "read" };
+    warn_if_exposed(file, what, mode);
+    Ok(bytes)
+}
+
+/// Warns when other users can read or change a file that holds a secret and that something else reads.
+pub fn warn_of_readers(file: &Path, what: &str) {
+    if let Ok(found) = fs::metadata(file) {
+        warn_if_exposed(file, what, found.mode() & 0o777);
+    }
+}
+
+fn warn_if_exposed(file: &Path, what: &str, mode: u32) {
+    let (can, shown) = (if mode & WRITING != 0 { "change" } else { "read" }, file.display());
     if mode & OTHERS != 0 {
+        warn!("other users can {can} {what} in {shown} (mode {mode:04o}): `chmod 600 {shown}`");
+    }
+}
+
+/// Warns when other users can change a file that everybody may read. `so_they` says what whoever changes it can do.
+pub fn warn_of_writers(file: &Path, what: &str, so_they: &str) {
+    let shown = file.display();
+    let mode = fs::metadata(file).map_or(0, |found| found.mode() & 0o777);
+    if mode & WRITING != 0 {
         warn!(
-            "other users can {can} {what} in {} (mode {mode:04o}): `chmod 600 {}`",
-            file.display(),
-            file.display()
+            "other users can change {what} in {shown} (mode {mode:04o}), and so {so_they}: `chmod go-w {shown}`"
         );
     }
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::trouble::Repeated;
-use login::{hosts, login_options};
+use login::{hosts, login_options, warn_of_exposed_files};
 use outage::Outage;
 
 /// The oldest nats-server that has what the log needs (per-message TTL, pull heartbeats, consistent guards).
@@ -77,6 +77,7 @@ pub struct Connection {
 pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection> {
     let (made, closing, known) = (watch::Sender::new(0), Arc::default(), Arc::default());
     let options = observed(login_options(address, name)?, &made, &closing, &known);
+    warn_of_exposed_files(address);
     let connecting = options.connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
     check_version(&client)?;
@@ -86,7 +87,9 @@ pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection
 /// A connection that is made as soon as there is a server; see [`Connection::introduced`]. While there is none, the
 /// diagnostics say why.
 pub async fn begin(address: &Address, name: &str) -> anyhow::Result<Connection> {
-    begin_until(address, name, Arc::default()).await
+    let connection = begin_until(address, name, Arc::default()).await?;
+    warn_of_exposed_files(address);
+    Ok(connection)
 }
 
 /// The same, until `closing` says that the end of the connection is no trouble.
@@ -103,7 +106,9 @@ async fn begin_until(address: &Address, name: &str, closing: Arc<AtomicBool>) ->
 /// Reads everything that an address names, its files among them, and connects to nobody.
 pub fn check(address: &Address) -> anyhow::Result<()> {
     hosts(address)?;
-    login_options(address, "tidings").map(drop)
+    login_options(address, "tidings")?;
+    warn_of_exposed_files(address);
+    Ok(())
 }
 
 impl Connection {

@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{Address, CONNECT_TIMEOUT, reconnect_delay};
+use crate::disk::private::warn_of_readers;
 use crate::disk::{read_bounded, read_small};
 
 /// The client's own default of 60 s would leave a stopped server unnoticed for minutes.
@@ -94,6 +95,16 @@ fn has_certificates(file: &Path) -> anyhow::Result<()> {
         bail!("there is no certificate in {}; NATS's are given in PEM", file.display());
     }
     Ok(())
+}
+
+/// Said once for each address, and not whenever its files are read again.
+pub(super) fn warn_of_exposed_files(address: &Address) {
+    if let Some(credentials) = &address.credentials {
+        warn_of_readers(credentials, "the NATS credentials");
+    }
+    if let Some((_, key)) = &address.tls_identity {
+        warn_of_readers(key, "the key of this client's certificate");
+    }
 }
 
 #[cfg(test)]
