@@ -146,6 +146,7 @@ fn refused(why: &ErrorKind, token: &str) -> ApiError {
             "It is signed with an algorithm that is not accepted here.".to_owned()
         }
         ErrorKind::InvalidSignature => "Its signature is not by an accepted key.".to_owned(),
+        ErrorKind::Json(_) if let Some(name) = nested(token) => unfit(name, token),
         _ => "It cannot be read.".to_owned(),
     };
     ApiError::invalid_token(message)
@@ -153,8 +154,7 @@ fn refused(why: &ErrorKind, token: &str) -> ApiError {
 
 /// A claim that is missing or has the wrong type: the library does not tell which. The token's signature was verified.
 fn unfit(name: &str, token: &str) -> String {
-    let claims =
-        jsonwebtoken::dangerous::insecure_decode_claims::<Map<String, Value>>(token).unwrap_or_default();
+    let claims = claims_of(token);
     if claims.get(name).is_none_or(Value::is_null) {
         return format!("It has no `{name}`.");
     }
@@ -164,6 +164,19 @@ fn unfit(name: &str, token: &str) -> String {
         _ => "a string or an array of strings",
     };
     format!("Its `{name}` must be {kind}.")
+}
+
+/// The first claim that is an array or an object and may not be one: the library breaks off there, and does not say where.
+fn nested(token: &str) -> Option<&'static str> {
+    let claims = claims_of(token);
+    ["exp", "nbf", "sub"]
+        .into_iter()
+        .find(|name| matches!(claims.get(*name), Some(Value::Array(_) | Value::Object(_))))
+}
+
+/// For messages alone.
+fn claims_of(token: &str) -> Map<String, Value> {
+    jsonwebtoken::dangerous::insecure_decode_claims(token).unwrap_or_default()
 }
 
 #[cfg(test)]
