@@ -7,6 +7,7 @@
 #   schemas/tools.sh websocket Autobahn's cases for WebSockets (kosoku), for PYTHONPATH; takes Python 3.11 or newer with
 #                              pip, on Linux
 #   schemas/tools.sh fuzz      schemathesis, for PYTHONPATH; takes Python 3.11 or newer with pip
+#   schemas/tools.sh client    openapi-python-client, for PYTHONPATH; takes Python 3.11 or newer with pip
 #   schemas/tools.sh node      spectral, AsyncAPI's own parser, a client generator and CloudEvents' own library, in
 #                              node_modules; takes Node 20 or newer with npm
 #   schemas/tools.sh proxy     the proxy of tests/proxies, in node_modules; takes Node 20 or newer with npm
@@ -38,6 +39,7 @@ wheels() { # FOLDER REQUIREMENTS
 python() { wheels "$1" requirements.txt; }
 websocket() { wheels "$1" requirements-websocket.txt; }
 fuzz() { wheels "$1" requirements-fuzz.txt; }
+client() { wheels "$1" requirements-client.txt; }
 
 # No lock file: the ones named are pinned, and run here only, on files of our own and without install scripts.
 node() { # FOLDER
@@ -56,10 +58,11 @@ case ${1:-} in
     python) wanted=$({ cat "$here/requirements.txt" && python3 --version; } | digest) ;;
     websocket) wanted=$({ cat "$here/requirements-websocket.txt" && python3 --version; } | digest) ;;
     fuzz) wanted=$({ cat "$here/requirements-fuzz.txt" && python3 --version; } | digest) ;;
+    client) wanted=$({ cat "$here/requirements-client.txt" && python3 --version; } | digest) ;;
     node) wanted=$(echo "${packages[@]}" | digest) ;;
     proxy) wanted=$(digest <"$here/../tests/proxies/package-lock.json") ;;
     *)
-        say "what? python, websocket, fuzz, node or proxy"
+        say "what? python, websocket, fuzz, client, node or proxy"
         exit 2
         ;;
 esac

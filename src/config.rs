@@ -254,7 +254,7 @@ pub struct Serve {
     pub log_format: LogFormat,
 
     /// Print the options that are in effect as a file of environment variables, check them, and exit: code 1 when a start
-    /// with them would fail.
+    /// with them would fail. It does not look for NATS.
     #[arg(help_heading = "Service", long)]
     pub print_config: bool,
 }

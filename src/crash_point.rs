@@ -26,6 +26,12 @@ pub enum CrashPoint {
     BeforeProbe,
     /// Acknowledgements were taken from the queue, and nothing was done about them.
     BeforeCommit,
+    /// Acknowledgements of what is not in memory are about to be looked up.
+    BeforeAckLookup,
+    /// The log is about to be asked about acknowledgements of broadcasts that are not known.
+    BeforeHeadLookup,
+    /// A shard is about to take a connection in.
+    BeforeAttach,
 }
 
 /// Names the point at which the process ends, and at which time of reaching it: `after_append:3`.

@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
-/// Bytes of a key, an address or another small file at most.
-const SMALL_FILE_BYTES: u64 = 64 << 10;
+/// Bytes of a key, a password, a credentials file, an address or another small file at most.
+const SMALL_FILE_BYTES: usize = 64 << 10;
 
 /// What a disk must take to count as having room: two segments of the projection's store.
 const ROOM_BYTES: usize = 1 << 20;
@@ -22,13 +22,22 @@ pub fn takes_nothing(error: &anyhow::Error) -> bool {
 
 /// Reads a small file of text, such as a key: 64 KiB at most, whatever the path leads to.
 pub fn read_small(file: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(file)?.take(SMALL_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > SMALL_FILE_BYTES {
-        let what = format!("it is longer than the {} KiB that are read of it", SMALL_FILE_BYTES >> 10);
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    let bytes = read_bounded(file, SMALL_FILE_BYTES)?;
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Reads a file, whatever the path leads to. One of more than `bound` bytes is an error, and is not read further.
+pub fn read_bounded(file: &Path, bound: usize) -> io::Result<Vec<u8>> {
+    read_opened(&File::open(file)?, bound)
+}
+
+fn read_opened(file: &File, bound: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(bound as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > bound {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {bound} bytes")));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 /// Refuses what cannot be read again at any time: whoever opens a named pipe waits until somebody writes to it, and a device
@@ -44,12 +53,7 @@ pub fn check_regular(file: &Path) -> io::Result<()> {
 /// Reads a regular file that is read again and again. One of more than `bound` bytes is an error.
 pub fn read_regular(file: &Path, bound: usize) -> io::Result<Vec<u8>> {
     check_regular(file)?;
-    let mut bytes = Vec::new();
-    File::open(file)?.take(bound as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > bound {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {bound} bytes")));
-    }
-    Ok(bytes)
+    read_bounded(file, bound)
 }
 
 /// Looks whether there is room, by writing a file and deleting it again: free blocks that are not for this user, and

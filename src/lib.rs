@@ -35,12 +35,14 @@
 pub mod domain;
 pub mod clock;
 pub mod json;
+pub mod suggest;
 pub mod blocking;
 pub mod crash_point;
 pub mod trouble;
 pub mod warnings;
 pub mod disk;
 pub mod shutdown;
+pub mod critical_tasks;
 pub mod metrics;
 pub mod log;
 pub mod projection;

@@ -14,7 +14,7 @@ pub enum Warning {
     LogNoLeader,
     /// A NATS server that keeps a copy of the log is offline, or its copy has not been current for a while.
     LogCopyAway,
-    /// The log's stream has fewer copies than `--stream-replicas`.
+    /// The log's stream has fewer copies than `--stream-replicas`, or one copy in a cluster.
     LogCopiesFew,
     /// The log has 80 % of the bytes that its limit allows, or more.
     LogNearlyFull,
@@ -28,6 +28,8 @@ pub enum Warning {
     LogReplaced,
     /// This replica's clock is far from that of NATS.
     ClockOffset,
+    /// Nobody signs checkpoints of the log.
+    LogUnsigned,
     /// Checkpoints can be neither read nor signed.
     CheckpointsFailing,
     /// This replica's tree is not the one of a signed checkpoint.
@@ -46,7 +48,7 @@ pub enum Warning {
 
 impl Warning {
     /// Every one, in the order of their bits.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::LogNoLeader,
         Self::LogCopyAway,
         Self::LogCopiesFew,
@@ -56,6 +58,7 @@ impl Warning {
         Self::LogTooShort,
         Self::LogReplaced,
         Self::ClockOffset,
+        Self::LogUnsigned,
         Self::CheckpointsFailing,
         Self::Diverged,
         Self::TokenKeysUnread,
@@ -77,6 +80,7 @@ impl Warning {
             Self::LogTooShort => "log_too_short",
             Self::LogReplaced => "log_replaced",
             Self::ClockOffset => "clock_offset",
+            Self::LogUnsigned => "log_unsigned",
             Self::CheckpointsFailing => "checkpoints_failing",
             Self::Diverged => "diverged",
             Self::TokenKeysUnread => "token_keys_unread",
@@ -113,7 +117,8 @@ impl Warning {
                 "finds a copy of the log away: start the NATS server that keeps it, or look at its disk"
             }
             Self::LogCopiesFew => {
-                "finds fewer copies of the log than its --stream-replicas: `nats stream edit BROADCASTS --replicas 3`"
+                "finds fewer copies of the log than its --stream-replicas, or one copy in a cluster: `nats stream edit \
+                 BROADCASTS --replicas 3`, and --stream-replicas 3"
             }
             Self::LogNearlyFull => {
                 "finds the log nearly full: raise its limit with `nats stream edit BROADCASTS --max-bytes …`"
@@ -134,6 +139,10 @@ impl Warning {
                  delete their stream (`nats stream rm BROADCAST_CHECKPOINTS`)"
             }
             Self::ClockOffset => "has a clock that is far from that of NATS: set both by NTP",
+            Self::LogUnsigned => {
+                "finds no checkpoint of the log, and signs none: an auditor cannot tell whether the log was rewritten. Give \
+                 each replica --checkpoint-key (`tidings admin keygen` makes one)"
+            }
             Self::CheckpointsFailing => {
                 "can neither read nor sign checkpoints: check that the stream BROADCAST_CHECKPOINTS is not at its \
                  max_bytes, and that the login of the replica may read it and publish to it"

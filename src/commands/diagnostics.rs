@@ -66,7 +66,7 @@ pub(super) fn start(command: &Command, verbosity: &Verbosity) -> LogFormat {
                 .with_ansi(stderr().is_terminal())
                 .fmt_fields(fields)
                 .finish()
-                .with(filter_fn(has_no_payload))
+                .with(filter_fn(is_wanted))
                 .init();
         }
         LogFormat::Json => diagnostics
@@ -74,7 +74,7 @@ pub(super) fn start(command: &Command, verbosity: &Verbosity) -> LogFormat {
             .fmt_fields(JsonFields::new())
             .event_format(JsonLines { fields: JsonFields::new() })
             .finish()
-            .with(filter_fn(has_no_payload))
+            .with(filter_fn(is_wanted))
             .init(),
     }
     if let Some((wanted, why)) = &verbosity.misread {
@@ -82,6 +82,15 @@ pub(super) fn start(command: &Command, verbosity: &Verbosity) -> LogFormat {
     }
     format
 }
+
+/// Whether a line is to be written, whatever `TIDINGS_LOG` says.
+fn is_wanted(metadata: &Metadata<'_>) -> bool {
+    has_no_payload(metadata) && metadata.target() != CONNECTING
+}
+
+/// Where the NATS client writes why it could not connect, at each attempt: several times a second, without the server. That is
+/// said by `log::connection`, now and then, with what to do; and by the error of a command that ends.
+const CONNECTING: &str = "async_nats::connector";
 
 /// Below `info` the NATS client writes what it sends and receives: messages and users, which belong in the log alone.
 fn has_no_payload(metadata: &Metadata<'_>) -> bool {

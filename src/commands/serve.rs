@@ -47,6 +47,7 @@ pub(super) fn connections_are_chosen(matches: &ArgMatches) -> bool {
 pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> anyhow::Result<()> {
     require_safe_address(&options)?;
     require_a_ping_in_time(&options)?;
+    require_servers_for_the_copies(&options)?;
     descriptors::fit(&mut options, connections_are_chosen)?;
     let (begin_shutdown, shutdown) = Shutdown::listen()?;
     let hangups = Hangups::listen()?;
@@ -123,6 +124,18 @@ fn require_a_ping_in_time(options: &Serve) -> anyhow::Result<()> {
     bail!(
         "--heartbeat-seconds {heartbeat} must be less than --liveness-seconds {liveness}: a silent client is pinged \
          after the one, and closed after the other"
+    )
+}
+
+/// The nats-server that a replica runs for itself is one, and keeps one copy of each stream.
+fn require_servers_for_the_copies(options: &Serve) -> anyhow::Result<()> {
+    let copies = options.streams.stream_replicas;
+    if copies == 1 || !options.nats.nats.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "--stream-replicas {copies} needs a NATS cluster of {copies} servers, and without --nats a replica runs a single \
+         nats-server of its own: name the servers of the cluster with --nats, or leave --stream-replicas at 1"
     )
 }
 

@@ -184,7 +184,7 @@ pub struct Replay {
     pub user: Option<UserId>,
 
     /// Only what became of this broadcast: created, acknowledged, cleared.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = BroadcastId::from_client)]
     pub broadcast: Option<BroadcastId>,
 
     /// Print what is there, then what is added, until it is interrupted. It waits while NATS is away. (The NATS that a
@@ -281,7 +281,7 @@ pub enum VerifyFormat {
 #[derive(Clone, Debug, Args)]
 pub struct Prove {
     /// The broadcast.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = BroadcastId::from_client)]
     pub broadcast: BroadcastId,
 
     /// Prove that this user has acknowledged it. Without, that it was announced, and what it says.

@@ -5,7 +5,7 @@
 //! another user who can write to a shared directory cannot have a file elsewhere overwritten.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -13,6 +13,8 @@ use anyhow::{Context as _, bail};
 use rustix::fs::{Mode, OFlags};
 use tempfile::NamedTempFile;
 use tracing::{info, warn};
+
+use super::{SMALL_FILE_BYTES, read_opened};
 
 /// What a file is made with: its owner reads and writes it.
 const FILE_MODE: u32 = 0o600;
@@ -23,8 +25,8 @@ const DIRECTORY_MODE: u32 = 0o700;
 /// The bits of a mode that concern everybody but the owner.
 const OTHERS: u32 = 0o077;
 
-/// The most that a secret has, in bytes: far more than any key, password or credentials file.
-const SECRET_MAX_BYTES: u64 = 64 * 1024;
+/// Those of them that let somebody change a file.
+const WRITING: u32 = 0o022;
 
 /// Has every file that this process makes from now on, and every program that it starts, readable by its owner alone.
 /// Called once, before any other thread runs.
@@ -152,20 +154,34 @@ pub fn read_secret(file: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     let reading = || format!("reading {what} in {}", file.display());
     let opened = File::open(file).with_context(reading)?;
     let mode = opened.metadata().with_context(reading)?.mode() & 0o777;
-    let mut bytes = Vec::new();
-    opened.take(SECRET_MAX_BYTES + 1).read_to_end(&mut bytes).with_context(reading)?;
-    if bytes.len() as u64 > SECRET_MAX_BYTES {
-        bail!("{what} in {} has more than {SECRET_MAX_BYTES} bytes", file.display());
+    let bytes = read_opened(&opened, SMALL_FILE_BYTES).with_context(reading)?;
+    warn_if_exposed(file, what, mode);
+    Ok(bytes)
+}
+
+/// Warns when other users can read or change a file that holds a secret and that something else reads.
+pub fn warn_of_readers(file: &Path, what: &str) {
+    if let Ok(found) = fs::metadata(file) {
+        warn_if_exposed(file, what, found.mode() & 0o777);
     }
-    let can = if mode & 0o022 != 0 { "change" } else { "read" };
+}
+
+fn warn_if_exposed(file: &Path, what: &str, mode: u32) {
+    let (can, shown) = (if mode & WRITING != 0 { "change" } else { "read" }, file.display());
     if mode & OTHERS != 0 {
+        warn!("other users can {can} {what} in {shown} (mode {mode:04o}): `chmod 600 {shown}`");
+    }
+}
+
+/// Warns when other users can change a file that everybody may read. `so_they` says what whoever changes it can do.
+pub fn warn_of_writers(file: &Path, what: &str, so_they: &str) {
+    let shown = file.display();
+    let mode = fs::metadata(file).map_or(0, |found| found.mode() & 0o777);
+    if mode & WRITING != 0 {
         warn!(
-            "other users can {can} {what} in {} (mode {mode:04o}): `chmod 600 {}`",
-            file.display(),
-            file.display()
+            "other users can change {what} in {shown} (mode {mode:04o}), and so {so_they}: `chmod go-w {shown}`"
         );
     }
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -234,7 +250,7 @@ mod tests {
     #[test]
     fn a_secret_without_end_is_not_read() {
         let error = read_secret(Path::new("/dev/zero"), "the key").unwrap_err();
-        assert_eq!(error.to_string(), "the key in /dev/zero has more than 65536 bytes");
+        assert_eq!(format!("{error:#}"), "reading the key in /dev/zero: it has more than 65536 bytes");
     }
 
     #[test]

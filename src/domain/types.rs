@@ -164,7 +164,7 @@ pub struct BroadcastId(pub Uuid);
 
 /// A string is not a UUID in its one spelling: lower case, hyphenated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not a UUID in lower case with hyphens")]
+#[error("not a UUID with hyphens, such as 0198c5a0-1111-7222-8333-444455556666")]
 pub struct NotAnId;
 
 impl From<uuid::Error> for NotAnId {

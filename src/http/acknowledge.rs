@@ -26,7 +26,7 @@ pub async fn acknowledge(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
-    Query::of(request.uri())?.only(&[])?;
+    Query::of(request.uri())?.none()?;
     let body = Body::read(request, &app, &ACKNOWLEDGE).await?;
     let id = BroadcastId::from_client(body.required("broadcast_id")?).map_err(|_| {
         ApiError::invalid("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.")

@@ -32,22 +32,22 @@ pub fn ok(position: Option<Position>, body: &Value) -> Response {
     answer(StatusCode::OK, position, body)
 }
 
-/// `200`: text as it is.
-pub fn text(text: String) -> Response {
-    text.into_response()
+/// `200`: text as it is, and the position that it reflects.
+pub fn text(position: Option<Position>, text: String) -> Response {
+    at(position, text.into_response())
 }
 
 /// The header by which nginx is told to pass on what comes as it comes.
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `200`: JSON, a value a line, as it comes: not to be held back on its way, as an event stream is not.
-pub fn ndjson(lines: Body) -> Response {
+pub fn ndjson(position: Option<Position>, lines: Body) -> Response {
     let headers = [
         (CONTENT_TYPE, "application/x-ndjson"),
         (CACHE_CONTROL, "no-store, no-transform"),
         (UNBUFFERED, "no"),
     ];
-    (headers, lines).into_response()
+    at(position, (headers, lines).into_response())
 }
 
 /// `200`: an event stream. Its charset is said for readers that would guess Latin-1; it is not to be buffered (nginx),
@@ -104,7 +104,11 @@ pub fn json(status: StatusCode, body: &Value) -> Response {
 }
 
 fn answer(status: StatusCode, position: Option<Position>, body: &Value) -> Response {
-    let mut response = json(status, body);
+    at(position, json(status, body))
+}
+
+/// Adds the position that an answer reflects.
+fn at(position: Option<Position>, mut response: Response) -> Response {
     if let Some(position) = position.and_then(|position| HeaderValue::try_from(position.to_string()).ok()) {
         response.headers_mut().insert(POSITION, position);
     }

@@ -16,7 +16,7 @@ use tracing::info;
 
 use super::answer;
 use super::error::ApiError;
-use super::extract::MinPosition;
+use super::extract::{AskedPosition, MinPosition};
 use super::identity::{Principal, Role};
 use super::query::{Query, number};
 use super::state::{App, READ_TIMEOUT};
@@ -24,6 +24,7 @@ use crate::audit::connection::AuditLog;
 use crate::audit::feed::{Part, feed};
 use crate::audit::proof::of_replica::prove;
 use crate::domain::{BroadcastId, UserId};
+use crate::log::Position;
 use crate::log::provision::context;
 use crate::notary::checkpoint::Signed;
 use crate::notary::stream::Checkpoints;
@@ -36,7 +37,12 @@ const MAX_PAGE: u64 = 5_000;
 const CHUNKS_WAITING: usize = 4;
 
 /// `GET /events`
-pub async fn events(State(app): State<App>, who: Principal, uri: Uri) -> Result<Response, ApiError> {
+pub async fn events(
+    State(app): State<App>,
+    who: Principal,
+    uri: Uri,
+    AskedPosition(wanted): AskedPosition,
+) -> Result<Response, ApiError> {
     who.require_everywhere(&[Role::Auditor])?;
     let part = part(&Query::of(&uri)?.only(&["from_sequence", "limit", "follow"])?)?;
     if part.follow && app.shutdown.begun() {
@@ -47,6 +53,12 @@ pub async fn events(State(app): State<App>, who: Principal, uri: Uri) -> Result<
     let place = place(&app.auditing.readers)?;
     let log = log(&app).await?;
     let info = log.log.info().await.map_err(|_| ApiError::log_away())?;
+    let now = Position { epoch: info.epoch, sequence: info.last_sequence };
+    match wanted {
+        Some(wanted) if wanted.epoch != now.epoch => return Err(ApiError::other_log(wanted, Some(now))),
+        Some(wanted) if wanted.sequence > now.sequence => return Err(ApiError::behind(wanted, Some(now))),
+        Some(_) | None => {}
+    }
     let (lines, waiting) = mpsc::channel(CHUNKS_WAITING);
     let (finish, finished) = oneshot::channel();
     tokio::spawn(async move {
@@ -56,7 +68,7 @@ pub async fn events(State(app): State<App>, who: Principal, uri: Uri) -> Result<
             Err(why) => info!("an auditor's reading of the log was cut off: {why:#}"),
         }
     });
-    Ok(answer::ndjson(body(waiting, finished)))
+    Ok(answer::ndjson(Some(now), body(waiting, finished)))
 }
 
 /// What goes on for ever ends when the replica stops, and whoever reads comes back to another one; or with the token.
@@ -104,7 +116,7 @@ pub async fn checkpoint(
     who.require_everywhere(&[Role::Auditor])?;
     Query::of(&uri)?.only(&[])?;
     let newest = newest(&app).await?.ok_or_else(ApiError::no_checkpoint)?;
-    Ok(answer::text(newest.note.to_string()))
+    Ok(answer::text(app.projection.position().log_position(), newest.note.to_string()))
 }
 
 /// `GET /proof`: the file that `tidings audit prove` writes.
@@ -120,7 +132,7 @@ pub async fn proof(
     let newest = newest(&app).await?;
     let AuditLog { log, .. } = log(&app).await?;
     let proof = prove(&*log, &app.projection, newest, wanted, READ_TIMEOUT).await?;
-    Ok(answer::text(proof.to_string()))
+    Ok(answer::text(app.projection.position().log_position(), proof.to_string()))
 }
 
 fn place(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {

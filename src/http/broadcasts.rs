@@ -51,7 +51,7 @@ pub async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
-    Query::of(request.uri())?.only(&[])?;
+    Query::of(request.uri())?.none()?;
     let rate_limit = app.rates.create(&who.user)?;
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     let body = Body::read(request, &app, &CREATE).await?;
@@ -132,7 +132,7 @@ pub async fn clear(
     request: Request,
 ) -> Result<Response, ApiError> {
     who.require(&channel, &[Role::Creator])?;
-    Query::of(request.uri())?.only(&[])?;
+    Query::of(request.uri())?.none()?;
     let rate_limit = app.rates.clear(&who.user)?;
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     Body::read(request, &app, &CLEAR).await?;

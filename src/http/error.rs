@@ -3,13 +3,13 @@
 mod conversions;
 mod requests;
 mod response;
-mod suggest;
 
 use axum::http::StatusCode;
 
 use super::excerpt::excerpt;
 use crate::domain::{BroadcastId, Rejection};
 use crate::log::Position;
+use crate::suggest;
 pub use response::{ApiError, Code, Refusal};
 use response::{UPGRADE_TO_WEBSOCKET, VERSION_13};
 

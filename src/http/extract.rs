@@ -93,6 +93,17 @@ impl FromRequestParts<App> for ConnectionMinPosition {
     }
 }
 
+/// The position that the request asks for, if any: for answers that reflect the log itself and not this replica.
+pub struct AskedPosition(pub Option<Position>);
+
+impl FromRequestParts<App> for AskedPosition {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
+        min_position(parts).map(Self)
+    }
+}
+
 /// The position in the header, or else in the query.
 fn min_position(parts: &Parts) -> Result<Option<Position>, ApiError> {
     let query = Query::of(&parts.uri)?;

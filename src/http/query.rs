@@ -7,8 +7,8 @@ use axum::http::Uri;
 /// The parameter that every read accepts: the position in the log that the answer has to reflect.
 pub const MIN_POSITION: &str = "min_position";
 
-/// Parameters that an address accepts besides its own.
-const ACCEPTED_EVERYWHERE: [&str; 1] = [MIN_POSITION];
+/// Parameters that a read accepts besides its own.
+const ACCEPTED_BY_READS: [&str; 1] = [MIN_POSITION];
 
 /// What is wrong with a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,15 @@ impl Query {
 
     /// Refuses other parameters than these and those that every read accepts: an answer that ignored one would mislead.
     pub fn only(self, names: &[&'static str]) -> Result<Self, QueryError> {
-        let known: Vec<_> = names.iter().copied().chain(ACCEPTED_EVERYWHERE).collect();
+        self.known(names.iter().copied().chain(ACCEPTED_BY_READS).collect())
+    }
+
+    /// Refuses every parameter: a write has none.
+    pub fn none(self) -> Result<Self, QueryError> {
+        self.known(Vec::new())
+    }
+
+    fn known(self, known: Vec<&'static str>) -> Result<Self, QueryError> {
         // Of several unknown parameters, the error names the same one each time.
         match self.0.keys().filter(|name| !known.contains(&name.as_str())).min() {
             Some(name) => Err(QueryError::Unknown { name: name.clone(), known }),

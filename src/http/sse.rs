@@ -197,9 +197,10 @@ async fn due(watch: &Stopwatch, deadline: Option<Moment>) {
     }
 }
 
-/// When to come back.
+/// When to come back. The field counts as soon as its line is read (HTML, 9.2.6), and without an empty line behind it no reader
+/// takes it for an event without data.
 pub fn retry(after_ms: u64) -> String {
-    format!("retry: {after_ms}\n\n")
+    format!("retry: {after_ms}\n")
 }
 
 /// A message as an event. JSON is one line.

@@ -37,6 +37,9 @@ pub async fn stats(
     let connected = app.connected(&channel);
     let note = match connected.accuracy {
         Accuracy::Exact => "Distinct users over all replicas",
+        Accuracy::Changing => {
+            "Connections came or went in the last second: users of several replicas may count twice until the next sum"
+        }
         Accuracy::Estimate => {
             "An estimate of the distinct users over all replicas; its standard error is 1.6 percent"
         }

@@ -56,6 +56,8 @@ pub struct StreamReport {
     pub copies: usize,
     /// Copies that this replica would give it (`--stream-replicas`).
     pub copies_wanted: usize,
+    /// Whether its server is a node of a cluster, where other nodes could keep copies.
+    pub is_clustered: bool,
     /// The servers that keep a copy, by name.
     pub servers: BTreeMap<String, CopyState>,
     /// Messages that the stream had and has no more: in a log none ever is.
@@ -111,7 +113,8 @@ impl Condition {
         known.has_leader = true;
         let copies_away = known.follow_copies(&report);
         known.follow_number_of_copies(&report);
-        let is_short = report.copies < report.copies_wanted;
+        let is_alone = report.is_clustered && report.copies == 1;
+        let is_short = report.copies < report.copies_wanted || is_alone;
         self.follow_messages(info, &report);
         self.follow_settings(&report);
         known.report = Some(report);
@@ -252,6 +255,11 @@ mod tests {
             (800, sound.clone(), Warning::LogNearlyFull),
             (1, StreamReport { missing: 1, ..sound.clone() }, Warning::LogIncomplete),
             (1, StreamReport { copies: 1, ..sound.clone() }, Warning::LogCopiesFew),
+            (
+                1,
+                StreamReport { copies: 1, copies_wanted: 1, is_clustered: true, ..sound.clone() },
+                Warning::LogCopiesFew,
+            ),
             (
                 1,
                 StreamReport { broken_settings: vec!["max_age".to_owned()], ..sound.clone() },

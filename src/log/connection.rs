@@ -1,40 +1,30 @@
 //! The connection to NATS, with the timings that make an outage visible within seconds.
 
+mod login;
 mod outage;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
-use percent_encoding::percent_decode_str;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use async_nats::{Client, ConnectOptions, Event};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::trouble::Repeated;
+use login::{hosts, login_options, warn_of_exposed_files};
 use outage::Outage;
 
 /// The oldest nats-server that has what the log needs (per-message TTL, pull heartbeats, consistent guards).
 const MINIMUM: (i64, i64) = (2, 11);
 
-/// The client's own default of 60 s would leave a stopped server unnoticed for minutes.
-const PING_INTERVAL: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Reconnects are spread over up to this, so that a restarted server does not meet every replica at once.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
-
-/// Commands that wait for the socket. Small: what waits here during an outage may land late.
-const SENDER_CAPACITY: usize = 256;
-
-/// Messages that may wait for one subscriber before the client drops some and says so; the reader notices the gap.
-const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
 
 /// While a first connection is awaited: how often to look.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -86,7 +76,8 @@ pub struct Connection {
 /// Connects under a name that the server's operator sees. An error when there is no server, or too old a one.
 pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection> {
     let (made, closing, known) = (watch::Sender::new(0), Arc::default(), Arc::default());
-    let options = observed(login_options(address, name).await?, &made, &closing, &known);
+    let options = observed(login_options(address, name)?, &made, &closing, &known);
+    warn_of_exposed_files(address);
     let connecting = options.connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
     check_version(&client)?;
@@ -96,13 +87,15 @@ pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection
 /// A connection that is made as soon as there is a server; see [`Connection::introduced`]. While there is none, the
 /// diagnostics say why.
 pub async fn begin(address: &Address, name: &str) -> anyhow::Result<Connection> {
-    begin_until(address, name, Arc::default()).await
+    let connection = begin_until(address, name, Arc::default()).await?;
+    warn_of_exposed_files(address);
+    Ok(connection)
 }
 
 /// The same, until `closing` says that the end of the connection is no trouble.
 async fn begin_until(address: &Address, name: &str, closing: Arc<AtomicBool>) -> anyhow::Result<Connection> {
     let (made, known) = (watch::Sender::new(0), Arc::default());
-    let options = observed(login_options(address, name).await?, &made, &closing, &known);
+    let options = observed(login_options(address, name)?, &made, &closing, &known);
     let connecting = options.retry_on_initial_connect().connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
     let connection = Connection::new(client, address, name, &made, closing, &known);
@@ -111,9 +104,11 @@ async fn begin_until(address: &Address, name: &str, closing: Arc<AtomicBool>) ->
 }
 
 /// Reads everything that an address names, its files among them, and connects to nobody.
-pub async fn check(address: &Address) -> anyhow::Result<()> {
+pub fn check(address: &Address) -> anyhow::Result<()> {
     hosts(address)?;
-    login_options(address, "tidings").await.map(drop)
+    login_options(address, "tidings")?;
+    warn_of_exposed_files(address);
+    Ok(())
 }
 
 impl Connection {
@@ -203,67 +198,6 @@ impl Connection {
     }
 }
 
-fn servers(address: &Address) -> anyhow::Result<Vec<ServerAddr>> {
-    let parsed: Result<_, _> = address.servers.iter().map(|server| server.parse()).collect();
-    parsed.with_context(|| format!("reading the address of {address}"))
-}
-
-/// Without its login: the client shows its servers when it is asked to say everything, and takes a login elsewhere.
-fn without_login(server: ServerAddr) -> anyhow::Result<ServerAddr> {
-    let mut url = server.into_inner();
-    if url.set_username("").and_then(|()| url.set_password(None)).is_err() {
-        bail!("an address of NATS has no host");
-    }
-    Ok(ServerAddr::from_url(url)?)
-}
-
-/// As the client takes them.
-fn hosts(address: &Address) -> anyhow::Result<Vec<ServerAddr>> {
-    servers(address)?.into_iter().map(without_login).collect()
-}
-
-/// The user and the password of a URL, or the token alone, as NATS's own tools read it.
-fn login(server: &ServerAddr) -> Option<(String, Option<String>)> {
-    let plain = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
-    Some((plain(server.username()?), server.password().map(plain)))
-}
-
-/// How to reach a server and be let in, without any habits of a connection that stays.
-async fn login_options(address: &Address, name: &str) -> anyhow::Result<ConnectOptions> {
-    let mut options = ConnectOptions::new()
-        .name(name)
-        .ping_interval(PING_INTERVAL)
-        .connection_timeout(CONNECT_TIMEOUT)
-        .request_timeout(Some(REQUEST_TIMEOUT))
-        .client_capacity(SENDER_CAPACITY)
-        .subscription_capacity(SUBSCRIPTION_CAPACITY)
-        .reconnect_delay_callback(reconnect_delay);
-    // The client itself passes over what a URL says of this.
-    match servers(address)?.iter().find_map(login) {
-        Some((user, Some(password))) => options = options.user_and_password(user, password),
-        Some((token, None)) => options = options.token(token),
-        None => {}
-    }
-    if let Some(path) = &address.credentials {
-        options = options
-            .credentials_file(path)
-            .await
-            .with_context(|| format!("reading the NATS credentials {}", path.display()))?;
-    }
-    if let Some(ca) = &address.tls_ca {
-        has_certificates(ca)?;
-        // Required, since whoever stands in between could say that there is no TLS, and would be told the password.
-        options = options.add_root_certificates(ca.clone()).require_tls(true);
-    }
-    if let Some((certificate, key)) = &address.tls_identity {
-        has_certificates(certificate)?;
-        PrivateKeyDer::from_pem_file(key)
-            .with_context(|| format!("reading the key of this client's certificate, {}", key.display()))?;
-        options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
-    }
-    Ok(options)
-}
-
 /// With the connections that are made counted, and what happens to them put into the diagnostics.
 fn observed(
     options: ConnectOptions,
@@ -287,16 +221,6 @@ fn observed(
             report(&event, &server, closing.load(Ordering::Relaxed), &repeated);
         }
     })
-}
-
-/// The client itself would read these files only when it connects, and try again for ever.
-fn has_certificates(file: &Path) -> anyhow::Result<()> {
-    let reading = || format!("reading the certificates for NATS in {}", file.display());
-    let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    if found.with_context(reading)?.is_empty() {
-        bail!("there is no certificate in {}; NATS's are given in PEM", file.display());
-    }
-    Ok(())
 }
 
 /// Doubles from 50 ms up to the maximum, and takes between half and all of it. The jitter comes from a hasher that std
@@ -367,14 +291,6 @@ mod tests {
     }
 
     #[test]
-    fn a_url_may_say_who_is_there() {
-        let of = |url: &str| login(&url.parse().unwrap());
-        assert_eq!(of("nats://ann:p%40ss@h:4222"), Some(("ann".to_owned(), Some("p@ss".to_owned()))));
-        assert_eq!(of("nats://token@h:4222"), Some(("token".to_owned(), None)));
-        assert_eq!(of("nats://h:4222"), None);
-    }
-
-    #[test]
     fn passwords_do_not_show() {
         for (given, shown) in [
             ("nats://a:b@h:4222,nats://h2", "nats://…@h:4222,nats://h2"),
@@ -384,7 +300,5 @@ mod tests {
         ] {
             assert_eq!(without_password(given), shown);
         }
-        let bare = without_login("nats://ann:secret@h:4222".parse().unwrap()).unwrap();
-        assert_eq!(bare.into_inner().as_str(), "nats://h:4222");
     }
 }

@@ -36,6 +36,7 @@ pub(super) fn report(info: &Info, copies_wanted: usize) -> StreamReport {
     StreamReport {
         copies: info.config.num_replicas,
         copies_wanted,
+        is_clustered: group.is_some_and(|group| group.name.is_some()),
         servers: leader.into_iter().chain(followers).collect(),
         missing: missing(info),
         broken_settings: broken_settings(info),

@@ -146,6 +146,10 @@ impl Notary {
         self.metrics.checkpoint_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         let position = self.projection.position();
         self.warnings.set(Warning::Diverged, position.diverged);
+        // Another replica that signs has had time to.
+        let is_unsigned =
+            self.options.keys.is_empty() && desk.newest.is_none() && age >= 2 * self.options.every;
+        self.warnings.set(Warning::LogUnsigned, is_unsigned);
         let said_short = desk
             .newest
             .as_ref()

@@ -19,6 +19,7 @@ use super::local::{Local, LocalPresence};
 use super::moment::Stopwatch;
 use super::shard::{Request, Shard};
 use super::wire::{Close, Frame};
+use crate::critical_tasks::CriticalTasks;
 use crate::domain::{BroadcastId, Channel, UserId};
 use crate::metrics::Metrics;
 use crate::projection::{Announcement, Projection};
@@ -104,6 +105,8 @@ pub struct Options {
     pub metrics: Metrics,
     /// Whether this replica works with the log.
     pub modes: watch::Receiver<submit::mode::Mode>,
+    /// Where it spawns its shards.
+    pub tasks: CriticalTasks,
 }
 
 impl Hub {
@@ -114,7 +117,7 @@ impl Hub {
         announcements: Vec<mpsc::Receiver<Announcement>>,
         counts: &watch::Receiver<BTreeMap<Channel, Counts>>,
     ) -> io::Result<Self> {
-        let Options { mut channels, max_connections, errands, limits, metrics, modes } = options;
+        let Options { mut channels, max_connections, errands, limits, metrics, modes, tasks } = options;
         channels.sort();
         for channel in &channels {
             metrics.begin(channel);
@@ -127,7 +130,7 @@ impl Hub {
             let (inbox, requests) = mpsc::channel(INBOX);
             let shard =
                 Shard::new((number, of), &channels, means, local.clone(), counts.clone(), modes.clone())?;
-            tokio::spawn(shard.run(inbox.downgrade(), requests, announcements));
+            tasks.spawn("shard of the hub", shard.run(inbox.downgrade(), requests, announcements));
             Ok(inbox)
         });
         Ok(Self { shards: shards.collect::<io::Result<_>>()?, local })

@@ -28,6 +28,7 @@ use super::local::Local;
 use super::mode::Telling;
 use super::room::Room;
 use super::wire::{Close, ServerMessage};
+use crate::crash_point::CrashPoint;
 use crate::domain::{Channel, UserId};
 use crate::metrics::{ByChannel, gauge};
 use crate::projection::Announcement;
@@ -212,6 +213,7 @@ impl Shard {
 
     /// Takes a place for a newcomer, and names the connection.
     fn admit(&mut self, channel: &Channel) -> Result<(usize, ConnectionId), Close> {
+        CrashPoint::BeforeAttach.reached();
         if self.drain.is_some() {
             return Err(Close::Restart { retry_after_ms: retry_after_ms(self.attached) });
         }

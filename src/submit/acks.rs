@@ -116,7 +116,7 @@ impl Acks {
         let (lots, queued) = mpsc::channel(QUEUE);
         let commits = Queue { lots, waiting: Waiting::default() };
         let committer = commit::commit_until_closed(submit.clone(), commits.waiting.clone(), queued);
-        submit.spawn_watched("committer of acknowledgements", committer);
+        submit.options.tasks.spawn("committer of acknowledgements", committer);
         let lookups = Lookups::start(submit.clone(), commits.clone());
         Self { submit, commits, lookups }
     }

@@ -27,7 +27,7 @@ pub enum SubmitError {
     #[error("The event is larger than the event log accepts. Nothing was changed.")]
     TooLarge,
     /// This replica is still reading the log. Nothing was written.
-    #[error("This replica is still reading the event log. Nothing was changed; try again shortly.")]
+    #[error("This replica has not read the event log up to now. Nothing was changed; try again shortly.")]
     CatchingUp,
     /// The log is unavailable, and this replica accepts nothing on its own. Nothing was written.
     #[error(

@@ -131,7 +131,7 @@ impl Submit {
     pub(super) fn restore_then_relay(self: Arc<Self>) {
         // Nobody has it yet.
         let outbox = self.outbox.clone().try_lock_owned();
-        let relay = self.clone();
+        let (relay, tasks) = (self.clone(), self.options.tasks.clone());
         let relay = async move {
             if let Ok(mut outbox) = outbox
                 && !outbox.waiting().is_empty()
@@ -148,7 +148,7 @@ impl Submit {
             }
             relay.relay_for_ever().await;
         };
-        self.spawn_watched("relay of the outbox", relay);
+        tasks.spawn("relay of the outbox", relay);
     }
 
     /// Says what is left for the next start.

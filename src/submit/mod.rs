@@ -23,6 +23,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::critical_tasks::CriticalTasks;
 use crate::domain::{
     Audience, BroadcastId, Channel, Command, Event, Rejection, SentTo, State, Timestamp, UserId, View,
     decide, in_log,
@@ -109,7 +110,6 @@ pub struct Submit {
     log_is_full: AtomicBool,
     no_head: Repeated,
     unconfirmed: Repeated,
-    panicked: watch::Sender<Option<String>>,
     condition: Arc<Condition>,
 }
 
@@ -128,6 +128,8 @@ pub struct Options {
     pub metrics: Metrics,
     /// Where it sets what is wrong.
     pub warnings: Warnings,
+    /// Where it spawns its probe, its relay, and what works on acknowledgements.
+    pub tasks: CriticalTasks,
 }
 
 /// What `decide` said, and what it said that on: the last lifecycle event of the channel, as it is shown here.
@@ -165,7 +167,6 @@ impl Submit {
             log_is_full: AtomicBool::new(false),
             no_head: Repeated::every(SAID_EVERY),
             unconfirmed: Repeated::every(SAID_EVERY),
-            panicked: watch::Sender::new(None),
             condition: Arc::new(Condition::new(options.warnings.clone())),
             options,
         });
@@ -174,31 +175,8 @@ impl Submit {
         submit.clone().restore_then_relay();
         let (log, condition) = (submit.log.clone(), submit.condition.clone());
         let probe = mode::probe(log, submit.projection.clone(), submit.modes.clone(), condition);
-        submit.spawn_watched("probe of the log", probe);
+        submit.options.tasks.spawn("probe of the log", probe);
         submit
-    }
-
-    /// Spawns a task without which this replica would accept what it cannot bring to an end; see [`Submit::panicked`].
-    pub(super) fn spawn_watched(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let (task, panicked) = (tokio::spawn(task), self.panicked.clone());
-        tokio::spawn(async move {
-            if let Err(error) = task.await
-                && error.is_panic()
-            {
-                panicked.send_replace(Some(format!("the {name} failed: {error}")));
-            }
-        });
-    }
-
-    /// Waits until a task of the write path has panicked, and says which one and why: the probe, the relay, or the committer
-    /// of acknowledgements. Then this replica must not go on, since it would never leave its mode, relay or answer again.
-    pub async fn panicked(&self) -> String {
-        let mut panicked = self.panicked.subscribe();
-        let waited = panicked.wait_for(Option::is_some).await.map(|why| why.clone());
-        match waited {
-            Ok(Some(why)) => why,
-            Ok(None) | Err(_) => std::future::pending().await,
-        }
     }
 
     /// Whether this replica works with the log.

@@ -129,6 +129,7 @@ async fn credentials_in_a_file_let_in_whom_the_operator_trusts_and_nobody_else()
         assert!(!refused.status.success(), "{options:?}: {said}");
         let line = said.lines().find(|line| line.starts_with("tidings: ")).unwrap();
         assert_eq!(line.matches("nats: authorization violation").count(), 1, "each cause once: {line}");
+        assert!(!said.contains("ERROR"), "it is said once: {said}");
     }
     // The client makes its connection anew by the same file.
     nats.restart().await;

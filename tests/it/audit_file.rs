@@ -320,6 +320,14 @@ fn what_is_no_export_is_refused() {
     for (bytes, words) in [
         (&b""[..], "it is no export of a log"),
         (b"\xff\x00 nothing of this\n{}\n[1]\n\n", "it is no export of a log"),
+        (
+            b"\x1f\x8b\x08\0\n",
+            "the file is compressed (gzip): decompress it first, for example with `gunzip`",
+        ),
+        (
+            b"\x28\xb5\x2f\xfd",
+            "the file is compressed (zstd): decompress it first, for example with `unzstd`",
+        ),
         (b"{\"tidings_export\":2}\n", "it is an export of version 2, and this build reads version 1"),
     ] {
         let refused = format!("{:#}", File::of(bytes).open().unwrap_err());

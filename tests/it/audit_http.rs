@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Response};
 use serde_json::Value;
+use tempfile::TempDir;
 use tidings::log::EventLog as _;
 use tokio::time::timeout;
 
@@ -103,6 +104,36 @@ async fn pages_have_the_lines_of_the_command() {
         ("?from_sequence=18446744073709551615", vec![]),
     ] {
         assert_eq!(sequences(&page(&replica, query).await), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn every_read_of_an_auditor_has_a_position_and_judges_the_one_that_is_asked_for() {
+    let nats = Nats::start().await;
+    let key = TempDir::new().unwrap();
+    let spec = Spec::joining(nats.url()).with(&["--checkpoint-every-events", "1"]);
+    let replica = Replica::start_with(spec.with(&[
+        "--checkpoint-key",
+        key.path().join("key").to_str().unwrap(),
+        "--checkpoint-key-name",
+        "tidings.local/test",
+    ]))
+    .await;
+    let id = replica.post_broadcast("one").await["id"].as_str().unwrap().to_owned();
+    let answered = async |path: &str, position: &str| {
+        let request = replica.raw_request(Method::GET, path).header("X-User-Role", "auditor");
+        let answer = request.header("Tidings-Min-Position", position).send().await.unwrap();
+        let at = answer.headers().get("tidings-position").map(|at| at.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), at)
+    };
+    let active = replica.request(Method::GET, "/active").send().await.unwrap();
+    let here = active.headers()["tidings-position"].to_str().unwrap().to_owned();
+    let proof = format!("/api/audit/proof?broadcast={id}");
+    eventually("it is signed", async || answered(&proof, &here).await.0 == 200).await;
+    for path in ["/api/audit/events", "/api/audit/checkpoint", &proof] {
+        assert_eq!(answered(path, &here).await, (200, Some(here.clone())), "{path}");
+        assert_eq!(answered(path, "0000000000000001-1").await.0, 412, "{path}");
+        assert_eq!(answered(path, "x").await.0, 400, "{path}");
     }
 }
 

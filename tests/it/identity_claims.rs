@@ -57,6 +57,15 @@ async fn a_claim_of_the_wrong_type_is_refused_for_that_reason() {
     (good["aud"], good["iss"]) = (json!("a"), json!("i"));
     for (name, value, why) in [
         ("sub", json!(7), "Its `sub` must be a string."),
+        ("sub", json!(["a"]), "Its `sub` must be a string."),
+        ("sub", json!([]), "Its `sub` must be a string."),
+        ("sub", json!({}), "Its `sub` must be a string."),
+        ("sub", json!({"a": [{}]}), "Its `sub` must be a string."),
+        ("exp", json!([5]), "Its `exp` must be a number of seconds since 1970."),
+        ("exp", json!({"a": 5}), "Its `exp` must be a number of seconds since 1970."),
+        ("nbf", json!([]), "Its `nbf` must be a number of seconds since 1970."),
+        ("aud", json!({}), "Its `aud` must be a string or an array of strings."),
+        ("iss", json!([["i"]]), "Its `iss` must be a string or an array of strings."),
         ("exp", json!("2099-01-01"), "Its `exp` must be a number of seconds since 1970."),
         ("nbf", json!("now"), "Its `nbf` must be a number of seconds since 1970."),
         ("aud", json!(["a", 5]), "Its `aud` must be a string or an array of strings."),

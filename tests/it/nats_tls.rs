@@ -119,3 +119,48 @@ async fn files_that_hold_no_certificate_end_the_start_and_are_named() {
         assert!(said.contains(named.to_str().unwrap()), "{said}");
     }
 }
+
+/// What has no end is not read until there is no memory left, of which there is little.
+#[tokio::test]
+async fn files_without_end_are_refused_at_their_bound() {
+    let authority = Authority::new("ours");
+    let client = authority.client("replica.example");
+    let (certificate, key) = (client.certificate.to_str().unwrap(), client.key.to_str().unwrap());
+    for (options, words) in [
+        (
+            &["--nats-creds", "/dev/zero"][..],
+            "reading the NATS credentials /dev/zero: it has more than 65536 bytes",
+        ),
+        (&["--nats-tls-ca", "/dev/zero"], "/dev/zero: it has more than 4194304 bytes"),
+        (
+            &["--nats-tls-cert", "/dev/zero", "--nats-tls-key", key],
+            "/dev/zero: it has more than 4194304 bytes",
+        ),
+        (
+            &["--nats-tls-cert", certificate, "--nats-tls-key", "/dev/zero"],
+            "/dev/zero: it has more than 65536 bytes",
+        ),
+    ] {
+        for (command, code) in [
+            (&["serve", "--listen", "127.0.0.1:0"][..], 1),
+            (&["audit", "replay"], 3),
+            (&["admin", "status"], 3),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let output = tokio::process::Command::new("prlimit")
+                .args(["--as=4294967296", "--", env!("CARGO_BIN_EXE_tidings")])
+                .args(command)
+                .args(["--nats", "nats://127.0.0.1:1", "--data-dir", folder.path().to_str().unwrap()])
+                .args(options)
+                .stdin(Stdio::null())
+                .kill_on_drop(true)
+                .output();
+            let output = timeout(PATIENCE, output).await.unwrap().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                output.status.code() == Some(code) && said.contains(words),
+                "{command:?} {options:?}: {output:?}"
+            );
+        }
+    }
+}

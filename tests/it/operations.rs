@@ -139,6 +139,7 @@ async fn printing_the_options_finds_what_a_start_would_find_wrong() {
         (&["--checkpoint-key", "/nowhere/checkpoint.key"], "/nowhere/checkpoint.key"),
         (&["--nats", "nats://a:4222", "--nats-creds", "/nowhere/nats.creds"], "/nowhere/nats.creds"),
         (&["--nats-server", "/nowhere/nats-server"], "--nats-server names"),
+        (&["--stream-replicas", "3"], "--stream-replicas 3 needs a NATS cluster of 3 servers"),
     ] {
         let output = tidings(&[&["serve", "--print-config"][..], options].concat(), &[]).await;
         assert_eq!(output.status.code(), Some(1), "{options:?}");
@@ -165,6 +166,7 @@ async fn options_that_cannot_work_are_refused_with_a_reason() {
     for (options, code, reason) in [
         (["--heartbeat-seconds", "80"], 1, "--liveness-seconds 75"),
         (["--nats-server", "/nowhere/nats-server"], 1, "--nats-server names"),
+        (["--stream-replicas", "3"], 1, "--stream-replicas 3 needs a NATS cluster"),
         (["--stream-replicas", "2"], 2, "1, 3 or 5 copies"),
         (["--max-connections", "0"], 2, "--max-connections"),
         (["--outbox-max-entries", "0"], 2, "--outbox-max-entries"),

@@ -88,6 +88,8 @@ async fn one_copy_in_a_cluster_is_warned_of() {
     let replica = Replica::start_with(Spec::joining(cluster.url())).await;
     let warning = "one node alone keeps the stream BROADCASTS";
     eventually("it is said at the start", || async { replica.log().contains(warning) }).await;
+    let code = json!(["log_copies_few"]);
+    eventually("it is a warning", || async { replica.readyz().await["warnings"] == code }).await;
     let provisioned = replica.tidings(&["admin", "provision"]).await;
     let said = String::from_utf8_lossy(&provisioned.stdout).into_owned();
     assert!(provisioned.status.success() && said.contains(warning), "{said}");
@@ -120,6 +122,34 @@ async fn a_panic_of_the_committer_ends_the_replica() {
     assert_eq!(acknowledge(&replica, &id, "ann").await, 503);
     assert_eq!(replica.ended().await.code(), Some(1));
     assert!(replica.log().contains("the committer of acknowledgements failed"), "{}", replica.log());
+}
+
+#[tokio::test]
+async fn a_panic_of_a_look_up_of_acknowledgements_ends_the_replica() {
+    let nats = Nats::start().await;
+    for (point, task) in [
+        (CrashPoint::BeforeAckLookup, "the look-up of acknowledgements failed"),
+        (CrashPoint::BeforeHeadLookup, "the look-up of acknowledgements in the log failed"),
+    ] {
+        let mut replica = Replica::prepared(Spec::joining(nats.url()));
+        replica.panic_at(point);
+        replica.start_again().await;
+        let unknown = "00000000-0000-0000-0000-000000000001";
+        assert_eq!(acknowledge(&replica, unknown, "ann").await, 503);
+        assert_eq!(replica.ended().await.code(), Some(1));
+        assert!(replica.log().contains(task), "{}", replica.log());
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_a_shard_ends_the_replica() {
+    let nats = Nats::start().await;
+    let mut replica = Replica::prepared(Spec::joining(nats.url()));
+    replica.panic_at(CrashPoint::BeforeAttach);
+    replica.start_again().await;
+    let _ = replica.request(Method::GET, "/events").send().await;
+    assert_eq!(replica.ended().await.code(), Some(1));
+    assert!(replica.log().contains("the shard of the hub failed"), "{}", replica.log());
 }
 
 #[tokio::test]

@@ -67,6 +67,10 @@ async fn a_replica_that_nats_does_not_let_in_is_not_ready() {
     let server = format!("127.0.0.1:{}", nats.port());
     let said = ["NATS does not let this login in: --nats", &server];
     serves_unready(&mut replica, &id, "NATS does not let this replica in", &said).await;
+    let log = replica.log();
+    let of_the_client =
+        |line: &&str| line.contains("uthorization") && !line.contains("NATS does not let this");
+    assert_eq!(log.lines().filter(of_the_client).collect::<Vec<_>>(), Vec::<&str>::new(), "{log}");
 }
 
 #[tokio::test]

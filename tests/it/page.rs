@@ -199,6 +199,29 @@ async fn the_page_turns_to_another_user_and_another_channel() {
     assert_eq!(browser.console().await, Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_name_that_would_read_differently_from_what_it_is_is_shown_by_its_characters() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    let browser = Browser::start().await;
+    let page = browser.open(&replica, "?user=%E2%80%AEn%E2%80%8Bna").await;
+    let name = r"\u202En\u200Bna";
+    page.send("hello 👩‍🚀").await;
+    page.shows("creator-active-since", &format!("by {name}")).await;
+    page.shows("device-message", "hello 👩‍🚀").await;
+    page.click("device-acknowledge").await;
+    for part in ["whose", "creator-name", "creator-active-since", "creator-names"] {
+        page.shows(part, name).await;
+        let script = "const part = document.getElementById(arguments[0]);
+            return getComputedStyle(part.querySelector('bdi') ?? part).unicodeBidi";
+        assert_eq!(page.evaluate(script, part).await, "isolate", "{part}");
+    }
+    let script = "return document.body.textContent.split(arguments[0]).length - 1";
+    assert_eq!(page.evaluate(script, "\u{202E}").await, 0);
+    assert_eq!(page.evaluate(script, "hello 👩‍🚀").await.as_u64().map(|shown| shown >= 2), Some(true));
+    assert_eq!(browser.console().await, Vec::<String>::new());
+}
+
 /// What the browser tests cannot see: how the files are handed out.
 #[tokio::test]
 async fn the_page_is_handed_out_with_a_strict_policy_and_is_asked_for_again_each_time() {

@@ -56,7 +56,7 @@ async fn a_replica_that_is_behind_the_last_event_id_shows_no_older_state() {
     assert_eq!(listen().send().await.unwrap().status(), 503);
     // A browser never comes back after another status than 200.
     let answer = listen().header("Accept", "text/event-stream").send().await.unwrap();
-    assert_eq!((answer.status().as_u16(), answer.text().await.unwrap()), (200, "retry: 1000\n\n".to_owned()));
+    assert_eq!((answer.status().as_u16(), answer.text().await.unwrap()), (200, "retry: 1000\n".to_owned()));
     nats.thaw();
 }
 
@@ -74,7 +74,9 @@ async fn an_event_source_that_is_refused_for_a_moment_is_told_when_to_come_back_
     let second = listen("?user_id=u").send().await.unwrap();
     assert_eq!(second.status(), 200);
     let told = second.text().await.unwrap();
-    assert!(told.starts_with("retry: ") && told.ends_with("\n\n") && told.lines().count() == 2, "{told:?}");
+    // No empty line follows, which some readers take for an event without data.
+    let after_ms = told.strip_prefix("retry: ").and_then(|rest| rest.strip_suffix('\n')?.parse::<u64>().ok());
+    assert!(after_ms.is_some(), "{told:?}");
     let elsewhere = replica.raw_request(Method::GET, "/api/nowhere/broadcast/events");
     let elsewhere = elsewhere.header("Accept", "text/event-stream").send().await.unwrap();
     assert_eq!(elsewhere.status(), 404);

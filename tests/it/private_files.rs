@@ -10,7 +10,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::operations::{stderr, tidings};
-use crate::support::{Replica, Spec, nats_server};
+use crate::support::issuer::key_set;
+use crate::support::operator::Operator;
+use crate::support::tls::Authority;
+use crate::support::{Issuer, Replica, Spec, eventually, nats_server};
 
 /// Everything in a directory, itself included, with its mode.
 fn modes_below(directory: &Path) -> Vec<(PathBuf, u32)> {
@@ -143,6 +146,55 @@ async fn a_key_that_others_can_read_or_change_is_used_with_a_warning() {
         replica.terminate().await;
         replica.start_again().await;
         assert!(replica.log().contains(can), "{can}: {}", replica.log());
+    }
+}
+
+#[tokio::test]
+async fn a_login_to_nats_that_others_can_read_and_keys_of_tokens_that_they_can_change_are_warned_of() {
+    let (authority, operator) = (Authority::new("ours"), Operator::new());
+    let client = authority.client("replica.example");
+    let creds = operator.credentials();
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    fs::write(keys.path(), key_set(&[&Issuer::edwards("e1")]).to_string()).unwrap();
+    let options = [
+        ("--nats", Path::new("nats://127.0.0.1:1")),
+        ("--nats-creds", &creds),
+        ("--nats-tls-cert", &client.certificate),
+        ("--nats-tls-key", &client.key),
+    ];
+    let options: Vec<_> = options.iter().flat_map(|(name, value)| [*name, value.to_str().unwrap()]).collect();
+    let of_serve = [
+        &["--auth", "jwt", "--auth-audience", "a", "--auth-jwks-file", keys.path().to_str().unwrap()],
+        &options[..],
+    ];
+    for (secrets, set, expected) in [
+        (0o600, 0o644, [false, false, false]),
+        (0o644, 0o664, [true, true, true]),
+        (0o640, 0o602, [true, true, true]),
+    ] {
+        for (file, mode) in [(&*creds, secrets), (&*client.key, secrets), (keys.path(), set)] {
+            fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let mut replica = Replica::prepared(Spec::default().with(&of_serve.concat()));
+        replica.spawn();
+        eventually("it has begun", || async { replica.log().contains("starting with what is on disk") })
+            .await;
+        replica.kill();
+        let checked = tidings(&[&["serve", "--print-config"], &of_serve.concat()[..]].concat(), &[]).await;
+        assert!(checked.status.success(), "{}", stderr(&checked));
+        let asked = tidings(&[&["admin", "status"], &options[..]].concat(), &[]).await;
+        for (who, said, read) in
+            [("serve", replica.log(), 3), ("check", stderr(&checked), 3), ("admin", stderr(&asked), 2)]
+        {
+            let found = [
+                "other users can read the NATS credentials in",
+                "other users can read the key of this client's certificate in",
+                "other users can change the keys of tokens in",
+            ]
+            .map(|words| said.matches(words).count());
+            let expected = expected.map(usize::from);
+            assert_eq!(found[..read], expected[..read], "{who} with {secrets:o} and {set:o}: {said}");
+        }
     }
 }
 

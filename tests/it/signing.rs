@@ -1,5 +1,7 @@
 //! Everybody signs checkpoints, or says that nobody does.
 
+use serde_json::json;
+
 use crate::support::{Nats, Replica, Spec, eventually};
 
 /// The public halves of the keys that a replica signs with, as it says at its start.
@@ -26,6 +28,13 @@ async fn a_replica_that_signs_nothing_says_so_and_what_to_do() {
     let embedded = Replica::start_with(Spec::embedded()).await;
     assert!(!embedded.log().contains(WARNING));
     assert_eq!(embedded.count("tidings_checkpoint_keys").await, 1);
+    // Another replica may sign, and has twice the time between two checkpoints for that.
+    let without =
+        Replica::start_with(Spec::joining(nats.url()).with(&["--checkpoint-every-seconds", "1"])).await;
+    without.post_broadcast("signed by nobody").await;
+    eventually("it warns", async || without.readyz().await["warnings"] == json!(["log_unsigned"])).await;
+    assert_eq!(without.count(r#"tidings_warning{code="log_unsigned"}"#).await, 1);
+
     // Where others sign, it is no fault to have no key.
     let [known] = &public_keys(&embedded)[..] else { panic!("{}", embedded.log()) };
     let compares = Spec::joining(nats.url()).with(&["--checkpoint-public-key", known]);

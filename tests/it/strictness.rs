@@ -144,9 +144,28 @@ async fn a_query_parameter_that_is_not_known_is_refused() {
         (Method::POST, "?dry_run=true", "unknown_parameter"),
         (Method::POST, "/clear?id=1", "unknown_parameter"),
         (Method::POST, "/acknowledge?user_id=7", "unknown_parameter"),
+        (Method::POST, "?min_position=0000000000000001-1", "unknown_parameter"),
+        (Method::POST, "/clear?min_position=1", "unknown_parameter"),
+        (Method::POST, "/acknowledge?min_position=1", "unknown_parameter"),
     ] {
         let (status, body) = replica.ask(replica.request(method, path).json(&json!({}))).await;
         assert_eq!((status, &body["code"]), (400, &json!(code)), "{path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_parameter_is_named_only_where_it_is_near_to_what_was_written() {
+    let nats = Nats::start().await;
+    let replica = Replica::start(&nats).await;
+    for (query, expected) in [
+        ("min_positon=1", "Did you mean `min_position`?"),
+        ("foo=1", "is not a query parameter of this address."),
+        ("user_id=7", "with dev auth by `X-User-Id`"),
+    ] {
+        let (_, body) = replica.ask(replica.request(Method::GET, &format!("/active?{query}"))).await;
+        let message = body["message"].as_str().unwrap();
+        assert!(message.contains(expected), "{query}: {message}");
+        assert_eq!(message.contains("Did you mean"), query.starts_with("min"), "{message}");
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidings::config::SOCKET_LIMITS;
+use tidings::critical_tasks::CriticalTasks;
 use tidings::domain::Channel;
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
@@ -86,6 +87,7 @@ impl Replica {
             limits: SOCKET_LIMITS,
             metrics,
             modes: submit.modes().watch(),
+            tasks: CriticalTasks::default(),
         };
         let (_, counts) = watch::channel(BTreeMap::new());
         let hub = Hub::start(options, &projection, vec![announcements], &counts).unwrap();
@@ -163,6 +165,7 @@ impl Spec {
             append_timeout: Duration::from_secs(3),
             accept_on_outage: self.accepts_alone,
             warnings: Warnings::default(),
+            tasks: CriticalTasks::default(),
             metrics: metrics.clone(),
         };
         let name = u16::try_from(self.number).unwrap() << 8 | self.run;

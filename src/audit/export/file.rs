@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::{File, Metadata};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -111,6 +112,20 @@ fn stamp(of: &Metadata) -> Stamp {
     (of.len(), of.modified().ok())
 }
 
+/// What a file begins with that was compressed, by what, and with what it can be read again.
+const COMPRESSED: [(&[u8], &str, &str); 2] =
+    [(&[0x1f, 0x8b], "gzip", "gunzip"), (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "unzstd")];
+
+/// An export begins with a line of JSON, whatever was done to it.
+fn require_uncompressed(file: &File) -> anyhow::Result<()> {
+    let mut start = [0; 4];
+    let read = file.read_at(&mut start, 0)?;
+    if let Some((_, by, undo)) = COMPRESSED.iter().find(|(magic, ..)| start[..read].starts_with(magic)) {
+        bail!("the file is compressed ({by}): decompress it first, for example with `{undo}`");
+    }
+    Ok(())
+}
+
 impl Export {
     /// Reads the file once. One that is damaged has [`Export::faults`]; what is no export at all, of another version, or
     /// cannot be read, is an error. `at` hears how many bytes of it are read.
@@ -121,6 +136,7 @@ impl Export {
         if !found.is_file() {
             bail!("{shown} is no regular file: it is read more than once, so a pipe has to be saved first");
         }
+        require_uncompressed(&file).with_context(|| format!("reading {shown}"))?;
         let mut opening = Opening::of(found.len());
         let mut lines = Lines::from(&file, Begin::default());
         while let Some(Found { begin, text }) = lines.next().with_context(|| format!("reading {shown}"))? {

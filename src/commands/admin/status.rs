@@ -109,7 +109,10 @@ async fn look(nats: &Nats) -> anyhow::Result<Status> {
         );
     }
     if let (Some(log), Some(checkpoints)) = (log, &found[CHECKPOINT_STREAM]) {
-        problems.extend(unsigned(last(log), last(checkpoints)));
+        let is_said = replicas
+            .iter()
+            .any(|live| live.heartbeat.warnings.iter().any(|code| code == Warning::LogUnsigned.code()));
+        problems.extend(unsigned(last(log), last(checkpoints)).filter(|_| !is_said));
     }
     let streams =
         found.iter().map(|(name, stream)| (name.clone(), stream.as_ref().map_or(Value::Null, describe)));

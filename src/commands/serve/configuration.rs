@@ -5,7 +5,9 @@ use std::ffi::OsStr;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory as _};
 
-use super::{descriptors, embedded, keys, require_a_ping_in_time, require_safe_address};
+use super::{
+    descriptors, embedded, keys, require_a_ping_in_time, require_safe_address, require_servers_for_the_copies,
+};
 use crate::commands::diagnostics::{VERBOSITY, Verbosity};
 use crate::config::{Cli, SECRET_VARIABLE, Serve};
 use crate::log::connection::{self, without_password};
@@ -81,8 +83,9 @@ fn add(parts: &mut Parts, name: &str, option: &Arg, matches: &ArgMatches, option
 pub(in crate::commands) async fn check(options: &Serve, connections_are_chosen: bool) -> anyhow::Result<()> {
     require_safe_address(options)?;
     require_a_ping_in_time(options)?;
+    require_servers_for_the_copies(options)?;
     options.identity.authenticator(&options.channels, &Warnings::default()).await?;
-    connection::check(&options.nats.address(options.nats.nats.clone())).await?;
+    connection::check(&options.nats.address(options.nats.nats.clone()))?;
     if options.nats_server.is_some() {
         embedded::find(options.nats_server.as_deref())?;
     }

@@ -17,6 +17,7 @@ use crate::audit::connection::AuditConnection;
 use crate::clock::{Clock, SystemClock};
 use crate::commands::data_dir::DataDir;
 use crate::config::{Auth, OnOutage, Serve};
+use crate::critical_tasks::CriticalTasks;
 use crate::domain::Channel;
 use crate::http::identity::authenticator::Authenticator;
 use crate::http::refusal_log::RefusalLog;
@@ -68,6 +69,7 @@ pub(super) struct Base<'a> {
     metrics: Metrics,
     pub(super) authenticator: Arc<Authenticator>,
     warnings: Warnings,
+    tasks: CriticalTasks,
 }
 
 impl<'a> Base<'a> {
@@ -93,6 +95,7 @@ impl<'a> Base<'a> {
             metrics: Metrics::default(),
             authenticator: Arc::new(authenticator),
             warnings,
+            tasks: CriticalTasks::default(),
         }
     }
 
@@ -128,6 +131,7 @@ impl<'a> Base<'a> {
             limits: self.options.socket_limits(),
             metrics: self.metrics.clone(),
             modes: modes.watch(),
+            tasks: self.tasks.clone(),
         };
         Hub::start(options, projection, announcements, counts)
     }
@@ -197,6 +201,7 @@ impl<'a> Base<'a> {
             accept_on_outage: self.options.on_outage == OnOutage::Accept,
             metrics: self.metrics.clone(),
             warnings: self.warnings.clone(),
+            tasks: self.tasks.clone(),
         };
         Ok(Submit::start(log, projection, self.clock.clone(), outbox, options))
     }
@@ -337,7 +342,7 @@ impl<'a> Running<'a> {
             ended = &mut self.server => Err(anyhow!("the HTTP server ended: {ended:?}")),
             ended = &mut self.mirror => Err(anyhow!("the mirror to KV ended: {ended:?}")),
             ended = &mut self.notary => Err(anyhow!("the notary ended: {ended:?}")),
-            why = self.submit.panicked() => Err(anyhow!(why)),
+            why = self.base.tasks.panicked() => Err(anyhow!(why)),
             // It ends with the hub, and the hub with the projection.
             ended = &mut self.presence => Err(anyhow!("the hub or its presence ended: {ended:?}")),
         };

@@ -2,13 +2,14 @@
 
 use axum::http::StatusCode;
 
-use super::{ApiError, suggest};
+use super::ApiError;
 use crate::domain::Channel;
 use crate::http::excerpt::excerpt;
 use crate::http::identity::error::{AuthError, InvalidToken};
 use crate::http::identity::{Grant, Role};
 use crate::http::query::QueryError;
 use crate::http::rates::Spent;
+use crate::suggest;
 
 /// The challenge to a request without a token, and to one with a token that is not valid (RFC 6750, section 3.1).
 const NO_TOKEN: &str = "Bearer";
@@ -112,6 +113,10 @@ fn missing_role(required: &[Role], channel: Option<&Channel>, own: &[Grant]) -> 
     format!("Requires the role {required}{channel}; {own}.")
 }
 
+/// The hint about a parameter of connections on another address.
+const FOR_CONNECTIONS: &str = " Only connections accept it: here `Authorization` identifies the user, or with dev auth \
+                               `X-User-Id` and `X-User-Role`.";
+
 impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
         match error {
@@ -123,9 +128,13 @@ impl From<QueryError> for ApiError {
                 Self::malformed("malformed_query", message)
             }
             QueryError::Unknown { name, known } => {
-                let nearest = suggest::nearest(&name, &known);
-                let hint =
-                    nearest.map(|nearest| format!(" The nearest one is `{nearest}`.")).unwrap_or_default();
+                let hint = match suggest::near(&name, &known) {
+                    Some(near) => format!(" Did you mean `{near}`?"),
+                    None if ["user_id", "role", "token"].contains(&name.as_str()) => {
+                        FOR_CONNECTIONS.to_owned()
+                    }
+                    None => String::new(),
+                };
                 let name = excerpt(&name);
                 let message = format!("`{name}` is not a query parameter of this address.{hint}");
                 Self::malformed("unknown_parameter", message)

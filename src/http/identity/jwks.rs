@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::fetch::{Fetch, MAX_BYTES};
 use super::keys::{Expectations, Key, Reloaded, published};
 use crate::blocking::blocking;
+use crate::disk::private::warn_of_writers;
 use crate::disk::read_regular;
 use crate::log::connection::without_password;
 use crate::warnings::{Warning, Warnings};
@@ -118,6 +119,7 @@ impl Jwks {
         match &jwks.source {
             Source::File(path) => {
                 begun.with_context(|| format!("reading the keys in {}", path.display()))?;
+                warn_of_writers(path, "the keys of tokens", "can issue tokens for anybody");
             }
             Source::Url(..) => jwks.say(begun.err().as_ref(), false),
         }

@@ -5,6 +5,7 @@
 import { LiveClient } from "./client.js";
 import * as creator from "./creator.js";
 import * as device from "./device.js";
+import { visible } from "./words.js";
 
 const VIEWS = ["both", "creator", "user"];
 
@@ -51,7 +52,7 @@ function query(changes) {
 /** The address of the page says whose it is, so that it can be shared, reloaded and opened once more for somebody else. */
 function settle() {
   user.value = user.value.trim() || user.defaultValue;
-  document.getElementById("whose").textContent = user.value;
+  document.getElementById("whose").textContent = visible(user.value);
   history.replaceState(null, "", query({}));
   document.getElementById("another").href = query({ user: user.value === "ben" ? "ann" : "ben" });
   for (const name of VIEWS) document.getElementById(`view-${name}`).href = query({ view: name });

@@ -1,7 +1,7 @@
 // What a creator sees of a channel: what is on air, who is connected, and what was sent.
 
 import { Refusal } from "./api.js";
-import { duration, element, moment, refusalWords } from "./words.js";
+import { duration, element, message as shown, moment, name, refusalWords, visible } from "./words.js";
 
 /**
  * Acknowledgements of others come without a message, so they are looked for: soon after something happened, and less
@@ -121,7 +121,7 @@ async function attempt(read) {
     told();
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
-    if (from === api) failed = `Not up to date: ${error.message}`;
+    if (from === api) failed = `Not up to date: ${visible(error.message)}`;
   }
   drawStale();
 }
@@ -176,10 +176,14 @@ function drawActive() {
   if (!active) return;
   part("active").dataset.type = active.type;
   part("active-type").textContent = active.type;
-  part("active-message").textContent = active.message;
-  part("active-since").textContent = `since ${moment(active.created_at)}, by ${active.created_by}`;
+  part("active-message").textContent = shown(active.message);
+  part("active-since").replaceChildren(`since ${moment(active.created_at)}, by `, name(active.created_by));
   part("acknowledged").textContent = active.acknowledged;
-  const lines = names.list.map(({ user, at }) => element("li", { text: user, title: moment(at) }));
+  const lines = names.list.map(({ user, at }) => {
+    const line = element("li", { title: moment(at) });
+    line.append(name(user));
+    return line;
+  });
   const others = active.acknowledged - lines.length;
   if (others > 0) lines.push(element("li", { text: `and ${others} more`, name: "rest" }));
   redraw(part("names"), lines);
@@ -203,7 +207,9 @@ function historyEntry({ id, type, message, status, created_at: at, acknowledged,
     element("time", { text: moment(at) }),
     element("span", { text: `${acknowledged} acknowledged${howSoon(acknowledged, took.p50)}` }),
   );
-  entry.append(element("p", { text: message, name: "words" }), facts);
+  const words = element("p", { text: shown(message), name: "words" });
+  words.dir = "auto";
+  entry.append(words, facts);
   return entry;
 }
 

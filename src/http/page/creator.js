@@ -4,7 +4,7 @@ import { Api, Refusal, freshKey } from "./api.js";
 import * as board from "./board.js";
 import { Outcome } from "./outcome.js";
 import { ask, withdraw } from "./question.js";
-import { people } from "./words.js";
+import { people, visible } from "./words.js";
 
 const MAX_CHARACTERS = 280;
 const RECOMMENDED_CHARACTERS = 120;
@@ -22,7 +22,7 @@ export function open(channel, user) {
   unsettled = null;
   sending.drop();
   clearing.drop();
-  part("name").textContent = user;
+  part("name").textContent = visible(user);
   return board.open(api);
 }
 

@@ -1,6 +1,6 @@
 // A user's side: shows what a client knows, the way an application would.
 
-import { refusalWords } from "./words.js";
+import { message as shown, refusalWords, visible } from "./words.js";
 
 /** Lines of traffic that are kept for those who look. */
 const KEPT_LINES = 100;
@@ -56,7 +56,7 @@ function drawBroadcast(banner, { id, type, message, created_at: at }) {
   part("screen").setAttribute("aria-live", type === "alert" ? "assertive" : "polite");
   setText(part("heading"), HEADINGS[type] ?? HEADINGS.info);
   setText(part("time"), new Date(at).toLocaleTimeString([], { timeStyle: "short" }));
-  setText(part("message"), message);
+  setText(part("message"), shown(message));
   banner.hidden = false;
 }
 
@@ -66,7 +66,7 @@ function drawAcknowledgement(receipt, failure, phase) {
   button.setAttribute("aria-disabled", sending);
   setText(button, sending ? "Acknowledging…" : receipt === "failed" ? "Try again" : "Acknowledge");
   const later = sending && phase !== "live" ? "Sent again as soon as the connection is back." : "";
-  setText(part("note"), failure || later);
+  setText(part("note"), visible(failure) || later);
 }
 
 /** The button that was pressed goes with the banner; the focus must not get lost with it. */
@@ -82,7 +82,7 @@ export function log({ direction, text }) {
   const time = document.createElement("time");
   time.textContent = new Date().toLocaleTimeString([], { timeStyle: "medium" });
   const words = document.createElement("code");
-  words.textContent = text;
+  words.textContent = visible(text);
   line.append(time, words);
   const lines = part("log");
   lines.prepend(line);

@@ -1,5 +1,7 @@
 // What came of an action, in words, for as long as it is true and news.
 
+import { visible } from "./words.js";
+
 const DONE_MS = 10_000;
 const REFUSED_MS = 30_000;
 
@@ -69,7 +71,7 @@ export class Outcome {
     clearTimeout(this.#timer);
     this.#about = this.#refusal = null;
     this.#isSent = false;
-    this.#line.textContent = words;
+    this.#line.textContent = visible(words);
     this.#line.dataset.tone = tone;
     if (forMs) this.#timer = setTimeout(() => this.drop(), forMs);
   }

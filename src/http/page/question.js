@@ -1,5 +1,7 @@
 // A question before something that cannot be taken back. Escape and the first button say no.
 
+import { message } from "./words.js";
+
 const dialog = document.getElementById("question");
 const part = (name) => document.getElementById(`question-${name}`);
 
@@ -7,7 +9,7 @@ const part = (name) => document.getElementById(`question-${name}`);
 export function ask({ title, words, quote, type, yes, no }) {
   part("title").textContent = title;
   part("words").textContent = words;
-  part("quote").textContent = quote;
+  part("quote").textContent = message(quote);
   part("quote").dataset.type = type;
   part("yes").textContent = yes;
   part("no").textContent = no;

@@ -1,4 +1,31 @@
-// Refusals, numbers and times in words, and elements with text in them.
+// Refusals, numbers and times in words, and what others have written so that it is what it looks like.
+
+/** What shows nothing, or has text read differently from what it says: controls, directions, joiners, fillers and tags. */
+const UNSEEN = /[\p{Cc}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\p{Noncharacter_Code_Point}\uFFF9-\uFFFB\u2800]/gu;
+
+/**
+ * Those that a message may not have: joiners, selectors and newlines are part of honest writing, and pass, as do tags in a flag.
+ */
+const FORBIDDEN =
+  /(?!\n)[\p{Cc}\p{Noncharacter_Code_Point}\u202A-\u202E\u2066-\u2069\uFFF9-\uFFFB]|(?<!\u{1F3F4}[\u{E0020}-\u{E007F}]*)[\u{E0000}-\u{E007F}]/gu;
+
+/** A text of others with what nobody would see in it shown: U+202E as `\u202E`. */
+export function visible(text, hidden = UNSEEN) {
+  return text.replace(hidden, (character) => {
+    const number = character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+    return number.length > 4 ? `\\u{${number}}` : `\\u${number}`;
+  });
+}
+
+/** The same of a message. */
+export function message(text) {
+  return visible(text, FORBIDDEN);
+}
+
+/** The name of a user, which does not turn the text around it whatever its direction is. */
+export function name(user) {
+  return element("bdi", { text: visible(user) });
+}
 
 export function element(tag, { text = "", name = "", title = "" } = {}) {
   const made = document.createElement(tag);

@@ -10,7 +10,8 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::{Address, CONNECT_TIMEOUT, Connection, hosts, login_options, without_password};
+use super::login::{hosts, login_options};
+use super::{Address, CONNECT_TIMEOUT, Connection, without_password};
 use crate::trouble::{Repeated, causes};
 
 /// How often it is looked whether the connection is up, and how often the servers are tried while it is not.
@@ -72,7 +73,7 @@ async fn diagnose(address: &Address, name: &str) -> Outage {
 /// What a server answers, and whether it refuses the login.
 async fn try_one(address: &Address, name: &str, server: ServerAddr) -> (String, bool) {
     let shown = without_password(server.as_url_str());
-    let options = match login_options(address, name).await {
+    let options = match login_options(address, name) {
         Ok(options) => options.connection_timeout(CONNECT_TIMEOUT),
         Err(error) => return (format!("{shown}: {}", causes(&error)), false),
     };

@@ -7,6 +7,7 @@ use strum::VariantNames;
 
 use super::ServerMessage;
 use crate::domain::BroadcastId;
+use crate::suggest;
 
 /// A token that nobody has looked at yet. It is not shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,6 +25,9 @@ impl fmt::Debug for Token {
         f.write_str("Token([set])")
     }
 }
+
+/// The values of `type`.
+const TYPES: [&str; 3] = ["acknowledge_broadcast", "get_active_broadcast", "refresh"];
 
 /// What a client says. The names of the variants are the values of `type`, or the whole text.
 #[derive(Clone, Debug, PartialEq, Eq, VariantNames)]
@@ -64,8 +68,10 @@ impl ClientMessage {
         match kind {
             Some("acknowledge_broadcast") => {
                 judge_fields(&json, &["type", "broadcast_id"], &["level", "choice", "revision"])?;
-                let id = json.get("broadcast_id").and_then(serde_json::Value::as_str);
-                let id = id.and_then(|id| BroadcastId::from_client(id).ok()).ok_or_else(|| {
+                let Some(id) = json.get("broadcast_id") else {
+                    return Err(error("invalid_broadcast_id", "`broadcast_id` is missing.".to_owned()));
+                };
+                let id = id.as_str().and_then(|id| BroadcastId::from_client(id).ok()).ok_or_else(|| {
                     error(
                         "invalid_broadcast_id",
                         "`broadcast_id` must be the id of a broadcast, a UUID.".to_owned(),
@@ -87,7 +93,12 @@ impl ClientMessage {
             }
             Some(other) => {
                 let shown: String = other.chars().take(40).collect();
-                Err(error("unknown_type", format!("`{}` is not a message type.", shown.escape_debug())))
+                let message = format!(
+                    "`{}` is not a message type. Use one of: {}.",
+                    shown.escape_debug(),
+                    TYPES.join(", ")
+                );
+                Err(error("unknown_type", message))
             }
             None => Err(error("unknown_type", "A message is an object with a string `type`.".to_owned())),
         }
@@ -107,7 +118,9 @@ fn judge_fields(
             }
         } else if !known.contains(&field.as_str()) {
             let shown: String = field.chars().take(40).collect();
-            let message = format!("`{}` is not a field of this message.", shown.escape_debug());
+            let hint = suggest::nearest(field, known)
+                .map_or_else(String::new, |near| format!(" The nearest one is `{near}`."));
+            let message = format!("`{}` is not a field of this message.{hint}", shown.escape_debug());
             return Err(error("unknown_field", message));
         }
     }

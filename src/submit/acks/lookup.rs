@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::lot::{Asker, Lot, Request};
 use super::{Judged, Queue, judge};
 use crate::blocking::blocking;
+use crate::crash_point::CrashPoint;
 use crate::domain::{Channel, Needs, Rejection, View};
 use crate::log::Epoch;
 use crate::log::names::Subject;
@@ -34,8 +35,9 @@ impl Lookups {
     pub(super) fn start(submit: Arc<Submit>, commits: Queue) -> Self {
         // Every lot has at least one place of those that may wait, so that the queue is never full.
         let (unknown, left) = mpsc::channel(super::QUEUE);
+        let tasks = submit.options.tasks.clone();
         let work = Work { submit, commits };
-        tokio::spawn(work.clone().ask_log(left));
+        tasks.spawn("look-up of acknowledgements in the log", work.clone().ask_log(left));
         Self { rounds: Arc::new(Rounds { work, unknown, waiting: Mutex::default() }) }
     }
 
@@ -51,7 +53,15 @@ impl Lookups {
             drop(waiting);
             let rounds = self.rounds.clone();
             // It ends when nothing waits; a panic of the store is caught inside.
-            drop(blocking(move || rounds.read_store()));
+            let reading = blocking(move || rounds.read_store());
+            let tasks = &self.rounds.work.submit.options.tasks;
+            tasks.spawn("look-up of acknowledgements", async {
+                if let Err(error) = reading.await
+                    && let Ok(panic) = error.try_into_panic()
+                {
+                    std::panic::resume_unwind(panic);
+                }
+            });
         }
     }
 }
@@ -94,6 +104,7 @@ impl Rounds {
     /// Answers what the store knows of all that waits, and passes the rest on.
     fn read_store(&self) {
         while let Some(lots) = self.next() {
+            CrashPoint::BeforeAckLookup.reached();
             let seen = self.work.seen();
             for lot in self.work.look(lots) {
                 if let Err(refused) = self.unknown.try_send(Unknown { seen, lot }) {
@@ -143,6 +154,7 @@ impl Work {
     async fn ask_log(self, mut queue: mpsc::Receiver<Unknown>) {
         let mut round = Vec::new();
         while queue.recv_many(&mut round, super::QUEUE).await > 0 {
+            CrashPoint::BeforeHeadLookup.reached();
             let mut channels: BTreeMap<Channel, Vec<Unknown>> = BTreeMap::new();
             for unknown in round.drain(..) {
                 if let Some(first) = unknown.lot.requests.first() {

@@ -3,7 +3,9 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
+use reqwest::Method;
 use rustix::process::Signal;
+use serde_json::json;
 use strum::IntoEnumIterator as _;
 use tidings::crash_point::CrashPoint;
 use tokio::time::sleep;
@@ -47,6 +49,16 @@ async fn crash(world: &mut World, point: CrashPoint) {
         | CrashPoint::BeforeCommit => {
             replica.crash_at(Some((point, 5)));
             replica.spawn();
+        }
+        CrashPoint::BeforeAttach => {
+            replica.crash_at(Some((point, 3)));
+            replica.spawn();
+        }
+        CrashPoint::BeforeAckLookup | CrashPoint::BeforeHeadLookup => {
+            replica.crash_at(Some((point, 1)));
+            replica.start_again().await;
+            let unknown = json!({"broadcast_id": "00000000-0000-0000-0000-000000000001"});
+            let _ = replica.request(Method::POST, "/acknowledge").json(&unknown).send().await;
         }
         CrashPoint::BeforeOutboxWrite | CrashPoint::AfterOutboxWrite => {
             replica.crash_at(Some((point, 3)));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tidings::clock::SystemClock;
 use tidings::config::SOCKET_LIMITS;
+use tidings::critical_tasks::CriticalTasks;
 use tidings::domain::{Audience, Command, Condition, Digest, Kind, Message, SentTo};
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
@@ -84,6 +85,7 @@ impl Projecting {
             limits: SOCKET_LIMITS,
             metrics: Metrics::default(),
             modes: submit.modes().watch(),
+            tasks: CriticalTasks::default(),
         };
         let (_, counts) = watch::channel(BTreeMap::new());
         Hub::start(options, &self.projection, vec![announcements], &counts).unwrap()
@@ -119,6 +121,7 @@ impl Projecting {
             append_timeout,
             accept_on_outage,
             warnings: Warnings::default(),
+            tasks: CriticalTasks::default(),
             metrics: self.metrics.clone(),
         };
         Submit::start(Arc::new(log), self.projection.clone(), Arc::new(SystemClock), outbox, options)

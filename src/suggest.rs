@@ -9,8 +9,16 @@ const CALLED_OTHERWISE: [(&str, &str); 3] =
 /// Longer names are compared by their beginning.
 const MAX_COMPARED_CHARS: usize = 64;
 
+/// From this likeness on (1: the same), a known name is worth a hint.
+const NEAR: f64 = 0.8;
+
+/// The known name that is spelled most like this one, if one is near.
+pub fn near<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    nearest(name, known).filter(|found| jaro_winkler(&name.to_lowercase(), found) >= NEAR)
+}
+
 /// The known name that is spelled most like this one.
-pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name: String = name.chars().take(MAX_COMPARED_CHARS).collect::<String>().to_lowercase();
     let renamed = CALLED_OTHERWISE.iter().find(|(other, _)| *other == name).map(|(_, known)| *known);
     let is_renamed = |known: &&&str| Some(**known) == renamed;
@@ -39,6 +47,15 @@ mod tests {
             assert_eq!(nearest(name, &known), Some(meant), "{name}");
         }
         assert_eq!(nearest("message_type", &[]), None);
+        let known = ["min_position", "limit", "cursor"];
+        for (name, meant) in [
+            ("min_positon", Some("min_position")),
+            ("Limits", Some("limit")),
+            ("foo", None),
+            ("user_id", None),
+        ] {
+            assert_eq!(near(name, &known), meant, "{name}");
+        }
         assert!(nearest(&"x".repeat(30_000), &known).is_some());
     }
 }
