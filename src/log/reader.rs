@@ -1,7 +1,7 @@
 //! The reader: hands on the log in order, every sequence once, over restarts, gaps and recreations.
 //!
 //! It is not the client's ordered consumer, which replayed old messages after a server restart and skipped new ones
-//! after the stream was recreated (measured with async-nats 0.51; `tests/it/nats_facts.rs` keeps watch). Each time it
+//! after the stream was recreated (measured with async-nats 0.51; `tests/it/nats/server_behaviour.rs` keeps watch). Each time it
 //! begins, it compares the log's identity with its cursor, follows **from** the cursor, and demands that the first
 //! message is the one it knows and each next one the next sequence.
 

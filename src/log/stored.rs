@@ -1,7 +1,7 @@
 //! What the leader of a stream has stored, asked for by `STREAM.MSG.GET`.
 //!
 //! Not by the client's own calls: of a header that a message has twice, those keep the last value alone, while a consumer
-//! gives them all (async-nats 0.51; `tests/it/nats_facts.rs` keeps watch). A message must read the same however it comes,
+//! gives them all (async-nats 0.51; `tests/it/nats/server_behaviour.rs` keeps watch). A message must read the same however it comes,
 //! or its leaf would not be the same.
 
 use anyhow::{Context as _, anyhow};

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 use super::judge::Evidence;
 use super::people::{SECRET, Said};
 use super::world::{World, signing};
+use crate::operations::warnings::{WHILE, shows};
 use crate::support::{Cluster, Condition, Events, Link, Nats, Replica, SmallDisk, Spec, eventually, within};
-use crate::warnings::{WHILE, shows};
 
 /// How long a disk stays full once that is noticed.
 const FULL_FOR: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::operations::{stderr, tidings};
+use crate::operations::replica::{stderr, tidings};
 use crate::support::issuer::key_set;
 use crate::support::operator::Operator;
 use crate::support::tls::Authority;

@@ -8,7 +8,7 @@ use tidings::log::Epoch;
 use tidings::log::moment::parse_rfc3339;
 use tokio::process::Command;
 
-use crate::operations::{stderr, stdout, tidings};
+use crate::operations::replica::{stderr, stdout, tidings};
 use crate::support::nats::{epoch_metadata, provision};
 use crate::support::{Nats, Replica, Spec, nats_server};
 

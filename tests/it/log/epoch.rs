@@ -7,7 +7,7 @@ use tidings::log::names::{CHECKPOINT_STREAM, EPOCH_METADATA, LOG_STREAM};
 use tidings::log::provision::NoEpoch;
 use tidings::log::{Epoch, EventLog as _};
 
-use crate::operations::{stderr, stdout, tidings};
+use crate::operations::replica::{stderr, stdout, tidings};
 use crate::support::checkpoints::{KeyFile, signed};
 use crate::support::nats::provision;
 use crate::support::{Cluster, Nats, Replica, Spec, eventually};

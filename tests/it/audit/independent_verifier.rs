@@ -5,7 +5,7 @@ use signed_note::{Note, StandardVerifier, VerifierList};
 use tidings::log::merkle::{Frontier, Hash, consistency, goes_on_from, includes, inclusion};
 use tlog_tiles::{Checkpoint, Hash as TheirHash, check_record, check_tree, record_hash};
 
-use crate::proofs::Signing;
+use crate::audit::proofs::Signing;
 use crate::support::log::everything;
 
 fn theirs(hash: Hash) -> TheirHash {
@@ -66,7 +66,7 @@ async fn it_takes_the_checkpoints_and_proofs_of_a_replica() {
     assert_eq!(lines[0], "c2sp.org/tlog-proof@v1");
     let index = lines[2].strip_prefix("index ").unwrap().parse().unwrap();
     let path: Vec<_> = lines[3..].iter().map(|line| TheirHash::parse_hash(line).unwrap()).collect();
-    let leaf = record_hash(&crate::proofs::statement(&proof));
+    let leaf = record_hash(&crate::audit::proofs::statement(&proof));
     let check = |path, index, leaf| check_record(path, checkpoint.size(), *checkpoint.hash(), index, leaf);
     check(&path, index, leaf).unwrap();
     assert!(check(&path, index + 1, leaf).is_err());

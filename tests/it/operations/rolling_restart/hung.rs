@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::timeout;
 
-use crate::rolling::three;
+use crate::operations::rolling_restart::three;
 use crate::support::balancer::{Balancer, Kind};
 use crate::support::{Client, Nats};
 

@@ -17,28 +17,31 @@ use crate::support::{Browser, Client, Events, Http, Issuer, Nats, PATIENCE, Raw,
 /// The tests of the interface. Among them are those that count the answers and the messages that they got against what is
 /// described: every operation with every status of it, and every message.
 const CONTRACT: [&str; 13] = [
-    "acknowledgements::",
-    "api::",
-    "audit_http::",
-    "checklist::",
-    "contracts::every_described_",
-    "drain::",
-    "history::",
-    "identity::",
-    "identity_live::",
-    "identity_pages::",
-    "identity_rates::",
-    "presence::creators_and_team_",
-    "websocket::",
+    "rest::acknowledgements::",
+    "rest::requests::",
+    "audit::http::",
+    "contracts::checklist::",
+    "contracts::descriptions::every_described_",
+    "operations::shutdown::",
+    "rest::history::",
+    "identity::tokens::",
+    "identity::connections::",
+    "identity::browsers::",
+    "identity::rate_limits::",
+    "live::presence::creators_and_team_",
+    "live::websocket::",
 ];
 
 /// Those among them that are about what is between a client and a replica when nothing is, and why.
 const ABOUT_SOCKETS: [(&str, &str); 5] = [
-    ("api::refusals::a_header_that_cannot_be_honoured", "nginx itself answers some headers that come twice"),
-    ("identity::what_is_huge", "nginx itself answers a head that is larger than it takes"),
-    ("websocket::what_waits_for_a_client", "nginx reads for a client that does not"),
-    ("drain::a_request_under_way", "nginx sends a request on once it has all of it"),
-    ("drain::clients_that_neither_answer", "nginx sends a request on once it has all of it"),
+    (
+        "rest::requests::refusals::a_header_that_cannot_be_honoured",
+        "nginx itself answers some headers that come twice",
+    ),
+    ("identity::tokens::what_is_huge", "nginx itself answers a head that is larger than it takes"),
+    ("live::websocket::what_waits_for_a_client", "nginx reads for a client that does not"),
+    ("operations::shutdown::a_request_under_way", "nginx sends a request on once it has all of it"),
+    ("operations::shutdown::clients_that_neither_answer", "nginx sends a request on once it has all of it"),
 ];
 
 #[test]

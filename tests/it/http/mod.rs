@@ -1,9 +1,10 @@
-//! The edge is closed by default: what anyone can send over HTTP is answered or cut off, takes nothing down, and slows
-//! nobody else.
+//! The HTTP server: requests that are malformed, too large or too many, limits of connections, and TLS in front.
 
 mod answers;
+mod behind_tls;
+mod connection_limits;
 mod floods;
-mod places;
+mod random_bytes;
 mod requests;
 mod routes;
 mod websockets;

@@ -1,0 +1,6 @@
+//! State derived from the log: the projection, its rebuild, and the KV mirror.
+
+mod convergence;
+mod fold;
+mod kv_mirror;
+mod rebuild;

@@ -1,0 +1,4 @@
+//! The repository itself: source layout, documents, and the table of promises and tests.
+
+mod documents;
+mod tidy;
