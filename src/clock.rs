@@ -37,8 +37,7 @@ impl SystemClock {
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the place that may")]
     fn now(&self) -> Timestamp {
-        let ns = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
-        Timestamp::from_unix_ns(i64::try_from(ns).unwrap_or(i64::MAX))
+        Timestamp::from_unix_ms(jiff::Timestamp::now().as_millisecond())
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the place that may")]

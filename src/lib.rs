@@ -34,6 +34,7 @@
 
 pub mod domain;
 pub mod clock;
+pub mod duration;
 pub mod json;
 pub mod suggest;
 pub mod blocking;

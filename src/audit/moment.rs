@@ -3,9 +3,12 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::Span;
+use jiff::tz::TimeZone;
 use tokio::time::sleep;
 
 use crate::domain::Timestamp;
+use crate::duration::parse_span;
 use crate::log::moment::parse_rfc3339;
 use crate::log::{EventLog, RawMessage, ReadError};
 
@@ -15,12 +18,12 @@ const ASKED: u32 = 3;
 const ASKED_EVERY: Duration = Duration::from_millis(300);
 
 /// A moment as an auditor writes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Moment {
     /// RFC 3339, as nanoseconds since 1970-01-01T00:00:00Z.
     At(i64),
-    /// So long before now.
-    Ago(Duration),
+    /// A span of the calendar before now.
+    Ago(Span),
 }
 
 impl Moment {
@@ -28,10 +31,12 @@ impl Moment {
     pub fn as_unix_ns(self, now: Timestamp) -> i64 {
         match self {
             Self::At(ns) => ns,
-            Self::Ago(ago) => now
-                .as_unix_ms()
-                .saturating_mul(1_000_000)
-                .saturating_sub(i64::try_from(ago.as_nanos()).unwrap_or(i64::MAX)),
+            // Before the first year there is, and before the first nanosecond, is before any message.
+            Self::Ago(ago) => jiff::Timestamp::from_millisecond(now.as_unix_ms())
+                .and_then(|now| now.to_zoned(TimeZone::UTC).checked_sub(ago))
+                .ok()
+                .and_then(|moment| i64::try_from(moment.timestamp().as_nanosecond()).ok())
+                .unwrap_or(i64::MIN),
         }
     }
 }
@@ -40,12 +45,12 @@ impl FromStr for Moment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Ok(ago) = humantime::parse_duration(text) {
+        if let Ok(ago) = parse_span(text) {
             return Ok(Self::Ago(ago));
         }
-        parse_rfc3339(text).map(Self::At).map_err(|e| {
-            format!("neither a time such as 2026-11-25T02:43:00Z ({e}) nor how long ago, such as 15m or 2h")
-        })
+        parse_rfc3339(text)
+            .map(Self::At)
+            .map_err(|e| format!("neither a time ({e}) nor how long ago, such as 15m or 2h"))
     }
 }
 
@@ -94,7 +99,8 @@ mod tests {
             ("1969-12-31T23:59:59Z", -1_000_000_000),
             ("1s", 9_999_000_000_000),
             ("2h 30m", 1_000_000_000_000),
-            ("100years", 10_000_000_000_000 - 100 * 31_557_600 * 1_000_000_000),
+            ("100years", 10_000_000_000_000 - 36_524 * 86_400 * 1_000_000_000),
+            ("9000years", i64::MIN),
         ] {
             assert_eq!(text.parse::<Moment>().map(|m| m.as_unix_ns(now)), Ok(ns), "{text}");
         }

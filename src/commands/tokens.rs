@@ -20,11 +20,11 @@ pub(super) fn mint(options: &MintToken) -> anyhow::Result<String> {
 }
 
 fn signed(options: &MintToken, secret: &SharedSecret) -> anyhow::Result<String> {
-    let lifetime = *options.expires_in;
-    ensure!(lifetime >= Duration::from_secs(1), "--expires-in takes a second at least");
+    let lifetime = options.expires_in;
+    ensure!(lifetime >= Duration::from_secs(1), "--expires-in must be at least a second");
     let now = SystemClock.now().as_unix_ms().div_euclid(1_000);
     let ends = i64::try_from(lifetime.as_secs()).ok().and_then(|lifetime| now.checked_add(lifetime));
-    let ends = ends.context("--expires-in is longer than time")?;
+    let ends = ends.context("--expires-in is too long")?;
     let mut claims = Map::new();
     claims.insert("sub".to_owned(), options.sub.as_str().into());
     claims.insert("iat".to_owned(), now.into());

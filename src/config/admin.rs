@@ -1,11 +1,13 @@
 //! The options of the operator's commands.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Nats, Secret, Streams};
 use crate::domain::UserId;
+use crate::duration::parse_duration;
 use crate::http::identity::Grant;
 use crate::notary::note::KeyName;
 
@@ -151,8 +153,8 @@ pub struct MintToken {
     #[arg(long)]
     pub name: Option<String>,
     /// How long it lasts: `15m`, `8h`, `30days`.
-    #[arg(long, default_value = "1h", value_name = "TIME")]
-    pub expires_in: humantime::Duration,
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = parse_duration)]
+    pub expires_in: Duration,
     /// Whom it is for: one of `--auth-audience`.
     #[arg(long)]
     pub aud: Option<String>,

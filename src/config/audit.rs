@@ -10,6 +10,7 @@ use clap::{ArgMatches, Args, Error, Subcommand, ValueEnum};
 use super::Nats;
 use crate::audit::moment::Moment;
 use crate::domain::{BroadcastId, Channel, UserId};
+use crate::duration::parse_duration;
 
 // Paragraphs are one line each: the terminal's width breaks them.
 
@@ -300,7 +301,7 @@ pub struct Prove {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "2m",
-        value_parser = humantime::parse_duration,
+        value_parser = parse_duration,
         conflicts_with = "file"
     )]
     pub wait: Option<Duration>,

@@ -5,26 +5,25 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::str::FromStr;
 
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use time::format_description::well_known::Rfc3339;
-use time::{Date, OffsetDateTime};
+use thiserror::Error;
 
 use super::types::Parsed;
-
-/// 1970-01-01 as a Julian day.
-const UNIX_EPOCH_JULIAN_DAY: i32 = 2_440_588;
 
 /// A moment in UTC, in whole milliseconds; on the wire RFC 3339 with three decimals and `Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// From milliseconds since 1970-01-01T00:00:00Z, held within the years 0000 to 9999 that RFC 3339 can write.
+    /// From milliseconds since 1970-01-01T00:00:00Z, clamped to what RFC 3339 can write in every time zone:
+    /// 0000-01-01T00:00:00Z to 9999-12-30T22:00:00Z.
     pub fn from_unix_ms(ms: i64) -> Self {
-        const YEAR_0000: i64 = -62_167_219_200_000;
-        const YEAR_9999_END: i64 = 253_402_300_799_999;
-        Self(ms.clamp(YEAR_0000, YEAR_9999_END))
+        const FIRST: i64 = -62_167_219_200_000;
+        const LAST: i64 = 253_402_207_200_000;
+        Self(ms.clamp(FIRST, LAST))
     }
 
     /// From nanoseconds since 1970-01-01T00:00:00Z, the unit in which JetStream records time.
@@ -43,34 +42,33 @@ impl Timestamp {
     }
 }
 
-/// Letters that a timestamp is written in.
-const LETTERS: usize = 24;
+/// The length of a timestamp as text.
+const LENGTH: usize = 24;
 
 impl Timestamp {
-    /// As it is written. Every acknowledgement of a log has one, so the digits are put down one by one.
-    fn letters(self) -> [u8; LETTERS] {
-        let (year, month, day) = i32::try_from(self.day())
-            .ok()
-            .and_then(|day| Date::from_julian_day(day + UNIX_EPOCH_JULIAN_DAY).ok())
-            .map_or((0, 1, 1), |date| (date.year(), u8::from(date.month()), date.day()));
-        let ms = self.0.rem_euclid(86_400_000);
+    /// The text. Every acknowledgement in an event has a timestamp, so its digits are written and read here, while the calendar is
+    /// jiff's: with jiff's printer and parser, an event of 500 acknowledgements takes 26 % longer to encode and 11 % longer to
+    /// decode (131 instead of 104 ns and 153 instead of 137 ns an acknowledgement).
+    fn text(self) -> [u8; LENGTH] {
+        let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
+        let moment = Offset::UTC.to_datetime(moment);
         let parts = [
-            (0..4, i64::from(year)),
-            (5..7, month.into()),
-            (8..10, day.into()),
-            (11..13, ms / 3_600_000),
-            (14..16, ms / 60_000 % 60),
-            (17..19, ms / 1_000 % 60),
-            (20..23, ms % 1_000),
+            (0..4, moment.year()),
+            (5..7, moment.month().into()),
+            (8..10, moment.day().into()),
+            (11..13, moment.hour().into()),
+            (14..16, moment.minute().into()),
+            (17..19, moment.second().into()),
+            (20..23, moment.millisecond()),
         ];
-        let mut letters = *b"0000-00-00T00:00:00.000Z";
-        for (place, mut left) in parts {
-            for letter in letters[place].iter_mut().rev() {
-                *letter = DIGITS[usize::try_from(left % 10).unwrap_or_default()];
-                left /= 10;
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        for (place, mut rest) in parts {
+            for digit in text[place].iter_mut().rev() {
+                *digit = DIGITS[usize::try_from(rest % 10).unwrap_or_default()];
+                rest /= 10;
             }
         }
-        letters
+        text
     }
 }
 
@@ -78,52 +76,62 @@ const DIGITS: &[u8; 10] = b"0123456789";
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(str::from_utf8(&self.letters()).map_err(|_| fmt::Error)?)
+        f.write_str(str::from_utf8(&self.text()).map_err(|_| fmt::Error)?)
     }
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(str::from_utf8(&self.letters()).map_err(S::Error::custom)?)
+        serializer.serialize_str(str::from_utf8(&self.text()).map_err(S::Error::custom)?)
     }
 }
+
+/// A text is not an RFC 3339 time.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{}` is not an RFC 3339 time such as 2026-11-25T02:43:00Z", .0.escape_debug())]
+pub struct InvalidTime(String);
 
 impl FromStr for Timestamp {
-    type Err = String;
+    type Err = InvalidTime;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(ms) = as_written(text) {
-            return Ok(Self(ms));
+        if let Some(moment) = as_written(text) {
+            return Ok(moment);
         }
-        let moment = OffsetDateTime::parse(text, &Rfc3339)
-            .map_err(|e| format!("`{}` is not an RFC 3339 time: {e}", text.escape_debug()))?;
-        let ms = moment.unix_timestamp_nanos().div_euclid(1_000_000);
-        i64::try_from(ms).map(Self::from_unix_ms).map_err(|e| e.to_string())
+        let ns = parse_rfc3339(text)?.as_nanosecond();
+        Ok(Self::from_unix_ms(i64::try_from(ns.div_euclid(1_000_000)).unwrap_or(i64::MAX)))
     }
 }
 
-/// The milliseconds of a moment to the letter as [`Timestamp`] writes it, as in every acknowledgement of a log. `None`: it
-/// wants a closer look, which a leap second does, too.
-fn as_written(text: &str) -> Option<i64> {
-    let bytes: &[u8; LETTERS] = text.as_bytes().try_into().ok()?;
-    let is_at = |at: usize, byte| bytes[at] == byte;
+/// Reads any RFC 3339 time. jiff alone would also accept other forms of ISO 8601, such as one without seconds.
+pub fn parse_rfc3339(text: &str) -> Result<jiff::Timestamp, InvalidTime> {
+    let moment = if is_in_form(text.as_bytes()) { text.parse().ok() } else { None };
+    moment.ok_or_else(|| InvalidTime(text.chars().take(40).collect()))
+}
+
+fn is_in_form(text: &[u8]) -> bool {
+    let has = |(at, marks): (usize, &[u8])| text.get(at).is_some_and(|byte| marks.contains(byte));
+    let marks: [(usize, &[u8]); 5] = [(4, b"-"), (7, b"-"), (10, b"Tt "), (13, b":"), (16, b":")];
+    let has_offset = matches!(text, [.., b'Z' | b'z'] | [.., b'+' | b'-', _, _, b':', _, _]);
+    marks.into_iter().all(has) && has_offset && !text.contains(&b',')
+}
+
+/// Reads a time in the form that [`Timestamp`] writes; `None` for any other form, and for leap seconds.
+fn as_written(text: &str) -> Option<Timestamp> {
+    let bytes: &[u8; LENGTH] = text.as_bytes().try_into().ok()?;
     let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.'), (23, b'Z')];
-    if !marks.iter().all(|(at, mark)| is_at(*at, *mark)) {
+    if !marks.iter().all(|(at, mark)| bytes[*at] == *mark) {
         return None;
     }
     let number = |range: Range<usize>| {
-        bytes[range]
-            .iter()
-            .try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + i32::from(byte - b'0')))
+        let digit = |byte: &u8| byte.is_ascii_digit().then(|| i16::from(byte - b'0'));
+        bytes[range].iter().try_fold(0, |number, byte| Some(number * 10 + digit(byte)?))
     };
-    let month = u8::try_from(number(5..7)?).ok()?.try_into().ok()?;
-    let day = u8::try_from(number(8..10)?).ok()?;
-    let days =
-        Date::from_calendar_date(number(0..4)?, month, day).ok()?.to_julian_day() - UNIX_EPOCH_JULIAN_DAY;
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let is_time = hour < 24 && minute < 60 && second < 60;
-    let seconds = i64::from(days) * 86_400 + i64::from(hour * 3_600 + minute * 60 + second);
-    is_time.then_some(seconds * 1_000 + i64::from(number(20..23)?))
+    let short = |range| i8::try_from(number(range)?).ok();
+    let ns = i32::from(number(20..23)?) * 1_000_000;
+    let (year, month, day) = (number(0..4)?, short(5..7)?, short(8..10)?);
+    let moment = DateTime::new(year, month, day, short(11..13)?, short(14..16)?, short(17..19)?, ns).ok()?;
+    Offset::UTC.to_timestamp(moment).ok().map(|moment| Timestamp::from_unix_ms(moment.as_millisecond()))
 }
 
 impl<'de> Deserialize<'de> for Timestamp {
@@ -135,7 +143,6 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use time::macros::format_description;
 
     use super::*;
 
@@ -143,22 +150,43 @@ mod tests {
     fn timestamps_have_one_spelling() {
         let moment: Timestamp = "2026-11-25T02:43:00.5+01:00".parse().unwrap();
         assert_eq!(moment.to_string(), "2026-11-25T01:43:00.500Z");
-        assert!("yesterday".parse::<Timestamp>().is_err());
+        for (limit, text) in [(i64::MIN, "0000-01-01T00:00:00.000Z"), (i64::MAX, "9999-12-30T22:00:00.000Z")]
+        {
+            assert_eq!(Timestamp::from_unix_ms(limit).to_string(), text);
+        }
     }
 
-    fn closely(text: &str) -> Option<i64> {
-        let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        i64::try_from(moment.unix_timestamp_nanos().div_euclid(1_000_000)).ok()
+    #[test]
+    fn only_rfc_3339_is_read() {
+        for good in ["2026-11-25T02:43:00Z", "2026-11-25t02:43:00.123456789z", "2026-11-25T02:43:00-00:30"] {
+            assert!(good.parse::<Timestamp>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "yesterday",
+            "2026-11-25",
+            "2026-11-25T02:43Z",
+            "20261125T024300Z",
+            "2026-11-25T02:43:00",
+            "2026-11-25T02:43:00+01",
+            "2026-11-25T02:43:00,5Z",
+            "2026-11-25T02:43:00Z[UTC]",
+            "2026-13-25T02:43:00Z",
+            "-002026-11-25T02:43:00Z",
+        ] {
+            assert!(bad.parse::<Timestamp>().is_err(), "{bad}");
+        }
+    }
+
+    fn by_library(text: &str) -> Option<Timestamp> {
+        text.parse().ok().map(|moment: jiff::Timestamp| Timestamp::from_unix_ms(moment.as_millisecond()))
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_what_the_library_writes(ms in any::<i64>(), days in -719_528..2_932_896_i64, of_day in 0..86_400_000_i64) {
-            let format =
-                format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+        fn what_is_written_is_what_the_library_writes(ms in any::<i64>(), days in -719_528..2_932_894_i64, of_day in 0..86_400_000_i64) {
             for moment in [Timestamp::from_unix_ms(ms), Timestamp::from_unix_ms(days * 86_400_000 + of_day)] {
-                let nanos = i128::from(moment.as_unix_ms()) * 1_000_000;
-                let written = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap().format(&format).unwrap();
+                let written = format!("{:.3}", jiff::Timestamp::from_millisecond(moment.as_unix_ms()).unwrap());
                 prop_assert_eq!(moment.to_string(), &*written);
                 prop_assert_eq!(serde_json::to_value(moment).unwrap(), serde_json::Value::from(written));
             }
@@ -169,24 +197,24 @@ mod tests {
             text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9]\\.[0-9]{3}Z",
             letter in "\\PC", at in 0..24_usize,
         ) {
-            prop_assert!(as_written(&text).is_none() || as_written(&text) == closely(&text), "{}", text);
+            prop_assert!(as_written(&text).is_none() || as_written(&text) == by_library(&text), "{}", text);
             let mut other: Vec<_> = text.chars().collect();
             other[at] = letter.chars().next().unwrap_or(' ');
             let other: String = other.into_iter().collect();
-            prop_assert!(as_written(&other).is_none() || as_written(&other) == closely(&other), "{}", other);
+            prop_assert!(as_written(&other).is_none() || as_written(&other) == by_library(&other), "{}", other);
         }
 
         #[test]
-        fn what_is_written_is_read_the_short_way(ms in any::<i64>(), days in -719_528..2_932_896_i64) {
+        fn what_is_written_is_read_the_short_way(ms in any::<i64>(), days in -719_528..2_932_895_i64) {
             for moment in [Timestamp::from_unix_ms(ms), Timestamp::from_unix_ms(days * 86_400_000 - 1)] {
-                prop_assert_eq!(as_written(&moment.to_string()), Some(moment.as_unix_ms()));
+                prop_assert_eq!(as_written(&moment.to_string()), Some(moment));
             }
         }
 
         #[test]
         fn timestamps_round_trip(ms in any::<i64>()) {
             let moment = Timestamp::from_unix_ms(ms);
-            prop_assert_eq!(moment.to_string().parse::<Timestamp>().unwrap(), moment);
+            prop_assert_eq!(moment.to_string().parse::<Timestamp>(), Ok(moment));
         }
     }
 }

@@ -146,10 +146,10 @@ fn append_error(error: PublishError) -> AppendError {
     }
 }
 
-fn raw(message: &async_nats::Message, sequence: u64, time: time::OffsetDateTime) -> RawMessage {
+fn raw(message: &async_nats::Message, sequence: u64, time_ns: i64) -> RawMessage {
     RawMessage {
         sequence,
-        time_ns: nanoseconds(time),
+        time_ns,
         subject: message.subject.as_str().to_owned(),
         headers: message.headers.as_ref().map(|headers| flatten(headers, &[])).unwrap_or_default(),
         body: message.payload.clone(),
@@ -181,9 +181,9 @@ pub async fn epoch_now(context: &jetstream::Context) -> anyhow::Result<Epoch> {
     epoch_of(stream.cached_info()).ok_or_else(|| NoEpoch.into())
 }
 
-/// A moment of JetStream's clock, since 1970-01-01.
-pub fn nanoseconds(time: time::OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+/// Nanoseconds since 1970-01-01, in the 64 bits in which JetStream counts them.
+pub fn nanoseconds(unix_ns: i128) -> i64 {
+    i64::try_from(unix_ns).unwrap_or(i64::MAX)
 }
 
 impl EventLog for JetStreamLog {
@@ -292,7 +292,11 @@ impl EventLog for JetStreamLog {
                 let message = next.map_err(away)?;
                 let info = message.info().map_err(|e| anyhow!(e)).context("reading a delivery's place");
                 let info = info.map_err(ReadError::Away)?;
-                Ok(raw(&message.message, info.stream_sequence, info.published))
+                Ok(raw(
+                    &message.message,
+                    info.stream_sequence,
+                    nanoseconds(info.published.unix_timestamp_nanos()),
+                ))
             });
             let messages = messages.scan(false, |ended, next: Result<RawMessage, ReadError>| {
                 let last = *ended;

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use async_nats::{Client, HeaderValue, Message, Subscriber};
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
@@ -160,7 +160,7 @@ fn raw(answer: &Message) -> anyhow::Result<RawMessage> {
     };
     Ok(RawMessage {
         sequence: place("Nats-Sequence")?.parse().context("a place is a number")?,
-        time_ns: parse_rfc3339(place("Nats-Time-Stamp")?).map_err(|why| anyhow!(why))?,
+        time_ns: parse_rfc3339(place("Nats-Time-Stamp")?)?,
         subject: place("Nats-Subject")?.to_owned(),
         headers: flatten(headers, &ADDED),
         body: answer.payload.clone(),

@@ -1,21 +1,28 @@
-//! Moments of JetStream's clock as text: RFC 3339 with nine decimals.
+//! The time of messages as text: RFC 3339 with nine decimals, as JetStream records it.
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-use time::macros::format_description;
+use thiserror::Error;
 
-/// A moment of JetStream's clock in full: RFC 3339 with nine decimals. `ns` counts since 1970-01-01T00:00:00Z.
+use crate::domain::{InvalidTime, parse_rfc3339 as parse};
+
+/// A time in nanoseconds since 1970-01-01T00:00:00Z, as RFC 3339 with nine decimals.
 pub fn rfc3339(ns: i64) -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:9]Z");
-    let moment = OffsetDateTime::from_unix_timestamp_nanos(ns.into()).ok();
-    moment.and_then(|moment| moment.format(&format).ok()).unwrap_or_default()
+    jiff::Timestamp::from_nanosecond(ns.into()).map(|moment| format!("{moment:.9}")).unwrap_or_default()
 }
 
-/// The moment that an RFC 3339 time names, to the nanosecond, as [`rfc3339`] counts them.
-pub fn parse_rfc3339(text: &str) -> Result<i64, String> {
-    let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|e| e.to_string())?;
-    i64::try_from(moment.unix_timestamp_nanos())
-        .map_err(|_| "out of range: years 1678 to 2261 count in nanoseconds".to_owned())
+/// Why a text names no time that JetStream could have recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InvalidMoment {
+    /// It is not an RFC 3339 time.
+    #[error(transparent)]
+    Form(#[from] InvalidTime),
+    /// It does not fit nanoseconds in 64 bits.
+    #[error("out of range: nanoseconds cover the years 1678 to 2261")]
+    OutOfRange,
+}
+
+/// Nanoseconds since 1970-01-01T00:00:00Z of an RFC 3339 time.
+pub fn parse_rfc3339(text: &str) -> Result<i64, InvalidMoment> {
+    i64::try_from(parse(text)?.as_nanosecond()).map_err(|_| InvalidMoment::OutOfRange)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! gives them all (async-nats 0.51; `tests/it/nats/server_behaviour.rs` keeps watch). A message must read the same however it comes,
 //! or its leaf would not be the same.
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ErrorCode};
 use base64::Engine as _;
@@ -53,7 +53,7 @@ fn read(stored: Stored) -> anyhow::Result<RawMessage> {
     headers.sort();
     Ok(RawMessage {
         sequence: stored.seq,
-        time_ns: parse_rfc3339(&stored.time).map_err(|why| anyhow!(why))?,
+        time_ns: parse_rfc3339(&stored.time)?,
         subject: stored.subject,
         headers,
         body: decoded(&stored.data)?.into(),

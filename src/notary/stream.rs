@@ -81,9 +81,16 @@ impl Checkpoints {
         let found = self.context.get_stream(CHECKPOINT_STREAM).await.context("asking for the checkpoints")?;
         let info = found.cached_info();
         let (first, last) = (info.state.first_sequence, info.state.last_sequence);
-        let last_time_ns = nanoseconds(info.state.last_timestamp);
+        let last_time_ns = nanoseconds(info.state.last_timestamp.unix_timestamp_nanos());
         let (bytes, max_bytes) = (info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(0));
-        Ok(Reach { created_ns: nanoseconds(info.created), first, last, last_time_ns, bytes, max_bytes })
+        Ok(Reach {
+            created_ns: nanoseconds(info.created.unix_timestamp_nanos()),
+            first,
+            last,
+            last_time_ns,
+            bytes,
+            max_bytes,
+        })
     }
 
     /// What stands at a place, if it was not lost.
@@ -193,7 +200,7 @@ fn noted(answer: Result<StreamMessage, RawMessageError>) -> anyhow::Result<Optio
     match answer {
         Ok(found) => Ok(Some(Noted {
             number: found.sequence,
-            time_ns: nanoseconds(found.time),
+            time_ns: nanoseconds(found.time.unix_timestamp_nanos()),
             text: String::from_utf8_lossy(&found.payload).into_owned(),
         })),
         Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),

@@ -91,7 +91,7 @@ async fn recorded_at(
     let stream = context.get_stream_no_info(replicas_stream()).await?;
     let subject = bucket_subject(REPLICAS_BUCKET, replica);
     let last = stream.get_last_raw_message_by_subject(&subject).await?;
-    Ok((last.sequence == sequence).then(|| nanoseconds(last.time) / 1_000_000))
+    Ok((last.sequence == sequence).then(|| nanoseconds(last.time.unix_timestamp_nanos()) / 1_000_000))
 }
 
 /// The least by which this replica's clock is ahead of that of NATS (behind it, when negative), in milliseconds: NATS recorded

@@ -133,7 +133,7 @@ fn describe(stream: &Stream) -> Value {
     let info = stream.cached_info();
     json!({
         "epoch": epoch_of(info),
-        "created": rfc3339(nanoseconds(info.created)),
+        "created": rfc3339(nanoseconds(info.created.unix_timestamp_nanos())),
         "last_sequence": info.state.last_sequence,
         "messages": info.state.messages,
         "bytes": info.state.bytes,

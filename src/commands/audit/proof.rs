@@ -20,6 +20,7 @@ use crate::commands::print;
 use crate::config::{Check, CheckFormat, Prove};
 use crate::disk::private::write_private;
 use crate::domain::UserId;
+use crate::duration;
 use crate::log::moment::rfc3339;
 use crate::notary::note::PublicKey;
 
@@ -32,10 +33,7 @@ pub(super) async fn prove(options: Prove) -> anyhow::Result<()> {
     let opened = opened(&options.from).await?;
     let proof = match (prove_now(&options, &opened, &keys).await, options.wait) {
         (Err(error), Some(wait)) if code_of(&error) == UNSIGNED => {
-            note(format!(
-                "{error}; waiting up to {} for the next checkpoint",
-                humantime::format_duration(wait)
-            ));
+            note(format!("{error}; waiting up to {} for the next checkpoint", duration::display(wait)));
             wait_for_more(&opened, &keys, wait).await?.ok_or(error)?;
             prove_now(&options, &opened, &keys).await?
         }

@@ -186,11 +186,11 @@ fn routes_are_added_where_they_are_listed() {
 fn the_domain_is_pure() {
     let allowed = [
         "std",
+        "jiff",
         "serde",
         "serde_json",
         "thiserror",
         "uuid",
-        "time",
         "sha2",
         "crate",
         "super",
