@@ -58,6 +58,6 @@ mod tests {
         }
         assert_eq!(parse_duration("1y 2d"), Err(InvalidDuration::NoFixedLength));
         assert_eq!(parse_span("6 months").map(|span| span.get_months()), Ok(6));
-        assert_eq!(display(Duration::from_secs(5_400)), "1h 30m");
+        assert_eq!(display(Duration::from_mins(90)), "1h 30m");
     }
 }

@@ -31,7 +31,7 @@ impl Moment {
     pub fn as_unix_ns(self, now: Timestamp) -> i64 {
         match self {
             Self::At(ns) => ns,
-            // Before the first year there is, and before the first nanosecond, is before any message.
+            // What is out of range is before every message.
             Self::Ago(ago) => jiff::Timestamp::from_millisecond(now.as_unix_ms())
                 .and_then(|now| now.to_zoned(TimeZone::UTC).checked_sub(ago))
                 .ok()

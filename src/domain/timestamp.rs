@@ -46,9 +46,9 @@ impl Timestamp {
 const LENGTH: usize = 24;
 
 impl Timestamp {
-    /// The text. Every acknowledgement in an event has a timestamp, so its digits are written and read here, while the calendar is
-    /// jiff's: with jiff's printer and parser, an event of 500 acknowledgements takes 26 % longer to encode and 11 % longer to
-    /// decode (131 instead of 104 ns and 153 instead of 137 ns an acknowledgement).
+    /// The text. Every acknowledgement in an event has a timestamp, so its digits are written here, and read in [`as_written`],
+    /// while the calendar is jiff's. With jiff's printer and parser an event of 500 acknowledgements takes 132 instead of 100 ns
+    /// an acknowledgement to encode, and 166 instead of 142 ns to decode.
     fn text(self) -> [u8; LENGTH] {
         let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
         let moment = Offset::UTC.to_datetime(moment);
