@@ -27,7 +27,8 @@ impl Events {
         Self { response, unread: String::new() }
     }
 
-    /// The next event, comments passed over; `None` when the stream has ended.
+    /// The next event, comments passed over; `None` when the stream has ended. A `retry` that is the last word counts, although
+    /// no event ends behind it: readers take it line by line.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some((block, rest)) = self.unread.split_once("\n\n") {
@@ -38,8 +39,13 @@ impl Events {
                 }
                 continue;
             }
-            let chunk = self.response.chunk().await.ok()??;
-            self.unread.push_str(std::str::from_utf8(&chunk).unwrap());
+            match self.response.chunk().await.ok()? {
+                Some(chunk) => self.unread.push_str(std::str::from_utf8(&chunk).unwrap()),
+                None => {
+                    let last = std::mem::take(&mut self.unread);
+                    return last.starts_with("retry: ").then(|| event(&last));
+                }
+            }
         }
     }
 
