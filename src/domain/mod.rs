@@ -38,5 +38,7 @@ pub use packed_set::PackedSet;
 pub use sent_to::{Audience, SentTo};
 pub use state::{BroadcastState, Change, ChannelState, EndReason, State, Written, evolve};
 pub use timestamp::{InvalidTime, parse_rfc3339};
-pub use types::{BroadcastId, ByUser, Channel, Fingerprint, Kind, Timestamp, UserId};
+pub use types::{
+    BroadcastId, ByUser, Channel, Fingerprint, InvalidChannel, InvalidUserId, Kind, Timestamp, UserId,
+};
 pub use view::{Accepted, PENDING, Pending, View, in_log};

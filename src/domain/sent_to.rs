@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use thiserror::Error;
+
 /// To how many a broadcast was sent, or that it was cleared.
 ///
 /// As text a dictionary of RFC 9651, in one spelling: `users=12, connections=15`, with `, approximate` behind it where that
@@ -27,18 +29,23 @@ impl fmt::Display for SentTo {
     }
 }
 
-impl FromStr for SentTo {
-    type Err = ();
+/// A text is not in the form of [`SentTo`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not in the form `users=12, connections=15`")]
+pub struct InvalidSentTo;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+impl FromStr for SentTo {
+    type Err = InvalidSentTo;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         let exact = text.strip_suffix(APPROXIMATE);
-        let numbers = exact.unwrap_or(text).strip_prefix("users=").ok_or(())?;
-        let (users, connections) = numbers.split_once(", connections=").ok_or(())?;
-        let number = |digits: &str| digits.parse().map_err(|_| ());
+        let numbers = exact.unwrap_or(text).strip_prefix("users=").ok_or(InvalidSentTo)?;
+        let (users, connections) = numbers.split_once(", connections=").ok_or(InvalidSentTo)?;
+        let number = |digits: &str| digits.parse().map_err(|_| InvalidSentTo);
         let read =
             Self { users: number(users)?, connections: number(connections)?, approximate: exact.is_some() };
         // Neither `+1` nor `01`.
-        if read.to_string() == text { Ok(read) } else { Err(()) }
+        if read.to_string() == text { Ok(read) } else { Err(InvalidSentTo) }
     }
 }
 

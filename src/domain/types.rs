@@ -34,8 +34,16 @@ impl Channel {
     }
 }
 
+/// A text is not a channel's name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "`{}` is not a channel name: 1 to {MAX_CHANNEL_BYTES} of a-z, 0-9, _ and -, starting with a letter or digit",
+    .0.escape_debug()
+)]
+pub struct InvalidChannel(String);
+
 impl FromStr for Channel {
-    type Err = String;
+    type Err = InvalidChannel;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let tail_ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b);
@@ -45,16 +53,13 @@ impl FromStr for Channel {
         if fits && head_ok(bytes[0]) && bytes.iter().all(|b| tail_ok(*b)) {
             Ok(Self(name.into()))
         } else {
-            Err(format!(
-                "`{}` is not a channel name: 1 to {MAX_CHANNEL_BYTES} of a-z, 0-9, _ and -, starting with a letter or digit",
-                name.escape_debug()
-            ))
+            Err(InvalidChannel(name.to_owned()))
         }
     }
 }
 
 impl TryFrom<String> for Channel {
-    type Error = String;
+    type Error = InvalidChannel;
 
     fn try_from(name: String) -> Result<Self, Self::Error> {
         name.parse()
@@ -96,20 +101,25 @@ impl UserId {
     }
 }
 
+/// A user id of this many bytes is empty or too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a user id has 1 to {MAX_USER_BYTES} bytes; this one has {0}")]
+pub struct InvalidUserId(usize);
+
 impl FromStr for UserId {
-    type Err = String;
+    type Err = InvalidUserId;
 
     fn from_str(id: &str) -> Result<Self, Self::Err> {
         if (1..=MAX_USER_BYTES).contains(&id.len()) {
             Ok(Self(id.into()))
         } else {
-            Err(format!("a user id has 1 to {MAX_USER_BYTES} bytes; this one has {}", id.len()))
+            Err(InvalidUserId(id.len()))
         }
     }
 }
 
 impl TryFrom<String> for UserId {
-    type Error = String;
+    type Error = InvalidUserId;
 
     fn try_from(id: String) -> Result<Self, Self::Error> {
         id.parse()

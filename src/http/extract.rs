@@ -109,7 +109,7 @@ fn min_position(parts: &Parts) -> Result<Option<Position>, ApiError> {
     let query = Query::of(&parts.uri)?;
     let header = parts.headers.get(headers::MIN_POSITION).map(|value| value.to_str().unwrap_or(""));
     let Some(wanted) = header.or_else(|| query.get(query::MIN_POSITION)) else { return Ok(None) };
-    wanted.trim().parse().map(Some).map_err(|()| ApiError::invalid_position())
+    wanted.trim().parse().map(Some).map_err(|_| ApiError::invalid_position())
 }
 
 /// Waits until this replica has read the log up to a position; an error after [`READ_TIMEOUT`].

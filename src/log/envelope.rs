@@ -8,8 +8,8 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 use uuid::Uuid;
 
 use super::facts::root_of;
-use super::names::Subject;
 use super::names::header::{FACTS_ROOT, SENT_TO};
+use super::names::{InvalidSubject, Subject};
 use super::trace::TRACEPARENT;
 use super::{NewEvent, RawMessage, TraceParent};
 use crate::domain::event::Unreadable;
@@ -196,7 +196,7 @@ pub fn place_of(raw: &RawMessage) -> Result<(Subject, Uuid), Skipped> {
 }
 
 fn subject_of(raw: &RawMessage) -> Result<Subject, Skipped> {
-    raw.subject.parse().map_err(|()| foreign("its subject is not one of Tidings"))
+    raw.subject.parse().map_err(|error: InvalidSubject| foreign(&error.to_string()))
 }
 
 /// An event on a subject that is not its own would be guarded by the wrong sequence, so it is foreign there.

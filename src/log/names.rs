@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use thiserror::Error;
 
 use crate::domain::{BroadcastId, Channel, UserId};
 
@@ -59,22 +60,25 @@ impl fmt::Display for Subject {
     }
 }
 
+/// A text is no [`Subject`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("its subject is not one of Tidings")]
+pub struct InvalidSubject;
+
 impl FromStr for Subject {
-    type Err = ();
+    type Err = InvalidSubject;
 
     fn from_str(subject: &str) -> Result<Self, Self::Err> {
-        let mut tokens = subject.split('.');
-        if tokens.next() != Some("broadcasts") {
-            return Err(());
+        let tokens: Vec<_> = subject.split('.').collect();
+        let channel = |name: &str| name.parse::<Channel>().map_err(|_| InvalidSubject);
+        match tokens[..] {
+            ["broadcasts", name, "lifecycle"] => Ok(Self::Lifecycle(channel(name)?)),
+            ["broadcasts", name, "late"] => Ok(Self::Late(channel(name)?)),
+            ["broadcasts", name, "acks", id] => {
+                Ok(Self::Acks(channel(name)?, id.parse().map_err(|_| InvalidSubject)?))
+            }
+            _ => Err(InvalidSubject),
         }
-        let channel: Channel = tokens.next().ok_or(())?.parse().map_err(|_| ())?;
-        let parsed = match (tokens.next(), tokens.next()) {
-            (Some("lifecycle"), None) => Self::Lifecycle(channel),
-            (Some("late"), None) => Self::Late(channel),
-            (Some("acks"), Some(id)) => Self::Acks(channel, id.parse().map_err(|_| ())?),
-            _ => return Err(()),
-        };
-        if tokens.next().is_some() { Err(()) } else { Ok(parsed) }
     }
 }
 

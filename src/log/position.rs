@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
+use thiserror::Error;
 
 use super::Epoch;
 
@@ -24,17 +25,22 @@ impl fmt::Display for Position {
     }
 }
 
+/// A text is not in the form of [`Position`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a position in the form EPOCH-SEQUENCE")]
+pub struct InvalidPosition;
+
 impl FromStr for Position {
-    type Err = ();
+    type Err = InvalidPosition;
 
     /// One spelling: neither `+1` nor `01`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (epoch, number) = text.split_once('-').ok_or(())?;
-        let sequence: u64 = number.parse().map_err(|_| ())?;
+        let (epoch, number) = text.split_once('-').ok_or(InvalidPosition)?;
+        let sequence: u64 = number.parse().map_err(|_| InvalidPosition)?;
         if sequence.to_string() != number {
-            return Err(());
+            return Err(InvalidPosition);
         }
-        Ok(Self { epoch: epoch.parse().map_err(|_| ())?, sequence })
+        Ok(Self { epoch: epoch.parse().map_err(|_| InvalidPosition)?, sequence })
     }
 }
 

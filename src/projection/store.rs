@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -54,11 +54,12 @@ fn written(record: &[u8]) -> anyhow::Result<Written> {
         .and_then(|(about, rest)| Some((about, rest.split_first_chunk::<8>()?)));
     let (about, (sequence, sent_to)) = parts.context("a record does not decode")?;
     let sent_to = str::from_utf8(sent_to)?;
-    let sent_to = (!sent_to.is_empty()).then(|| sent_to.parse()).transpose();
+    let sent_to =
+        (!sent_to.is_empty()).then(|| sent_to.parse()).transpose().context("a record does not decode")?;
     Ok(Written {
         about: BroadcastId(Uuid::from_bytes(*about)),
         sequence: u64::from_be_bytes(*sequence),
-        sent_to: sent_to.map_err(|()| anyhow!("a record does not decode"))?,
+        sent_to,
     })
 }
 
@@ -233,7 +234,7 @@ impl Store {
         for entry in self.db.scan_prefix(b"h") {
             let (key, value) = entry?;
             let name = std::str::from_utf8(&key[1..])?;
-            let channel: Channel = name.parse().map_err(|e: String| anyhow!(e))?;
+            let channel: Channel = name.parse()?;
             state.channels.insert(channel, serde_json::from_slice(&value)?);
         }
         for entry in self.db.scan_prefix(b"o") {

@@ -1,7 +1,7 @@
 //! Why a request is not authenticated, or not allowed.
 
 use super::roles::{Grant, Role};
-use crate::domain::Channel;
+use crate::domain::{Channel, InvalidUserId};
 use crate::http::query::QueryError;
 
 /// Why a request is refused for what it says of its sender, its page or its host.
@@ -21,7 +21,7 @@ pub enum AuthError {
     /// The signing keys of the token issuer (JWKS) are unavailable.
     KeysUnavailable,
     /// Dev auth: the request names no valid user.
-    InvalidUser(String),
+    InvalidUser(InvalidUserId),
     /// Dev auth: the request names no known role.
     UnknownRole,
     /// Dev auth: this header is not UTF-8.
@@ -85,8 +85,8 @@ pub enum InvalidToken {
     MissingClaim(String),
     /// A claim has the wrong type; the right one.
     ClaimType(String, &'static str),
-    /// Its `sub` is not a user id; the reason.
-    Subject(String),
+    /// Its `sub` is not a user id.
+    Subject(InvalidUserId),
     /// Its claims cannot be parsed.
     Unreadable,
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::domain::Channel;
+use crate::domain::{Channel, InvalidChannel};
 
 /// What somebody may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,8 @@ impl FromStr for Grant {
         if role == Role::Auditor && channel.is_some() {
             return Err("the role auditor reads the log of all channels: it cannot be for one".to_owned());
         }
-        Ok(Self { role, channel: channel.map(str::parse).transpose()? })
+        let channel = channel.map(|name| name.parse().map_err(|error: InvalidChannel| error.to_string()));
+        Ok(Self { role, channel: channel.transpose()? })
     }
 }
 

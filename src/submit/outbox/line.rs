@@ -12,7 +12,7 @@ use super::{Base, Entry};
 use crate::domain::event::Unreadable;
 use crate::domain::{Condition, Event, Timestamp};
 use crate::log::NewEvent;
-use crate::log::names::Subject;
+use crate::log::names::{InvalidSubject, Subject};
 
 /// Hexadecimal digits of a line's checksum: the first half of a SHA-256 over the JSON.
 const CHECKSUM_DIGITS: usize = 32;
@@ -105,7 +105,7 @@ fn parse(line: &[u8]) -> Result<Entry, String> {
         }
         Unreadable::Malformed(e) => format!("it is not a {}: {e}", line.kind),
     })?;
-    let subject: Subject = line.subject.parse().map_err(|()| "its subject is not one of Tidings")?;
+    let subject: Subject = line.subject.parse().map_err(|error: InvalidSubject| error.to_string())?;
     let trace = line.traceparent.and_then(|trace| trace.parse().ok());
     let sent_to = line.sent_to.and_then(|sent_to| sent_to.parse().ok());
     let Line { entry: number, base, condition, id, time, source, .. } = line;
