@@ -1,4 +1,5 @@
-//! The integration tests: real nats-server processes, real replicas of the built binary, a file a behaviour.
+//! The integration tests: real nats-server processes and real replicas of the built binary. A folder an area, a file a subject;
+//! `tests/README.md` says which, and what shows each rule.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

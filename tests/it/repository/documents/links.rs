@@ -19,6 +19,8 @@ fn documents() -> Vec<String> {
         "README.md",
         "CONTRIBUTING.md",
         "SECURITY.md",
+        "bench/README.md",
+        "tests/README.md",
         "nats/README.md",
         "schemas/README.md",
         "schemas/metrics.md",
