@@ -1,7 +1,6 @@
 //! JSON as it is sent: the one place that encodes what goes to clients.
 
 use serde::Serialize;
-use serde_json::Value;
 
 /// The lines that JSON does not end and JavaScript, Python and others do: U+2028 and U+2029, in UTF-8, without the last byte.
 const SEPARATORS: [u8; 2] = [0xe2, 0x80];
@@ -12,14 +11,11 @@ pub fn to_vec(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(value).map(escaped)
 }
 
-/// A JSON value on a line of its own, with the newline at its end and the same escapes.
-pub fn line(value: &Value) -> String {
-    let mut line = value.to_string();
-    if line.contains(['\u{2028}', '\u{2029}']) {
-        line = line.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
-    }
-    line.push('\n');
-    line
+/// A value on a line of its own, with the newline at its end and the same escapes.
+pub fn line(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut line = to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// In JSON both stand in strings alone.
@@ -49,7 +45,7 @@ mod tests {
         fn what_is_sent_has_no_line_separator_and_means_the_same(text in "[a\u{2027}-\u{202a}\u{a8}é🦀\"\\\\]{0,12}") {
             let sent = to_vec(&text).unwrap();
             let sent = String::from_utf8(sent).unwrap();
-            prop_assert_eq!(line(&text.clone().into()), format!("{sent}\n"));
+            prop_assert_eq!(line(&text).unwrap(), format!("{sent}\n").into_bytes());
             let separated = sent.contains(['\u{2028}', '\u{2029}']);
             prop_assert!(!separated);
             prop_assert_eq!(serde_json::from_str::<String>(&sent).unwrap(), text);

@@ -3,15 +3,15 @@
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde_json::json;
 
-use super::answer;
-use super::body::{Body, Fields};
 use super::error::ApiError;
 use super::extract::ChannelPath;
 use super::headers::trace_of;
 use super::identity::Principal;
 use super::query::Query;
+use super::request_body::{Body, Fields};
+use super::respond;
+use super::response_body::{Acknowledged, LocalMode, Status};
 use super::state::App;
 use crate::domain::BroadcastId;
 
@@ -27,19 +27,18 @@ pub async fn acknowledge(
     request: Request,
 ) -> Result<Response, ApiError> {
     Query::of(request.uri())?.none()?;
-    let body = Body::read(request, &app, &ACKNOWLEDGE).await?;
-    let id = BroadcastId::from_client(body.required("broadcast_id")?).map_err(|_| {
+    let request = Body::read(request, &app, &ACKNOWLEDGE).await?;
+    let id = BroadcastId::from_client(request.required("broadcast_id")?).map_err(|_| {
         ApiError::invalid("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.")
     })?;
     let rate_limit = app.rates.acknowledge(&who.user)?;
     let done = app.acks.acknowledge(channel, id, who.user, trace_of(&headers)).await?;
-    let mut reply = json!({"status": "success", "sequence": done.sequence});
-    if let Some(already) = done.already {
-        reply["already"] = already.into();
-    }
-    let answer = match done.sequence {
-        Some(sequence) => answer::ok(app.projection.place(sequence), &reply),
-        None => answer::accepted(reply),
+    let crate::submit::Acknowledged { already, sequence } = done;
+    let mode = sequence.is_none().then_some(LocalMode::Local);
+    let body = Acknowledged { status: Status::Success, sequence, already, mode };
+    let response = match sequence {
+        Some(sequence) => respond::ok(app.projection.place(sequence), &body),
+        None => respond::accepted(&body),
     };
-    Ok(answer::with_rate_limit(answer, rate_limit))
+    Ok(respond::with_rate_limit(response, rate_limit))
 }

@@ -14,11 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::info;
 
-use super::answer;
 use super::error::ApiError;
 use super::extract::{AskedPosition, MinPosition};
 use super::identity::{Principal, Role};
 use super::query::{Query, number};
+use super::respond;
 use super::state::{App, READ_TIMEOUT};
 use crate::audit::connection::AuditLog;
 use crate::audit::feed::{Part, feed};
@@ -68,7 +68,7 @@ pub async fn events(
             Err(why) => info!("an auditor's reading of the log was cut off: {why:#}"),
         }
     });
-    Ok(answer::ndjson(Some(now), body(waiting, finished)))
+    Ok(respond::ndjson(Some(now), body(waiting, finished)))
 }
 
 /// What goes on for ever ends when the replica stops, and whoever reads comes back to another one; or with the token.
@@ -116,7 +116,7 @@ pub async fn checkpoint(
     who.require_everywhere(&[Role::Auditor])?;
     Query::of(&uri)?.only(&[])?;
     let newest = newest(&app).await?.ok_or_else(ApiError::no_checkpoint)?;
-    Ok(answer::text(app.projection.position().log_position(), newest.note.to_string()))
+    Ok(respond::text(app.projection.position().log_position(), newest.note.to_string()))
 }
 
 /// `GET /proof`: the file that `tidings audit prove` writes.
@@ -132,7 +132,7 @@ pub async fn proof(
     let newest = newest(&app).await?;
     let AuditLog { log, .. } = log(&app).await?;
     let proof = prove(&*log, &app.projection, newest, wanted, READ_TIMEOUT).await?;
-    Ok(answer::text(app.projection.position().log_position(), proof.to_string()))
+    Ok(respond::text(app.projection.position().log_position(), proof.to_string()))
 }
 
 fn place(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {

@@ -3,19 +3,19 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
-use serde_json::json;
 
-use super::answer;
-use super::body::{Body, Fields};
 use super::condition;
 use super::error::ApiError;
 use super::extract::{ChannelPath, MinPosition};
 use super::headers::{idempotency_key, trace_of};
 use super::identity::{Principal, Role};
 use super::query::Query;
+use super::request_body::{Body, Fields};
+use super::respond;
+use super::response_body::{Active, Cleared, Created, Limits, Recorded, Status};
 use super::state::App;
 use crate::domain::message::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
-use crate::domain::{Broadcast, Command, Kind, Message, SentTo};
+use crate::domain::{Command, Kind, Message, SentTo};
 use crate::push::wire::BroadcastView;
 use crate::submit::{Done, IdempotencyKey};
 
@@ -60,25 +60,22 @@ pub async fn create(
     let characters = message.character_count();
     let command = Command::Create { channel: channel.clone(), message, kind, by: who.user, condition };
     let (done, sent) = submit(&app, command, key, &headers).await?;
-    let said = if done.late { LATE.to_owned() } else { sentence(sent, done.local) };
-    let mut reply = json!({
-        "status": "success",
-        "id": done.broadcast,
-        "message": said,
-        "character_count": characters,
-        "max_characters": MAX_MESSAGE_CHARS,
-        "sent_to_users": sent.users,
-        "sent_to_connections": sent.connections,
-        "approximate": sent.approximate,
-        "sequence": done.sequence,
-    });
-    if done.late {
-        reply["late"] = true.into();
-    }
+    let body = Created {
+        status: Status::Success,
+        id: done.broadcast,
+        message: if done.late { LATE.to_owned() } else { sentence(sent, done.local) },
+        character_count: characters,
+        max_characters: MAX_MESSAGE_CHARS,
+        sent_to_users: sent.users,
+        sent_to_connections: sent.connections,
+        approximate: sent.approximate,
+        recorded: Recorded::of(done.local, done.sequence),
+        late: done.late.then_some(true),
+    };
     let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
-    let mut answer = if done.local { answer::accepted(reply) } else { answer::created(position, &reply) };
-    answer.headers_mut().extend(done.broadcast.map(condition::etag));
-    Ok(answer::with_rate_limit(answer, rate_limit))
+    let mut response = if done.local { respond::accepted(&body) } else { respond::created(position, &body) };
+    response.headers_mut().extend(done.broadcast.map(condition::etag));
+    Ok(respond::with_rate_limit(response, rate_limit))
 }
 
 /// Creates or clears, and says to how many that went: to nobody where it has no effect, and under an idempotency key to those
@@ -138,18 +135,10 @@ pub async fn clear(
     Body::read(request, &app, &CLEAR).await?;
     let command = Command::Clear { channel: channel.clone(), by: who.user, condition };
     let (done, cleared) = submit(&app, command, key, &headers).await?;
-    let reply = json!({
-        "status": "success",
-        "message": "Broadcast cleared successfully",
-        "cleared_for_users": cleared.users,
-        "cleared_for_connections": cleared.connections,
-        "approximate": cleared.approximate,
-        "broadcast_id": done.broadcast,
-        "sequence": done.sequence,
-    });
+    let body = Cleared::new(done.broadcast, cleared, Recorded::of(done.local, done.sequence));
     let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
-    let answer = if done.local { answer::accepted(reply) } else { answer::ok(position, &reply) };
-    Ok(answer::with_rate_limit(answer, rate_limit))
+    let response = if done.local { respond::accepted(&body) } else { respond::ok(position, &body) };
+    Ok(respond::with_rate_limit(response, rate_limit))
 }
 
 /// `GET /active`
@@ -162,16 +151,17 @@ pub async fn active(
     _: MinPosition,
 ) -> Result<Response, ApiError> {
     Query::of(&uri)?.only(&[])?;
-    let (position, broadcast) = app.projection.read_at(|position, view| {
-        let open = |id| view.acknowledged_at(id, &who.user).is_none();
-        let active = view.active(&channel).filter(|active| open(active.broadcast.id));
-        let shown = |broadcast: &Broadcast| (broadcast.id, json!(BroadcastView::from(broadcast)));
-        (position, active.map(|active| shown(&active.broadcast)))
+    let (id, response) = app.projection.read_at(|position, view| {
+        let unacknowledged = |id| view.acknowledged_at(id, &who.user).is_none();
+        let active = view.active(&channel).map(|active| &active.broadcast);
+        let active = active.filter(|broadcast| unacknowledged(broadcast.id));
+        let body = Active { broadcast: active.map(BroadcastView::from) };
+        (active.map(|broadcast| broadcast.id), respond::ok(position, &body))
     });
-    let Some((id, broadcast)) = broadcast else {
-        return Ok(answer::ok(position, &json!({"broadcast": null})));
-    };
-    Ok(condition::tagged(answer::ok(position, &json!({"broadcast": broadcast})), id, &headers))
+    Ok(match id {
+        Some(id) => condition::tagged(response, id, &headers),
+        None => response,
+    })
 }
 
 /// `GET /limits`
@@ -186,14 +176,14 @@ pub async fn limits(
     Query::of(&uri)?.only(&[])?;
     let (position, active) =
         app.projection.read_at(|position, view| (position, view.active(&channel).is_some()));
-    let reply = json!({
-        "max_characters": MAX_MESSAGE_CHARS,
-        "recommended_length": RECOMMENDED_MESSAGE_CHARS,
-        "current_active_broadcasts": u8::from(active),
-        "max_active_broadcasts": 1,
-        "types": Kind::ALL,
-    });
-    Ok(answer::ok(position, &reply))
+    let body = Limits {
+        max_characters: MAX_MESSAGE_CHARS,
+        recommended_length: RECOMMENDED_MESSAGE_CHARS,
+        current_active_broadcasts: active.into(),
+        max_active_broadcasts: 1,
+        types: &Kind::ALL,
+    };
+    Ok(respond::ok(position, &body))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 
-use super::answer;
 use super::error::ApiError;
+use super::respond;
 use crate::domain::{BroadcastId, Condition};
 
 /// The broadcasts that one `If-Match` may name. A creator has seen a few; an outbox keeps what was named.
@@ -78,7 +78,7 @@ pub fn tagged(mut shown: Response, broadcast: BroadcastId, asked: &HeaderMap) ->
     // What describes the content goes with it.
     let (mut head, _) = shown.into_parts();
     head.headers.remove(header::CONTENT_TYPE);
-    (answer::not_modified(), head.headers).into_response()
+    (respond::not_modified(), head.headers).into_response()
 }
 
 /// The entity tag of a broadcast.
@@ -159,7 +159,7 @@ mod tests {
     fn a_client_that_has_the_active_broadcast_is_told_so() {
         let shown = |known: &str| {
             let asked = headers(&[(header::IF_NONE_MATCH, known)]);
-            let answer = tagged(answer::ok(None, &serde_json::json!({})), A.parse().unwrap(), &asked);
+            let answer = tagged(respond::ok(None, &serde_json::json!({})), A.parse().unwrap(), &asked);
             assert_eq!(answer.headers()["etag"], format!("\"{A}\""));
             answer.status().as_u16()
         };

@@ -5,16 +5,15 @@ use std::str::FromStr;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use axum::response::Response;
-use serde_json::{Value, json};
 
-use super::answer;
 use super::error::ApiError;
 use super::extract::{ChannelPath, MinPosition};
 use super::identity::{Principal, Role};
 use super::query::{Query, number};
+use super::respond;
+use super::response_body::{AcknowledgementView, Acknowledgements, History, Single, Summary};
 use super::state::App;
-use crate::domain::{BroadcastId, BroadcastState, in_log};
-use crate::push::wire::BroadcastView;
+use crate::domain::BroadcastId;
 
 /// Entries of a page, when the caller does not say and at most.
 const PAGE: usize = 50;
@@ -35,9 +34,8 @@ pub async fn history(
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|last| last.sequence.to_string());
-    let broadcasts: Vec<_> = found.iter().map(summary).collect();
-    let reply = json!({"broadcasts": broadcasts, "next_cursor": next});
-    Ok(answer::ok(position, &reply))
+    let broadcasts = found.iter().map(Summary::from).collect();
+    Ok(respond::ok(position, &History { broadcasts, next_cursor: next }))
 }
 
 /// `GET /{id}`
@@ -54,7 +52,7 @@ pub async fn one(
     let id = broadcast_id(&id)?;
     let position = app.projection.position().log_position();
     let found = app.projection.record(channel, id).await?.ok_or_else(|| ApiError::unknown_broadcast(id))?;
-    Ok(answer::ok(position, &json!({"broadcast": summary(&found)})))
+    Ok(respond::ok(position, &Single { broadcast: Summary::from(&found) }))
 }
 
 /// `GET /{id}/acks`: in the order of the log.
@@ -75,31 +73,8 @@ pub async fn acks(
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|last| format!("{}-{}", last.place.0, last.place.1));
-    let entry = |ack: &crate::projection::AckAt| {
-        let acknowledgement = &ack.acknowledgement;
-        json!({"user": acknowledgement.user, "at": acknowledgement.at, "sequence": in_log(ack.place.0)})
-    };
-    let acknowledgements: Vec<_> = found.iter().map(entry).collect();
-    let reply = json!({"acknowledgements": acknowledgements, "next_cursor": next});
-    Ok(answer::ok(position, &reply))
-}
-
-/// A broadcast and what came of it.
-fn summary(known: &BroadcastState) -> Value {
-    let status = match &known.end {
-        None if known.late => "late",
-        None => "active",
-        Some(end) => end.reason.as_str(),
-    };
-    let mut summary = json!(BroadcastView::from(&known.broadcast));
-    summary["sequence"] = in_log(known.sequence).into();
-    summary["recorded_at"] = json!(known.recorded_at);
-    summary["status"] = status.into();
-    summary["ended_at"] = json!(known.end.as_ref().map(|end| end.at));
-    summary["acknowledged"] = known.acknowledged.into();
-    summary["time_to_acknowledge_ms"] =
-        json!({"p50": known.delays.quantile(0.5), "p95": known.delays.quantile(0.95)});
-    summary
+    let acknowledgements = found.iter().map(AcknowledgementView::from).collect();
+    Ok(respond::ok(position, &Acknowledgements { acknowledgements, next_cursor: next }))
 }
 
 fn broadcast_id(text: &str) -> Result<BroadcastId, ApiError> {

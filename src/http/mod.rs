@@ -1,9 +1,7 @@
 //! The edge: every route on one screen. Handlers parse, call and map; rules are in the domain, answers in `error.rs`.
 
 mod acknowledge;
-mod answer;
 mod audit;
-mod body;
 mod broadcasts;
 mod condition;
 pub mod error;
@@ -19,7 +17,10 @@ mod page;
 mod query;
 pub mod rates;
 pub mod refusal_log;
+mod request_body;
 mod request_kind;
+mod respond;
+mod response_body;
 pub mod routes;
 pub mod server;
 mod sse;

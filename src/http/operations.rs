@@ -4,11 +4,11 @@ use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 use tracing::error;
 
-use super::answer;
 use super::error::ApiError;
+use super::respond;
+use super::response_body::{Live, Readiness};
 use super::state::App;
 use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::log::condition::CopyState;
@@ -19,7 +19,7 @@ use crate::submit::mode::Mode;
 
 /// `GET /livez`: the process answers.
 pub async fn livez() -> Response {
-    answer::json(StatusCode::OK, &json!({"status": "ok"}))
+    respond::json(StatusCode::OK, &Live { status: "ok" })
 }
 
 /// `GET /readyz`: what it shows is true, and it is not about to stop.
@@ -45,19 +45,19 @@ pub async fn readyz(State(app): State<App>) -> Response {
         }),
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let answer = json!({
-        "status": if ready { "ok" } else { "unavailable" },
-        "reason": reason,
-        "mode": app.submit.modes().now().as_str(),
-        "outbox": app.submit.standing().entries,
-        "epoch": position.epoch,
-        "sequence": position.sequence,
-        "head": app.projection.seen().head,
-        "digest": position.digest,
-        "diverged": position.diverged,
-        "warnings": app.warnings.now().iter().map(|warning| warning.code()).collect::<Vec<_>>(),
-    });
-    answer::json(status, &answer)
+    let body = Readiness {
+        status: if ready { "ok" } else { "unavailable" },
+        reason,
+        mode: app.submit.modes().now().as_str(),
+        outbox: app.submit.standing().entries,
+        epoch: position.epoch,
+        sequence: position.sequence,
+        head: app.projection.seen().head,
+        digest: position.digest,
+        diverged: position.diverged,
+        warnings: app.warnings.now().iter().map(|warning| warning.code()).collect(),
+    };
+    respond::json(status, &body)
 }
 
 /// `GET /metrics`: OpenMetrics for those who ask for it, and the text format of Prometheus for all others.

@@ -18,8 +18,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::answer;
 use super::error::ApiError;
+use super::respond;
 use super::routes::Routes;
 use crate::domain::Channel;
 
@@ -99,7 +99,7 @@ impl File {
     fn answer(&self, headers: &HeaderMap) -> Response {
         let etag = [(ETAG, self.etag.as_str())];
         if self.is_known(headers) {
-            return (HEADERS, etag, answer::not_modified()).into_response();
+            return (HEADERS, etag, respond::not_modified()).into_response();
         }
         (HEADERS, etag, [(CONTENT_TYPE, self.kind)], self.body.clone()).into_response()
     }

@@ -18,10 +18,10 @@ use futures_util::stream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::answer::{event_stream, passes_by_itself, retry_after_seconds};
 use super::error::ApiError;
 use super::extract::{ChannelPath, ConnectingUser, ConnectionMinPosition, wait_for};
 use super::request_kind::RequestKind;
+use super::respond::{event_stream, is_temporary, retry_after_seconds};
 use super::state::App;
 use crate::domain::{Channel, UserId};
 use crate::log::Position;
@@ -69,7 +69,7 @@ pub async fn come_back(request: Request, next: Next) -> Response {
     let asked =
         wants_events(request.headers()) && RequestKind::of(request.extensions()) == RequestKind::EventStream;
     let refused = next.run(request).await;
-    if !asked || !passes_by_itself(&refused) {
+    if !asked || !is_temporary(&refused) {
         return refused;
     }
     let after_ms =

@@ -5,10 +5,11 @@ use axum::http::header::{
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
-use crate::http::answer;
 use crate::http::rates::RateLimitState;
+use crate::http::respond;
 
 /// Headers that say which protocol would be accepted. A word alone in each error, since errors are returned by value.
 pub(super) type Upgrade = &'static [(HeaderName, &'static str)];
@@ -19,7 +20,10 @@ pub(super) static UPGRADE_TO_WEBSOCKET: Upgrade = &[(UPGRADE, "websocket"), (CON
 pub(super) static VERSION_13: Upgrade =
     &[(UPGRADE, "websocket"), (CONNECTION, "Upgrade"), (SEC_WEBSOCKET_VERSION, "13")];
 
-/// An error as it goes out: `{"status":"error","code","message", …}`.
+/// Names and values, in this order.
+type Fields = Vec<(&'static str, Value)>;
+
+/// An error of the interface.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
     status: StatusCode,
@@ -32,7 +36,8 @@ pub struct ApiError {
     rate_limit: Option<Box<RateLimitState>>,
     /// Which protocol would be accepted here.
     upgrade: Option<&'static Upgrade>,
-    more: Vec<(&'static str, Value)>,
+    /// Fields of this error alone.
+    more: Fields,
 }
 
 /// The code of the error in an answer, for whoever counts answers.
@@ -59,7 +64,7 @@ impl ApiError {
             challenge: None,
             rate_limit: None,
             upgrade: None,
-            more: Vec::new(),
+            more: Fields::new(),
         }
     }
 
@@ -98,55 +103,84 @@ impl ApiError {
         (self.code, self.message)
     }
 
-    /// The same as a problem (RFC 9457). Its type is a name, and leads nowhere.
-    pub fn problem(self, status: StatusCode) -> Value {
-        let mut problem = json!({
-            "type": format!("urn:tidings:error:{}", self.code),
-            "title": capitalised(&self.code.replace('_', " ")),
-            "status": status.as_u16(),
-            "detail": self.message,
-            "code": self.code,
-        });
-        for (name, value) in self.more {
-            problem[name] = value;
+    /// The error as problem details (RFC 9457). The type is a URN, which cannot be looked up.
+    pub fn problem(&self, status: StatusCode) -> impl Serialize {
+        Problem {
+            kind: format!("urn:tidings:error:{}", self.code),
+            title: capitalised(&self.code.replace('_', " ")),
+            status: status.as_u16(),
+            detail: &self.message,
+            code: self.code,
+            more: &self.more,
+            retry_after_seconds: self.retry_after_seconds,
         }
-        if let Some(seconds) = self.retry_after_seconds {
-            problem["retry_after_seconds"] = seconds.into();
-        }
-        problem
     }
+
+    fn body(&self) -> ErrorBody<'_> {
+        ErrorBody {
+            status: "error",
+            code: self.code,
+            message: &self.message,
+            more: &self.more,
+            retry_after_seconds: self.retry_after_seconds,
+        }
+    }
+}
+
+/// The body of an error.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    status: &'static str,
+    code: &'static str,
+    message: &'a str,
+    #[serde(flatten, serialize_with = "as_fields")]
+    more: &'a Fields,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_seconds: Option<u64>,
+}
+
+/// The same as problem details.
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: String,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    #[serde(flatten, serialize_with = "as_fields")]
+    more: &'a Fields,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_seconds: Option<u64>,
+}
+
+fn as_fields<S: Serializer>(fields: &Fields, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(fields.iter().map(|(name, value)| (name, value)))
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (code, as_problem) = (Code(self.code), self.clone());
-        let mut body = json!({"status": "error", "code": self.code, "message": self.message});
-        if let Some(body) = body.as_object_mut() {
-            body.extend(self.more.into_iter().map(|(name, value)| (name.to_owned(), value)));
-            if let Some(seconds) = self.retry_after_seconds {
-                body.insert("retry_after_seconds".to_owned(), seconds.into());
-            }
-        }
-        let mut response = answer::json(self.status, &body);
-        response.extensions_mut().insert(code);
-        if as_problem.is_refusal() {
-            response
-                .extensions_mut()
-                .insert(Refusal { code: self.code, message: as_problem.message.clone() });
-        }
-        response.extensions_mut().insert(as_problem);
-        if let Some(state) = self.rate_limit {
-            state.write_headers(&mut response);
-        }
+        let mut response = respond::json(self.status, &self.body());
+        let headers = response.headers_mut();
         for (name, value) in self.upgrade.into_iter().copied().flatten() {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            headers.insert(name, HeaderValue::from_static(value));
         }
         if let Some(challenge) = self.challenge {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if let Some(seconds) = self.retry_after_seconds {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Some(state) = &self.rate_limit {
+            state.write_headers(&mut response);
+        }
+        let extensions = response.extensions_mut();
+        extensions.insert(Code(self.code));
+        if self.is_refusal() {
+            extensions.insert(Refusal { code: self.code, message: self.message.clone() });
+        }
+        // For the layer that turns errors into problem details.
+        extensions.insert(self);
         response
     }
 }

@@ -10,11 +10,11 @@ use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use crate::http::answer;
 use crate::http::error::ApiError;
 use crate::http::identity::error::AuthError;
 use crate::http::identity::origin_policy::{Page, host_excerpt};
 use crate::http::request_kind::RequestKind;
+use crate::http::respond;
 use crate::http::state::App;
 
 /// What pages of other origins may send,
@@ -40,7 +40,8 @@ pub async fn check_origin(State(app): State<App>, request: Request, next: Next) 
     let Some(origin) = headers.get(ORIGIN).cloned() else { return next.run(request).await };
     let is_preflight =
         request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = if is_preflight { answer::nothing().into_response() } else { next.run(request).await };
+    let mut response =
+        if is_preflight { respond::no_content().into_response() } else { next.run(request).await };
     if page == Page::Allowed {
         permit(response.headers_mut(), origin, is_preflight);
     }

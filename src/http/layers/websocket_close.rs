@@ -10,16 +10,16 @@ use axum::extract::Request;
 use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
-use serde_json::json;
+use serde::Serialize;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use crate::http::answer::{REFUSALS, retry_after_seconds};
 use crate::http::error::{ApiError, Code};
 use crate::http::handshake::{self, Opened};
 use crate::http::identity::SUBPROTOCOL;
 use crate::http::query::Query;
 use crate::http::request_kind::RequestKind;
+use crate::http::respond::{REFUSALS, retry_after_seconds};
 use crate::http::server::closing::send_and_close;
 use crate::push::frame;
 
@@ -65,14 +65,19 @@ pub async fn close_with_reason(request: Request, next: Next) -> Response {
     accepted
 }
 
+/// The reason of the close frame.
+#[derive(Serialize)]
+struct Reason {
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
 /// The error code, and after how long a new attempt makes sense, where that is known. At most 123 bytes, as RFC 6455 demands.
-fn reason(answer: &Response) -> String {
-    let code = answer.extensions().get().map_or("refused", |Code(code)| code);
-    let mut reason = json!({ "code": code });
-    if let Some(seconds) = retry_after_seconds(answer) {
-        reason["retry_after_ms"] = seconds.saturating_mul(1_000).into();
-    }
-    reason.to_string()
+fn reason(refused: &Response) -> String {
+    let code = refused.extensions().get().map_or("refused", |Code(code)| code);
+    let retry_after_ms = retry_after_seconds(refused).map(|seconds| seconds.saturating_mul(1_000));
+    serde_json::to_string(&Reason { code, retry_after_ms }).unwrap_or_default()
 }
 
 /// Sends the answer to the handshake and the close frame, and closes.
@@ -97,7 +102,9 @@ mod tests {
         let spent = crate::push::admission::Full.into();
         assert_eq!(of(spent), r#"{"code":"too_many_connections_of_user","retry_after_ms":30000}"#);
         // An error code has room for 70 characters, which none comes near.
-        let longest = json!({"code": "x".repeat(70), "retry_after_ms": u64::from(u32::MAX)}).to_string();
+        let code = String::leak("x".repeat(70));
+        let longest = Reason { code, retry_after_ms: Some(u32::MAX.into()) };
+        let longest = serde_json::to_string(&longest).unwrap();
         assert!(longest.len() <= 123, "{}", longest.len());
     }
 
