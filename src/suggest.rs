@@ -1,10 +1,9 @@
-//! Which name was meant by one that is not known.
+//! Suggests the known name for an unknown one.
 
 use strsim::jaro_winkler;
 
-/// Names of answers that callers send back, and what they are called in requests.
-const CALLED_OTHERWISE: [(&str, &str); 3] =
-    [("message_type", "type"), ("text", "message"), ("id", "broadcast_id")];
+/// Names in responses that clients send back, and their names in requests.
+const RENAMED: [(&str, &str); 3] = [("message_type", "type"), ("text", "message"), ("id", "broadcast_id")];
 
 /// Longer names are compared by their beginning.
 const MAX_COMPARED_CHARS: usize = 64;
@@ -20,7 +19,7 @@ pub fn near<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 /// The known name that is spelled most like this one.
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name: String = name.chars().take(MAX_COMPARED_CHARS).collect::<String>().to_lowercase();
-    let renamed = CALLED_OTHERWISE.iter().find(|(other, _)| *other == name).map(|(_, known)| *known);
+    let renamed = RENAMED.iter().find(|(other, _)| *other == name).map(|(_, known)| *known);
     let is_renamed = |known: &&&str| Some(**known) == renamed;
     // This measure gives weight to the beginning: `targets` is nearer to `target_roles` than to `type`.
     let like = |known: &&&str| jaro_winkler(&name, known);

@@ -1,4 +1,4 @@
-//! The options of identity: how people prove who they are, and which pages may ask.
+//! The options of authentication and of allowed origins.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,44 +20,44 @@ use crate::http::identity::roles::{Mapping, RoleMap};
 use crate::http::identity::{Signers, TokenSources, Verifier};
 use crate::warnings::Warnings;
 
-/// The secret itself, where it is no file. It is no flag: everybody on a machine can read those.
+/// The secret itself, instead of a file. It is no flag: every user of a machine can read those.
 pub const SECRET_VARIABLE: &str = "TIDINGS_AUTH_SECRET";
 
-/// How people prove who they are.
+/// How requests are authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Auth {
-    /// They just say so. For development, on a loopback address only.
+    /// Not at all: requests name their user. For development, on a loopback address only.
     Dev,
-    /// With tokens (JWT) that your application or your identity provider signs.
+    /// By tokens (JWT) that your application or your identity provider signs.
     Jwt,
 }
 
 impl Auth {
-    /// Whether anybody can be anyone: then a limit for each of them bounds nothing.
+    /// Whether any client can be any user: then a limit for each user bounds nothing.
     pub const fn believes_everybody(self) -> bool {
         matches!(self, Self::Dev)
     }
 }
 
-/// The secrets that are shared with whoever issues tokens.
+/// The secrets that are shared with the issuer of tokens.
 #[derive(Clone, Debug, Args)]
 pub struct Secret {
-    /// File with the secret that signs tokens (HS256), of at least 32 bytes; line breaks at its end do not count. With
-    /// several files, each of their secrets verifies tokens, and `admin token` signs with the first: give the old and the
-    /// new one during a rotation. At a SIGHUP a replica reads the files again. The environment variable
-    /// `TIDINGS_AUTH_SECRET` may have the secret itself instead.
+    /// File with the secret that signs tokens (HS256): at least 32 bytes, not counting line breaks at the end. With several
+    /// files, each secret verifies tokens, and `admin token` signs with the first one: list the old and the new one during a
+    /// rotation. On SIGHUP a replica reads the files again. The environment variable `TIDINGS_AUTH_SECRET` may contain the
+    /// secret itself instead.
     #[arg(long, env = "TIDINGS_AUTH_SECRET_FILE", value_delimiter = ',', value_name = "FILE")]
     pub auth_secret_file: Vec<PathBuf>,
 }
 
 impl Secret {
-    /// Where the secrets are, if any are given.
+    /// The source of the secrets, if any are configured.
     pub fn source(&self) -> anyhow::Result<Option<SecretSource>> {
         let in_environment = std::env::var_os(SECRET_VARIABLE).filter(|secret| !secret.is_empty());
         match (&self.auth_secret_file[..], in_environment) {
             ([], None) => Ok(None),
             ([_, ..], Some(_)) => {
-                bail!("--auth-secret-file and {SECRET_VARIABLE} both give a secret; one is enough")
+                bail!("--auth-secret-file and {SECRET_VARIABLE} are both set; set only one of them")
             }
             (files, None) => Ok(Some(SecretSource::Files(files.to_vec()))),
             ([], Some(secret)) => {
@@ -68,20 +68,20 @@ impl Secret {
     }
 }
 
-/// How people prove who they are, and which pages may ask.
+/// Authentication and allowed origins.
 #[derive(Clone, Debug, Args)]
 pub struct IdentityOptions {
-    /// How people prove who they are.
+    /// How requests are authenticated.
     #[arg(long, env = "TIDINGS_AUTH", default_value = "dev", value_name = "MODE")]
     pub auth: Auth,
 
-    /// Allow `--auth dev` on any address, without authentication: anyone who can reach it is trusted. Only behind something
-    /// that limits who can. Requests still have to name localhost, an IP address or a host of `--allowed-hosts`.
+    /// Allow `--auth dev` on any address: no authentication, and anyone who can reach the replica is trusted. Use it only on a
+    /// network that restricts access. Requests still have to name localhost, an IP address or a host of `--allowed-hosts`.
     #[arg(long, env = "TIDINGS_AUTH_DEV_ANYWHERE")]
     pub auth_dev_anywhere: bool,
 
     /// Hosts that requests may name with `--auth dev`, besides localhost and loopback addresses: `tidings.internal`,
-    /// without a port. Without this check, any website could have a name of its own lead here (DNS rebinding).
+    /// without a port. This check prevents DNS rebinding, by which a website points a name of its own at this machine.
     #[arg(long, env = "TIDINGS_ALLOWED_HOSTS", value_delimiter = ',', value_name = "HOST", value_parser = host_name)]
     pub allowed_hosts: Vec<String>,
 
@@ -89,21 +89,21 @@ pub struct IdentityOptions {
     #[command(flatten)]
     pub secret: Secret,
 
-    /// File with the public keys (a JWKS) of whoever issues tokens. It is read again now and then.
+    /// File with the public keys (JWKS) of the token issuer. It is read again periodically.
     #[arg(long, env = "TIDINGS_AUTH_JWKS_FILE", value_name = "FILE", conflicts_with = "auth_secret_file")]
     pub auth_jwks_file: Option<PathBuf>,
 
-    /// URL of such keys: what an identity provider calls its `jwks_uri`. It is asked again now and then, and when a token
-    /// names a key that is not known; while it is away, known keys count for up to an hour.
+    /// URL of the public keys (JWKS) of the token issuer: the `jwks_uri` of an identity provider. It is fetched again
+    /// periodically, and when a token names an unknown key. While it is unavailable, cached keys are valid for up to an hour.
     #[arg(long, env = "TIDINGS_AUTH_JWKS_URL", hide_env_values = true, value_name = "URL", value_parser = Unshown::<Uri>::new(), conflicts_with_all = ["auth_secret_file", "auth_jwks_file"])]
     pub auth_jwks_url: Option<Uri>,
 
-    /// How often public keys are read again.
+    /// How often public keys are read again, in seconds.
     #[arg(long, env = "TIDINGS_AUTH_JWKS_SECONDS", default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub auth_jwks_seconds: u64,
 
-    /// Algorithms that count with public keys: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA. A key
-    /// that names one of them counts for that one alone.
+    /// Accepted signature algorithms of public keys: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA. A key
+    /// that names one of them is used for that one only.
     #[arg(
         long,
         env = "TIDINGS_AUTH_ALGORITHMS",
@@ -114,32 +114,32 @@ pub struct IdentityOptions {
     )]
     pub auth_algorithms: Vec<Algorithm>,
 
-    /// Whom tokens are for: their `aud` has to be, or to have among others, one of these. Without this option, a token
-    /// that names an audience is refused: it is for somebody else.
+    /// Accepted audiences: the `aud` of a token must be, or contain, one of these. Without this option, a token with an
+    /// audience is refused.
     #[arg(long, env = "TIDINGS_AUTH_AUDIENCE", value_delimiter = ',', value_name = "NAME")]
     pub auth_audience: Vec<String>,
 
-    /// Who issues tokens: their `iss` has to be one of these. Without this option it is not looked at.
+    /// Accepted issuers: the `iss` of a token must be one of these. Without this option the issuer is not checked.
     #[arg(long, env = "TIDINGS_AUTH_ISSUER", value_delimiter = ',', value_name = "NAME")]
     pub auth_issuer: Vec<String>,
 
-    /// The claim that holds the roles, as an array or as one text with spaces. When no claim has this very name, dots lead
-    /// into objects: `realm_access.roles`.
+    /// The claim with the roles: an array, or one string with spaces. When no claim has exactly this name, it is a path into
+    /// objects: `realm_access.roles`.
     #[arg(long, env = "TIDINGS_AUTH_ROLES_CLAIM", default_value = "roles", value_name = "NAME")]
     pub auth_roles_claim: String,
 
     /// Groups of the identity provider whose members have a role: `creator=editors,press`, or in one channel
-    /// `creator@forum=forum-editors`. Several may be given (in the variable, with `;` between them). A role that is given
-    /// by groups is no longer given by its own name.
+    /// `creator@forum=forum-editors`. May be repeated (in the variable, separated by `;`). A role that is granted by groups is
+    /// no longer granted by its own name.
     #[arg(long, env = "TIDINGS_ROLE", value_delimiter = ';', value_name = "ROLE=GROUP,…")]
     pub role: Vec<Mapping>,
 
-    /// The cookie that holds the token, for browsers. Empty: none does.
+    /// The cookie with the token, for browsers. Empty: no cookie is read.
     #[arg(long, env = "TIDINGS_AUTH_COOKIE", default_value = "session", value_name = "NAME")]
     pub auth_cookie: String,
 
-    /// Take the tokens of WebSockets and event streams from the query too, from the parameter of this name. Queries get into
-    /// the logs of what is in between: only for clients that can do nothing else, such as a browser's `EventSource`.
+    /// Also accept the tokens of WebSockets and event streams in this query parameter. Proxies log queries: use it only for
+    /// clients that cannot send a header, such as a browser's `EventSource`.
     #[arg(
         long,
         env = "TIDINGS_AUTH_QUERY_TOKEN",
@@ -151,12 +151,12 @@ pub struct IdentityOptions {
     pub auth_query_token: Option<String>,
 
     /// The addresses at which browsers reach this service, such as `https://tidings.example.com`. Pages of these origins may
-    /// change state, open connections and read answers. Without this option and `--allowed-origins`, the host and port of
-    /// a page are compared with the `Host` of the request, and its scheme is not.
+    /// change state, open connections and read responses. Without this option and `--allowed-origins`, the host and port of
+    /// a page are compared with the `Host` of the request, and the scheme is not.
     #[arg(long, env = "TIDINGS_PUBLIC_URL", value_delimiter = ',', value_name = "URL", value_parser = Origin::of_service)]
     pub public_url: Vec<Origin>,
 
-    /// Further origins whose pages may change state, open connections and read answers: `https://app.example.com`,
+    /// Further origins whose pages may change state, open connections and read responses: `https://app.example.com`,
     /// `https://*.example.com` for every host below, `capacitor://localhost` of an application. `null` (files, sandboxed
     /// frames, and so any website) with `--auth dev` only. Default: with `--auth jwt` the host of the request or
     /// `--public-url`, with `--auth dev` this machine too.
@@ -192,10 +192,10 @@ impl IdentityOptions {
     fn origins(&self) -> anyhow::Result<OriginPolicy> {
         let dev = self.auth == Auth::Dev;
         if !dev && self.allowed_origins.contains(&Pattern::Null) {
-            bail!("--allowed-origins null allows pages of any website, and so goes with --auth dev only");
+            bail!("--allowed-origins null allows pages of any website, so it requires --auth dev");
         }
         if !dev && !self.allowed_hosts.is_empty() {
-            bail!("--allowed-hosts goes with --auth dev; tokens are checked whatever host a request names");
+            bail!("--allowed-hosts requires --auth dev; with tokens, the host of a request does not matter");
         }
         Ok(OriginPolicy {
             dev,
@@ -234,7 +234,7 @@ impl IdentityOptions {
     }
 }
 
-/// A host as a request names it, but for the port.
+/// A host without a port.
 fn host_name(text: &str) -> Result<String, String> {
     match text.parse::<Authority>() {
         Ok(host) if host.host() == text && !text.is_empty() => Ok(text.to_ascii_lowercase()),
@@ -242,10 +242,10 @@ fn host_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// With a shared secret it is HS256, whatever is said here: a public key is no secret.
+/// Shared secrets always use HS256; a public key must not.
 fn public_algorithm(name: &str) -> Result<Algorithm, String> {
     let known = name.parse::<Algorithm>().ok().filter(|known| known.family() != AlgorithmFamily::Hmac);
-    known.ok_or_else(|| format!("`{name}` is no algorithm of public keys that is known here"))
+    known.ok_or_else(|| format!("`{name}` is no supported algorithm of public keys"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Acknowledging over REST.
+//! `POST /acknowledge`: a user acknowledges a broadcast.
 
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -15,14 +15,14 @@ use super::response_body::{Acknowledged, LocalMode, Status};
 use super::state::App;
 use crate::domain::BroadcastId;
 
-/// The fields of an acknowledgement.
+/// The fields of the request.
 const ACKNOWLEDGE: Fields = Fields { known: &["broadcast_id"], not_yet: &["level", "choice", "revision"] };
 
 /// `POST /acknowledge`
 pub async fn acknowledge(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
-    who: Principal,
+    principal: Principal,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -31,8 +31,8 @@ pub async fn acknowledge(
     let id = BroadcastId::from_client(request.required("broadcast_id")?).map_err(|_| {
         ApiError::invalid("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.")
     })?;
-    let rate_limit = app.rates.acknowledge(&who.user)?;
-    let done = app.acks.acknowledge(channel, id, who.user, trace_of(&headers)).await?;
+    let rate_limit = app.rates.acknowledge(&principal.user)?;
+    let done = app.acks.acknowledge(channel, id, principal.user, trace_of(&headers)).await?;
     let crate::submit::Acknowledged { already, sequence } = done;
     let mode = sequence.is_none().then_some(LocalMode::Local);
     let body = Acknowledged { status: Status::Success, sequence, already, mode };

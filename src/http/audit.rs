@@ -1,4 +1,4 @@
-//! The log for auditors: its events, the newest signed checkpoint, and proofs.
+//! The log for auditors: events, the newest signed checkpoint, and proofs.
 
 use std::io;
 use std::str::FromStr;
@@ -29,28 +29,28 @@ use crate::log::provision::context;
 use crate::notary::checkpoint::Signed;
 use crate::notary::stream::Checkpoints;
 
-/// Events of an answer that has an end, when the caller does not say and at most.
-const PAGE: u64 = 1_000;
-const MAX_PAGE: u64 = 5_000;
+/// Events of a response without `follow`: by default, and at most.
+const DEFAULT_LIMIT: u64 = 1_000;
+const MAX_LIMIT: u64 = 5_000;
 
-/// Chunks that wait for a slow reader; then its own reading of the log waits.
-const CHUNKS_WAITING: usize = 4;
+/// Chunks that are buffered for a slow client; then the reading of the log for it waits.
+const BUFFERED_CHUNKS: usize = 4;
 
 /// `GET /events`
 pub async fn events(
     State(app): State<App>,
-    who: Principal,
+    principal: Principal,
     uri: Uri,
     AskedPosition(wanted): AskedPosition,
 ) -> Result<Response, ApiError> {
-    who.require_everywhere(&[Role::Auditor])?;
+    principal.require_everywhere(&[Role::Auditor])?;
     let part = part(&Query::of(&uri)?.only(&["from_sequence", "limit", "follow"])?)?;
     if part.follow && app.shutdown.begun() {
         return Err(ApiError::stopping());
     }
-    let lasts = who.remaining(app.clock.now());
-    let of_user = app.auditing.readers_per_user.enter(&who.user)?;
-    let place = place(&app.auditing.readers)?;
+    let lasts = principal.remaining(app.clock.now());
+    let of_user = app.auditing.readers_per_user.enter(&principal.user)?;
+    let permit = try_acquire(&app.auditing.readers)?;
     let log = log(&app).await?;
     let info = log.log.info().await.map_err(|_| ApiError::log_away())?;
     let now = Position { epoch: info.epoch, sequence: info.last_sequence };
@@ -59,19 +59,20 @@ pub async fn events(
         Some(wanted) if wanted.sequence > now.sequence => return Err(ApiError::behind(wanted, Some(now))),
         Some(_) | None => {}
     }
-    let (lines, waiting) = mpsc::channel(CHUNKS_WAITING);
+    let (chunks, buffered) = mpsc::channel(BUFFERED_CHUNKS);
     let (finish, finished) = oneshot::channel();
     tokio::spawn(async move {
-        let _held = (place, of_user);
-        match feed_until_stopped(feed(log, info, part, &lines), app, part, lasts).await {
+        let _permits = (permit, of_user);
+        match feed_until_stopped(feed(log, info, part, &chunks), app, part, lasts).await {
             Ok(()) => drop(finish.send(())),
-            Err(why) => info!("an auditor's reading of the log was cut off: {why:#}"),
+            Err(why) => info!("the stream of events to an auditor was aborted: {why:#}"),
         }
     });
-    Ok(respond::ndjson(Some(now), body(waiting, finished)))
+    Ok(respond::ndjson(Some(now), body(buffered, finished)))
 }
 
-/// What goes on for ever ends when the replica stops, and whoever reads comes back to another one; or with the token.
+/// A stream that follows the log ends when the replica stops, so that the client reconnects to another one, or when the token
+/// expires.
 async fn feed_until_stopped(
     feed: impl Future<Output = anyhow::Result<()>>,
     app: App,
@@ -92,28 +93,28 @@ async fn feed_until_stopped(
     }
 }
 
-/// A body that ends with an error, which the reader sees as broken off, unless it was finished.
-fn body(waiting: mpsc::Receiver<String>, finished: oneshot::Receiver<()>) -> Body {
-    let lines = stream::unfold((waiting, Some(finished)), |(mut waiting, finished)| async move {
-        if let Some(text) = waiting.recv().await {
-            return Some((Ok(text), (waiting, finished)));
+/// A body that is aborted, which the client sees as an incomplete response, unless it was finished.
+fn body(buffered: mpsc::Receiver<String>, finished: oneshot::Receiver<()>) -> Body {
+    let lines = stream::unfold((buffered, Some(finished)), |(mut buffered, finished)| async move {
+        if let Some(text) = buffered.recv().await {
+            return Some((Ok(text), (buffered, finished)));
         }
         match finished?.await {
             Ok(()) => None,
-            Err(_) => Some((Err(io::Error::other("the log could not be read to the end")), (waiting, None))),
+            Err(_) => Some((Err(io::Error::other("the log could not be read to the end")), (buffered, None))),
         }
     });
     Body::from_stream(lines)
 }
 
-/// `GET /checkpoint`: as it stands in the stream.
+/// `GET /checkpoint`: the signed note, as it is stored in the stream.
 pub async fn checkpoint(
     State(app): State<App>,
-    who: Principal,
+    principal: Principal,
     uri: Uri,
     _: MinPosition,
 ) -> Result<Response, ApiError> {
-    who.require_everywhere(&[Role::Auditor])?;
+    principal.require_everywhere(&[Role::Auditor])?;
     Query::of(&uri)?.only(&[])?;
     let newest = newest(&app).await?.ok_or_else(ApiError::no_checkpoint)?;
     Ok(respond::text(app.projection.position().log_position(), newest.note.to_string()))
@@ -122,24 +123,24 @@ pub async fn checkpoint(
 /// `GET /proof`: the file that `tidings audit prove` writes.
 pub async fn proof(
     State(app): State<App>,
-    who: Principal,
+    principal: Principal,
     uri: Uri,
     _: MinPosition,
 ) -> Result<Response, ApiError> {
-    who.require_everywhere(&[Role::Auditor])?;
+    principal.require_everywhere(&[Role::Auditor])?;
     let wanted = wanted(&Query::of(&uri)?.only(&["broadcast", "user"])?)?;
-    let _place = place(&app.auditing.proofs)?;
+    let _permit = try_acquire(&app.auditing.proofs)?;
     let newest = newest(&app).await?;
     let AuditLog { log, .. } = log(&app).await?;
     let proof = prove(&*log, &app.projection, newest, wanted, READ_TIMEOUT).await?;
     Ok(respond::text(app.projection.position().log_position(), proof.to_string()))
 }
 
-fn place(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
-    of.clone().try_acquire_owned().map_err(|_| ApiError::busy_with_auditors())
+fn try_acquire(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+    semaphore.clone().try_acquire_owned().map_err(|_| ApiError::busy_with_auditors())
 }
 
-/// The log, over the connection of auditors. While the replica itself has none, that one is not waited for.
+/// The log, over the connection for auditors. While the replica itself is disconnected, that one is not waited for.
 async fn log(app: &App) -> Result<AuditLog, ApiError> {
     if !app.nats.is_up() {
         return Err(ApiError::log_away());
@@ -147,11 +148,11 @@ async fn log(app: &App) -> Result<AuditLog, ApiError> {
     app.auditing.connection.log().await.map_err(|_| ApiError::log_away())
 }
 
-/// The newest checkpoint of the log that the projection is of, by somebody who counts: the last one in the stream, or what
-/// the notary found behind whatever else stands there.
+/// The newest checkpoint by a trusted key of the log that the projection reads: the last one in the stream, or else the one
+/// that the notary found.
 async fn newest(app: &App) -> Result<Option<Signed>, ApiError> {
     let Some(epoch) = app.projection.position().epoch else { return Ok(None) };
-    // What is asked while the connection is down waits for it.
+    // A request over a connection that is down would wait for it.
     if !app.nats.is_up() {
         return Err(ApiError::log_away());
     }
@@ -177,14 +178,14 @@ fn part(query: &Query) -> Result<Part, ApiError> {
         Some(_) => return Err(ApiError::malformed("invalid_follow", "`follow` must be true or false.")),
     };
     let from = query.get("from_sequence").map_or(Some(1), positive).ok_or_else(|| {
-        ApiError::malformed("invalid_sequence", "`from_sequence` must be a sequence of the log, from 1.")
+        ApiError::malformed("invalid_sequence", "`from_sequence` must be a sequence of the log, 1 or above.")
     })?;
-    let limit = query.get("limit").map(|text| positive(text).filter(|limit| *limit <= MAX_PAGE));
+    let limit = query.get("limit").map(|text| positive(text).filter(|limit| *limit <= MAX_LIMIT));
     let limit = match limit {
-        None => (!follow).then_some(PAGE),
+        None => (!follow).then_some(DEFAULT_LIMIT),
         Some(Some(limit)) => Some(limit),
         Some(None) => {
-            let message = format!("`limit` must be a number from 1 to {MAX_PAGE}.");
+            let message = format!("`limit` must be a number from 1 to {MAX_LIMIT}.");
             return Err(ApiError::malformed("invalid_limit", message));
         }
     };
@@ -202,7 +203,7 @@ fn wanted(query: &Query) -> Result<(BroadcastId, Option<UserId>), ApiError> {
         ApiError::malformed("invalid_broadcast_id", "`broadcast` must be the id of a broadcast.")
     })?;
     let user = query.get("user").map(UserId::from_str).transpose();
-    let user = user.map_err(|why| ApiError::malformed("invalid_user", format!("Not a user: {why}.")))?;
+    let user = user.map_err(|why| ApiError::malformed("invalid_user", format!("Invalid user id: {why}.")))?;
     Ok((broadcast, user))
 }
 
@@ -215,10 +216,10 @@ mod tests {
     }
 
     #[test]
-    fn a_part_has_an_end_unless_it_follows() {
+    fn events_are_limited_unless_they_follow() {
         let part = |text: &str| part(&query(text));
-        assert_eq!(part(""), Ok(Part { from: 1, limit: Some(PAGE), follow: false }));
-        let some = Part { from: 7, limit: Some(MAX_PAGE), follow: false };
+        assert_eq!(part(""), Ok(Part { from: 1, limit: Some(DEFAULT_LIMIT), follow: false }));
+        let some = Part { from: 7, limit: Some(MAX_LIMIT), follow: false };
         assert_eq!(part("?from_sequence=7&limit=5000&follow=false"), Ok(some));
         assert_eq!(part("?follow=true"), Ok(Part { from: 1, limit: None, follow: true }));
         assert_eq!(part("?follow=true&limit=2").map(|part| part.limit), Ok(Some(2)));

@@ -1,4 +1,4 @@
-//! Sending, clearing and reading broadcasts.
+//! Sends, clears and reads broadcasts.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Uri};
@@ -19,7 +19,7 @@ use crate::domain::{Command, Kind, Message, SentTo};
 use crate::push::wire::BroadcastView;
 use crate::submit::{Done, IdempotencyKey};
 
-/// The fields of a broadcast.
+/// The fields of `POST /`.
 const CREATE: Fields = Fields {
     known: &["message", "type"],
     not_yet: &[
@@ -39,26 +39,26 @@ const CREATE: Fields = Fields {
     ],
 };
 
-/// The fields of a clear.
+/// The fields of `POST /clear`.
 const CLEAR: Fields = Fields { known: &[], not_yet: &["broadcast_id", "all"] };
 
 /// `POST /`
 pub async fn create(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
-    who: Principal,
+    principal: Principal,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
-    who.require(&channel, &[Role::Creator])?;
+    principal.require(&channel, &[Role::Creator])?;
     Query::of(request.uri())?.none()?;
-    let rate_limit = app.rates.create(&who.user)?;
+    let rate_limit = app.rates.create(&principal.user)?;
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     let body = Body::read(request, &app, &CREATE).await?;
     let message = Message::parse(body.required("message")?)?;
     let kind = body.text("type")?.map_or(Ok(Kind::default()), Kind::parse)?;
     let characters = message.character_count();
-    let command = Command::Create { channel: channel.clone(), message, kind, by: who.user, condition };
+    let command = Command::Create { channel: channel.clone(), message, kind, by: principal.user, condition };
     let (done, sent) = submit(&app, command, key, &headers).await?;
     let body = Created {
         status: Status::Success,
@@ -78,8 +78,8 @@ pub async fn create(
     Ok(respond::with_rate_limit(response, rate_limit))
 }
 
-/// Creates or clears, and says to how many that went: to nobody where it has no effect, and under an idempotency key to those
-/// whom the first answer counted.
+/// Carries out a command, and counts the recipients: none where it had no effect, and under an idempotency key those of the
+/// first response.
 async fn submit(
     app: &App,
     command: Command,
@@ -97,22 +97,22 @@ async fn submit(
     Ok((done, sent_to))
 }
 
-/// The sentence about a broadcast that was accepted while the log was away, and came into it too late.
+/// The message about a broadcast that was accepted while the log was away, and reached it after a newer one.
 const LATE: &str =
-    "The broadcast is on record as late, and is shown to nobody: the log had something newer before it.";
+    "The broadcast is recorded as late and is not shown to users: a newer one reached the log first.";
 
-/// The sentence about a broadcast that was sent.
+/// The message about a broadcast that was sent.
 fn sentence(sent: SentTo, local: bool) -> String {
     format!("Broadcast sent successfully to {}.", audience(sent, local))
 }
 
-/// To how many users a broadcast was sent, in words. `local`: the log does not have it yet.
+/// The number of users a broadcast was sent to, in words. `local`: the log does not have it yet.
 fn audience(sent: SentTo, local: bool) -> String {
     let users = if sent.users == 1 { "user" } else { "users" };
     match (sent.users, local, sent.approximate) {
         (count, true, _) => {
             format!(
-                "{count} connected {users} of this replica; the others get it when the event log answers again"
+                "{count} connected {users} of this replica; the others receive it when the event log is available again"
             )
         }
         (count, false, true) if count != 0 => format!("about {count} connected {users}"),
@@ -124,16 +124,16 @@ fn audience(sent: SentTo, local: bool) -> String {
 pub async fn clear(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
-    who: Principal,
+    principal: Principal,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, ApiError> {
-    who.require(&channel, &[Role::Creator])?;
+    principal.require(&channel, &[Role::Creator])?;
     Query::of(request.uri())?.none()?;
-    let rate_limit = app.rates.clear(&who.user)?;
+    let rate_limit = app.rates.clear(&principal.user)?;
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     Body::read(request, &app, &CLEAR).await?;
-    let command = Command::Clear { channel: channel.clone(), by: who.user, condition };
+    let command = Command::Clear { channel: channel.clone(), by: principal.user, condition };
     let (done, cleared) = submit(&app, command, key, &headers).await?;
     let body = Cleared::new(done.broadcast, cleared, Recorded::of(done.local, done.sequence));
     let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
@@ -145,14 +145,14 @@ pub async fn clear(
 pub async fn active(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
-    who: Principal,
+    principal: Principal,
     uri: Uri,
     headers: HeaderMap,
     _: MinPosition,
 ) -> Result<Response, ApiError> {
     Query::of(&uri)?.only(&[])?;
     let (id, response) = app.projection.read_at(|position, view| {
-        let unacknowledged = |id| view.acknowledged_at(id, &who.user).is_none();
+        let unacknowledged = |id| view.acknowledged_at(id, &principal.user).is_none();
         let active = view.active(&channel).map(|active| &active.broadcast);
         let active = active.filter(|broadcast| unacknowledged(broadcast.id));
         let body = Active { broadcast: active.map(BroadcastView::from) };
@@ -168,11 +168,11 @@ pub async fn active(
 pub async fn limits(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
-    who: Principal,
+    principal: Principal,
     uri: Uri,
     _: MinPosition,
 ) -> Result<Response, ApiError> {
-    who.require(&channel, &[Role::Creator])?;
+    principal.require(&channel, &[Role::Creator])?;
     Query::of(&uri)?.only(&[])?;
     let (position, active) =
         app.projection.read_at(|position, view| (position, view.active(&channel).is_some()));

@@ -1,5 +1,5 @@
 //! Conditional requests (RFC 9110, section 13). The entity tag of the active broadcast is its id in double quotes: `GET /active`
-//! and the answer to a post give it as `ETag`, and `If-Match` takes it.
+//! and the response to `POST /` have it as `ETag`, and `If-Match` accepts it.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
@@ -8,21 +8,21 @@ use super::error::ApiError;
 use super::respond;
 use crate::domain::{BroadcastId, Condition};
 
-/// The broadcasts that one `If-Match` may name. A creator has seen a few; an outbox keeps what was named.
+/// The broadcasts that one `If-Match` may name. They are stored with a request that waits in the outbox.
 const MAX_NAMED: usize = 32;
 
-/// What has to be active for a post or a clear: `If-Match` with `*` or ids, or `If-None-Match: *`.
+/// The precondition of a request that writes: `If-Match` with `*` or ids, or `If-None-Match: *`.
 pub fn of_write(headers: &HeaderMap) -> Result<Condition, ApiError> {
     match (headers.get(header::IF_MATCH), headers.get(header::IF_NONE_MATCH)) {
         (None, None) => Ok(Condition::Always),
         (Some(wanted), None) => if_match(wanted),
         (None, Some(unwanted)) if text(unwanted) == "*" => Ok(Condition::NoneActive),
         (None, Some(_)) => Err(no_if_none_match(
-            "If-None-Match takes `*` alone here: only if no broadcast is active. To name the one that must be active, use \
+            "If-None-Match must be `*` here: only if no broadcast is active. To require that a certain one is active, use \
              If-Match.",
         )),
         (Some(_), Some(_)) => {
-            Err(no_if_none_match("If-Match and If-None-Match exclude each other. Send one of them."))
+            Err(no_if_none_match("If-Match and If-None-Match exclude each other: send only one of them."))
         }
     }
 }
@@ -32,7 +32,7 @@ fn if_match(value: &HeaderValue) -> Result<Condition, ApiError> {
     if value == "*" {
         return Ok(Condition::AnyActive);
     }
-    // Empty elements of a list count for nothing (RFC 9110, section 5.6.1.2).
+    // Empty elements of a list are ignored (RFC 9110, section 5.6.1.2).
     let tags = || value.split(',').map(str::trim).filter(|tag| !tag.is_empty());
     if tags().any(|tag| tag.starts_with("W/")) {
         return Err(no_if_match(
@@ -40,7 +40,7 @@ fn if_match(value: &HeaderValue) -> Result<Condition, ApiError> {
         ));
     }
     if tags().count() > MAX_NAMED {
-        return Err(no_if_match(format!("If-Match names up to {MAX_NAMED} broadcasts.")));
+        return Err(no_if_match(format!("If-Match may name at most {MAX_NAMED} broadcasts.")));
     }
     let ids = tags().map(id_in).collect::<Option<Vec<_>>>().filter(|ids| !ids.is_empty());
     ids.map(Condition::OneOf).ok_or_else(|| {
@@ -68,15 +68,14 @@ fn no_if_none_match(message: &str) -> ApiError {
     ApiError::malformed("invalid_if_none_match", message)
 }
 
-/// The answer that shows a broadcast, with its entity tag; `304` for a client whose `If-None-Match` says that it has it.
-pub fn tagged(mut shown: Response, broadcast: BroadcastId, asked: &HeaderMap) -> Response {
+/// Adds the entity tag to a response with this broadcast; `304` when `If-None-Match` names it.
+pub fn tagged(mut response: Response, broadcast: BroadcastId, request: &HeaderMap) -> Response {
     let (name, tag) = etag(broadcast);
-    shown.headers_mut().extend([(name, tag)]);
-    if asked.get(header::IF_NONE_MATCH).is_none_or(|known| !names(known, broadcast)) {
-        return shown;
+    response.headers_mut().extend([(name, tag)]);
+    if request.get(header::IF_NONE_MATCH).is_none_or(|known| !names(known, broadcast)) {
+        return response;
     }
-    // What describes the content goes with it.
-    let (mut head, _) = shown.into_parts();
+    let (mut head, _) = response.into_parts();
     head.headers.remove(header::CONTENT_TYPE);
     (respond::not_modified(), head.headers).into_response()
 }
@@ -87,7 +86,7 @@ pub fn etag(broadcast: BroadcastId) -> (HeaderName, HeaderValue) {
     (header::ETAG, tag.unwrap_or_else(|_| HeaderValue::from_static("\"\"")))
 }
 
-/// Whether `If-None-Match` has a broadcast, by weak comparison. What is no tag of a broadcast matches none.
+/// Whether `If-None-Match` names a broadcast, by weak comparison. Other tags are ignored.
 fn names(known: &HeaderValue, broadcast: BroadcastId) -> bool {
     let known = text(known);
     let mut tags = known.split(',').map(str::trim).map(|tag| tag.strip_prefix("W/").unwrap_or(tag));
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_the_active_broadcast_is_told_so() {
+    fn a_client_that_has_the_active_broadcast_gets_304() {
         let shown = |known: &str| {
             let asked = headers(&[(header::IF_NONE_MATCH, known)]);
             let answer = tagged(respond::ok(None, &serde_json::json!({})), A.parse().unwrap(), &asked);

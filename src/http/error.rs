@@ -1,4 +1,4 @@
-//! From what went wrong to what the caller is told: every status code and error code of the interface, in one place.
+//! The errors of the interface: every status code, error code and sentence.
 
 mod conversions;
 mod requests;
@@ -14,7 +14,7 @@ pub use response::{ApiError, Code, Refusal};
 use response::{UPGRADE_TO_WEBSOCKET, VERSION_13};
 
 impl ApiError {
-    /// `400`: the request cannot be read.
+    /// `400`: the request cannot be parsed.
     pub fn malformed(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
@@ -26,7 +26,7 @@ impl ApiError {
 
     /// `404`: no such channel.
     pub fn unknown_channel(name: &str) -> Self {
-        let message = format!("There is no channel `{}` here.", excerpt(name));
+        let message = format!("There is no channel `{}`.", excerpt(name));
         Self::new(StatusCode::NOT_FOUND, "unknown_channel", message)
     }
 
@@ -35,15 +35,15 @@ impl ApiError {
         Rejection::UnknownBroadcast { id }.into()
     }
 
-    /// `404`: what the path names is not the id of any broadcast.
+    /// `404`: the path does not name an id of a broadcast.
     pub fn no_broadcast_id(text: &str) -> Self {
         let message = format!("There is no broadcast {} in this channel.", excerpt(text));
         Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message)
     }
 
-    /// `404`: nobody has signed anything.
+    /// `404`: there is no signed checkpoint.
     pub fn no_checkpoint() -> Self {
-        let message = "Nobody whose key counts has signed a checkpoint of this log yet. A replica signs with `--checkpoint-key`.";
+        let message = "No checkpoint signed by a trusted key exists for this log yet. Replicas sign with `--checkpoint-key`.";
         Self::new(StatusCode::NOT_FOUND, "no_checkpoint", message)
     }
 
@@ -52,17 +52,17 @@ impl ApiError {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
-            "This address does not take that method.",
+            "This address does not support that method.",
         )
     }
 
-    /// `408`: the head of a request was begun and does not end.
+    /// `408`: the head of a request did not arrive in time.
     pub fn head_too_slow() -> Self {
         let message = "The head of the request took too long to arrive.";
         Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
     }
 
-    /// `408`: the body of a request does not end. Nothing was done.
+    /// `408`: the body of a request did not arrive in time.
     pub fn body_too_slow() -> Self {
         let message = "The body of the request took too long to arrive. Nothing was changed.";
         Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
@@ -70,13 +70,13 @@ impl ApiError {
 
     /// `413`.
     pub fn body_too_large(limit: usize) -> Self {
-        let message = format!("The request's body is too large. Maximum {limit} bytes allowed.");
+        let message = format!("The request body is too large. Maximum {limit} bytes allowed.");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     }
 
     /// `415`.
     pub fn not_json() -> Self {
-        let message = "The body must be JSON, and say so: Content-Type: application/json.";
+        let message = "The body must be JSON with the header Content-Type: application/json.";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
     }
 
@@ -86,13 +86,13 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", message)
     }
 
-    /// `422`: a field that nothing is known of, with the known one that is spelled most like it. Nothing is ignored: a
-    /// misspelled audience would send a message to everybody.
+    /// `422`: an unknown field, with the known one that is spelled most like it. Unknown fields are not ignored: a misspelled
+    /// audience would send a message to all users.
     pub fn unknown_field<'a>(field: &str, known: impl Iterator<Item = &'a str>) -> Self {
         let (shown, known) = (excerpt(field), known.collect::<Vec<_>>());
         let nearest = suggest::nearest(field, &known);
         let hint = nearest.map_or_else(
-            || "It has no fields.".to_owned(),
+            || "This request has no fields.".to_owned(),
             |nearest| format!("The nearest one is `{nearest}`."),
         );
         let message = format!("`{shown}` is not a field of this request. {hint} Nothing was changed.");
@@ -100,7 +100,7 @@ impl ApiError {
         error.with("field", shown).with("nearest", nearest)
     }
 
-    /// `400`: a header that a request may have once.
+    /// `400`: a header that must not be repeated.
     pub fn repeated_header(name: &str) -> Self {
         let message = format!("The header {name} must not be repeated.");
         Self::malformed("repeated_header", message)
@@ -118,94 +118,97 @@ impl ApiError {
         Self::malformed("invalid_position", message)
     }
 
-    /// `422`: a field has the wrong kind of value.
+    /// `422`: a field has a wrong value.
     pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
     }
 
-    /// `422`: the interface has this field, this build does not yet. A targeted broadcast must never go to everyone.
+    /// `422`: a reserved field. A broadcast for some users must never go to all of them.
     pub fn not_supported(field: &str) -> Self {
         let message = format!("`{field}` is not supported by this version. Nothing was sent.");
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "not_supported", message).with("field", field)
     }
 
-    /// `426`: the address is for WebSockets. It names the protocol to upgrade to, as RFC 9110, section 15.5.22, demands.
+    /// `426`: the address is for WebSockets. It names the protocol to upgrade to (RFC 9110, section 15.5.22).
     pub fn not_a_websocket(why: &str) -> Self {
-        let message = format!("This address takes WebSocket connections only. {why}.");
+        let message = format!("This address is for WebSocket connections only. {why}.");
         Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
             .with_upgrade(&UPGRADE_TO_WEBSOCKET)
     }
 
-    /// `426`: a WebSocket of another version. It names the version that is spoken here (RFC 6455, section 4.2.2).
+    /// `426`: another version of WebSockets. It names the supported one (RFC 6455, section 4.2.2).
     pub fn other_websocket_version() -> Self {
         let message = "The header Sec-WebSocket-Version must be 13.";
         Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).with_upgrade(&VERSION_13)
     }
 
-    /// `400`: a handshake of a WebSocket that is not by RFC 6455, section 4.2.1.
+    /// `400`: the handshake of a WebSocket is malformed (RFC 6455, section 4.2.1).
     pub fn malformed_handshake(why: &str) -> Self {
         Self::malformed("malformed_handshake", format!("{why}."))
     }
 
-    /// `503`: this replica has not read the log far enough.
+    /// `503`: this replica has not read the log up to the position that was requested.
     pub fn behind(wanted: Position, have: Option<Position>) -> Self {
         let have = have.map(|have| have.to_string());
         let read = have.as_deref().unwrap_or("nothing");
         let message =
-            format!("This replica has read the event log up to {read}, and {wanted} was asked for.");
+            format!("This replica has read the event log up to {read}, and {wanted} was requested.");
         Self::unavailable("behind", message).with("log_position", have)
     }
 
-    /// `503`: this replica has not read the log up to an event that it needs.
+    /// `503`: this replica has not read the log up to an event that the response needs.
     pub fn behind_event(wanted: u64, have: u64) -> Self {
         let message =
             format!("This replica has read the event log up to event {have}, and event {wanted} is needed.");
         Self::unavailable("behind", message).with("sequence", have)
     }
 
-    /// `412`: the log that is served does not have the position that was asked for, and will not get there.
+    /// `412`: the position is of another log, or of a part that the log lost.
     pub fn other_log(wanted: Position, have: Option<Position>) -> Self {
         let message = format!(
-            "The event log does not have the position {wanted}: it was replaced, or restored from a backup. Forget what you \
-             have, and ask again without a position."
+            "The event log does not have the position {wanted}: it was replaced, or restored from a backup. Discard \
+             your state, and repeat the request without a position."
         );
         let error = Self::new(StatusCode::PRECONDITION_FAILED, "other_log", message);
         have.map_or(error.clone(), |have| error.with("log_position", have.to_string()))
     }
 
-    /// `503`: as many connections as this replica takes.
+    /// `503`: this replica has reached its limit of WebSockets and event streams.
     pub fn full() -> Self {
-        Self::unavailable("too_many_connections", "This replica has as many connections as it takes.")
+        Self::unavailable("too_many_connections", "This replica has reached its connection limit.")
     }
 
-    /// `503`: as many auditors at once as this replica takes.
+    /// `503`: this replica has reached its limit of auditors.
     pub fn busy_with_auditors() -> Self {
-        Self::unavailable("too_many_connections", "This replica serves as many auditors at once as it takes.")
-            .retry_after(5)
+        Self::unavailable(
+            "too_many_connections",
+            "This replica has reached its limit of concurrent auditors.",
+        )
+        .retry_after(5)
     }
 
     /// `503`: the log, or the stream of checkpoints, cannot be read.
     pub fn log_away() -> Self {
-        Self::unavailable("log_away", "The event log cannot be read now; it is tried again.").retry_after(5)
+        Self::unavailable("log_away", "The event log is unavailable; retrying.").retry_after(5)
     }
 
-    /// `503`: the replica stops.
+    /// `503`: the replica is stopping.
     pub fn stopping() -> Self {
         Self::unavailable("stopping", "This replica is stopping; another one takes over.")
     }
 
-    /// `503`: no answer was found in time. Of a request that writes, nobody knows what becomes.
+    /// `503`: the handler timed out. The outcome of a request that writes is unknown.
     pub fn too_slow(writes: bool) -> Self {
         let error =
-            Self::unavailable("answer_timeout", "This replica found no answer in time.").retry_after(5);
+            Self::unavailable("answer_timeout", "The request timed out in this replica.").retry_after(5);
         if writes { error.with("outcome", "unknown") } else { error }
     }
 
-    /// What hyper says of a head that it does not take: `414`, `431` or `400`.
+    /// hyper cannot parse the head of a request: `414`, `431` or `400`.
     pub fn unreadable_head(status: u16, max_bytes: usize, max_fields: usize) -> Self {
         match StatusCode::from_u16(status) {
             Ok(status @ StatusCode::URI_TOO_LONG) => {
-                Self::new(status, "uri_too_long", "The address of the request is too long.")
+                Self::new(status, "uri_too_long", "The request target is too long.")
             }
             Ok(status @ StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
                 let message = format!(
@@ -213,24 +216,28 @@ impl ApiError {
                 );
                 Self::new(status, "head_too_large", message)
             }
-            _ => Self::malformed("malformed_request", "That is not a request of HTTP/1.1."),
+            _ => Self::malformed("malformed_request", "Malformed HTTP/1.1 request."),
         }
     }
 
-    /// `400`: it is not clear for whom it is.
+    /// `400`: the host is missing, repeated or malformed.
     pub fn no_host() -> Self {
-        let message = "A request of HTTP/1.1 says once, in the header Host, for which host it is.";
+        let message = "An HTTP/1.1 request must have exactly one valid Host header.";
         Self::malformed("malformed_request", message)
     }
 
-    /// Whether the sender of the request, its page or its host is why it was refused.
+    /// Whether the request was refused for its sender, its page or its host.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
     }
 
     /// `500`. The cause was logged.
     pub fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Internal error. The cause is in the diagnostics of the replica.",
+        )
     }
 
     fn unavailable(code: &'static str, message: impl Into<String>) -> Self {

@@ -1,4 +1,4 @@
-//! A WebSocket's handshake (RFC 6455, section 4.2), after which the connection leaves the HTTP server as a bare TCP stream.
+//! The handshake of a WebSocket (RFC 6455, section 4.2), after which the connection leaves the HTTP server as a TCP stream.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,16 +20,16 @@ use sha1::{Digest as _, Sha1};
 use super::error::ApiError;
 use super::server::socket_limit::SocketPermit;
 
-/// What a server adds to a client's key before it hashes it (RFC 6455, section 1.3).
+/// What a server appends to a client's key before it hashes it (RFC 6455, section 1.3).
 const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The answer to a request for a WebSocket, and where to say what becomes of the connection then; or what is
-/// missing. Of the subprotocols that the client offers, this one is taken.
-pub fn begin(request: &Request, subprotocol: &str) -> Result<(Response, Arc<Handover>), ApiError> {
-    let accept = accepted(request)?;
-    let handover = request.extensions().get::<Arc<Handover>>();
-    let handover =
-        handover.ok_or_else(|| ApiError::not_a_websocket("They begin on a connection of this server"))?;
+/// The response that accepts a handshake, and where to register what takes the connection over; or what is wrong with the
+/// handshake. The subprotocol is accepted if the client offers it.
+pub fn accept(request: &Request, subprotocol: &str) -> Result<(Response, Arc<OnUpgrade>), ApiError> {
+    let accept = accept_key(request)?;
+    let on_upgrade = request.extensions().get::<Arc<OnUpgrade>>();
+    let on_upgrade =
+        on_upgrade.ok_or_else(|| ApiError::not_a_websocket("This connection cannot be upgraded"))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = [
@@ -38,55 +38,58 @@ pub fn begin(request: &Request, subprotocol: &str) -> Result<(Response, Arc<Hand
         (SEC_WEBSOCKET_ACCEPT, accept),
     ];
     response.headers_mut().extend(headers);
-    // In the client's spelling: a browser closes the connection when it is answered another one.
+    // In the client's spelling: a browser closes the connection when the response has another one.
     let offered = word(request.headers(), &SEC_WEBSOCKET_PROTOCOL, subprotocol);
     if let Some(offered) = offered.and_then(|offered| HeaderValue::from_str(offered).ok()) {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, offered);
     }
-    Ok((response, handover.clone()))
+    Ok((response, on_upgrade.clone()))
 }
 
-/// What becomes of a connection.
-pub(super) type Then = Box<dyn FnOnce(Opened) -> BoxFuture<'static, ()> + Send>;
+/// Takes a connection over.
+pub(super) type UpgradeFn = Box<dyn FnOnce(Upgraded) -> BoxFuture<'static, ()> + Send>;
 
-/// Who takes a connection over after its handshake: said by a handler, asked by the server when the answer is made. The server
-/// puts one into the extensions of each request.
+/// Where a handler registers what takes the connection over after the response `101`. The server puts one into the extensions
+/// of each request.
+///
+/// It is used instead of `hyper::upgrade::on` because the response to the handshake is handed over unsent: it goes out in one
+/// packet with the first message.
 #[derive(Default)]
-pub struct Handover(Mutex<Option<Then>>);
+pub struct OnUpgrade(Mutex<Option<UpgradeFn>>);
 
-impl Handover {
-    /// The connection goes to this one, if nothing gets between it and the answer of the handshake.
-    pub fn then<F: Future<Output = ()> + Send + 'static>(
+impl OnUpgrade {
+    /// Registers what takes the connection over, in place of what was registered before.
+    pub fn set<F: Future<Output = ()> + Send + 'static>(
         &self,
-        take_over: impl FnOnce(Opened) -> F + Send + 'static,
+        take_over: impl FnOnce(Upgraded) -> F + Send + 'static,
     ) {
-        let then: Then = Box::new(|opened| take_over(opened).boxed());
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(then);
+        let upgrade: UpgradeFn = Box::new(|upgraded| take_over(upgraded).boxed());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
     }
 
-    /// Whoever it was.
-    pub(super) fn take(&self) -> Option<Then> {
+    /// What was registered.
+    pub(super) fn take(&self) -> Option<UpgradeFn> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// A connection after its handshake, but for the sending of the answer.
-pub struct Opened {
-    /// Out of the runtime's hands; it does not block.
+/// A connection after its handshake, before the response to it is sent.
+pub struct Upgraded {
+    /// The TCP connection, outside of the async runtime and non-blocking.
     pub stream: TcpStream,
-    /// The answer, which the client is still to be sent, before anything else.
-    pub answer: Bytes,
-    /// What was read of it already.
-    pub read: Bytes,
-    /// Its place among those that the server takes, to be kept until it is over.
-    pub place: Arc<SocketPermit>,
+    /// The response to the handshake, which has to be sent first.
+    pub handshake: Bytes,
+    /// What was read after the request.
+    pub read_ahead: Bytes,
+    /// The permit of the TCP connection, to be kept until it is closed.
+    pub permit: Arc<SocketPermit>,
 }
 
-/// The answer to a client's key; or why this is no handshake (RFC 6455, section 4.2.1).
-fn accepted(request: &Request) -> Result<HeaderValue, ApiError> {
+/// The value of `Sec-WebSocket-Accept` for the client's key; or what is wrong with the handshake (RFC 6455, section 4.2.1).
+fn accept_key(request: &Request) -> Result<HeaderValue, ApiError> {
     let headers = request.headers();
     if request.version() != Version::HTTP_11 {
-        return Err(ApiError::not_a_websocket("They begin with HTTP/1.1"));
+        return Err(ApiError::not_a_websocket("WebSockets require HTTP/1.1"));
     }
     if !has_word(headers, &CONNECTION, "upgrade") {
         return Err(ApiError::not_a_websocket("The header Connection must contain upgrade"));
@@ -94,9 +97,9 @@ fn accepted(request: &Request) -> Result<HeaderValue, ApiError> {
     if !has_word(headers, &UPGRADE, "websocket") {
         return Err(ApiError::not_a_websocket("The header Upgrade must be websocket"));
     }
-    // The route of GET answers HEAD too.
+    // A route of GET also matches HEAD.
     if request.method() != Method::GET {
-        return Err(ApiError::malformed_handshake("The handshake of a WebSocket is a GET request"));
+        return Err(ApiError::malformed_handshake("The handshake of a WebSocket must be a GET request"));
     }
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(ApiError::other_websocket_version());
@@ -111,12 +114,12 @@ fn accepted(request: &Request) -> Result<HeaderValue, ApiError> {
     })
 }
 
-/// Whether a header that lists words has this one.
+/// Whether a comma-separated header contains this word.
 fn has_word(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     word(headers, name, wanted).is_some()
 }
 
-/// A word of a header that lists words, as it is spelled there.
+/// A word of a comma-separated header, as it is spelled there.
 fn word<'a>(headers: &'a HeaderMap, name: &HeaderName, wanted: &str) -> Option<&'a str> {
     let lists = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     lists.flat_map(|list| list.split(',')).map(str::trim).find(|other| other.eq_ignore_ascii_case(wanted))

@@ -1,4 +1,4 @@
-//! What was sent, and how it was received: read by creators and team, page by page.
+//! The history of broadcasts and their acknowledgements, for creators and team, page by page.
 
 use std::str::FromStr;
 
@@ -15,19 +15,19 @@ use super::response_body::{AcknowledgementView, Acknowledgements, History, Singl
 use super::state::App;
 use crate::domain::BroadcastId;
 
-/// Entries of a page, when the caller does not say and at most.
-const PAGE: usize = 50;
-const MAX_PAGE: usize = 200;
+/// Entries of a page: by default, and at most.
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 200;
 
 /// `GET /history`: newest first.
 pub async fn history(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
-    who: Principal,
+    principal: Principal,
     uri: Uri,
     _: MinPosition,
 ) -> Result<Response, ApiError> {
-    who.require(&channel, &[Role::Creator, Role::Team])?;
+    principal.require(&channel, &[Role::Creator, Role::Team])?;
     let (limit, before) = page(&uri, u64::MAX)?;
     let position = app.projection.position().log_position();
     let mut found = app.projection.history(channel, before, limit + 1).await?;
@@ -43,11 +43,11 @@ pub async fn one(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
     Path((_, id)): Path<(String, String)>,
-    who: Principal,
+    principal: Principal,
     uri: Uri,
     _: MinPosition,
 ) -> Result<Response, ApiError> {
-    who.require(&channel, &[Role::Creator, Role::Team])?;
+    principal.require(&channel, &[Role::Creator, Role::Team])?;
     Query::of(&uri)?.only(&[])?;
     let id = broadcast_id(&id)?;
     let position = app.projection.position().log_position();
@@ -60,13 +60,13 @@ pub async fn acks(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
     Path((_, id)): Path<(String, String)>,
-    who: Principal,
+    principal: Principal,
     uri: Uri,
     _: MinPosition,
 ) -> Result<Response, ApiError> {
-    who.require(&channel, &[Role::Creator, Role::Team])?;
+    principal.require(&channel, &[Role::Creator, Role::Team])?;
     let id = broadcast_id(&id)?;
-    let (limit, Place(after)) = page(&uri, Place((0, 0)))?;
+    let (limit, AckCursor(after)) = page(&uri, AckCursor((0, 0)))?;
     let position = app.projection.position().log_position();
     app.projection.record(channel, id).await?.ok_or_else(|| ApiError::unknown_broadcast(id))?;
     let mut found = app.projection.acks_after(id, after, limit + 1).await?;
@@ -81,28 +81,28 @@ fn broadcast_id(text: &str) -> Result<BroadcastId, ApiError> {
     BroadcastId::from_client(text).map_err(|_| ApiError::no_broadcast_id(text))
 }
 
-/// Where the page of acknowledgements before ended: `{sequence}-{number}`.
-struct Place((u64, usize));
+/// The cursor of a page of acknowledgements: `{sequence}-{index}` of the last one of the page before.
+struct AckCursor((u64, usize));
 
-impl FromStr for Place {
+impl FromStr for AckCursor {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (sequence, number) = text.split_once('-').ok_or(())?;
-        let number = self::number(number).and_then(|number| number.try_into().ok());
-        Ok(Self((self::number(sequence).ok_or(())?, number.ok_or(())?)))
+        let (sequence, index) = text.split_once('-').ok_or(())?;
+        let index = number(index).and_then(|index| index.try_into().ok());
+        Ok(Self((number(sequence).ok_or(())?, index.ok_or(())?)))
     }
 }
 
 /// `limit` and `cursor` of a query.
 fn page<C: FromStr>(uri: &Uri, start: C) -> Result<(usize, C), ApiError> {
     let query = Query::of(uri)?.only(&["limit", "cursor"])?;
-    let limit = query.get("limit").map_or(Some(PAGE), |limit| number(limit)?.try_into().ok());
-    let limit = limit.filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(|| {
-        ApiError::malformed("invalid_limit", format!("`limit` must be a number from 1 to {MAX_PAGE}."))
+    let limit = query.get("limit").map_or(Some(DEFAULT_LIMIT), |limit| number(limit)?.try_into().ok());
+    let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
+        ApiError::malformed("invalid_limit", format!("`limit` must be a number from 1 to {MAX_LIMIT}."))
     })?;
     let cursor = query.get("cursor").map_or(Ok(start), str::parse).map_err(|_| {
-        ApiError::malformed("invalid_cursor", "`cursor` must be the `next_cursor` of the page before.")
+        ApiError::malformed("invalid_cursor", "`cursor` must be the `next_cursor` of the previous page.")
     })?;
     Ok((limit, cursor))
 }
@@ -112,9 +112,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_have_a_size_and_a_place() {
+    fn pages_have_a_limit_and_a_cursor() {
         let page_of = |query: &str| page::<u64>(&format!("/x{query}").parse().unwrap(), 9);
-        assert_eq!(page_of(""), Ok((PAGE, 9)));
+        assert_eq!(page_of(""), Ok((DEFAULT_LIMIT, 9)));
         assert_eq!(page_of("?limit=7&cursor=3"), Ok((7, 3)));
         for bad in [
             "?limit=0",
@@ -128,7 +128,7 @@ mod tests {
         ] {
             assert!(page_of(bad).is_err(), "{bad}");
         }
-        assert!("7-2".parse::<Place>().is_ok_and(|place| place.0 == (7, 2)));
-        assert!("7".parse::<Place>().is_err() && "7-x".parse::<Place>().is_err());
+        assert!("7-2".parse::<AckCursor>().is_ok_and(|cursor| cursor.0 == (7, 2)));
+        assert!("7".parse::<AckCursor>().is_err() && "7-x".parse::<AckCursor>().is_err());
     }
 }

@@ -18,11 +18,11 @@ use super::state::App;
 pub fn around(router: Router<App>, app: &App) -> Router<App> {
     router
         .layer(DefaultBodyLimit::max(app.limits.max_body_bytes))
-        .layer(from_fn_with_state(app.clone(), observe::answer_in_time))
+        .layer(from_fn_with_state(app.clone(), observe::time_out))
         .layer(from_fn_with_state(app.clone(), origin::check_origin))
         .layer(from_fn(host::require_host))
         .layer(from_fn(problem::problem_json))
-        .layer(from_fn(sse::come_back))
+        .layer(from_fn(sse::retry_event_stream))
         .layer(from_fn(websocket_close::close_with_reason))
         .layer(from_fn(caching::keep_private))
         .layer(from_fn_with_state(app.clone(), observe::observe))

@@ -1,4 +1,5 @@
-//! The edge: every route on one screen. Handlers parse, call and map; rules are in the domain, answers in `error.rs`.
+//! The HTTP interface, with every route on one screen. Handlers parse a request, call the layers below and build the response;
+//! errors become responses in `error.rs`.
 
 mod acknowledge;
 mod audit;
@@ -35,7 +36,7 @@ use error::ApiError;
 use routes::Routes;
 use state::App;
 
-/// Every route: of the interface, and of the page, which has these channels.
+/// Every route: of the interface, and of the page that lists these channels.
 pub fn routes(channels: &[Channel]) -> Routes {
     interface().merge(page::routes(channels))
 }
@@ -60,7 +61,7 @@ fn interface() -> Routes {
     Routes::default()
         .nest("/api/{channel}/broadcast", broadcast)
         .nest("/api/audit", audit)
-        // The seed's clients post without the slash, and some frameworks add one.
+        // Existing clients post without the slash, and some frameworks add one.
         .post("/api/{channel}/broadcast/", broadcasts::create)
         .get("/livez", operations::livez)
         .get("/readyz", operations::readyz)
@@ -69,7 +70,7 @@ fn interface() -> Routes {
         .get("/asyncapi.yaml", operations::asyncapi)
 }
 
-/// The whole interface over a replica.
+/// The router of a replica.
 pub fn router(app: App) -> Router {
     // The page works with dev auth only; elsewhere its addresses do not exist.
     let served = if app.serves_page { routes(&app.channels) } else { interface() };

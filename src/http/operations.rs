@@ -1,4 +1,4 @@
-//! For whoever runs it or builds on it: is it alive, is it ready, what does it count, what is its interface.
+//! Liveness, readiness, metrics, and the descriptions of the interface.
 
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
@@ -22,7 +22,7 @@ pub async fn livez() -> Response {
     respond::json(StatusCode::OK, &Live { status: "ok" })
 }
 
-/// `GET /readyz`: what it shows is true, and it is not about to stop.
+/// `GET /readyz`: the replica serves the current state, and is not stopping.
 pub async fn readyz(State(app): State<App>) -> Response {
     let position = app.projection.position();
     let ready = app.is_ready();
@@ -31,17 +31,17 @@ pub async fn readyz(State(app): State<App>) -> Response {
         () if app.shutdown.begun() => Some("stopping"),
         () => Some(match position.halt {
             None if app.nats.made() == 0 && app.nats.is_login_refused() => {
-                "NATS does not let this replica in; it serves what it has on disk"
+                "NATS refuses the credentials of this replica; it serves the state on its disk"
             }
             None if app.nats.made() == 0 => {
-                "NATS has not been reached since the start; it serves what it has on disk"
+                "NATS has not been reached since the start; the replica serves the state on its disk"
             }
-            None if !app.has_keys() => "the public keys of tokens (JWKS) cannot be read",
+            None if !app.has_keys() => "the signing keys of tokens (JWKS) are unavailable",
             None => "catching up with the event log",
             Some(Halt::Stalled) => {
-                "its disk takes nothing; it serves what it has, and catches up when there is room"
+                "the disk cannot be written; the replica serves its last state, and catches up when the disk has room"
             }
-            Some(Halt::GaveUp) => "the projection was damaged again and again and is not rebuilt any more",
+            Some(Halt::GaveUp) => "the projection was damaged repeatedly and is not rebuilt any more",
         }),
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -60,7 +60,7 @@ pub async fn readyz(State(app): State<App>) -> Response {
     respond::json(status, &body)
 }
 
-/// `GET /metrics`: OpenMetrics for those who ask for it, and the text format of Prometheus for all others.
+/// `GET /metrics`: OpenMetrics for clients that accept it, otherwise the text format of Prometheus.
 pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, ApiError> {
     let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()));
     let text = app.metrics.in_format(format, &standing(&app)).map_err(|e| {
@@ -116,18 +116,18 @@ fn standing(app: &App) -> Standing {
         rejected: waiting.rejected,
     };
     let keys = app.authenticator.published_keys().map(|keys| {
-        let standing = keys.standing();
-        metrics::TokenKeys { keys: standing.keys, age: standing.age }
+        let state = keys.state();
+        metrics::TokenKeys { keys: state.keys, age: state.age }
     });
     Standing { ready: app.is_ready(), log, projection, queues, outage, keys, warnings: app.warnings.now() }
 }
 
-/// `GET /openapi.yaml`: what this interface is, for client generators.
+/// `GET /openapi.yaml`: the description of the REST interface.
 pub async fn openapi() -> impl IntoResponse {
     yaml(OPENAPI)
 }
 
-/// `GET /asyncapi.yaml`: what the live connections and the log say.
+/// `GET /asyncapi.yaml`: the description of the messages on live connections and in the log.
 pub async fn asyncapi() -> impl IntoResponse {
     yaml(ASYNCAPI)
 }

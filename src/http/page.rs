@@ -1,6 +1,6 @@
-//! The page at `/`: a creator's form and, beside it, the client that a user has. Its files are part of the binary.
+//! The page at `/`: a form for creators and, beside it, the banner that a user sees. Its files are part of the binary.
 //!
-//! It says who it is as dev auth has it, so it is served with dev auth only; elsewhere its addresses do not exist.
+//! It works with dev auth only, and is served with dev auth only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,11 +43,11 @@ const ASSETS: [(&str, &str, &str); 11] = [
     ("icon.svg", ICON, include_str!("page/icon.svg")),
 ];
 
-/// Where `index.html` wants the channels.
+/// The placeholder for the channels in `index.html`.
 const CHANNELS: &str = "<!-- channels -->";
 
-/// A browser may load, run and talk to what this replica serves, and nothing else; nobody may put the page in a
-/// frame; and no script can turn a text into markup, since there is no policy that would let it.
+/// The content security policy: the page loads, runs and connects to what this replica serves, and nothing else; it cannot be
+/// framed; and no script can turn text into markup.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
@@ -56,7 +56,7 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-    // Kept, and asked about each time: after an update nobody runs the old script against the new service.
+    // Cached, and revalidated each time: after an update no old script runs against the new service.
     (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
 ];
 
@@ -67,12 +67,12 @@ pub fn routes(channels: &[Channel]) -> Routes {
     let assets =
         ASSETS.map(|(name, kind, text)| (name, File::new(kind, Bytes::from_static(text.as_bytes()))));
     let assets = Arc::new(HashMap::from(assets));
-    Routes::default().get("/", async move |headers: HeaderMap| index.answer(&headers)).get(
+    Routes::default().get("/", async move |headers: HeaderMap| index.response(&headers)).get(
         "/page/{file}",
         async move |name: Result<Path<String>, PathRejection>, headers: HeaderMap| {
             let file = name.ok().and_then(|Path(name)| assets.get(name.as_str()));
             let file = file.ok_or_else(ApiError::not_found)?;
-            Ok::<_, ApiError>(file.answer(&headers))
+            Ok::<_, ApiError>(file.response(&headers))
         },
     )
 }
@@ -82,7 +82,7 @@ fn choices(channels: &[Channel]) -> String {
     channels.iter().map(|channel| format!("<option>{channel}</option>")).collect::<Vec<_>>().concat()
 }
 
-/// A file as it is served.
+/// A file of the page.
 #[derive(Clone)]
 struct File {
     kind: &'static str,
@@ -96,16 +96,16 @@ impl File {
         Self { kind, body, etag }
     }
 
-    fn answer(&self, headers: &HeaderMap) -> Response {
+    fn response(&self, headers: &HeaderMap) -> Response {
         let etag = [(ETAG, self.etag.as_str())];
-        if self.is_known(headers) {
+        if self.is_current(headers) {
             return (HEADERS, etag, respond::not_modified()).into_response();
         }
         (HEADERS, etag, [(CONTENT_TYPE, self.kind)], self.body.clone()).into_response()
     }
 
-    /// Whether the browser has it already.
-    fn is_known(&self, headers: &HeaderMap) -> bool {
+    /// Whether the browser has the current version.
+    fn is_current(&self, headers: &HeaderMap) -> bool {
         let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         known
             .flat_map(|value| value.split(','))
@@ -129,11 +129,11 @@ mod tests {
     fn a_browser_that_has_it_is_known_by_any_of_its_tags() {
         let file = File::new(STYLE, Bytes::from_static(b"a"));
         let known =
-            |value: String| file.is_known(&[(IF_NONE_MATCH, value.parse().unwrap())].into_iter().collect());
+            |value: String| file.is_current(&[(IF_NONE_MATCH, value.parse().unwrap())].into_iter().collect());
         assert!(
             known(file.etag.clone()) && known(format!("\"x\", W/{}", file.etag)) && known("*".to_owned())
         );
-        assert!(!known("\"x\"".to_owned()) && !file.is_known(&HeaderMap::new()));
+        assert!(!known("\"x\"".to_owned()) && !file.is_current(&HeaderMap::new()));
         assert_ne!(file.etag, File::new(STYLE, Bytes::from_static(b"b")).etag);
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies: a JSON object within the limit, read field by field, so that every mistake gets its own sentence.
+//! The body of a request: a JSON object within the size limit, read field by field, so that every mistake has its own error.
 
 use axum::body::{Bytes, HttpBody as _};
 use axum::extract::{FromRequest as _, Request};
@@ -10,14 +10,14 @@ use tokio::time::timeout;
 use super::error::ApiError;
 use super::state::App;
 
-/// The byte order mark in UTF-8. A reader may ignore it (RFC 8259, section 8.1), and editors of some systems write it.
+/// The byte order mark in UTF-8. A parser may ignore it (RFC 8259, section 8.1), and some editors write it.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// The fields of a request.
 pub struct Fields {
-    /// Those that the request may have.
+    /// Those that are accepted.
     pub known: &'static [&'static str],
-    /// Those that the interface names and this build does not carry out.
+    /// Those that are reserved, and not supported yet.
     pub not_yet: &'static [&'static str],
 }
 
@@ -26,11 +26,11 @@ pub struct Fields {
 pub struct Body(Map<String, Value>);
 
 impl Body {
-    /// Reads the body of a request. What the head of the request decides is decided first, so that a client that waits for
-    /// `100 Continue` (RFC 9110, section 10.1.1) sends no body in vain.
+    /// Reads the body of a request. The headers are checked first, so that a client that waits for `100 Continue` (RFC 9110,
+    /// section 10.1.1) does not send a body that is refused.
     pub async fn read(request: Request, app: &App, fields: &Fields) -> Result<Self, ApiError> {
         let is_json =
-            judge_head(request.headers(), request.body().size_hint().exact(), app.limits.max_body_bytes)?;
+            check_headers(request.headers(), request.body().size_hint().exact(), app.limits.max_body_bytes)?;
         let arriving = timeout(app.limits.request_timeout, Bytes::from_request(request, app));
         let bytes = arriving.await.map_err(|_| ApiError::body_too_slow())?.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
@@ -46,7 +46,7 @@ impl Body {
             return Err(ApiError::not_json());
         }
         let body = Self::parse(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes))?;
-        body.judge_fields(fields)?;
+        body.check_fields(fields)?;
         Ok(body)
     }
 
@@ -58,8 +58,8 @@ impl Body {
         }
     }
 
-    /// Refuses what this build does not carry out: a request that was meant for some must never go to everybody.
-    fn judge_fields(&self, fields: &Fields) -> Result<(), ApiError> {
+    /// Refuses unknown and unsupported fields: a broadcast for some users must never go to all of them.
+    fn check_fields(&self, fields: &Fields) -> Result<(), ApiError> {
         for (field, value) in &self.0 {
             let (known, not_yet) = (&fields.known, &fields.not_yet);
             if not_yet.contains(&field.as_str()) {
@@ -82,14 +82,14 @@ impl Body {
         }
     }
 
-    /// A string field that has to be there.
+    /// A required string field.
     pub fn required(&self, field: &'static str) -> Result<&str, ApiError> {
-        self.text(field)?.ok_or_else(|| ApiError::invalid("missing_field", format!("`{field}` is missing.")))
+        self.text(field)?.ok_or_else(|| ApiError::invalid("missing_field", format!("`{field}` is required.")))
     }
 }
 
-/// What the head says of a body of this length, where the length is known: whether it is JSON, or why it is not read.
-fn judge_head(headers: &HeaderMap, length: Option<u64>, max: usize) -> Result<bool, ApiError> {
+/// Whether a body of this length, where that is known, is JSON by the headers; or why it is refused.
+fn check_headers(headers: &HeaderMap, length: Option<u64>, max: usize) -> Result<bool, ApiError> {
     let coding = |value: &HeaderValue| {
         value.to_str().map_or("?".to_owned(), |value| value.trim().to_ascii_lowercase())
     };
@@ -137,7 +137,7 @@ mod tests {
         let fields = Fields { known: &["message"], not_yet: &["audience"] };
         let judged = |text: &str| {
             let body = Body::parse(text.as_bytes()).unwrap();
-            body.judge_fields(&fields).map_err(|error| error.into_parts().0)
+            body.check_fields(&fields).map_err(|error| error.into_parts().0)
         };
         assert_eq!(judged(r#"{"message":"x"}"#), Ok(()));
         assert_eq!(judged(r#"{"message":"x","audience":null}"#), Ok(()));

@@ -1,4 +1,4 @@
-//! A router that knows what it serves, so that the interface description can be held to it.
+//! A router with a list of its routes, by which tests compare the interface description with it.
 
 use axum::Router;
 use axum::handler::Handler;
@@ -10,8 +10,8 @@ use super::state::App;
 /// A method and a path with `{parameters}`.
 pub type Route = (Method, String);
 
-/// Routes of the interface: those of axum, and a list of them.
-#[must_use = "routes serve nothing until they are a router"]
+/// Routes, and the list of them.
+#[must_use = "routes serve nothing until they become a router"]
 #[derive(Default)]
 pub struct Routes {
     router: Router<App>,
@@ -48,17 +48,17 @@ impl Routes {
         Self { router: self.router.merge(routes.router), ..self }
     }
 
-    /// Changes how those so far are served, by a layer for instance.
+    /// Changes how the routes so far are served, for instance by a layer.
     pub fn map(self, change: impl FnOnce(Router<App>) -> Router<App>) -> Self {
         Self { router: change(self.router), ..self }
     }
 
-    /// What is served.
+    /// The list of routes.
     pub fn list(&self) -> &[Route] {
         &self.list
     }
 
-    /// The router, to serve it.
+    /// The router.
     pub fn into_router(self) -> Router<App> {
         self.router
     }

@@ -3,8 +3,8 @@
 pub mod closing;
 mod connection;
 pub mod limits;
-mod socket;
 pub mod socket_limit;
+mod tracked_socket;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,8 +1,7 @@
-//! The same messages as Server-Sent Events, for whoever only listens: `curl -N` is enough.
+//! The messages of WebSockets as Server-Sent Events, for clients that only receive: `curl -N` is enough.
 //!
-//! `id:` is a position in the log. A client that comes back with `Last-Event-ID` gets the state on connect from a replica
-//! that has read at least that far, so it never sees the past again. What stands between a replica and its client is told
-//! by headers to pass on each event at once and as it is.
+//! `id:` is a position in the log. A client that reconnects with `Last-Event-ID` receives the state from a replica that has read
+//! the log at least up to there, so it never goes back in time. Headers keep proxies from buffering or changing events.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -35,88 +34,87 @@ use crate::push::wire::{Close, ServerMessage};
 pub async fn events(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
-    ConnectingUser(who): ConnectingUser,
+    ConnectingUser(principal): ConnectingUser,
     headers: HeaderMap,
     _: ConnectionMinPosition,
 ) -> Result<Response, ApiError> {
-    // One of another log asks for nothing: the client begins anew with the state.
+    // A position of a log that was replaced is ignored: the client begins again with the state.
     if let Some(seen) = last_event_id(&headers) {
         wait_for(&app, seen).await?;
     }
     let heartbeat = app.limits.sockets.session.heartbeat;
     let connecting = Connecting {
-        staff: who.is_staff(&channel),
+        staff: principal.is_staff(&channel),
         channel: channel.clone(),
-        user: who.user.clone(),
+        user: principal.user.clone(),
         heartbeat_seconds: heartbeat.as_secs(),
     };
-    let admitted = app.admission.enter(&who.user)?;
+    let admitted = app.admission.enter(&principal.user)?;
     let attached = app.hub.attach(connecting).await?;
-    let lasts = who.remaining(app.clock.now());
-    let listening = Listening::new(app.hub.clone(), channel, attached, lasts, admitted, heartbeat);
-    let events = stream::unfold(listening, |mut listening| async move {
-        Some((Ok::<_, Infallible>(listening.next().await?), listening))
+    let lasts = principal.remaining(app.clock.now());
+    let events = EventStream::new(app.hub.clone(), channel, attached, lasts, admitted, heartbeat);
+    let events = stream::unfold(events, |mut events| async move {
+        Some((Ok::<_, Infallible>(events.next().await?), events))
     });
     Ok(event_stream(Body::from_stream(events)))
 }
 
-/// How long a client waits that was refused for a moment, where the refusal does not say.
-const COME_BACK_MS: u64 = 2_000;
+/// When a refused client reconnects, where the refusal does not say.
+const RETRY_MS: u64 = 2_000;
 
-/// Answers who asks for an event stream and is refused for a reason that passes by itself (`429`, `503`) with a stream that says
-/// when to come back, and ends. A browser's `EventSource` gives up for good on any other status than 200 (HTML, section 9.2.3).
-pub async fn come_back(request: Request, next: Next) -> Response {
-    let asked =
-        wants_events(request.headers()) && RequestKind::of(request.extensions()) == RequestKind::EventStream;
+/// Responds to a request for an event stream that is refused for the moment (`429`, `503`) with a stream that only has `retry:`.
+/// A browser's `EventSource` never reconnects after another status than 200 (HTML, section 9.2.3).
+pub async fn retry_event_stream(request: Request, next: Next) -> Response {
+    let is_wanted = accepts_events(request.headers())
+        && RequestKind::of(request.extensions()) == RequestKind::EventStream;
     let refused = next.run(request).await;
-    if !asked || !is_temporary(&refused) {
+    if !is_wanted || !is_temporary(&refused) {
         return refused;
     }
-    let after_ms =
-        retry_after_seconds(&refused).map_or(COME_BACK_MS, |seconds| seconds.saturating_mul(1_000));
-    let mut answer = event_stream(Body::from(retry(after_ms)));
-    // Whoever counts answers counts what it was refused for.
-    *answer.extensions_mut() = refused.extensions().clone();
+    let after_ms = retry_after_seconds(&refused).map_or(RETRY_MS, |seconds| seconds.saturating_mul(1_000));
+    let mut response = event_stream(Body::from(retry(after_ms)));
+    // The layers outside count and log the refusal.
+    *response.extensions_mut() = refused.extensions().clone();
     for (name, value) in refused.headers() {
         if ![CONTENT_TYPE, CONTENT_LENGTH, RETRY_AFTER].contains(name) {
-            answer.headers_mut().append(name, value.clone());
+            response.headers_mut().append(name, value.clone());
         }
     }
-    answer
+    response
 }
 
-fn wants_events(headers: &HeaderMap) -> bool {
+fn accepts_events(headers: &HeaderMap) -> bool {
     let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut kinds = ranges.flat_map(|value| value.split(',')).filter_map(|range| range.split(';').next());
     kinds.any(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// One line of comment. An empty line behind it would end an event without data, which some clients hand on as a message.
+/// A comment. An empty line after it would end an event without data, which some clients deliver as a message.
 const KEEP_ALIVE: &str = ":\n";
 
-/// What is no position is ignored: it is of another service.
+/// An id that is no position is ignored: it is of another service.
 fn last_event_id(headers: &HeaderMap) -> Option<Position> {
     headers.get("last-event-id")?.to_str().ok()?.trim().parse().ok()
 }
 
-/// A connection that detaches when it is dropped: axum drops the stream when the client is gone.
-struct Listening {
+/// An event stream. It leaves the hub when it is dropped, which axum does when the client is gone.
+struct EventStream {
     outgoing: mpsc::Receiver<Outgoing>,
     close: oneshot::Receiver<Close>,
     stage: Stage,
-    /// As long as the token of the request. It ends without a word: who comes back with the same token gets `401`.
+    /// Ends with the token of the request. A client that reconnects with the same token gets `401`.
     life: Lifetime,
     watch: Stopwatch,
-    /// After so much silence comes a sign of life.
+    /// A comment is sent after so long without an event.
     heartbeat: Duration,
     _detach: Detach,
     _admitted: Permit<UserId>,
 }
 
-/// How far a stream is.
+/// The stage of a stream.
 enum Stage {
     Open,
-    /// The replica stops: what is queued is still sent, then when to come back.
+    /// The replica stops: queued events are still sent, then `retry:`.
     Restarting {
         retry_after_ms: u64,
     },
@@ -132,7 +130,7 @@ impl Drop for Detach {
     }
 }
 
-impl Listening {
+impl EventStream {
     fn new(
         hub: Hub,
         channel: Channel,
@@ -156,7 +154,7 @@ impl Listening {
     }
 
     async fn next(&mut self) -> Option<String> {
-        let silent_at = Instant::now() + self.heartbeat;
+        let comment_at = Instant::now() + self.heartbeat;
         while matches!(self.stage, Stage::Open) {
             tokio::select! {
                 biased;
@@ -173,14 +171,13 @@ impl Listening {
                     None => {}
                 },
                 outgoing = self.outgoing.recv() => return outgoing.map(event),
-                () = sleep_until(silent_at) => return Some(KEEP_ALIVE.to_owned()),
+                () = sleep_until(comment_at) => return Some(KEEP_ALIVE.to_owned()),
             }
         }
         match self.stage {
             Stage::Restarting { retry_after_ms } => Some(self.outgoing.try_recv().map_or_else(
                 |_| {
                     self.stage = Stage::Over;
-                    // There are no close codes here; how long to wait before coming back is all there is to say.
                     retry(retry_after_ms)
                 },
                 event,
@@ -197,9 +194,9 @@ async fn due(watch: &Stopwatch, deadline: Option<Moment>) {
     }
 }
 
-/// When to come back. The field counts as soon as its line is read (HTML, 9.2.6), and without an empty line behind it no reader
-/// takes it for an event without data.
-pub fn retry(after_ms: u64) -> String {
+/// Tells the client when to reconnect. The field takes effect with its line (HTML, section 9.2.6); without an empty line after it
+/// no client takes it for an event without data.
+fn retry(after_ms: u64) -> String {
     format!("retry: {after_ms}\n")
 }
 

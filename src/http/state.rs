@@ -1,4 +1,4 @@
-//! What handlers share.
+//! The state that handlers share.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -26,39 +26,39 @@ use crate::shutdown::Shutdown;
 use crate::submit::{Acks, Submit};
 use crate::warnings::Warnings;
 
-/// The limits of the edge.
+/// The limits of requests and connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of a request's body.
+    /// Bytes of a request body.
     pub max_body_bytes: usize,
-    /// Connections that this replica takes.
+    /// WebSockets and event streams of this replica.
     pub max_connections: u64,
-    /// How long a request's body may take.
+    /// How long a request body may take to arrive.
     pub request_timeout: Duration,
-    /// How long its answer may take after that.
+    /// How long its response may take after that.
     pub answer_timeout: Duration,
-    /// How WebSockets are limited.
+    /// The limits of WebSockets.
     pub sockets: client::Limits,
 }
 
-/// What auditors are served with.
+/// What the routes for auditors need.
 #[derive(Clone)]
 pub struct Auditing {
-    /// The connection to NATS that they read through.
+    /// The connection to NATS for auditors.
     pub connection: Arc<AuditConnection>,
-    /// Whose checkpoints count. Empty: everybody's.
+    /// The keys whose checkpoints are trusted; with none, those of any key.
     pub trusted: Arc<[PublicKey]>,
-    /// The newest checkpoint that the notary has found.
+    /// The newest checkpoint that the notary knows.
     pub newest: watch::Receiver<Option<Newest>>,
-    /// How many more may read events at this moment.
+    /// Limits the readers of events.
     pub readers: Arc<Semaphore>,
-    /// How many of them may be of one user.
+    /// Limits them for each user.
     pub readers_per_user: Admission<UserId>,
-    /// How many more proofs may be made at this moment.
+    /// Limits the proofs at one time.
     pub proofs: Arc<Semaphore>,
 }
 
-/// A replica, as its handlers see it. Every request has one, so that a clone of it costs nothing.
+/// A replica, as its handlers see it. Every request clones it, which is cheap.
 #[derive(Clone)]
 pub struct App(Arc<Parts>);
 
@@ -70,7 +70,7 @@ impl Deref for App {
     }
 }
 
-/// What a replica consists of for its handlers.
+/// The parts of a replica that handlers use.
 pub struct Parts {
     /// The channels that exist.
     pub channels: Arc<[Channel]>,
@@ -78,23 +78,23 @@ pub struct Parts {
     pub submit: Arc<Submit>,
     /// The write path of acknowledgements.
     pub acks: Acks,
-    /// What this replica knows.
+    /// The state of this replica.
     pub projection: Projection,
-    /// Who is connected to it.
+    /// The connections of this replica.
     pub hub: Hub,
-    /// Who is connected to all of them.
+    /// The numbers of connections of all replicas.
     pub counts: watch::Receiver<BTreeMap<Channel, Counts>>,
-    /// Its connection to NATS.
+    /// The connection to NATS.
     pub nats: Connection,
-    /// What auditors are served with.
+    /// What the routes for auditors need.
     pub auditing: Auditing,
-    /// What it counts.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// What is wrong with it although it serves.
+    /// The warnings that apply now.
     pub warnings: Warnings,
-    /// How many connections of one user are let in.
+    /// Limits the connections of each user.
     pub admission: Admission<UserId>,
-    /// The limits of the edge.
+    /// The limits of requests and connections.
     pub limits: Limits,
     /// Authenticates requests.
     pub authenticator: Arc<Authenticator>,
@@ -102,55 +102,55 @@ pub struct Parts {
     pub refusal_log: RefusalLog,
     /// The rate limits.
     pub rates: Arc<Rates>,
-    /// Whether there is a page at `/`: with dev auth.
+    /// Whether the page at `/` is served: with dev auth.
     pub serves_page: bool,
-    /// Whether it is stopping.
+    /// Whether the replica is stopping.
     pub shutdown: Shutdown,
-    /// What time it is.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
 }
 
 impl App {
-    /// Of these parts.
+    /// The state with these parts.
     pub fn of(parts: Parts) -> Self {
         Self(Arc::new(parts))
     }
 
-    /// How many are connected in a channel, over all replicas.
+    /// The numbers of connections in a channel, over all replicas.
     pub fn connected(&self, channel: &Channel) -> Connected {
         let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
         let (connections_local, users_local) = self.hub.local(channel);
         counts.with_local(connections_local, users_local)
     }
 
-    /// Connections of every channel on this replica.
+    /// The connections of this replica, in all channels.
     pub fn connections_here(&self) -> u64 {
         self.channels.iter().map(|channel| self.hub.local(channel).0).sum()
     }
 
-    /// Ready means: what this replica shows is true, it has reached NATS since its start, and it is not about to stop. One
-    /// that NATS refuses, or never reached, serves what it has and is not ready: a rollout must not go on with it.
+    /// Ready means: the replica serves the current state, has reached NATS since its start, and is not stopping. A replica that
+    /// NATS refuses, or that never reached it, serves the state on its disk and is not ready: a rollout must not go on.
     pub fn is_ready(&self) -> bool {
         let position = self.projection.position();
-        let log_is_away = self.projection.seen().away;
-        let shows_the_truth =
-            position.serving && position.halt.is_none() && (position.caught_up || log_is_away);
-        !self.shutdown.begun() && self.nats.made() > 0 && shows_the_truth && self.has_keys()
+        let log_is_unavailable = self.projection.seen().away;
+        let serves_current_state =
+            position.serving && position.halt.is_none() && (position.caught_up || log_is_unavailable);
+        !self.shutdown.begun() && self.nats.made() > 0 && serves_current_state && self.has_keys()
     }
 
-    /// Whether tokens can be verified: always, but for published keys that were never read, or not for too long.
+    /// Whether tokens can be verified: not while published keys have never been read, or not for too long.
     pub fn has_keys(&self) -> bool {
-        self.authenticator.published_keys().is_none_or(|keys| keys.standing().usable)
+        self.authenticator.published_keys().is_none_or(|keys| keys.state().usable)
     }
 }
 
-/// Auditors who read events from a replica at once. Each reads the log by itself, some megabytes ahead.
+/// Auditors who read events from a replica at one time. Each reads the log by itself, some megabytes ahead.
 pub const MAX_READERS: usize = 16;
 
-/// How many of them may be of one user, so that nobody uses all of them up.
+/// How many of them may be of one user, so that no user occupies all.
 pub const MAX_READERS_PER_USER: usize = 4;
 
-/// Proofs that a replica makes at once. Each takes a few requests to NATS.
+/// Proofs that a replica builds at one time. Each takes a few requests to NATS.
 pub const MAX_PROOFS: usize = 8;
 
 /// How long a read waits for the sequence that it asks for.

@@ -18,11 +18,11 @@ use crate::push::counts::Accuracy;
 pub async fn stats(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
-    who: Principal,
+    principal: Principal,
     uri: Uri,
     _: MinPosition,
 ) -> Result<Response, ApiError> {
-    who.require(&channel, &[Role::Creator, Role::Team])?;
+    principal.require(&channel, &[Role::Creator, Role::Team])?;
     Query::of(&uri)?.only(&[])?;
     let now = app.clock.now();
     let (position, today, acknowledged) = app.projection.read_at(|position, view| {

@@ -1,4 +1,4 @@
-//! The WebSocket: from a request to a connection of the hub, and what its clients ask of the rest of the replica.
+//! The WebSocket: from a request to a connection of the hub, and what its clients request of the rest of the replica.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 
 use super::error::ApiError;
 use super::extract::{ChannelPath, ConnectingUser, ConnectionMinPosition};
-use super::handshake::{self, Opened};
+use super::handshake;
 use super::identity::SUBPROTOCOL;
 use super::identity::authenticator::Authenticator;
 use super::layers::websocket_close::check_version;
@@ -30,42 +30,44 @@ use crate::submit::{self, Acknowledged, Acks, Asked};
 pub async fn upgrade(
     State(app): State<App>,
     ChannelPath(channel): ChannelPath,
-    ConnectingUser(who): ConnectingUser,
+    ConnectingUser(principal): ConnectingUser,
     _: ConnectionMinPosition,
     request: Request,
 ) -> Result<Response, ApiError> {
     check_version(request.uri())?;
-    let (response, handover) = handshake::begin(&request, SUBPROTOCOL)?;
+    let (response, on_upgrade) = handshake::accept(&request, SUBPROTOCOL)?;
     if app.connections_here() >= app.limits.max_connections {
         return Err(ApiError::full());
     }
-    let admitted = app.admission.enter(&who.user)?;
+    let admitted = app.admission.enter(&principal.user)?;
     let connecting = Connecting {
-        staff: who.is_staff(&channel),
+        staff: principal.is_staff(&channel),
         channel,
-        user: who.user.clone(),
+        user: principal.user.clone(),
         heartbeat_seconds: app.limits.sockets.session.heartbeat.as_secs(),
     };
-    handover.then(move |Opened { stream, answer, read, place }| async move {
-        let lasts = who.remaining(app.clock.now());
-        let places = Places { of_user: admitted, of_edge: place };
-        app.hub.adopt(connecting, Upgraded { stream, answer, read, lasts, places }).await;
-    });
+    on_upgrade.set(
+        move |handshake::Upgraded { stream, handshake: answer, read_ahead: read, permit }| async move {
+            let lasts = principal.remaining(app.clock.now());
+            let places = Places { of_user: admitted, of_edge: permit };
+            app.hub.adopt(connecting, Upgraded { stream, answer, read, lasts, places }).await;
+        },
+    );
     Ok(response)
 }
 
-/// What WebSockets ask of the rest of the replica.
+/// Carries out what clients request over WebSockets.
 #[derive(Clone)]
 pub struct Edge {
     /// The write path of acknowledgements.
     pub acks: Acks,
-    /// Which log it is.
+    /// The state of the log.
     pub projection: Projection,
     /// Authenticates users.
     pub authenticator: Arc<Authenticator>,
     /// The rate limits.
     pub rates: Arc<Rates>,
-    /// What time it is.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -90,8 +92,8 @@ impl Errands for Edge {
         let begun = (answers, askers, self.projection.clone());
         let confirmed = stream::unfold(begun, |(mut answers, askers, projection)| async move {
             let answered = answers.next().await?;
-            let worded = word(answered, &askers, projection.position().epoch);
-            Some((worded, (answers, askers, projection)))
+            let encoded = encode(answered, &askers, projection.position().epoch);
+            Some((encoded, (answers, askers, projection)))
         });
         refused.chain(confirmed).boxed()
     }
@@ -99,10 +101,10 @@ impl Errands for Edge {
     fn refresh(&self, token: Token, user: UserId, channel: Channel) -> BoxFuture<'static, Refreshed> {
         let (authenticator, clock) = (self.authenticator.clone(), self.clock.clone());
         async move {
-            let who = authenticator.refresh(token.as_str(), &user, clock.now()).await;
-            let granted = who.map(|who| {
-                let lasts = who.remaining(clock.now()).unwrap_or_default();
-                Granted { lasts, staff: who.is_staff(&channel) }
+            let principal = authenticator.refresh(token.as_str(), &user, clock.now()).await;
+            let granted = principal.map(|principal| {
+                let lasts = principal.remaining(clock.now()).unwrap_or_default();
+                Granted { lasts, staff: principal.is_staff(&channel) }
             });
             granted.map_err(|error| refusal(error.into(), None))
         }
@@ -110,18 +112,18 @@ impl Errands for Edge {
     }
 }
 
-/// Words what became of acknowledgements, each distinct answer once.
-fn word(
+/// Encodes the results of acknowledgements, each distinct one once.
+fn encode(
     answers: Vec<submit::Answered>,
     askers: &[(usize, BroadcastId)],
     epoch: Option<Epoch>,
 ) -> Vec<Answered> {
-    let mut said: HashMap<_, _, foldhash::fast::RandomState> = HashMap::default();
-    let worded = answers.into_iter().map(|submit::Answered { nth, answer }| {
+    let mut frames: HashMap<_, _, foldhash::fast::RandomState> = HashMap::default();
+    let encoded = answers.into_iter().map(|submit::Answered { nth, answer }| {
         let (name, broadcast) = askers[nth];
         let confirmed = answer.is_ok();
         let answer = match answer {
-            Ok(known) => said
+            Ok(known) => frames
                 .entry((broadcast, known))
                 .or_insert_with(|| confirmation(broadcast, known, epoch))
                 .clone(),
@@ -129,7 +131,7 @@ fn word(
         };
         Answered { name, broadcast, confirmed, answer }
     });
-    worded.collect()
+    encoded.collect()
 }
 
 fn confirmation(broadcast_id: BroadcastId, known: Acknowledged, epoch: Option<Epoch>) -> Frame {
@@ -138,7 +140,7 @@ fn confirmation(broadcast_id: BroadcastId, known: Acknowledged, epoch: Option<Ep
     ServerMessage::Acknowledged { broadcast_id, already, place }.frame()
 }
 
-/// Why something was not done, as the client is told.
+/// The message about an error.
 fn refusal(error: ApiError, broadcast_id: Option<BroadcastId>) -> ServerMessage<'static> {
     let (code, message) = error.into_parts();
     ServerMessage::Error { code, message, broadcast_id }

@@ -1,4 +1,4 @@
-//! What the layers below refuse, as answers.
+//! The errors of the layers below.
 
 use axum::http::StatusCode;
 use serde_json::json;
@@ -64,26 +64,27 @@ impl From<SubmitError> for ApiError {
     }
 }
 
-/// A socket that is not taken.
+/// `503`: the TCP connection is rejected.
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Full => {
-                Self::unavailable("too_many_sockets", "This replica has as many TCP connections as it takes.")
-            }
+            Refused::Full => Self::unavailable(
+                "too_many_sockets",
+                "This replica has reached its limit of TCP connections.",
+            ),
             Refused::AddressFull => Self::unavailable(
                 "too_many_sockets_of_address",
-                "This replica has as many TCP connections from your address as it takes.",
+                "Your address has reached its limit of TCP connections to this replica.",
             ),
         }
         .retry_after(5)
     }
 }
 
-/// `429`: this user has as many connections as one may have.
+/// `429`: this user has reached the limit of connections.
 impl From<admission::Full> for ApiError {
     fn from(_: admission::Full) -> Self {
-        let message = "You have as many connections to this replica as one user may have.";
+        let message = "You have reached the limit of connections to this replica for one user.";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections_of_user", message).retry_after(30)
     }
 }
@@ -126,12 +127,12 @@ impl From<Unprovable> for ApiError {
     }
 }
 
-/// A reason as a sentence of its own.
+/// A reason as a sentence.
 fn sentence(reason: &str) -> String {
     capitalised(reason) + "."
 }
 
-/// How a connection would be closed, said before there is one.
+/// The reason for which a connection would be closed, before it is open.
 impl From<Close> for ApiError {
     fn from(close: Close) -> Self {
         match close {

@@ -1,4 +1,4 @@
-//! What an error is made of, and the response that it becomes.
+//! The error type, and the response that it becomes.
 
 use axum::http::header::{
     CONNECTION, HeaderName, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
@@ -11,12 +11,12 @@ use serde_json::Value;
 use crate::http::rates::RateLimitState;
 use crate::http::respond;
 
-/// Headers that say which protocol would be accepted. A word alone in each error, since errors are returned by value.
+/// Headers with the protocol that would be accepted. A reference, which keeps errors small.
 pub(super) type Upgrade = &'static [(HeaderName, &'static str)];
 
-/// Of a refusal that asks for a WebSocket,
+/// Of `426` to what is no WebSocket,
 pub(super) static UPGRADE_TO_WEBSOCKET: Upgrade = &[(UPGRADE, "websocket"), (CONNECTION, "Upgrade")];
-/// and for one of the version of RFC 6455.
+/// and to one of another version than that of RFC 6455.
 pub(super) static VERSION_13: Upgrade =
     &[(UPGRADE, "websocket"), (CONNECTION, "Upgrade"), (SEC_WEBSOCKET_VERSION, "13")];
 
@@ -34,22 +34,22 @@ pub struct ApiError {
     challenge: Option<&'static str>,
     /// The state of the quota that is used up.
     rate_limit: Option<Box<RateLimitState>>,
-    /// Which protocol would be accepted here.
+    /// The protocol that would be accepted.
     upgrade: Option<&'static Upgrade>,
     /// Fields of this error alone.
     more: Fields,
 }
 
-/// The code of the error in an answer, for whoever counts answers.
+/// The error code of a response, for the metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct Code(pub &'static str);
 
-/// Why an answer is a `401` or a `403`, for the diagnostics.
+/// Why a response is `401` or `403`, for the diagnostics.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// The code of the error.
     pub code: &'static str,
-    /// Its sentence, which has no token in it.
+    /// Its sentence, which never contains a token.
     pub message: String,
 }
 
@@ -185,7 +185,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Words as a sentence begins with them.
+/// Words with a capital letter at the start.
 pub(super) fn capitalised(words: &str) -> String {
     let mut letters = words.chars();
     let first = letters.next().map(|first| first.to_uppercase().collect::<String>());

@@ -1,4 +1,4 @@
-//! Gets a small document from a URL, within a time and a size.
+//! Fetches a small document from a URL, with limits of time and size.
 
 use std::iter::empty;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use reqwest::{Client, Url};
 
 use crate::log::connection::without_password;
 
-/// The most that a request may take, from the connection to the last byte of the answer.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// The time limit, from connecting to the last byte of the response.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most bytes of a document.
+/// The size limit.
 pub const MAX_BYTES: usize = 256 * 1024;
 
-/// A client of one URL. It follows no redirects: who may say which keys count was configured. It goes through the proxy of
+/// A client of one URL. It follows no redirects: the source of the keys is configured. It goes through the proxy of
 /// `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`, unless `NO_PROXY` names the host.
 pub struct Fetch {
     client: Client,
@@ -31,7 +31,7 @@ impl Fetch {
         let builder = Client::builder()
             .user_agent(concat!("tidings/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::none())
-            .timeout(PATIENCE);
+            .timeout(FETCH_TIMEOUT);
         let builder = match uri.scheme_str() {
             Some("https") => builder,
             // No certificates: the system may have none.
@@ -46,9 +46,9 @@ impl Fetch {
 
     /// The document, as it is now.
     pub async fn get(&self) -> anyhow::Result<Bytes> {
-        self.ask().await.map_err(|error| match error.downcast::<reqwest::Error>() {
+        self.request().await.map_err(|error| match error.downcast::<reqwest::Error>() {
             Ok(error) if error.is_timeout() => {
-                anyhow::anyhow!("it did not answer within {} s", PATIENCE.as_secs())
+                anyhow::anyhow!("no response within {} s", FETCH_TIMEOUT.as_secs())
             }
             // It may have a login.
             Ok(error) => error.without_url().into(),
@@ -56,14 +56,14 @@ impl Fetch {
         })
     }
 
-    async fn ask(&self) -> anyhow::Result<Bytes> {
+    async fn request(&self) -> anyhow::Result<Bytes> {
         let request =
             self.client.get(self.url.clone()).header(ACCEPT, "application/jwk-set+json, application/json");
-        let mut answer = request.send().await?;
-        ensure!(answer.status().is_success(), "it answered {}", answer.status());
+        let mut response = request.send().await?;
+        ensure!(response.status().is_success(), "the response is {}", response.status());
         let mut body = BytesMut::new();
-        while let Some(part) = answer.chunk().await? {
-            ensure!(body.len() + part.len() <= MAX_BYTES, "it has more than {MAX_BYTES} bytes");
+        while let Some(part) = response.chunk().await? {
+            ensure!(body.len() + part.len() <= MAX_BYTES, "the document has more than {MAX_BYTES} bytes");
             body.extend_from_slice(&part);
         }
         Ok(body.freeze())

@@ -1,4 +1,4 @@
-//! A published set of keys: kept, looked at again now and then, and at once when a token names a key that is not in it.
+//! A published set of keys (JWKS): cached, read again periodically, and at once when a token names an unknown key.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -19,16 +19,16 @@ use crate::disk::read_regular;
 use crate::log::connection::without_password;
 use crate::warnings::{Warning, Warnings};
 
-/// After a failure it is tried again this soon.
+/// After a failure the set is read again this soon.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Unknown keys have it fetched at most this often: whoever makes up names of keys asks the issuer no more than that.
-const UNKNOWN_KEY_EVERY: Duration = Duration::from_secs(30);
+/// Unknown keys have the set fetched at most this often, so that made-up key ids do not flood the issuer.
+const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Keys that could not be fetched anew for this long do not count any more: the issuer may have taken one back.
-pub const KEPT_FOR: Duration = Duration::from_hours(1);
+/// Keys that could not be fetched again for this long are no longer accepted: the issuer may have revoked one.
+pub const MAX_AGE: Duration = Duration::from_hours(1);
 
-/// Where the set is.
+/// The source of a set.
 pub enum Source {
     /// A file.
     File(PathBuf),
@@ -37,7 +37,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// A URL, which is fetched later.
+    /// A URL. It is not fetched yet.
     pub fn url(uri: &Uri) -> anyhow::Result<Self> {
         let shown = without_password(&uri.to_string());
         let here = |host: &str| host == "localhost" || host.starts_with("127.") || host == "[::1]";
@@ -67,13 +67,13 @@ impl Source {
     }
 }
 
-/// The set, as it was last seen.
+/// A cached set.
 pub struct Jwks {
     source: Source,
     expect: Expectations,
     known: watch::Sender<Known>,
-    /// When an unknown key last had it fetched.
-    sought: Mutex<Option<Instant>>,
+    /// When an unknown key last had the set fetched.
+    last_fetch: Mutex<Option<Instant>>,
     warnings: Warnings,
 }
 
@@ -83,71 +83,71 @@ struct Known {
     seen: Option<Instant>,
 }
 
-/// What is known of a set.
+/// The state of a set.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
+pub struct JwksState {
     /// How many keys it had when it was last read.
     pub keys: usize,
-    /// How long ago that was; none: never yet.
+    /// How long ago that was; none: never.
     pub age: Option<Duration>,
-    /// Whether its keys still count.
+    /// Whether its keys are still accepted.
     pub usable: bool,
 }
 
-/// What there is for a token.
+/// The keys for a token.
 pub enum Found {
-    /// Keys that may have signed it: the one that it names; all of them when it names none.
+    /// Keys that may have signed it: the one that it names, or all when it names none.
     Keys(Vec<Arc<Key>>),
-    /// It names a key that is not in the set.
+    /// The token names a key that is not in the set.
     Unknown,
-    /// The set could not be had, or not for too long.
-    Away,
+    /// The set was never read, or not for too long.
+    Unavailable,
 }
 
 impl Jwks {
-    /// Reads the set, and goes on looking at it as long as this value lives. A file must be right at the start; a URL may
-    /// be away.
+    /// Reads the set, and reads it again periodically for as long as this value exists. A file must be valid at the start; a
+    /// URL may be unavailable.
     pub async fn open(
         source: Source,
         expect: Expectations,
         every: Duration,
         warnings: Warnings,
     ) -> anyhow::Result<Arc<Self>> {
-        let (known, sought) = (watch::Sender::default(), Mutex::default());
-        let jwks = Arc::new(Self { source, expect, known, sought, warnings });
-        let begun = jwks.look().await;
+        let (known, last_fetch) = (watch::Sender::default(), Mutex::default());
+        let jwks = Arc::new(Self { source, expect, known, last_fetch, warnings });
+        let first = jwks.read().await;
         match &jwks.source {
             Source::File(path) => {
-                begun.with_context(|| format!("reading the keys in {}", path.display()))?;
+                first.with_context(|| format!("reading the keys in {}", path.display()))?;
                 warn_of_writers(path, "the keys of tokens", "can issue tokens for anybody");
             }
-            Source::Url(..) => jwks.say(begun.err().as_ref(), false),
+            Source::Url(..) => jwks.log(first.err().as_ref(), false),
         }
-        tokio::spawn(keep_looking(Arc::downgrade(&jwks), every));
+        tokio::spawn(refresh_periodically(Arc::downgrade(&jwks), every));
         Ok(jwks)
     }
 
-    /// Reads the set again, now. After an error, the keys that are known still count.
+    /// Reads the set again, now. After an error, the cached keys remain valid.
     pub async fn reload(&self) -> anyhow::Result<Reloaded> {
         let from = self.source.name();
-        self.look().await.with_context(|| format!("reading the keys of tokens from {from}"))?;
-        Ok(Reloaded { keys: self.standing().keys, from })
+        self.read().await.with_context(|| format!("reading the keys of tokens from {from}"))?;
+        Ok(Reloaded { keys: self.state().keys, from })
     }
 
-    /// What is known at this moment.
-    pub fn standing(&self) -> Standing {
+    /// The present state.
+    pub fn state(&self) -> JwksState {
         let known = self.known.borrow();
         let age = known.seen.map(|seen| seen.elapsed());
-        let usable = age.is_some_and(|age| age <= KEPT_FOR);
-        Standing { keys: known.keys.len(), age, usable }
+        let usable = age.is_some_and(|age| age <= MAX_AGE);
+        JwksState { keys: known.keys.len(), age, usable }
     }
 
     /// The keys that may have signed a token.
     pub async fn find(&self, id: Option<&str>) -> Found {
         match self.known(id) {
             Found::Keys(keys) => Found::Keys(keys),
-            Found::Unknown | Found::Away => {
-                self.seek(id).await;
+            Found::Unknown | Found::Unavailable => {
+                self.fetch_for(id).await;
                 self.known(id)
             }
         }
@@ -155,29 +155,29 @@ impl Jwks {
 
     fn known(&self, id: Option<&str>) -> Found {
         let known = self.known.borrow();
-        if known.seen.is_none_or(|seen| seen.elapsed() > KEPT_FOR) {
-            return Found::Away;
+        if known.seen.is_none_or(|seen| seen.elapsed() > MAX_AGE) {
+            return Found::Unavailable;
         }
         let named = |key: &&Arc<Key>| id.is_none() || key.id.is_none() || key.id.as_deref() == id;
         let keys: Vec<_> = known.keys.iter().filter(named).cloned().collect();
         if keys.is_empty() { Found::Unknown } else { Found::Keys(keys) }
     }
 
-    /// Fetches the set for a key that is not in it. Those who come meanwhile wait for the same answer.
-    async fn seek(&self, id: Option<&str>) {
-        let mut sought = self.sought.lock().await;
+    /// Fetches the set for an unknown key. Concurrent callers wait for the same response.
+    async fn fetch_for(&self, id: Option<&str>) {
+        let mut last_fetch = self.last_fetch.lock().await;
         if matches!(self.known(id), Found::Keys(_))
-            || sought.is_some_and(|sought| sought.elapsed() < UNKNOWN_KEY_EVERY)
+            || last_fetch.is_some_and(|last| last.elapsed() < UNKNOWN_KEY_INTERVAL)
         {
             return;
         }
-        *sought = Some(Instant::now());
-        if let Err(error) = self.look().await {
-            warn!("looking for a new key in {}: {error:#}", self.source.name());
+        *last_fetch = Some(Instant::now());
+        if let Err(error) = self.read().await {
+            warn!("looking for an unknown key in {}: {error:#}", self.source.name());
         }
     }
 
-    async fn look(&self) -> anyhow::Result<()> {
+    async fn read(&self) -> anyhow::Result<()> {
         let read = self.source.read().await;
         let keys = read.and_then(|document| published(&document, &self.expect));
         self.warnings.set(Warning::TokenKeysUnread, keys.is_err());
@@ -185,11 +185,11 @@ impl Jwks {
         Ok(())
     }
 
-    /// Says when it begins to fail, and when that is over.
-    fn say(&self, error: Option<&anyhow::Error>, failing: bool) {
+    /// Logs when reading begins to fail, and when it works again.
+    fn log(&self, error: Option<&anyhow::Error>, failing: bool) {
         let name = self.source.name();
         match error {
-            Some(error) if !failing && self.standing().age.is_none() => warn!(
+            Some(error) if !failing && self.state().age.is_none() => warn!(
                 "the keys of tokens cannot be read from {name}: until they were read once, this replica is not ready and \
                  verifies no token; retrying every {} s: {error:#}",
                 RETRY.as_secs()
@@ -197,7 +197,7 @@ impl Jwks {
             Some(error) if !failing => warn!(
                 "the keys of tokens cannot be read from {name}; those read before count for {} minutes after they were \
                  read: {error:#}",
-                KEPT_FOR.as_secs() / 60
+                MAX_AGE.as_secs() / 60
             ),
             None if failing => info!("the keys of tokens were read from {name} again"),
             _ => {}
@@ -205,15 +205,15 @@ impl Jwks {
     }
 }
 
-async fn keep_looking(jwks: Weak<Jwks>, every: Duration) {
+async fn refresh_periodically(jwks: Weak<Jwks>, every: Duration) {
     let seen = |jwks: &Weak<Jwks>| jwks.upgrade().is_some_and(|jwks| jwks.known.borrow().seen.is_some());
     let mut failing = !seen(&jwks);
     loop {
         sleep(if failing { RETRY.min(every) } else { every }).await;
         let Some(jwks) = jwks.upgrade() else { return };
-        let looked = jwks.look().await;
-        jwks.say(looked.as_ref().err(), failing);
-        failing = looked.is_err();
+        let read = jwks.read().await;
+        jwks.log(read.as_ref().err(), failing);
+        failing = read.is_err();
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_unknown_key_is_looked_for_and_the_next_one_only_after_a_while() {
+    async fn an_unknown_key_is_fetched_and_the_next_one_only_after_a_while() {
         let file = tempfile::NamedTempFile::new().unwrap();
         publish(file.path(), "a");
         let jwks = opened(file.path(), Duration::from_hours(1)).await;
@@ -257,23 +257,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_set_in_what_is_no_regular_file_is_not_read() {
+    async fn a_set_that_is_no_regular_file_is_not_read() {
         let why = Source::File("/dev/zero".into()).read().await.unwrap_err();
         assert!(format!("{why:#}").contains("not a regular file"), "{why:#}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn keys_that_cannot_be_had_anew_do_not_count_for_ever() {
+    async fn keys_that_cannot_be_fetched_again_are_not_accepted_for_ever() {
         let file = tempfile::NamedTempFile::new().unwrap();
         publish(file.path(), "a");
         let jwks = opened(file.path(), Duration::from_hours(10)).await;
         std::fs::write(file.path(), "half of").unwrap();
-        advance(KEPT_FOR).await;
+        advance(MAX_AGE).await;
         assert!(matches!(jwks.find(Some("a")).await, Found::Keys(_)));
         advance(Duration::from_secs(1)).await;
-        assert!(matches!(jwks.find(Some("a")).await, Found::Away));
+        assert!(matches!(jwks.find(Some("a")).await, Found::Unavailable));
         publish(file.path(), "a");
-        advance(UNKNOWN_KEY_EVERY).await;
+        advance(UNKNOWN_KEY_INTERVAL).await;
         assert!(matches!(jwks.find(Some("a")).await, Found::Keys(_)), "it is there again");
     }
 }

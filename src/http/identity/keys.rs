@@ -1,4 +1,4 @@
-//! The keys that tokens are verified with, and what each of them may verify: fixed by configuration, never by a token.
+//! The keys that verify tokens, and what each of them may verify: fixed by configuration, never by a token.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,23 +16,23 @@ use crate::blocking::blocking;
 use crate::disk::check_regular;
 use crate::disk::private::read_secret;
 
-/// Clocks may differ by this much.
+/// The clocks of issuer and replica may differ by this much.
 pub const LEEWAY_SECONDS: u64 = 30;
 
-/// The least bytes of a shared secret: as many as its signatures have (RFC 7518, section 3.2).
+/// The minimum length of a shared secret: that of its signatures (RFC 7518, section 3.2).
 pub const MIN_SECRET_BYTES: usize = 32;
 
-/// Keys of a set that are looked at; a set that is larger is no set of one issuer.
+/// The most keys of a set.
 pub const MAX_KEYS: usize = 64;
 
-/// What tokens have to say besides their signature.
+/// What tokens have to contain besides a valid signature.
 #[derive(Clone, Debug)]
 pub struct Expectations {
     /// The algorithms of published keys.
     pub algorithms: Vec<Algorithm>,
-    /// Whom they are for: one of these, when there are any. Without any, a token that names somebody is not for us.
+    /// The accepted audiences. Without any, a token with an audience is refused.
     pub audience: Vec<String>,
-    /// Who issued them: one of these, when there are any.
+    /// The accepted issuers. Without any, the issuer is not checked.
     pub issuer: Vec<String>,
 }
 
@@ -58,15 +58,15 @@ impl Expectations {
 
 /// A key, and what it may verify.
 pub struct Key {
-    /// Its name in a published set.
+    /// Its id in a published set.
     pub id: Option<String>,
     /// The key.
     pub decoding: DecodingKey,
-    /// Its algorithms, and what a token has to say.
+    /// Its algorithms, and the checks of claims.
     pub validation: Validation,
 }
 
-/// A secret that this service shares with whoever issues its tokens.
+/// A secret that this service shares with the issuer of tokens.
 #[derive(Clone)]
 pub struct SharedSecret(Vec<u8>);
 
@@ -77,12 +77,12 @@ impl fmt::Debug for SharedSecret {
 }
 
 impl SharedSecret {
-    /// Takes the bytes as they are, but for a newline at the end, which editors put there.
+    /// From bytes, without the line breaks at the end that editors add.
     pub fn new(mut bytes: Vec<u8>) -> anyhow::Result<Self> {
         let newline = bytes.iter().rev().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
         bytes.truncate(bytes.len() - newline);
         if bytes.len() < MIN_SECRET_BYTES {
-            bail!("the secret has {} bytes, and needs at least {MIN_SECRET_BYTES}", bytes.len());
+            bail!("the secret has {} bytes, and at least {MIN_SECRET_BYTES} are required", bytes.len());
         }
         Ok(Self(bytes))
     }
@@ -93,7 +93,7 @@ impl SharedSecret {
         Self::new(bytes).with_context(|| format!("the secret of tokens in {}", file.display()))
     }
 
-    /// The key with which such tokens are verified: HS256 alone.
+    /// The key that verifies tokens, for HS256 only.
     fn key(&self, expect: &Expectations) -> Key {
         let decoding = DecodingKey::from_secret(&self.0);
         Key { id: None, decoding, validation: expect.validation(vec![Algorithm::HS256]) }
@@ -106,12 +106,12 @@ impl SharedSecret {
     }
 }
 
-/// Where shared secrets are.
+/// The source of shared secrets.
 #[derive(Clone, Debug)]
 pub enum SecretSource {
-    /// In these files, which are read again on request.
+    /// These files, which are read again on request.
     Files(Vec<PathBuf>),
-    /// In the environment of the process: this one, for as long as the process runs.
+    /// The environment of the process, which does not change.
     Given(SharedSecret),
 }
 
@@ -124,7 +124,7 @@ impl SecretSource {
         }
     }
 
-    /// The same when they were read before. At the start a secret may come through a pipe, which cannot be read again.
+    /// The same for secrets that were read before. At the start a secret may come through a pipe, which cannot be read again.
     fn read_again(&self) -> anyhow::Result<Vec<SharedSecret>> {
         if let Self::Files(files) = self {
             for file in files {
@@ -136,16 +136,16 @@ impl SecretSource {
     }
 }
 
-/// What was read when the keys of tokens were read again.
+/// The result of reading keys again.
 #[derive(Clone, Debug)]
 pub struct Reloaded {
-    /// How many keys or secrets count now.
+    /// How many keys or secrets are valid now.
     pub keys: usize,
     /// Where they were read from: files or a URL.
     pub from: String,
 }
 
-/// Shared secrets that all count: during a rotation, the old one and the new one.
+/// Shared secrets that are all valid: during a rotation, the old one and the new one.
 pub struct Secrets {
     source: SecretSource,
     expect: Expectations,
@@ -161,12 +161,10 @@ impl Secrets {
         Ok(secrets)
     }
 
-    /// Reads them again, all or none: after an error, those that were known still count.
+    /// Reads them again, all or none: after an error, the known ones remain valid.
     pub async fn reload(&self) -> anyhow::Result<Reloaded> {
         let SecretSource::Files(files) = &self.source else {
-            bail!(
-                "the secret is in the environment, which is read at the start alone: use --auth-secret-file"
-            )
+            bail!("the secret is in the environment, which is read only at the start: use --auth-secret-file")
         };
         let from = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
         let source = self.source.clone();
@@ -181,24 +179,24 @@ impl Secrets {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
-    /// The keys with which tokens are verified.
+    /// The keys that verify tokens.
     pub fn keys(&self) -> Arc<[Arc<Key>]> {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// The keys of a published set (RFC 7517) that can verify something here. What is for another use, of another kind or
-/// unreadable is passed over: sets have such keys.
+/// The usable keys of a published set (RFC 7517). Keys for another use, of another kind or unreadable are skipped.
 pub fn published(document: &[u8], expect: &Expectations) -> anyhow::Result<Arc<[Arc<Key>]>> {
-    let document: Value = serde_json::from_slice(document).context("it is no JSON")?;
-    let keys = document["keys"].as_array().context("it is no set of keys: it has no list `keys`")?;
+    let document: Value = serde_json::from_slice(document).context("the document is not JSON")?;
+    let keys =
+        document["keys"].as_array().context("the document is no set of keys: it has no list `keys`")?;
     if keys.len() > MAX_KEYS {
-        bail!("it has {} keys; at most {MAX_KEYS} are taken", keys.len());
+        bail!("the set has {} keys, and at most {MAX_KEYS} are accepted", keys.len());
     }
     let usable = keys.iter().filter_map(|key| usable(serde_json::from_value(key.clone()).ok()?, expect));
     let usable: Arc<[_]> = usable.map(Arc::new).collect();
     if usable.is_empty() {
-        bail!("none of its {} keys is for signatures of --auth-algorithms", keys.len());
+        bail!("none of the {} keys is for signatures by --auth-algorithms", keys.len());
     }
     Ok(usable)
 }

@@ -1,11 +1,11 @@
-//! Origins of pages (RFC 6454, the Fetch standard), and the patterns that operators allow.
+//! Origins of pages (RFC 6454, the Fetch standard), and the patterns of allowed ones.
 
 use std::fmt;
 use std::str::FromStr;
 
 use axum::http::uri::Authority;
 
-/// What browsers send as the origin of a file, and of a frame that is sandboxed: any page can have it.
+/// The origin that browsers send for files and sandboxed frames: any page can have it.
 pub const NULL: &str = "null";
 
 /// The origin of a page.
@@ -52,7 +52,7 @@ fn web(https: bool, rest: &str) -> Result<Origin, ()> {
     }
     let port = match authority.port() {
         Some(port) => port.as_u16(),
-        // A port that is no number is none to this parser, and no default to us.
+        // The parser ignores a port that is no number; here it is an error.
         None if rest.len() > authority.host().len() => return Err(()),
         None => default_port(https),
     };
@@ -103,8 +103,8 @@ impl Origin {
         }
     }
 
-    /// Whether the `Host` of a request names the same host and port. A request does not name a scheme: what ends TLS in
-    /// front of this service knows it.
+    /// Whether the `Host` of a request names the same host and port. It does not name a scheme, which only the proxy that
+    /// terminates TLS knows.
     pub fn is_at(&self, asked: &Authority) -> bool {
         let Self::Web { https, host, port } = self else { return false };
         host.eq_ignore_ascii_case(asked.host())

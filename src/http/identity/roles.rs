@@ -1,4 +1,4 @@
-//! Roles: what somebody may do, everywhere or in one channel, and which words of a token give them.
+//! Roles: what a user may do, in all channels or in one, and how the claims of a token grant them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use crate::domain::{Channel, InvalidChannel};
 
-/// What somebody may do.
+/// What a user may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Sends and clears broadcasts, and reads statistics.
     Creator,
     /// Reads statistics.
     Team,
-    /// Reads broadcasts and acknowledges them, as everybody does.
+    /// Reads broadcasts and acknowledges them, as every user may.
     User,
     /// Reads the log.
     Auditor,
@@ -49,7 +49,7 @@ impl Role {
 pub struct Grant {
     /// The role.
     pub role: Role,
-    /// The only channel in which it counts; none: it counts in all.
+    /// The channel in which it is granted; none: in all.
     pub channel: Option<Channel>,
 }
 
@@ -67,7 +67,9 @@ impl FromStr for Grant {
         let role =
             Role::parse(role).ok_or("a role is one of: creator, team, user, auditor; or creator@CHANNEL")?;
         if role == Role::Auditor && channel.is_some() {
-            return Err("the role auditor reads the log of all channels: it cannot be for one".to_owned());
+            return Err(
+                "the role auditor reads the log of all channels, so it cannot be limited to one".to_owned()
+            );
         }
         let channel = channel.map(|name| name.parse().map_err(|error: InvalidChannel| error.to_string()));
         Ok(Self { role, channel: channel.transpose()? })
@@ -81,21 +83,21 @@ impl fmt::Display for Grant {
     }
 }
 
-/// The roles that somebody has: any of them, or none.
+/// The roles of a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
     everywhere: u8,
-    /// Few have any.
+    /// Few users have any.
     in_channels: Option<Arc<BTreeMap<Channel, u8>>>,
 }
 
 impl Roles {
-    /// Whether one of these is among them for all channels.
+    /// Whether one of these is granted for all channels.
     pub fn any_everywhere(&self, roles: &[Role]) -> bool {
         has(self.everywhere, roles)
     }
 
-    /// Whether one of these is among them in a channel.
+    /// Whether one of these is granted in a channel.
     pub fn any_in(&self, channel: &Channel, roles: &[Role]) -> bool {
         let here = self.in_channels.as_ref().and_then(|channels| channels.get(channel));
         has(self.everywhere | here.copied().unwrap_or_default(), roles)
@@ -152,16 +154,16 @@ impl FromStr for Mapping {
     }
 }
 
-/// Which words of a token give which roles.
+/// Which values of the roles claim grant which roles.
 #[derive(Debug, Default)]
 pub struct RoleMap {
     by_group: HashMap<String, Vec<Grant>>,
-    /// Roles that are given by groups, and so no longer by their own names.
+    /// Roles that are granted by groups, and so no longer by their own names.
     mapped: u8,
 }
 
 impl RoleMap {
-    /// With these mappings. A role with none is given by its own name.
+    /// With these mappings. A role without any is granted by its own name.
     pub fn new(mappings: &[Mapping]) -> Self {
         let mut map = Self::default();
         for Mapping { grant, groups } in mappings {
@@ -173,7 +175,7 @@ impl RoleMap {
         map
     }
 
-    /// The roles that words of a token give. Words that mean nothing here are meant for others.
+    /// The roles that values of the claim grant. Unknown values are ignored: they are for other services.
     pub fn roles<'a>(&self, words: impl Iterator<Item = &'a str>) -> Roles {
         words.flat_map(|word| self.grants(word)).collect()
     }
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_with_groups_is_given_by_them_and_no_longer_by_its_name() {
+    fn a_role_with_groups_is_granted_by_them_and_no_longer_by_its_name() {
         let mappings = ["creator=press,editors", "creator@forum=forum-editors", "auditor=press"];
         let mappings: Vec<Mapping> = mappings.iter().map(|text| text.parse().unwrap()).collect();
         let map = RoleMap::new(&mappings);

@@ -85,7 +85,7 @@ impl Verifier {
             Signers::Published(jwks) => match jwks.find(id).await {
                 Found::Keys(keys) => Ok(keys.into()),
                 Found::Unknown => Err(InvalidToken::UnknownKey.into()),
-                Found::Away => Err(AuthError::KeysUnavailable),
+                Found::Unavailable => Err(AuthError::KeysUnavailable),
             },
         }
     }

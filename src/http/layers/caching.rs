@@ -1,4 +1,4 @@
-//! What caches and browsers may do with an answer: nothing but show it to the one who asked.
+//! Keeps responses out of caches, and browsers from guessing content types.
 
 use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, VARY, X_CONTENT_TYPE_OPTIONS};
@@ -6,11 +6,11 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 
-/// The request headers on which every answer below `/api/` depends: who asks, and from which page.
+/// The request headers on which every response below `/api/` depends.
 const DEPENDS_ON: [&str; 3] = ["origin", "authorization", "cookie"];
 
-/// Below `/api/`: no cache keeps an answer, unless its handler says otherwise, and `Vary` names what it depends on.
-/// Everywhere: a browser takes an answer for what its `Content-Type` says.
+/// Below `/api/`: no cache stores a response, unless its handler allows that, and `Vary` names the request headers that it
+/// depends on. Everywhere: a browser believes the `Content-Type`.
 pub async fn keep_private(request: Request, next: Next) -> Response {
     let is_personal = request.uri().path().starts_with("/api/");
     let mut response = next.run(request).await;

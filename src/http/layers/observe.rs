@@ -1,5 +1,5 @@
-//! What is counted and said of every request: where it went, what became of it and how long that took. Its query and its
-//! body are never said: there may be secrets in them.
+//! Counts and logs every request: its route, status and duration. Its query and body are never logged: they may contain
+//! secrets.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use crate::http::state::App;
 use crate::log::TraceParent;
 use crate::metrics::{ByReason, ByRequest, ByRoute, Metrics};
 
-/// The ends of the routes at which connections begin.
+/// The ends of the routes that open connections.
 const CONNECTING: [&str; 2] = ["/broadcast/ws", "/broadcast/events"];
 
-/// Puts a request into the span of its trace, and counts it when its answer begins.
+/// Runs a request in the span of its trace, and counts it when its response begins.
 pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
     let span = TraceParent::span(trace_of(request.headers()));
     let method = known(request.method());
@@ -50,26 +50,26 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
     response
 }
 
-/// Answers for a handler that takes too long. What a request began to write, it may still write. This layer is the innermost
-/// one, so that its answer goes through all others as any answer does.
-pub async fn answer_in_time(State(app): State<App>, request: Request, next: Next) -> Response {
-    in_time(app.limits.answer_timeout, request, next).await
+/// Times out a handler with `503`. What the request began to write may still be written. This layer is the innermost one, so
+/// that its response passes through all others.
+pub async fn time_out(State(app): State<App>, request: Request, next: Next) -> Response {
+    within(app.limits.answer_timeout, request, next).await
 }
 
-async fn in_time(patience: Duration, request: Request, next: Next) -> Response {
+async fn within(limit: Duration, request: Request, next: Next) -> Response {
     let writes = !request.method().is_safe();
-    let answered = timeout(patience, next.run(request)).await;
-    answered.unwrap_or_else(|_| ApiError::too_slow(writes).into_response())
+    let response = timeout(limit, next.run(request)).await;
+    response.unwrap_or_else(|_| ApiError::too_slow(writes).into_response())
 }
 
 fn count(metrics: &Metrics, method: &'static str, route: String, status: StatusCode, took: Duration) {
-    let place = ByRoute { method, route };
-    metrics.http_durations.get_or_create(&place).observe(took.as_secs_f64());
-    let request = ByRequest { method, route: place.route, status: status.as_u16().into() };
+    let labels = ByRoute { method, route };
+    metrics.http_durations.get_or_create(&labels).observe(took.as_secs_f64());
+    let request = ByRequest { method, route: labels.route, status: status.as_u16().into() };
     metrics.http_requests.get_or_create(&request).inc();
 }
 
-/// Callers may invent methods; labels may not grow with them.
+/// Clients may invent methods; the set of labels is bounded.
 fn known(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -93,8 +93,8 @@ mod tests {
     use hyper_util::service::TowerToHyperService;
     use serde_json::Value;
 
-    async fn asked(method: Method) -> (u16, Value) {
-        let patient = from_fn(|request, next| in_time(Duration::from_secs(13), request, next));
+    async fn response_to(method: Method) -> (u16, Value) {
+        let patient = from_fn(|request, next| within(Duration::from_secs(13), request, next));
         let router = Router::new().fallback(std::future::pending::<()>).layer(patient);
         let request = Request::builder().method(method).body(Body::empty()).unwrap();
         let response = TowerToHyperService::new(router).call(request).await.unwrap();
@@ -103,10 +103,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_handler_that_waits_for_ever_is_answered_for() {
-        let (status, read) = asked(Method::GET).await;
+    async fn a_handler_that_never_returns_is_timed_out() {
+        let (status, read) = response_to(Method::GET).await;
         assert_eq!((status, &read["code"], &read["outcome"]), (503, &"answer_timeout".into(), &Value::Null));
-        let (status, write) = asked(Method::POST).await;
+        let (status, write) = response_to(Method::POST).await;
         assert_eq!((status, &write["outcome"]), (503, &"unknown".into()));
     }
 }

@@ -1,9 +1,9 @@
-//! The refusal of a WebSocket, in a form that a browser shows to its page.
+//! Refuses WebSockets by close codes, which a browser shows to its page.
 //!
-//! A browser hides the HTTP answer to a handshake from its page: there, every refusal is the close code `1006`. For a client
-//! that asks with `?v=2`, a refused handshake is therefore completed (`101`), and the connection closed at once with a code
-//! that names the HTTP status (`4401` stands for `401`) and a reason that has the error code. For any other client, and for a
-//! request that is no handshake of RFC 6455, the HTTP answer stays as it is.
+//! A browser hides the HTTP response to a handshake from its page: there, every refusal is the close code `1006`. For a client
+//! that connects with `?v=2`, a refused handshake is therefore completed (`101`), and the connection is closed at once with a
+//! code for the HTTP status (`4401` for `401`) and the error code as the reason. For any other client, and for a request that is
+//! no handshake of RFC 6455, the HTTP response stays as it is.
 
 use axum::body::Bytes;
 use axum::extract::Request;
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::http::error::{ApiError, Code};
-use crate::http::handshake::{self, Opened};
+use crate::http::handshake::{self, Upgraded};
 use crate::http::identity::SUBPROTOCOL;
 use crate::http::query::Query;
 use crate::http::request_kind::RequestKind;
@@ -23,11 +23,11 @@ use crate::http::respond::{REFUSALS, retry_after_seconds};
 use crate::http::server::closing::send_and_close;
 use crate::push::frame;
 
-/// The parameter of a WebSocket's address that names the version of the live protocol.
+/// The query parameter with the version of the live protocol.
 const VERSION: &str = "v";
 
-/// 4000 to 4999 are the application's own codes (RFC 6455, section 7.4.2).
-const OWN_CODES: u16 = 4_000;
+/// Close codes from 4000 to 4999 are for applications (RFC 6455, section 7.4.2).
+const APPLICATION_CODES: u16 = 4_000;
 
 /// The close codes of refused handshakes.
 pub fn close_codes() -> [u16; 4] {
@@ -35,33 +35,34 @@ pub fn close_codes() -> [u16; 4] {
 }
 
 fn close_code(status: StatusCode) -> u16 {
-    OWN_CODES + status.as_u16()
+    APPLICATION_CODES + status.as_u16()
 }
 
-/// Refuses a version of the live protocol that does not exist.
+/// Refuses unknown versions of the live protocol.
 pub fn check_version(uri: &Uri) -> Result<(), ApiError> {
     match Query::of(uri)?.get(VERSION) {
         None | Some("1" | "2") => Ok(()),
-        Some(_) => {
-            Err(ApiError::malformed("invalid_version", "The version `v` of the live protocol is 1 or 2."))
-        }
+        Some(_) => Err(ApiError::malformed(
+            "invalid_version",
+            "The version of the live protocol, `v`, must be 1 or 2.",
+        )),
     }
 }
 
-/// Answers a refused handshake of a client that asks with `?v=2` by a close code. The connection is no member of the hub and
-/// takes no place of its user: it costs a TCP connection, for the time that `close` allows.
+/// For a client with `?v=2`, completes a refused handshake and closes the connection with a code. The connection never
+/// reaches the hub and does not count against the user's limit: it costs a TCP connection until it is closed.
 pub async fn close_with_reason(request: Request, next: Next) -> Response {
-    let asked = RequestKind::of(request.extensions()) == RequestKind::WebSocket
+    let is_wanted = RequestKind::of(request.extensions()) == RequestKind::WebSocket
         && Query::of(request.uri()).is_ok_and(|query| query.get(VERSION) == Some("2"));
-    let handshake = if asked { handshake::begin(&request, SUBPROTOCOL).ok() } else { None };
-    let answer = next.run(request).await;
-    let (Some((mut accepted, handover)), true) = (handshake, REFUSALS.contains(&answer.status())) else {
-        return answer;
+    let handshake = if is_wanted { handshake::accept(&request, SUBPROTOCOL).ok() } else { None };
+    let response = next.run(request).await;
+    let (Some((mut accepted, on_upgrade)), true) = (handshake, REFUSALS.contains(&response.status())) else {
+        return response;
     };
-    let frame = frame::close(close_code(answer.status()), &reason(&answer));
-    handover.then(move |opened| say(opened, frame));
-    // Refusals are counted and logged by their error, in whatever form they go out.
-    *accepted.extensions_mut() = answer.extensions().clone();
+    let frame = frame::close(close_code(response.status()), &reason(&response));
+    on_upgrade.set(move |upgraded| send_close(upgraded, frame));
+    // The layers outside count and log a refusal by its error, in whatever form it goes out.
+    *accepted.extensions_mut() = response.extensions().clone();
     accepted
 }
 
@@ -73,20 +74,19 @@ struct Reason {
     retry_after_ms: Option<u64>,
 }
 
-/// The error code, and after how long a new attempt makes sense, where that is known. At most 123 bytes, as RFC 6455 demands.
+/// The error code, and when to retry, where that is known. At most 123 bytes (RFC 6455, section 5.5).
 fn reason(refused: &Response) -> String {
     let code = refused.extensions().get().map_or("refused", |Code(code)| code);
     let retry_after_ms = retry_after_seconds(refused).map(|seconds| seconds.saturating_mul(1_000));
     serde_json::to_string(&Reason { code, retry_after_ms }).unwrap_or_default()
 }
 
-/// Sends the answer to the handshake and the close frame, and closes.
-async fn say(Opened { stream, answer, place: _place, .. }: Opened, frame: Bytes) {
-    let stream = match TcpStream::from_std(stream.into()) {
-        Ok(stream) => stream,
-        Err(error) => return debug!("a refused WebSocket ended in its handshake: {error}"),
-    };
-    send_and_close(stream, &[answer, frame].concat()).await;
+/// Sends the response to the handshake and the close frame, and closes the connection.
+async fn send_close(Upgraded { stream, handshake, permit: _permit, .. }: Upgraded, frame: Bytes) {
+    match TcpStream::from_std(stream.into()) {
+        Ok(stream) => send_and_close(stream, &[handshake, frame].concat()).await,
+        Err(error) => debug!("a refused WebSocket failed in its handshake: {error}"),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! One TCP connection of HTTP/1.1, from the first byte to the last: served by hyper, watched by the clock, and ended so
-//! that the client hears why.
+//! One TCP connection of HTTP/1.1: served by hyper, timed out when its client is too slow, and closed so that the client
+//! receives the reason.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::server::conn::http1::{self, Parts};
+use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -25,15 +25,15 @@ use tracing::debug;
 
 use super::closing::{LAST_WRITE_TIMEOUT, close, unsolicited};
 use super::limits::{HeadLimits, Timeouts};
-use super::socket::{Busy, Late, Rest, Socket, Standing};
 use super::socket_limit::SocketPermit;
+use super::tracked_socket::{ConnState, InFlight, Parts, Socket, TimedOut};
 use crate::http::error::ApiError;
-use crate::http::handshake::{Handover, Opened, Then};
+use crate::http::handshake::{OnUpgrade, UpgradeFn, Upgraded};
 use crate::metrics::{ByRequest, Metrics};
 use crate::shutdown::signalled;
 
-/// What hyper keeps for a connection at most, besides the head of a request: it reads bodies through it.
-const BUFFER: usize = 64 * 1024;
+/// The most bytes that hyper buffers for a connection besides the head of a request: it reads bodies through this.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// What all connections share.
 #[derive(Clone)]
@@ -45,88 +45,88 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Serves a connection until it ends, or has been upgraded. When the replica stops it ends with what is under way.
+    /// Serves a connection until it is closed or upgraded. At a shutdown it is closed after the request that is under way.
     pub(super) async fn serve(
         self,
         stream: TcpStream,
         permit: Arc<SocketPermit>,
-        mut stopped: watch::Receiver<bool>,
+        mut shutdown: watch::Receiver<bool>,
     ) {
-        let standing = Arc::new(Standing::new(self.timeouts));
+        let state = Arc::new(ConnState::new(self.timeouts));
         let router = TowerToHyperService::new(self.router.clone());
-        let (place, whose) = (permit.clone(), standing.clone());
-        let handover = Arc::new(Handover::default());
-        let handed_over = handover.clone();
+        let (request_permit, request_state) = (permit.clone(), state.clone());
+        let on_upgrade = Arc::new(OnUpgrade::default());
+        let request_upgrade = on_upgrade.clone();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(place.clone());
-            request.extensions_mut().insert(handover.clone());
-            let busy = whose.busy();
+            request.extensions_mut().insert(request_permit.clone());
+            request.extensions_mut().insert(request_upgrade.clone());
+            let in_flight = request_state.begin();
             let writes = !request.method().is_safe();
-            let answering = router.call(request);
-            // A client that hangs up ends what serves its connection. What it asked for is carried out all the same, if the
-            // request had arrived whole.
-            let answering = if writes {
-                let writing = tokio::spawn(answering);
+            let responding = router.call(request);
+            // When the client disconnects, hyper drops the future of its request. A request that writes is carried out all the
+            // same, once it has arrived.
+            let responding = if writes {
+                let writing = tokio::spawn(responding);
                 async move { writing.await.unwrap_or_else(|_| Ok(ApiError::internal().into_response())) }
                     .left_future()
             } else {
-                answering.right_future()
+                responding.right_future()
             };
             async move {
-                let answer = answering.await?;
-                if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    busy.upgrades();
+                let response = responding.await?;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    in_flight.upgrade();
                 }
-                Ok::<_, Infallible>(answer.map(|body| Answer { body, _busy: busy }))
+                Ok::<_, Infallible>(response.map(|body| TrackedBody { body, _in_flight: in_flight }))
             }
         });
-        let socket = TokioIo::new(Socket::new(stream, permit, standing.clone()));
+        let socket = TokioIo::new(Socket::new(stream, permit, state.clone()));
         let mut connection = self.http1().serve_connection(socket, service);
-        let mut stop = pin!(signalled(&mut stopped));
-        let mut stopping = false;
+        let mut shutdown = pin!(signalled(&mut shutdown));
+        let mut is_stopping = false;
         let end = loop {
             tokio::select! {
                 biased;
                 served = &mut connection => break End::of(served),
-                () = &mut stop, if !stopping => {
-                    stopping = true;
+                () = &mut shutdown, if !is_stopping => {
+                    is_stopping = true;
                     Pin::new(&mut connection).graceful_shutdown();
                 }
-                late = late(&standing) => break End::Late(late),
+                timed_out = timed_out(&state) => break End::TimedOut(timed_out),
             }
         };
-        let Parts { io, read_buf, service, .. } = connection.into_parts();
+        let http1::Parts { io, read_buf, service, .. } = connection.into_parts();
         drop(service);
-        match handed_over.take() {
-            Some(then) if matches!(end, End::Served) && standing.is_upgraded() => {
-                hand_over(io.into_inner(), read_buf, then).await;
+        match on_upgrade.take() {
+            Some(upgrade) if matches!(end, End::Closed) && state.is_upgraded() => {
+                hand_over(io.into_inner(), read_buf, upgrade).await;
             }
-            _ => self.end(io.into_inner(), end).await,
+            _ => self.close(io.into_inner(), end).await,
         }
     }
 
     fn http1(&self) -> http1::Builder {
         let mut http1 = http1::Builder::new();
-        // The clock is `late`, which tells a slow head from a silent connection.
+        // hyper's own timeout does not distinguish a slow head from an idle connection; `timed_out` does.
         http1.header_read_timeout(None);
         http1.max_headers(self.head.fields).max_header_size(self.head.bytes);
-        http1.max_buf_size(BUFFER.saturating_add(self.head.bytes));
+        http1.max_buf_size(BUFFER_BYTES.saturating_add(self.head.bytes));
         http1
     }
 
-    /// Says why, where nobody has, and closes.
-    async fn end(&self, socket: Socket, end: End) {
+    /// Sends the reason, where the client has not received a response, and closes the connection.
+    async fn close(&self, socket: Socket, end: End) {
         let unreadable = |status| Some(ApiError::unreadable_head(status, self.head.bytes, self.head.fields));
-        let why = match (end, socket.refusal()) {
-            // Nothing gets to this client any more.
-            (End::Late(Late::Stalled), _) => return,
-            (End::Late(Late::Head), _) => Some(ApiError::head_too_slow()),
-            (End::Served | End::NoHttp, Some(status)) => unreadable(status),
-            (End::NoHttp, None) if socket.owes_nothing() => unreadable(400),
-            (End::Late(Late::Silent), _) | (End::Served | End::NoHttp, None) => None,
+        let error = match (end, socket.refusal()) {
+            // The client receives nothing any more.
+            (End::TimedOut(TimedOut::Write), _) => return,
+            (End::TimedOut(TimedOut::Head), _) => Some(ApiError::head_too_slow()),
+            (End::Closed | End::Unparsable, Some(status)) => unreadable(status),
+            (End::Unparsable, None) if socket.is_between_requests() => unreadable(400),
+            (End::TimedOut(TimedOut::Idle), _) | (End::Closed | End::Unparsable, None) => None,
         };
-        let Rest { mut stream, permit: _permit, .. } = socket.into_rest();
-        if let Some(error) = why {
+        let Parts { mut stream, permit: _permit, .. } = socket.into_parts();
+        if let Some(error) = error {
             count_unrouted(&self.metrics, &error);
             let response = unsolicited(error.into_response()).await;
             let _ = timeout(LAST_WRITE_TIMEOUT, stream.write_all(&response)).await;
@@ -141,56 +141,56 @@ pub(super) fn count_unrouted(metrics: &Metrics, error: &ApiError) {
     metrics.http_requests.get_or_create(&labels).inc();
 }
 
-/// After a handshake a connection is none of HTTP any more.
-async fn hand_over(socket: Socket, read: Bytes, then: Then) {
-    let Rest { stream, permit, answer } = socket.into_rest();
+/// Hands a connection over after its handshake.
+async fn hand_over(socket: Socket, read_ahead: Bytes, upgrade: UpgradeFn) {
+    let Parts { stream, permit, handshake } = socket.into_parts();
     match stream.into_std() {
         Ok(stream) => {
             let stream = mio::net::TcpStream::from_std(stream);
-            then(Opened { stream, answer: answer.into(), read, place: permit }).await;
+            upgrade(Upgraded { stream, handshake: handshake.into(), read_ahead, permit }).await;
         }
-        Err(error) => debug!("a WebSocket ended in its handshake: {error}"),
+        Err(error) => debug!("a WebSocket failed in its handshake: {error}"),
     }
 }
 
 /// How the serving of a connection ended.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// One of the two closed it, or it broke off.
-    Served,
-    /// With what hyper could not read. It says so to some clients, and to others, such as those of HTTP/2, nothing.
-    NoHttp,
-    /// The client took too long.
-    Late(Late),
+    /// The client or hyper closed it, or it broke.
+    Closed,
+    /// hyper could not parse the request. It has written an error response, or none, as to clients of HTTP/2.
+    Unparsable,
+    /// The client was too slow.
+    TimedOut(TimedOut),
 }
 
 impl End {
     fn of(served: hyper::Result<()>) -> Self {
-        if served.is_err_and(|error| error.is_parse()) { Self::NoHttp } else { Self::Served }
+        if served.is_err_and(|error| error.is_parse()) { Self::Unparsable } else { Self::Closed }
     }
 }
 
-/// Waits until the client takes too long for what it has to do now. Everything that changes what that is happens in
-/// the task that waits here, so that this is polled after it.
-async fn late(standing: &Standing) -> Late {
-    let mut alarm = pin!(sleep(Duration::ZERO));
+/// Waits until the client is too slow for what it has to do in the present state. Every change of the state happens in the
+/// task that waits here, so that the deadline is looked at again after it.
+async fn timed_out(state: &ConnState) -> TimedOut {
+    let mut timer = pin!(sleep(Duration::ZERO));
     std::future::poll_fn(|cx| {
-        let Some((at, late)) = standing.deadline() else { return Poll::Pending };
-        if alarm.deadline() != at {
-            alarm.as_mut().reset(at);
+        let Some((at, timed_out)) = state.deadline() else { return Poll::Pending };
+        if timer.deadline() != at {
+            timer.as_mut().reset(at);
         }
-        alarm.as_mut().poll(cx).map(|()| late)
+        timer.as_mut().poll(cx).map(|()| timed_out)
     })
     .await
 }
 
-/// The body of an answer, which keeps its connection busy until it is made.
-struct Answer {
+/// The body of a response, whose request is in flight until it is produced.
+struct TrackedBody {
     body: Body,
-    _busy: Busy,
+    _in_flight: InFlight,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -222,24 +222,24 @@ mod tests {
 
     const ASK: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
-    /// A client of one connection, and the serving of it, by a router that answers with so many bytes.
-    async fn connected(answer: usize, stopped: watch::Receiver<bool>) -> (TcpStream, JoinHandle<()>) {
+    /// A client, and the task that serves its connection by a router whose responses have so many bytes.
+    async fn connected(bytes: usize, shutdown: watch::Receiver<bool>) -> (TcpStream, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         let metrics = Arc::new(Metrics::default());
         let permit = SocketLimit::new(1, None, metrics.sockets.clone()).acquire(peer).unwrap();
         let serving = Serving {
-            router: Router::new().fallback(move || async move { "x".repeat(answer) }),
+            router: Router::new().fallback(move || async move { "x".repeat(bytes) }),
             head: HeadLimits { bytes: 4_096, fields: 100 },
             timeouts: Timeouts { head: Duration::from_secs(5), idle: Duration::from_secs(75) },
             metrics,
         };
-        (client, tokio::spawn(serving.serve(stream, permit, stopped)))
+        (client, tokio::spawn(serving.serve(stream, permit, shutdown)))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_nothing_of_an_answer_is_cut_off() {
+    async fn a_client_that_receives_nothing_of_a_response_is_disconnected() {
         let (_go_on, stopped) = watch::channel(false);
         let (mut client, served) = connected(64 << 20, stopped).await;
         client.write_all(ASK).await.unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_borne_for_longer_after_an_answer_than_before() {
+    async fn an_idle_connection_has_longer_after_a_response_than_before() {
         let (_go_on, stopped) = watch::channel(false);
         let (mut silent, served) = connected(1, stopped.clone()).await;
         let began = Instant::now();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_ends_a_silent_connection_at_once() {
+    async fn a_shutdown_closes_an_idle_connection_at_once() {
         let (stop, stopped) = watch::channel(false);
         let (mut silent, served) = connected(1, stopped).await;
         stop.send_replace(true);

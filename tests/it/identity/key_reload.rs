@@ -100,7 +100,7 @@ async fn published_keys_are_read_at_once_by_sighup_and_a_secret_of_the_environme
     let spec =
         Spec::joining(nats.url()).with(&["--auth", "jwt"]).with_variable("TIDINGS_AUTH_SECRET", SECRET);
     let replica = Replica::start_with(spec).await;
-    reload(&replica, "the secret is in the environment, which is read at the start alone").await;
+    reload(&replica, "the secret is in the environment, which is read only at the start").await;
     assert_eq!(status(&replica, &Issuer::secret(SECRET)).await, 200);
 }
 

@@ -183,7 +183,7 @@ async fn a_replica_starts_without_the_server_of_its_keys_and_says_so_until_it_is
     let mut replica = Replica::prepared(Spec::joining(nats.url()).with(&options));
     replica.spawn();
     eventually("it says why it is not ready", || async {
-        replica.readyz().await["reason"] == "the public keys of tokens (JWKS) cannot be read"
+        replica.readyz().await["reason"] == "the signing keys of tokens (JWKS) are unavailable"
     })
     .await;
     let (status, _) = replica.ask(replica.raw_request(Method::GET, "/readyz")).await;

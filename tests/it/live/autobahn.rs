@@ -12,7 +12,7 @@ use axum::routing::get;
 use mio::{Events, Interest, Poll, Token};
 use serde_json::Value;
 use tempfile::TempDir;
-use tidings::http::handshake::{self, Opened};
+use tidings::http::handshake::{self, Upgraded};
 use tidings::http::server::limits::{HeadLimits, Timeouts};
 use tidings::http::server::{self, Options};
 use tidings::metrics::Metrics;
@@ -33,10 +33,11 @@ const IDLE: Duration = Duration::from_secs(30);
 const ALL_CASES: Duration = Duration::from_mins(5);
 
 async fn upgrade(request: Request) -> Response {
-    match handshake::begin(&request, "none") {
-        Ok((response, handover)) => {
-            handover
-                .then(|opened| async { tokio::task::spawn_blocking(move || echo(opened)).await.unwrap() });
+    match handshake::accept(&request, "none") {
+        Ok((response, on_upgrade)) => {
+            on_upgrade.set(|upgraded| async {
+                tokio::task::spawn_blocking(move || echo(upgraded)).await.unwrap();
+            });
             response
         }
         Err(why) => why.into_response(),
@@ -44,13 +45,13 @@ async fn upgrade(request: Request) -> Response {
 }
 
 /// Sends every message back, until the end.
-fn echo(Opened { mut stream, answer, read, place: _place }: Opened) {
+fn echo(Upgraded { mut stream, handshake, read_ahead, permit: _permit }: Upgraded) {
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(8));
     poll.registry().register(&mut stream, Token(0), Interest::READABLE | Interest::WRITABLE).unwrap();
     let mut socket = Socket::new(stream);
-    socket.send(answer, usize::MAX).unwrap();
+    socket.send(handshake, usize::MAX).unwrap();
     let mut buffer = vec![0; 64 * 1024];
-    let mut early = Some(read.to_vec());
+    let mut early = Some(read_ahead.to_vec());
     while socket.stage() != Stage::Over {
         let mut answers = Vec::new();
         let mut hear = |received: Received<'_>| {
