@@ -39,12 +39,11 @@ impl Events {
                 }
                 continue;
             }
-            match self.response.chunk().await.ok()? {
-                Some(chunk) => self.unread.push_str(std::str::from_utf8(&chunk).unwrap()),
-                None => {
-                    let last = std::mem::take(&mut self.unread);
-                    return last.starts_with("retry: ").then(|| event(&last));
-                }
+            if let Some(chunk) = self.response.chunk().await.ok()? {
+                self.unread.push_str(std::str::from_utf8(&chunk).unwrap());
+            } else {
+                let last = std::mem::take(&mut self.unread);
+                return last.starts_with("retry: ").then(|| event(&last));
             }
         }
     }
