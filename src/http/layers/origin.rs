@@ -49,6 +49,8 @@ pub async fn check_origin(State(app): State<App>, request: Request, next: Next) 
     response
 }
 
+/// Adds the CORS headers. `CorsLayer` of tower-http does not fit: it answers every OPTIONS request with 200, whether it is a
+/// preflight or not, and adds its headers to the responses of programs and of pages that are not allowed.
 fn permit(headers: &mut HeaderMap, origin: HeaderValue, is_preflight: bool) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
