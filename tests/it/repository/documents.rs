@@ -4,6 +4,7 @@
 
 mod blocks;
 mod links;
+mod options;
 mod release;
 mod screenshot;
 mod session;
@@ -64,10 +65,10 @@ fn blocks_of(document: &str) -> Vec<Block> {
 async fn follow(document: &'static str, start: Start) -> Session {
     let mut session = Session::new(document);
     if start == Start::Replica {
-        session.keep(&blocks::command("make run"), "Tidings listens at").await;
+        session.start(&blocks::command("make run"), "Tidings listens at").await;
     }
     for block in blocks_of(document) {
-        session.take(&block).await;
+        session.run(&block).await;
     }
     session
 }
@@ -111,14 +112,14 @@ async fn a_command_that_fails_is_noticed() {
     let mut block = blocks(text).unwrap().remove(0);
     block.line = 7;
     assert_eq!(block.kind, blocks::command("").kind);
-    Session::new("README.md").take(&block).await;
+    Session::new("README.md").run(&block).await;
 }
 
 #[test]
 fn what_is_left_out_is_little() {
     let all: Vec<_> = DOCUMENTS.iter().flat_map(|document| blocks_of(document)).collect();
     let count = |wanted: fn(&Kind) -> bool| all.iter().filter(|block| wanted(&block.kind)).count();
-    let run = count(|kind| matches!(kind, Kind::Run { .. } | Kind::Keep { .. }));
+    let run = count(|kind| matches!(kind, Kind::Run { .. } | Kind::Background { .. }));
     let skipped = count(|kind| *kind == Kind::Skip);
     assert!(run > 40 && skipped < 8, "{run} are run, {skipped} are not");
 }

@@ -23,7 +23,7 @@ const SECONDS: u64 = 60;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     Run { codes: Vec<i32>, seconds: u64 },
-    Keep { until: String },
+    Background { until: String },
     Release,
     Skip,
     Output,
@@ -66,7 +66,7 @@ fn shell(attributes: &BTreeMap<&str, &str>) -> Result<Kind, String> {
         ["no-run"] if REASONS.contains(&attributes["no-run"]) => Ok(Kind::Skip),
         ["no-run"] => Err(format!("no reason that counts: {}", attributes["no-run"])),
         ["release"] => Ok(Kind::Release),
-        ["until"] => Ok(Kind::Keep { until: attributes["until"].to_owned() }),
+        ["until"] => Ok(Kind::Background { until: attributes["until"].to_owned() }),
         [] | ["exit" | "timeout"] | ["exit", "timeout"] => {
             let codes = attributes.get("exit").map_or(Ok(vec![0]), |value| codes(value))?;
             let seconds = attributes.get("timeout").map_or(Ok(SECONDS), |value| value.parse());
@@ -142,7 +142,7 @@ fn an_info_string_is_understood_or_refused() {
     let run = |codes: &[i32], seconds| Kind::Run { codes: codes.to_vec(), seconds };
     assert_eq!(kind("sh"), Ok(run(&[0], SECONDS)));
     assert_eq!(kind("sh exit=\"0 or 4\" timeout=\"90\""), Ok(run(&[0, 4], 90)));
-    assert_eq!(kind("sh until=\"listens at\""), Ok(Kind::Keep { until: "listens at".to_owned() }));
+    assert_eq!(kind("sh until=\"listens at\""), Ok(Kind::Background { until: "listens at".to_owned() }));
     assert_eq!(kind("sh no-run=\"needs Docker\""), Ok(Kind::Skip));
     assert_eq!(kind("html file=\"a/b.html\""), Ok(Kind::File("a/b.html".to_owned())));
     assert_eq!(kind("nginx"), Ok(Kind::Shown));

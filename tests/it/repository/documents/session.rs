@@ -37,8 +37,8 @@ const CURLRC: &str = "fail-with-body\nno-progress-meter\nmax-time = 600\n";
 const BEFORE: &str = "set -euo pipefail; set -a; [ ! -e .session ] || . ./.session\n";
 const AFTER: &str = "\nexport -p | grep -v '^declare -[a-z]*r' > .session\n";
 
-/// A process of the document that is still running.
-struct Kept {
+/// A process that a block started and that runs until the document ends.
+struct Background {
     child: Child,
     output: PathBuf,
 }
@@ -48,7 +48,7 @@ pub struct Session {
     folder: TempDir,
     /// The ports of the document, and those that stand for them.
     ports: BTreeMap<String, u16>,
-    kept: Vec<Kept>,
+    background: Vec<Background>,
     /// What the last block has printed, and whether it is still running.
     printed: (PathBuf, bool),
     number: usize,
@@ -60,13 +60,19 @@ impl Session {
         let nats = shipped("nats/server.conf");
         let named = ports(&shipped(document)).into_iter().chain(ports(&nats));
         let ports = named.map(|port| (port, free_port())).collect();
-        let session =
-            Self { document, folder, ports, kept: Vec::new(), printed: (PathBuf::new(), false), number: 0 };
-        session.furnish(&nats);
+        let session = Self {
+            document,
+            folder,
+            ports,
+            background: Vec::new(),
+            printed: (PathBuf::new(), false),
+            number: 0,
+        };
+        session.populate(&nats);
         session
     }
 
-    fn furnish(&self, nats: &str) {
+    fn populate(&self, nats: &str) {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         for name in SHARED {
             symlink(repository.join(name), self.path(name)).unwrap();
@@ -86,17 +92,20 @@ impl Session {
         self.folder.path().join(name)
     }
 
-    /// A text of the document with the ports that are used here.
+    /// A text of the document with the ports that are used here: each number that is one of its ports is replaced.
     pub fn local(&self, text: &str) -> String {
-        let mut local = text.to_owned();
-        for (named, port) in &self.ports {
-            local = local.split(named.as_str()).collect::<Vec<_>>().join(&port.to_string());
+        let mut local = String::new();
+        for part in text.split_inclusive(|c: char| !c.is_ascii_digit()) {
+            let number = part.trim_end_matches(|c: char| !c.is_ascii_digit());
+            let port = self.ports.get(number).map_or_else(|| number.to_owned(), u16::to_string);
+            local.push_str(&port);
+            local.push_str(&part[number.len()..]);
         }
         local
     }
 
-    /// Does with a block what it is there for.
-    pub async fn take(&mut self, block: &Block) {
+    /// Runs a block, or does what else its info string asks for.
+    pub async fn run(&mut self, block: &Block) {
         match &block.kind {
             Kind::Run { codes, seconds } => {
                 let script = format!("{BEFORE}{}{AFTER}", self.local(&block.text));
@@ -110,7 +119,7 @@ impl Session {
                     self.all_printed()
                 );
             }
-            Kind::Keep { until } => self.keep(block, until).await,
+            Kind::Background { until } => self.start(block, until).await,
             Kind::Output => self.compare(block).await,
             Kind::File(name) => {
                 let path = self.path(name);
@@ -121,17 +130,17 @@ impl Session {
         }
     }
 
-    /// Starts what runs on, and waits until it says that it does.
-    pub async fn keep(&mut self, block: &Block, until: &str) {
+    /// Starts a block in the background, and waits for words in its output and, of a replica, until it is ready.
+    pub async fn start(&mut self, block: &Block, until: &str) {
         let script = format!("{BEFORE}{}", self.local(&block.text));
         let child = self.spawn(&script);
         let output = self.printed.0.clone();
         self.printed.1 = true;
-        self.kept.push(Kept { child, output: output.clone() });
+        self.background.push(Background { child, output: output.clone() });
         let at = self.at(block);
-        let kept = self.kept.last_mut().unwrap();
+        let process = self.background.last_mut().unwrap();
         eventually(&format!("{at} prints `{until}`"), || {
-            let ended = kept.child.try_wait().unwrap();
+            let ended = process.child.try_wait().unwrap();
             let printed = format!("{}{}", read(&output), read(&errors(&output)));
             assert!(ended.is_none(), "{at} has ended\n{}", tail(&printed));
             async move { printed.contains(until) }
@@ -217,15 +226,24 @@ fn ports(text: &str) -> Vec<String> {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for kept in &mut self.kept {
-            let pid = Pid::from_raw(i32::try_from(kept.child.id()).unwrap()).unwrap();
+        for process in &mut self.background {
+            let pid = Pid::from_raw(i32::try_from(process.child.id()).unwrap()).unwrap();
             let _ = kill_process_group(pid, Signal::TERM);
         }
-        for kept in &mut self.kept {
-            let _ = kept.child.wait();
+        for process in &mut self.background {
+            let _ = process.child.wait();
             if std::thread::panicking() {
-                eprintln!("--- {} ---\n{}", self.document, tail(&read(&errors(&kept.output))));
+                eprintln!("--- {} ---\n{}", self.document, tail(&read(&errors(&process.output))));
             }
         }
     }
+}
+
+#[test]
+fn ports_of_a_document_are_replaced_where_they_are_whole_numbers() {
+    let mut session = Session::new("README.md");
+    session.ports = [("8000".to_owned(), 48_001), ("8001".to_owned(), 38_000)].into();
+    let local = session.local("localhost:8000, 127.0.0.1:8001/a, 18000 and 8000");
+    assert_eq!(local, "localhost:48001, 127.0.0.1:38000/a, 18000 and 48001");
+    assert_eq!(ports("localhost:8000 127.0.0.1:4222/a localhost"), ["4222", "8000"]);
 }
