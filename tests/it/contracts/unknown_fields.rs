@@ -160,7 +160,7 @@ async fn a_parameter_is_named_only_where_it_is_near_to_what_was_written() {
     for (query, expected) in [
         ("min_positon=1", "Did you mean `min_position`?"),
         ("foo=1", "is not a query parameter of this address."),
-        ("user_id=7", "with dev auth by `X-User-Id`"),
+        ("user_id=7", "with dev auth `X-User-Id`"),
     ] {
         let (_, body) = replica.ask(replica.request(Method::GET, &format!("/active?{query}"))).await;
         let message = body["message"].as_str().unwrap();
