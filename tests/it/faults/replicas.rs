@@ -1,7 +1,7 @@
 //! Replicas that are killed, stopped for a while, or told to end, under load.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use rustix::process::Signal;
@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::people::SECRET;
 use super::world::World;
-use crate::support::{Condition, Nats, eventually};
+use crate::support::{Condition, Nats, PATIENCE, eventually};
 
 const ROUNDS: u64 = 20;
 
@@ -51,8 +51,14 @@ async fn crash(world: &mut World, point: CrashPoint) {
             replica.spawn();
         }
         CrashPoint::BeforeAttach => {
-            replica.crash_at(Some((point, 3)));
+            replica.crash_at(Some((point, 1)));
             replica.spawn();
+            // One of the clients connects, or else this one.
+            let begun = Instant::now();
+            while !replica.has_ended() && begun.elapsed() < PATIENCE {
+                let _ = replica.request(Method::GET, "/events").send().await;
+                sleep(Duration::from_millis(20)).await;
+            }
         }
         CrashPoint::BeforeAckLookup | CrashPoint::BeforeHeadLookup => {
             replica.crash_at(Some((point, 1)));

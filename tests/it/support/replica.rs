@@ -186,6 +186,11 @@ impl Replica {
         self.ended().await
     }
 
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
     /// Waits until the process has ended by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let mut status = None;

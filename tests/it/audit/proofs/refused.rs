@@ -92,7 +92,7 @@ async fn a_check_needs_the_file_and_the_key_and_says_what_is_proven() {
         (&["-"][..], 2, "--key"),
         (&["--key", "x"], 2, "<PROOF>"),
         (&["-", "--key", "nosuchfile"], 3, "neither a public key nor a file"),
-        (&["-", "--key", "/dev/zero"], 3, "it is longer than the 64 KiB"),
+        (&["-", "--key", "/dev/zero"], 3, "it has more than 65536 bytes"),
         (&["-", "--key", signing.file("checkpoint.key").to_str().unwrap()], 2, "this is a secret key"),
         (&["-", "--key", secret.trim()], 2, "this is a secret key"),
         (&["nosuchfile", "--key", &other], 3, "reading the proof nosuchfile"),
