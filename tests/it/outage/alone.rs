@@ -200,7 +200,7 @@ async fn what_an_overruled_post_took_down_is_shown_again_and_not_as_new() {
     // Who repeats the post is told so, and not that somebody was sent it.
     let (status, body) = post(&replica, "overruled").await;
     assert_eq!((status, &body["late"], &body["sent_to_users"]), (201, &json!(true), &json!(0)), "{body}");
-    assert!(body["message"].as_str().unwrap().contains("shown to nobody"), "{body}");
+    assert!(body["message"].as_str().unwrap().contains("not shown to users"), "{body}");
 }
 
 #[tokio::test]

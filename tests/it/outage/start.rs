@@ -66,7 +66,7 @@ async fn a_replica_that_nats_does_not_let_in_is_not_ready() {
     let mut replica = Replica::prepared(spec);
     let server = format!("127.0.0.1:{}", nats.port());
     let said = ["NATS does not let this login in: --nats", &server];
-    serves_unready(&mut replica, &id, "NATS does not let this replica in", &said).await;
+    serves_unready(&mut replica, &id, "NATS refuses the credentials of this replica", &said).await;
     let log = replica.log();
     let of_the_client =
         |line: &&str| line.contains("uthorization") && !line.contains("NATS does not let this");

@@ -104,6 +104,14 @@ impl Session {
         local
     }
 
+    /// Whether a command ends without an error, whatever it prints.
+    pub async fn succeeds(&self, command: &str) -> bool {
+        let mut shell = tokio::process::Command::new("bash");
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        shell.args(["-c", command]).current_dir(self.folder.path()).env("PATH", path);
+        shell.output().await.unwrap().status.success()
+    }
+
     /// Runs a block, or does what else its info string asks for.
     pub async fn run(&mut self, block: &Block) {
         match &block.kind {
