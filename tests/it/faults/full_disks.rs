@@ -88,7 +88,7 @@ async fn full_under_a_replica_that_works_with_the_log() {
     stands_still(&world).await;
     let ready = replica.readyz().await;
     assert_eq!(ready["status"], "unavailable");
-    assert!(ready["reason"].as_str().unwrap().contains("its disk takes nothing"), "{ready}");
+    assert!(ready["reason"].as_str().unwrap().contains("the disk cannot be written"), "{ready}");
     assert_eq!(replica.count("tidings_degraded").await, 1);
     let (status, active) = replica.ask(replica.request(Method::GET, "/active")).await;
     assert_eq!(status, 200, "what is resident is served: {active}");
