@@ -15,7 +15,7 @@ pub struct SentTo {
     pub users: u64,
     /// Connections.
     pub connections: u64,
-    /// Whether `users` is an estimate, or leaves out other replicas.
+    /// Whether `users` is an estimate, is not settled, or leaves out other replicas.
     pub approximate: bool,
 }
 

@@ -169,7 +169,7 @@ pub struct ConnectedStats {
     pub connections: u64,
     /// Live replicas.
     pub replicas: u64,
-    /// Whether the numbers are of sketches, or of this replica alone.
+    /// Whether the numbers are of sketches, not settled, or of this replica alone.
     pub approximate: bool,
 }
 

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use super::unfit;
 use crate::audit::connection::AuditConnection;
 use crate::clock::{Clock, SystemClock};
 use crate::commands::data_dir::DataDir;
@@ -386,18 +387,4 @@ impl<'a> Running<'a> {
             warn!("some clients did not finish within {} s; they are cut off", FINISH_PATIENCE.as_secs());
         }
     }
-}
-
-/// Ends only with the reason why this NATS is not fit.
-async fn unfit(joining: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Error {
-    if let Some(task) = joining {
-        let joined = task.await;
-        *joining = None;
-        match joined {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return error,
-            Err(panicked) => return panicked.into(),
-        }
-    }
-    std::future::pending().await
 }
