@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fastrand::Rng;
 use tidings::audit::source::Source;
 use tidings::audit::state::state_at;
 use tidings::domain::{BroadcastId, Digest, State, Timestamp};
@@ -12,9 +13,9 @@ use tidings::log::merkle::Frontier;
 use tidings::log::names::Subject;
 use tidings::log::{EventLog as _, NewEvent, RawMessage};
 
-use crate::support::Random;
 use crate::support::log::{acknowledged, channel, cleared, created, everything};
 use crate::support::projecting::Projecting;
+use crate::support::random;
 
 /// Places of one log, and logs that are tried.
 const PLACES: u64 = 40;
@@ -26,17 +27,17 @@ fn told(state: &State) -> (Digest, Option<BroadcastId>, u64) {
 }
 
 /// Anything that can stand in a log: what replicas write, doubles of it, and what they would never write.
-async fn append_anything(log: &MemoryLog, random: &mut Random, known: &mut Vec<NewEvent>) {
-    let some = |random: &mut Random, known: &[NewEvent]| {
-        let at = usize::try_from(random.below(known.len().max(1) as u64)).unwrap();
+async fn append_anything(log: &MemoryLog, random: &mut Rng, known: &mut Vec<NewEvent>) {
+    let some = |random: &mut Rng, known: &[NewEvent]| {
+        let at = random.usize(..known.len().max(1));
         known.get(at).map_or_else(|| created("nobody knows it"), Clone::clone)
     };
     let late = |event: NewEvent| NewEvent { subject: Subject::Late(channel()), ..event };
     let about = some(random, known);
     let id = about.event.broadcast_id().0;
     let users = ["ann", "bob", "a.b c", "日本"];
-    let users = &users[..=usize::try_from(random.below(4)).unwrap()];
-    let event = match random.below(10) {
+    let users = &users[..=random.usize(..4)];
+    let event = match random.u8(..10) {
         0..=2 => created(&format!("number {}", known.len())),
         3 => late(created(&format!("late {}", known.len()))),
         4 => cleared(id, Timestamp::from_unix_ms(5)),
@@ -55,7 +56,7 @@ async fn append_anything(log: &MemoryLog, random: &mut Random, known: &mut Vec<N
 
 #[tokio::test]
 async fn the_state_after_any_place_is_what_a_replica_had_there() {
-    for mut random in Random::of_each(SEEDS) {
+    for mut random in random::of_each(SEEDS) {
         let (log, mut known) = (MemoryLog::default(), Vec::new());
         let folder = tempfile::tempdir().unwrap();
         let replica = Projecting::start(log.clone(), folder.path());

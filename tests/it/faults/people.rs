@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fastrand::Rng;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tidings::clock::{Clock as _, SystemClock};
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::support::client::Closed;
-use crate::support::{Client, Http, PATIENCE, Random};
+use crate::support::{Client, Http, PATIENCE};
 
 /// What is in every message and password, and belongs into no diagnostics.
 pub const SECRET: &str = "hush";
@@ -132,7 +133,7 @@ pub struct Person {
 }
 
 impl Person {
-    pub fn start(name: String, url: String, random: Random) -> Self {
+    pub fn start(name: String, url: String, random: Rng) -> Self {
         let (diary, stop) = (Arc::new(Mutex::new(Diary::default())), Arc::new(AtomicBool::new(false)));
         let task = tokio::spawn(work(name, url, random, diary.clone(), stop.clone()));
         Self { diary, stop, task }
@@ -156,20 +157,14 @@ impl Person {
     }
 }
 
-async fn work(
-    name: String,
-    url: String,
-    mut random: Random,
-    diary: Arc<Mutex<Diary>>,
-    stop: Arc<AtomicBool>,
-) {
+async fn work(name: String, url: String, mut random: Rng, diary: Arc<Mutex<Diary>>, stop: Arc<AtomicBool>) {
     let http = Http::patient(ANSWER_PATIENCE);
     let mut last: Option<String> = None;
     let mut commands = 0;
     while !stop.load(Ordering::Relaxed) {
-        match (random.below(10), &last) {
+        match (random.u8(..10), &last) {
             (0..6, Some(id)) => {
-                let user = format!("user {}", random.below(50));
+                let user = format!("user {}", random.u8(..50));
                 if acknowledge(&http, &url, id, &user).await {
                     let acknowledged = Acknowledged { user, broadcast: id.clone() };
                     diary.lock().unwrap().acknowledged.push(acknowledged);

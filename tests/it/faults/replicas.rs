@@ -26,8 +26,8 @@ async fn world() -> (Nats, World) {
 async fn killed_at_random() {
     let (nats, mut world) = world().await;
     for _ in 0..ROUNDS {
-        let victim = usize::try_from(world.random.below(3)).unwrap();
-        let events = 3 + world.random.below(20);
+        let victim = world.random.usize(..3);
+        let events = 3 + world.random.u64(..20);
         let before = world.position_of(victim).await;
         eventually("there is load", || async { world.position_of(victim).await > before + events }).await;
         world.replicas[victim].kill();

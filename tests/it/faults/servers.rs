@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use fastrand::Rng;
 use tidings::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, REPLICAS_BUCKET};
 use tokio::time::{Instant, sleep};
 
 use super::people::SECRET;
 use super::world::World;
-use crate::support::{Nats, Random, eventually};
+use crate::support::{Nats, eventually};
 
 /// How long NATS goes and comes at random.
 const STORM: Duration = Duration::from_secs(25);
@@ -69,18 +70,18 @@ async fn flapping() {
     let (mut nats, mut world) = world().await;
     for _ in 0..20 {
         nats.restart().await;
-        sleep(Duration::from_millis(world.random.below(1_500))).await;
+        sleep(Duration::from_millis(world.random.u64(..1_500))).await;
     }
     world.end(&nats).await;
 }
 
 /// Kills and starts NATS again, or stops it for a while, with pauses. The storm is the test: it lasts as long as it lasts.
-async fn rage(nats: &mut Nats, random: &mut Random) {
-    let up_to = |random: &mut Random, ms| sleep(Duration::from_millis(random.below(ms)));
+async fn rage(nats: &mut Nats, random: &mut Rng) {
+    let up_to = |random: &mut Rng, ms| sleep(Duration::from_millis(random.u64(..ms)));
     let begun = Instant::now();
     while begun.elapsed() < STORM {
         up_to(random, 4_000).await;
-        if random.below(2) == 0 {
+        if random.bool() {
             nats.kill();
             up_to(random, 4_000).await;
             nats.start_again().await;

@@ -7,6 +7,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use fastrand::Rng;
 use reqwest::Method;
 use serde_json::{Value, json};
 use strum::IntoEnumIterator as _;
@@ -17,7 +18,7 @@ use super::people::SECRET;
 use super::world::World;
 use crate::support::log::everything;
 use crate::support::nats::{copy_folder, files_below};
-use crate::support::{Condition, Nats, Random, Replica, eventually, within};
+use crate::support::{Condition, Nats, Replica, eventually, random, within};
 
 /// A store that does not open counts as damaged after this, and a damaged one is as it was within the other.
 const OPEN_PATIENCE: [&str; 2] = ["--store-open-seconds", "5"];
@@ -45,16 +46,12 @@ enum Damage {
 }
 
 /// A number up to a length, the length not included.
-fn somewhere(random: &mut Random, length: usize) -> usize {
-    usize::try_from(random.below(length.max(1) as u64)).unwrap()
-}
-
-fn rubbish(random: &mut Random, length: usize) -> Vec<u8> {
-    (0..length).map(|_| u8::try_from(random.below(256)).unwrap()).collect()
+fn somewhere(random: &mut Rng, length: usize) -> usize {
+    random.usize(..length.max(1))
 }
 
 /// Does damage to a folder of which there is an older copy; says what and where.
-fn damage(folder: &Path, older: &Path, random: &mut Random) -> String {
+fn damage(folder: &Path, older: &Path, random: &mut Rng) -> String {
     let all: Vec<_> = Damage::iter().collect();
     let damage = all[somewhere(random, all.len())];
     let files = files_below(folder);
@@ -86,24 +83,24 @@ fn damage(folder: &Path, older: &Path, random: &mut Random) -> String {
     format!("{damage:?} at {}", file.strip_prefix(folder).unwrap().display())
 }
 
-fn damaged(mut bytes: Vec<u8>, damage: Damage, random: &mut Random) -> Vec<u8> {
+fn damaged(mut bytes: Vec<u8>, damage: Damage, random: &mut Rng) -> Vec<u8> {
     let length = bytes.len();
     let flips = if matches!(damage, Damage::FlipManyBits) { 64 } else { 1 };
     match damage {
         Damage::Truncate => bytes.truncate(somewhere(random, length)),
         Damage::Empty => bytes.clear(),
-        Damage::AppendRubbish => bytes.extend(rubbish(random, 5_000)),
+        Damage::AppendRubbish => bytes.extend(random::bytes(random, 5_000)),
         Damage::DropTheFirstBytes => drop(bytes.drain(..length.min(1 + somewhere(random, 8)))),
         Damage::ZeroTheHead => bytes.iter_mut().take(64).for_each(|byte| *byte = 0),
         Damage::Overwrite => {
             let (from, much) = (somewhere(random, length), 1 + somewhere(random, 4_096));
             for byte in bytes.iter_mut().skip(from).take(much) {
-                *byte = u8::try_from(random.below(256)).unwrap();
+                *byte = random.u8(..);
             }
         }
         _ => {
             for _ in 0..flips {
-                let (at, bit) = (somewhere(random, length), random.below(8));
+                let (at, bit) = (somewhere(random, length), random.u32(..8));
                 if let Some(byte) = bytes.get_mut(at) {
                     *byte ^= 1 << bit;
                 }
@@ -164,7 +161,7 @@ impl Patient {
     }
 
     /// Starts with the projection damaged, must be as it was, and is stopped.
-    async fn recovers_from_damage(&mut self, random: &mut Random) {
+    async fn recovers_from_damage(&mut self, random: &mut Rng) {
         let replica = &mut self.world.replicas[1];
         let folder = replica.data_dir().join("projection");
         for n in 1..=3 {
@@ -195,7 +192,7 @@ impl Patient {
 
 async fn recovers_from(seeds: std::ops::RangeInclusive<u64>) {
     let mut patient = Patient::admitted().await;
-    for mut random in Random::of_each(seeds) {
+    for mut random in random::of_each(seeds) {
         patient.recovers_from_damage(&mut random).await;
     }
     patient.discharged().await;

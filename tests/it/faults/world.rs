@@ -20,7 +20,7 @@ use super::judge::{Evidence, Footprint, Standing, judge};
 use super::people::{Diary, Listener, Person, SECRET};
 use crate::support::checkpoints::{KeyFile, signed};
 use crate::support::log::everything;
-use crate::support::{Http, Link, Nats, PATIENCE, Random, Replica, Spec, eventually, within};
+use crate::support::{Http, Link, Nats, PATIENCE, Replica, Spec, eventually, random, within};
 
 /// When NATS answers again, everything works across replicas within this time.
 const HEALED_WITHIN: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ pub struct World {
     /// Replica for replica, unless they know NATS themselves.
     pub links: Vec<Link>,
     pub replicas: [Replica; 3],
-    pub random: Random,
+    pub random: fastrand::Rng,
     people: Vec<Person>,
     /// How often load was begun.
     loads: usize,
@@ -100,7 +100,7 @@ impl World {
         for replica in &replicas {
             before.push(Standing::of(replica).await);
         }
-        let random = Random::of_this_run();
+        let random = random::of_this_run();
         let most = Arc::new(Mutex::new(vec![Footprint::default(); 3]));
         let urls = replicas.iter().map(Replica::url).collect();
         let measuring = tokio::spawn(measure(urls, most.clone()));
@@ -299,7 +299,7 @@ impl World {
         let http = Http::patient(PATIENCE);
         let open = self.diaries.iter_mut().flat_map(|diary| &mut diary.tried);
         for tried in open.filter(|tried| !tried.is_settled()) {
-            let replica = usize::try_from(self.random.below(3)).unwrap();
+            let replica = self.random.usize(..3);
             tried.again(&http, &self.replicas[replica].url()).await;
             assert!(tried.is_settled(), "I2: a retry settles it: {tried:?}");
         }

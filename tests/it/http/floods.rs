@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use tokio::net::TcpStream;
 
 use super::Calm;
-use crate::support::{Random, Raw, Replica};
+use crate::support::{Raw, Replica, random};
 
 async fn raws(replica: &Replica, count: usize) -> Vec<Raw> {
     join_all((0..count).map(|_| Raw::connect(replica))).await
@@ -75,12 +75,12 @@ async fn coming_and_going() {
 #[tokio::test]
 async fn raw_garbage() {
     let mut calm = Calm::with(&["--head-timeout-seconds", "1"]).await;
-    let mut random = Random::of(7);
+    let mut random = random::seeded(7);
     let mut answered = 0;
     for round in 0..6 {
         let mut raws = raws(&calm.replica, 50).await;
         for raw in &mut raws {
-            let bytes: Vec<_> = (0..3_000).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
+            let bytes = random::bytes(&mut random, 3_000);
             raw.send(&bytes).await;
         }
         if round % 2 == 0 {

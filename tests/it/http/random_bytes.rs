@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::time::timeout;
 
-use crate::support::{Nats, Raw, Replica};
+use crate::support::{Nats, Raw, Replica, random};
 
 /// What exists, relative to `/api/creator/broadcast`, and what does not.
 const CALLS: &str =
@@ -22,15 +23,12 @@ const FIELDS: &str = "message|message|message|type|broadcast_id|broadcast_id|lin
 const JSON: &str = "\"x\"|\"x\"|\"x\"|\"x\"|\"x\"|\"x\"|null|\"\\ud83d\"|1e999|[[[[|{}|\"\\u202e\"|-0.0|tru|\"info\"|\
                     \"0198c5a0-1111-7222-8333-444455556666\"";
 
-/// Numbers from a seed (`SplitMix64`), so that a failure can be had again.
-struct Dice(u64);
+/// Makes requests of random parts.
+struct Requests(Rng);
 
-impl Dice {
+impl Requests {
     fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from(mixed >> 33).unwrap() % n
+        self.0.usize(..n)
     }
 
     fn pick(&mut self, words: &'static str) -> &'static str {
@@ -39,7 +37,10 @@ impl Dice {
     }
 
     fn bytes(&mut self, most: usize) -> Vec<u8> {
-        (0..self.below(most)).map(|_| u8::try_from(self.below(256)).unwrap()).collect()
+        {
+            let length = self.below(most);
+            random::bytes(&mut self.0, length)
+        }
     }
 
     fn body(&mut self) -> Vec<u8> {
@@ -47,7 +48,8 @@ impl Dice {
             0 => Vec::new(),
             1 => self.bytes(200),
             _ => {
-                let field = |dice: &mut Self| format!("\"{}\":{}", dice.pick(FIELDS), dice.pick(JSON));
+                let field =
+                    |requests: &mut Self| format!("\"{}\":{}", requests.pick(FIELDS), requests.pick(JSON));
                 format!("{{{},{}}}", field(self), field(self)).into_bytes()
             }
         }
@@ -84,7 +86,7 @@ async fn whatever_is_sent_the_replica_answers_or_hangs_up_and_stays_well() {
     let replica = Replica::start(&nats).await;
     let mut answered = std::collections::BTreeMap::<_, u32>::new();
     for seed in 0..1_000_u64 {
-        let request = Dice(seed << 32).request();
+        let request = Requests(Rng::with_seed(seed)).request();
         let mut raw = Raw::connect(&replica).await;
         raw.send(&request).await;
         // Some requests promise more than they bring, and wait in vain.

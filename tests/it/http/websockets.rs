@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Calm;
 use crate::support::raw::{CLOSE, PING, PONG, TEXT};
-use crate::support::{Random, Raw, Replica, eventually};
+use crate::support::{Raw, Replica, eventually, random};
 
 /// So many clients, past their greeting.
 async fn crowd(replica: &Replica, count: usize) -> Vec<Raw> {
@@ -163,12 +163,11 @@ async fn messages_that_never_end() {
 #[tokio::test]
 async fn garbage_after_the_handshake() {
     let mut calm = Calm::with(&["--message-seconds", "2"]).await;
-    let mut random = Random::of(11);
+    let mut random = random::seeded(11);
     for _ in 0..4 {
         let mut garbage = crowd(&calm.replica, 50).await;
         for raw in &mut garbage {
-            let bytes: Vec<_> = (0..2_000).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
-            raw.send(&bytes).await;
+            raw.send(&random::bytes(&mut random, 2_000)).await;
         }
         calm.goes_on().await;
         for raw in &mut garbage {

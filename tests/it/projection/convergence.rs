@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
+use fastrand::Rng;
 use futures_util::{StreamExt as _, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -195,33 +196,21 @@ async fn a_replica_that_was_away_is_not_ready_before_it_has_read_what_it_missed(
     );
 }
 
-/// A small generator (splitmix64), so that a seed names the damage.
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from(mixed >> 33).unwrap() % bound.max(1)
-    }
-}
-
 /// Damages one file of a folder in one of five ways, and says how.
 fn damage(folder: &Path, seed: u64) -> String {
-    let mut seeded = Seeded(seed);
+    let mut random = Rng::with_seed(seed);
     let (small, large): (Vec<_>, Vec<_>) =
         files_below(folder).into_iter().partition(|file| fs::metadata(file).unwrap().len() < 1_024);
     // Most of what there is to damage is in the large ones.
     let files = if seed % 7 == 3 || large.is_empty() { small } else { large };
-    let file = &files[seeded.below(files.len())];
+    let file = &files[random.usize(..files.len())];
     let mut bytes = fs::read(file).unwrap();
     // Files grow ahead of their content.
     let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    let (at, length) = (seeded.below(written), bytes.len());
+    let (at, length) = (random.usize(..written.max(1)), bytes.len());
     let how = match seed % 5 {
         0 => {
-            bytes[at] ^= 1 << seeded.below(8);
+            bytes[at] ^= 1 << random.u32(..8);
             "one bit"
         }
         1 => {

@@ -40,7 +40,6 @@ pub use events::Events;
 pub use issuer::{Issuer, KeyServer};
 pub use link::{Condition, Link};
 pub use nats::{Cluster, Nats};
-pub use random::Random;
 pub use raw::Raw;
 pub use replica::Replica;
 pub use request::{Http, Request, choose_cryptography};
