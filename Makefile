@@ -22,6 +22,9 @@ run: ## Start one replica with its own NATS at http://127.0.0.1:8000
 # With the benchmarks' own tests, and built with them, so that cargo compiles every dependency once, with one set of features.
 TEST := cargo test --locked --workspace
 
+# An integration test waits most of its time, for elections and timeouts, so four of them share a processor.
+THREADS ?= $(shell echo $$((4 * $$(getconf _NPROCESSORS_ONLN))))
+
 # The integration binary is last, so that its summary is the last thing said.
 test: ## Run every test, on real nats-server processes (ARGS=name for some)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
@@ -29,7 +32,7 @@ test: ## Run every test, on real nats-server processes (ARGS=name for some)
 	$(TEST) --doc; \
 	$(TEST) --test sim $(ARGS); \
 	$(TEST) --lib --bins $(ARGS); \
-	$(TEST) --test it $(ARGS)
+	RUST_TEST_THREADS=$(THREADS) $(TEST) --test it $(ARGS)
 
 faults: ## Run every fault, the slow ones too (root, to mount small disks; ARGS=name for some)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \

@@ -101,7 +101,7 @@ async fn a_replica_uses_all_that_it_is_granted_and_nothing_else() {
     let status = || async { second.tidings(&["admin", "status"]).await.status.success() };
     eventually("admin status finds nothing wrong", status).await;
     // The client asks for its consumer after a lost connection, unless the reader is quicker in making another one.
-    for round in 0..10 {
+    for round in 0..40 {
         if unused(&world.nats, REPLICA).is_empty() {
             break;
         }

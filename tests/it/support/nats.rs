@@ -263,9 +263,19 @@ impl Nats {
         self.start_again().await;
     }
 
-    /// SIGSTOP: it is there and says nothing.
+    /// SIGSTOP, and waits until none of its threads runs: the process stays, and answers nothing.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.child.as_ref().expect("it runs").id());
+        let is_stopped = |thread: std::io::Result<fs::DirEntry>| {
+            let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap_or_default();
+            status.contains("State:\tT")
+        };
+        let started = Instant::now();
+        while !fs::read_dir(&threads).unwrap().all(is_stopped) {
+            assert!(started.elapsed() < PATIENCE, "nats-server does not stop");
+            std::thread::yield_now();
+        }
     }
 
     pub fn thaw(&self) {
