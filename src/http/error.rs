@@ -204,20 +204,9 @@ impl ApiError {
         if writes { error.with("outcome", "unknown") } else { error }
     }
 
-    /// hyper cannot parse the head of a request: `414`, `431` or `400`.
-    pub fn unreadable_head(status: u16, max_bytes: usize, max_fields: usize) -> Self {
-        match StatusCode::from_u16(status) {
-            Ok(status @ StatusCode::URI_TOO_LONG) => {
-                Self::new(status, "uri_too_long", "The request target is too long.")
-            }
-            Ok(status @ StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
-                let message = format!(
-                    "The head of the request is too large. Maximum {max_bytes} bytes and {max_fields} fields allowed."
-                );
-                Self::new(status, "head_too_large", message)
-            }
-            _ => Self::malformed("malformed_request", "Malformed HTTP/1.1 request."),
-        }
+    /// `400`: the client speaks HTTP/2.
+    pub fn not_http1() -> Self {
+        Self::malformed("malformed_request", "This server speaks HTTP/1.1.")
     }
 
     /// `400`: the host is missing, repeated or malformed.

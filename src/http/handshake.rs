@@ -1,6 +1,6 @@
 //! The handshake of a WebSocket (RFC 6455, section 4.2), after which the connection leaves the HTTP server as a TCP stream.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -12,24 +12,27 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use mio::net::TcpStream;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
+use tokio::net::TcpStream;
+use tracing::debug;
 
 use super::error::ApiError;
 use super::server::socket_limit::SocketPermit;
+use super::server::tracked_socket::Socket;
 
 /// What a server appends to a client's key before it hashes it (RFC 6455, section 1.3).
 const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The response that accepts a handshake, and where to register what takes the connection over; or what is wrong with the
-/// handshake. The subprotocol is accepted if the client offers it.
-pub fn accept(request: &Request, subprotocol: &str) -> Result<(Response, Arc<OnUpgrade>), ApiError> {
+/// The response that accepts a handshake, and the connection that leaves HTTP after it; or what is wrong with the handshake.
+/// The subprotocol is accepted if the client offers it.
+pub fn accept(request: &Request, subprotocol: &str) -> Result<(Response, Upgrade), ApiError> {
     let accept = accept_key(request)?;
-    let on_upgrade = request.extensions().get::<Arc<OnUpgrade>>();
-    let on_upgrade =
-        on_upgrade.ok_or_else(|| ApiError::not_a_websocket("This connection cannot be upgraded"))?;
+    let extensions = request.extensions();
+    let upgrade = extensions.get().cloned().zip(extensions.get().cloned());
+    let (on_upgrade, permit) =
+        upgrade.ok_or_else(|| ApiError::not_a_websocket("This connection cannot be upgraded"))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = [
@@ -43,46 +46,34 @@ pub fn accept(request: &Request, subprotocol: &str) -> Result<(Response, Arc<OnU
     if let Some(offered) = offered.and_then(|offered| HeaderValue::from_str(offered).ok()) {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, offered);
     }
-    Ok((response, on_upgrade.clone()))
+    Ok((response, Upgrade { on_upgrade, permit }))
 }
 
-/// Takes a connection over.
-pub(super) type UpgradeFn = Box<dyn FnOnce(Upgraded) -> BoxFuture<'static, ()> + Send>;
-
-/// Where a handler registers what takes the connection over after the response `101`. The server puts one into the extensions
-/// of each request.
-///
-/// It is used instead of `hyper::upgrade::on` because the response to the handshake is handed over unsent: it goes out in one
-/// packet with the first message.
-#[derive(Default)]
-pub struct OnUpgrade(Mutex<Option<UpgradeFn>>);
-
-impl OnUpgrade {
-    /// Registers what takes the connection over, in place of what was registered before.
-    pub fn set<F: Future<Output = ()> + Send + 'static>(
-        &self,
-        take_over: impl FnOnce(Upgraded) -> F + Send + 'static,
-    ) {
-        let upgrade: UpgradeFn = Box::new(|upgraded| take_over(upgraded).boxed());
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
-    }
-
-    /// What was registered.
-    pub(super) fn take(&self) -> Option<UpgradeFn> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
+/// A connection that leaves HTTP when the response to its handshake is sent.
+pub struct Upgrade {
+    on_upgrade: OnUpgrade,
+    permit: Arc<SocketPermit>,
 }
 
-/// A connection after its handshake, before the response to it is sent.
+/// A connection after its handshake.
 pub struct Upgraded {
-    /// The TCP connection, outside of the async runtime and non-blocking.
+    /// The TCP connection.
     pub stream: TcpStream,
-    /// The response to the handshake, which has to be sent first.
-    pub handshake: Bytes,
     /// What was read after the request.
     pub read_ahead: Bytes,
     /// The permit of the TCP connection, to be kept until it is closed.
     pub permit: Arc<SocketPermit>,
+}
+
+impl Upgrade {
+    /// Waits until the response is sent. `None` when the connection ended before that.
+    pub async fn complete(self) -> Option<Upgraded> {
+        let upgraded =
+            self.on_upgrade.await.inspect_err(|error| debug!("a handshake failed: {error}")).ok()?;
+        let parts = upgraded.downcast::<TokioIo<Socket>>().ok()?;
+        let stream = parts.io.into_inner().into_stream();
+        Some(Upgraded { stream, read_ahead: parts.read_buf, permit: self.permit })
+    }
 }
 
 /// The value of `Sec-WebSocket-Accept` for the client's key; or what is wrong with the handshake (RFC 6455, section 4.2.1).

@@ -4,7 +4,7 @@ pub mod closing;
 mod connection;
 pub mod limits;
 pub mod socket_limit;
-mod tracked_socket;
+pub mod tracked_socket;
 
 use std::io;
 use std::net::SocketAddr;
@@ -134,7 +134,7 @@ impl Acceptor {
         peer: SocketAddr,
         refused: Refused,
     ) {
-        count_unrouted(&self.serving.metrics, &refused.into());
+        count_unrouted(&self.serving.metrics, ApiError::from(refused).status());
         self.serving.metrics.sockets_refused.get_or_create(&label(refused)).inc();
         if let Some(suppressed) = self.rejected_log.due() {
             log_rejected(peer, refused, suppressed);

@@ -8,6 +8,7 @@ use axum::response::Response;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _};
+use tracing::debug;
 
 use super::error::ApiError;
 use super::extract::{ChannelPath, ConnectingUser, ConnectionMinPosition};
@@ -35,7 +36,7 @@ pub async fn upgrade(
     request: Request,
 ) -> Result<Response, ApiError> {
     check_version(request.uri())?;
-    let (response, on_upgrade) = handshake::accept(&request, SUBPROTOCOL)?;
+    let (response, upgrade) = handshake::accept(&request, SUBPROTOCOL)?;
     if app.connections_here() >= app.limits.max_connections {
         return Err(ApiError::full());
     }
@@ -46,13 +47,20 @@ pub async fn upgrade(
         user: principal.user.clone(),
         heartbeat_seconds: app.limits.sockets.session.heartbeat.as_secs(),
     };
-    on_upgrade.set(
-        move |handshake::Upgraded { stream, handshake: answer, read_ahead: read, permit }| async move {
-            let lasts = principal.remaining(app.clock.now());
-            let places = Places { of_user: admitted, of_edge: permit };
-            app.hub.adopt(connecting, Upgraded { stream, answer, read, lasts, places }).await;
-        },
-    );
+    tokio::spawn(async move {
+        let Some(handshake::Upgraded { stream, read_ahead, permit }) = upgrade.complete().await else {
+            return;
+        };
+        let lasts = principal.remaining(app.clock.now());
+        let places = Places { of_user: admitted, of_edge: permit };
+        match stream.into_std() {
+            Ok(stream) => {
+                let stream = mio::net::TcpStream::from_std(stream);
+                app.hub.adopt(connecting, Upgraded { stream, read: read_ahead, lasts, places }).await;
+            }
+            Err(error) => debug!("a WebSocket failed after its handshake: {error}"),
+        }
+    });
     Ok(response)
 }
 

@@ -136,9 +136,8 @@ impl Connection {
         }
     }
 
-    /// Tells it what comes first. A WebSocket gets that in one piece with the answer to its handshake, since each piece costs as
-    /// much as a broadcast.
-    pub(super) fn greet(&mut self, answer: &[u8], first: [Frame; 2], means: &Means) {
+    /// Tells it what comes first. A WebSocket gets that in one piece, since each piece costs as much as a broadcast.
+    pub(super) fn greet(&mut self, first: [Frame; 2], means: &Means) {
         let told = match &mut self.line {
             Line::Stream { outgoing, .. } => {
                 let mut frames = first.into_iter();
@@ -147,7 +146,7 @@ impl Connection {
             }
             Line::Socket(client) => {
                 let [hello, state] = &first;
-                let joined = [answer, &**hello.websocket(), &**state.websocket()].concat();
+                let joined = [&**hello.websocket(), &**state.websocket()].concat();
                 client.say(joined.into(), &means.watch, &means.limits)
             }
         };

@@ -74,8 +74,6 @@ pub struct Attached {
 pub struct Upgraded {
     /// The connection. It must not block.
     pub stream: TcpStream,
-    /// What the client is to be sent first: the answer to its handshake.
-    pub answer: Bytes,
     /// What was read of it already.
     pub read: Bytes,
     /// How long its token lasts; `None`: as long as it likes.

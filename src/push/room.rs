@@ -216,19 +216,12 @@ impl Room {
         }
     }
 
-    /// Says hello to a connection that has just come, after the answer to its handshake, and what is active for its user.
-    pub(super) fn greet(
-        &mut self,
-        id: ConnectionId,
-        answer: &[u8],
-        hello: Frame,
-        means: &Means,
-        sequence: u64,
-    ) {
+    /// Says hello to a connection that has just come, and what is active for its user.
+    pub(super) fn greet(&mut self, id: ConnectionId, hello: Frame, means: &Means, sequence: u64) {
         let place = self.place(sequence);
         let Some(connection) = self.connections.get_mut(id) else { return };
         let active = state_for(self.shown.as_ref(), connection.user(), &means.projection, place);
-        connection.greet(answer, [hello, active], means);
+        connection.greet([hello, active], means);
         if connection.is_troubled() {
             self.troubled.push(id);
         }

@@ -233,17 +233,16 @@ impl Shard {
         let tape = self.floors[floor].room.tape();
         let connection = Connection::of_stream(who.user.clone(), who.staff, tape, sender, close);
         self.add(floor, id, connection, &who.user);
-        self.greet(floor, id, &[], who.heartbeat_seconds);
+        self.greet(floor, id, who.heartbeat_seconds);
         Ok(Attached { id, outgoing, close: closed })
     }
 
-    /// Tells a newcomer the state, after the answer to its handshake, if that is still to be sent. It is counted first: who has been
-    /// greeted finds itself among those that are there.
-    fn greet(&mut self, floor: usize, id: ConnectionId, answer: &[u8], heartbeat_seconds: u64) {
+    /// Tells a newcomer the state. It is counted first: who has been greeted finds itself among those that are there.
+    fn greet(&mut self, floor: usize, id: ConnectionId, heartbeat_seconds: u64) {
         self.count(floor);
         let place = self.floors[floor].room.place(self.sequence);
         let hello = ServerMessage::connected(place, self.mode.told(), heartbeat_seconds).frame();
-        self.floors[floor].room.greet(id, answer, hello, &self.means, self.sequence);
+        self.floors[floor].room.greet(id, hello, &self.means, self.sequence);
     }
 
     fn detach(&mut self, channel: &Channel, id: ConnectionId) {

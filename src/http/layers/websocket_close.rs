@@ -5,14 +5,11 @@
 //! code for the HTTP status (`4401` for `401`) and the error code as the reason. For any other client, and for a request that is
 //! no handshake of RFC 6455, the HTTP response stays as it is.
 
-use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 use serde::Serialize;
-use tokio::net::TcpStream;
-use tracing::debug;
 
 use crate::http::error::{ApiError, Code};
 use crate::http::handshake::{self, Upgraded};
@@ -56,11 +53,15 @@ pub async fn close_with_reason(request: Request, next: Next) -> Response {
         && Query::of(request.uri()).is_ok_and(|query| query.get(VERSION) == Some("2"));
     let handshake = if is_wanted { handshake::accept(&request, SUBPROTOCOL).ok() } else { None };
     let response = next.run(request).await;
-    let (Some((mut accepted, on_upgrade)), true) = (handshake, REFUSALS.contains(&response.status())) else {
+    let (Some((mut accepted, upgrade)), true) = (handshake, REFUSALS.contains(&response.status())) else {
         return response;
     };
     let frame = frame::close(close_code(response.status()), &reason(&response));
-    on_upgrade.set(move |upgraded| send_close(upgraded, frame));
+    tokio::spawn(async move {
+        if let Some(Upgraded { stream, permit: _permit, .. }) = upgrade.complete().await {
+            send_and_close(stream, &frame).await;
+        }
+    });
     // The layers outside count and log a refusal by its error, in whatever form it goes out.
     *accepted.extensions_mut() = response.extensions().clone();
     accepted
@@ -79,14 +80,6 @@ fn reason(refused: &Response) -> String {
     let code = refused.extensions().get().map_or("refused", |Code(code)| code);
     let retry_after_ms = retry_after_seconds(refused).map(|seconds| seconds.saturating_mul(1_000));
     serde_json::to_string(&Reason { code, retry_after_ms }).unwrap_or_default()
-}
-
-/// Sends the response to the handshake and the close frame, and closes the connection.
-async fn send_close(Upgraded { stream, handshake, permit: _permit, .. }: Upgraded, frame: Bytes) {
-    match TcpStream::from_std(stream.into()) {
-        Ok(stream) => send_and_close(stream, &[handshake, frame].concat()).await,
-        Err(error) => debug!("a refused WebSocket failed in its handshake: {error}"),
-    }
 }
 
 #[cfg(test)]

@@ -21,14 +21,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tracing::debug;
 
 use super::closing::{LAST_WRITE_TIMEOUT, close, unsolicited};
 use super::limits::{HeadLimits, Timeouts};
 use super::socket_limit::SocketPermit;
-use super::tracked_socket::{ConnState, InFlight, Parts, Socket, TimedOut};
+use super::tracked_socket::{ConnState, InFlight, Socket, TimedOut};
 use crate::http::error::ApiError;
-use crate::http::handshake::{OnUpgrade, UpgradeFn, Upgraded};
 use crate::metrics::{ByRequest, Metrics};
 use crate::shutdown::signalled;
 
@@ -45,7 +43,7 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Serves a connection until it is closed or upgraded. At a shutdown it is closed after the request that is under way.
+    /// Serves a connection until it is closed or leaves HTTP. At a shutdown it is closed after the request that is under way.
     pub(super) async fn serve(
         self,
         stream: TcpStream,
@@ -55,11 +53,8 @@ impl Serving {
         let state = Arc::new(ConnState::new(self.timeouts));
         let router = TowerToHyperService::new(self.router.clone());
         let (request_permit, request_state) = (permit.clone(), state.clone());
-        let on_upgrade = Arc::new(OnUpgrade::default());
-        let request_upgrade = on_upgrade.clone();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(request_permit.clone());
-            request.extensions_mut().insert(request_upgrade.clone());
             let in_flight = request_state.begin();
             let writes = !request.method().is_safe();
             let responding = router.call(request);
@@ -74,20 +69,17 @@ impl Serving {
             };
             async move {
                 let response = responding.await?;
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    in_flight.upgrade();
-                }
                 Ok::<_, Infallible>(response.map(|body| TrackedBody { body, _in_flight: in_flight }))
             }
         });
-        let socket = TokioIo::new(Socket::new(stream, permit, state.clone()));
-        let mut connection = self.http1().serve_connection(socket, service);
+        let socket = TokioIo::new(Socket::new(stream, state.clone()));
+        let mut connection = self.http1().serve_connection(socket, service).with_upgrades();
         let mut shutdown = pin!(signalled(&mut shutdown));
         let mut is_stopping = false;
         let end = loop {
             tokio::select! {
                 biased;
-                served = &mut connection => break End::of(served),
+                served = &mut connection => break End::of(served, &state),
                 () = &mut shutdown, if !is_stopping => {
                     is_stopping = true;
                     Pin::new(&mut connection).graceful_shutdown();
@@ -95,14 +87,12 @@ impl Serving {
                 timed_out = timed_out(&state) => break End::TimedOut(timed_out),
             }
         };
-        let http1::Parts { io, read_buf, service, .. } = connection.into_parts();
-        drop(service);
-        match on_upgrade.take() {
-            Some(upgrade) if matches!(end, End::Closed) && state.is_upgraded() => {
-                hand_over(io.into_inner(), read_buf, upgrade).await;
-            }
-            _ => self.close(io.into_inner(), end).await,
+        // The parts of a connection that left HTTP went to the handler that upgraded it.
+        if let Some(http1::Parts { io, service, .. }) = connection.into_parts() {
+            drop(service);
+            self.close(io.into_inner().into_stream(), end).await;
         }
+        drop(permit);
     }
 
     fn http1(&self) -> http1::Builder {
@@ -114,43 +104,30 @@ impl Serving {
         http1
     }
 
-    /// Sends the reason, where the client has not received a response, and closes the connection.
-    async fn close(&self, socket: Socket, end: End) {
-        let unreadable = |status| Some(ApiError::unreadable_head(status, self.head.bytes, self.head.fields));
-        let error = match (end, socket.refusal()) {
+    /// Closes the connection, after the reason where hyper has not sent one.
+    async fn close(&self, mut stream: TcpStream, end: End) {
+        let error = match end {
             // The client receives nothing any more.
-            (End::TimedOut(TimedOut::Write), _) => return,
-            (End::TimedOut(TimedOut::Head), _) => Some(ApiError::head_too_slow()),
-            (End::Closed | End::Unparsable, Some(status)) => unreadable(status),
-            (End::Unparsable, None) if socket.is_between_requests() => unreadable(400),
-            (End::TimedOut(TimedOut::Idle), _) | (End::Closed | End::Unparsable, None) => None,
+            End::TimedOut(TimedOut::Write) => return,
+            End::TimedOut(TimedOut::Head) => ApiError::head_too_slow(),
+            End::Http2 => ApiError::not_http1(),
+            End::Unparsable(status) => {
+                count_unrouted(&self.metrics, status);
+                return close(stream).await;
+            }
+            End::TimedOut(TimedOut::Idle) | End::Closed => return close(stream).await,
         };
-        let Parts { mut stream, permit: _permit, .. } = socket.into_parts();
-        if let Some(error) = error {
-            count_unrouted(&self.metrics, &error);
-            let response = unsolicited(error.into_response()).await;
-            let _ = timeout(LAST_WRITE_TIMEOUT, stream.write_all(&response)).await;
-        }
+        count_unrouted(&self.metrics, error.status());
+        let response = unsolicited(error.into_response()).await;
+        let _ = timeout(LAST_WRITE_TIMEOUT, stream.write_all(&response)).await;
         close(stream).await;
     }
 }
 
 /// Counts a response to what was no request that a route could have matched.
-pub(super) fn count_unrouted(metrics: &Metrics, error: &ApiError) {
-    let labels = ByRequest { method: "other", route: String::new(), status: error.status().as_u16().into() };
+pub(super) fn count_unrouted(metrics: &Metrics, status: StatusCode) {
+    let labels = ByRequest { method: "other", route: String::new(), status: status.as_u16().into() };
     metrics.http_requests.get_or_create(&labels).inc();
-}
-
-/// Hands a connection over after its handshake.
-async fn hand_over(socket: Socket, read_ahead: Bytes, upgrade: UpgradeFn) {
-    let Parts { stream, permit, handshake } = socket.into_parts();
-    match stream.into_std() {
-        Ok(stream) => {
-            let stream = mio::net::TcpStream::from_std(stream);
-            upgrade(Upgraded { stream, handshake: handshake.into(), read_ahead, permit }).await;
-        }
-        Err(error) => debug!("a WebSocket failed in its handshake: {error}"),
-    }
 }
 
 /// How the serving of a connection ended.
@@ -158,15 +135,27 @@ async fn hand_over(socket: Socket, read_ahead: Bytes, upgrade: UpgradeFn) {
 enum End {
     /// The client or hyper closed it, or it broke.
     Closed,
-    /// hyper could not parse the request. It has written an error response, or none, as to clients of HTTP/2.
-    Unparsable,
+    /// hyper could not parse the head of a request, and has sent this status without a body.
+    Unparsable(StatusCode),
+    /// The client speaks HTTP/2, to which hyper sends nothing.
+    Http2,
     /// The client was too slow.
     TimedOut(TimedOut),
 }
 
 impl End {
-    fn of(served: hyper::Result<()>) -> Self {
-        if served.is_err_and(|error| error.is_parse()) { Self::Unparsable } else { Self::Closed }
+    fn of(served: hyper::Result<()>, state: &ConnState) -> Self {
+        match served {
+            Err(error) if error.is_parse_version_h2() => Self::Http2,
+            Err(error) if error.is_parse_too_large() => {
+                Self::Unparsable(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+            }
+            // Within a request, its handler answers: the body cannot be read.
+            Err(error) if error.is_parse() && state.is_between_requests() => {
+                Self::Unparsable(StatusCode::BAD_REQUEST)
+            }
+            Ok(()) | Err(_) => Self::Closed,
+        }
     }
 }
 

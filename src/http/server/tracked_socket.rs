@@ -1,6 +1,5 @@
 //! The socket under hyper. It tracks where its connection is in the exchange of requests and responses, so that a slow client
-//! can be timed out; and it withholds two things from the client that are sent in another form: hyper's own error responses,
-//! which have no body, and the response to a WebSocket handshake, which goes out together with the first message.
+//! can be timed out. hyper's own `header_read_timeout` also runs while a connection is idle, which is allowed to take longer.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,7 +11,6 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::limits::{Timeouts, WRITE_TIMEOUT};
-use super::socket_limit::SocketPermit;
 
 /// Where a connection is in the exchange.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +23,6 @@ enum Phase {
     Handling,
     /// The whole response is produced, and not sent yet.
     Sending,
-    /// After the response `101`.
-    Upgraded,
 }
 
 /// What a client is too slow for.
@@ -67,7 +63,7 @@ impl ConnState {
         let read = match inner.phase {
             Phase::Idle { until } => Some((until, TimedOut::Idle)),
             Phase::Head { until } => Some((until, TimedOut::Head)),
-            Phase::Handling | Phase::Sending | Phase::Upgraded => None,
+            Phase::Handling | Phase::Sending => None,
         };
         let write = inner.write_blocked.map(|since| (since + WRITE_TIMEOUT, TimedOut::Write));
         read.into_iter().chain(write).min_by_key(|(at, _)| *at)
@@ -77,11 +73,6 @@ impl ConnState {
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.lock().phase = Phase::Handling;
         InFlight(self.clone())
-    }
-
-    /// Whether the connection was upgraded.
-    pub(super) fn is_upgraded(&self) -> bool {
-        matches!(self.lock().phase, Phase::Upgraded)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -111,7 +102,7 @@ impl ConnState {
     }
 
     /// Whether no request is waiting for its response.
-    fn is_between_requests(&self) -> bool {
+    pub(super) fn is_between_requests(&self) -> bool {
         matches!(self.lock().phase, Phase::Idle { .. } | Phase::Head { .. })
     }
 }
@@ -119,13 +110,6 @@ impl ConnState {
 /// A request whose response is not produced yet.
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<ConnState>);
-
-impl InFlight {
-    /// The response is `101`: the connection leaves HTTP after it.
-    pub(super) fn upgrade(&self) {
-        self.0.lock().phase = Phase::Upgraded;
-    }
-}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -137,67 +121,19 @@ impl Drop for InFlight {
 }
 
 /// The socket.
-pub(super) struct Socket {
+pub struct Socket {
     stream: TcpStream,
-    permit: Arc<SocketPermit>,
     state: Arc<ConnState>,
-    /// The status of the error response that was withheld.
-    refusal: Option<u16>,
-    /// The response to the handshake that was withheld.
-    handshake: Vec<u8>,
-}
-
-/// The parts of a socket, after HTTP.
-pub(super) struct Parts {
-    /// The TCP connection.
-    pub(super) stream: TcpStream,
-    /// Its permit.
-    pub(super) permit: Arc<SocketPermit>,
-    /// The response to the handshake, which was not sent.
-    pub(super) handshake: Vec<u8>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, permit: Arc<SocketPermit>, state: Arc<ConnState>) -> Self {
-        Self { stream, permit, state, refusal: None, handshake: Vec::new() }
+    pub(super) const fn new(stream: TcpStream, state: Arc<ConnState>) -> Self {
+        Self { stream, state }
     }
 
-    pub(super) fn into_parts(self) -> Parts {
-        Parts { stream: self.stream, permit: self.permit, handshake: self.handshake }
-    }
-
-    /// The status of hyper's error response to what it could not parse. The client was not sent it.
-    pub(super) const fn refusal(&self) -> Option<u16> {
-        self.refusal
-    }
-
-    /// Whether no request is waiting for its response.
-    pub(super) fn is_between_requests(&self) -> bool {
-        self.state.is_between_requests()
-    }
-
-    /// Withholds what hyper writes while no request is waiting: its own error response.
-    fn withholds_refusal(&mut self, bytes: &[u8]) -> bool {
-        if self.refusal.is_some() {
-            return true;
-        }
-        if !self.state.is_between_requests() {
-            return false;
-        }
-        let status = bytes.get(9..12).and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
-        self.refusal = Some(status.unwrap_or(400));
-        true
-    }
-
-    /// Withholds the response to a handshake: all that hyper writes after an upgrade.
-    fn withholds_handshake(&mut self, slices: &[IoSlice<'_>]) -> bool {
-        let withholds = self.state.is_upgraded();
-        if withholds {
-            for slice in slices {
-                self.handshake.extend_from_slice(slice);
-            }
-        }
-        withholds
+    /// The TCP connection, after HTTP.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
     }
 }
 
@@ -218,9 +154,6 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.withholds_refusal(bytes) || self.withholds_handshake(&[IoSlice::new(bytes)]) {
-            return Poll::Ready(Ok(bytes.len()));
-        }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.state.on_write(&written);
         written
@@ -231,11 +164,6 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.withholds_refusal(slices.first().map_or(&[][..], |slice| slice))
-            || self.withholds_handshake(slices)
-        {
-            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
-        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.state.on_write(&written);
         written
@@ -252,9 +180,6 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.refusal.is_some() {
-            return Poll::Ready(Ok(()));
-        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

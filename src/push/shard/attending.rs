@@ -102,7 +102,7 @@ impl Shard {
 
     /// Takes a WebSocket over after its handshake.
     pub(super) fn adopt(&mut self, who: &Connecting, upgraded: Upgraded, inbox: &mpsc::WeakSender<Request>) {
-        let Upgraded { stream, answer, read, lasts, places } = upgraded;
+        let Upgraded { stream, read, lasts, places } = upgraded;
         let now = self.means.watch.now();
         let mut client = Client::new(Socket::new(stream), now, lasts, places);
         let admitted = self.admit(&who.channel);
@@ -123,8 +123,6 @@ impl Shard {
         }
         if let Err(why) = admitted {
             client.count_end(Some(why.code()), &self.means.metrics);
-            // Little enough that it waits, if it must.
-            let _ = client.say(answer, &self.means.watch, &self.means.limits);
             client.end(why, now);
             self.sockets.timers.arm(&mut client, name, &self.means.limits);
             if self.sockets.refused.len() < MAX_REFUSED {
@@ -134,7 +132,7 @@ impl Shard {
         }
         let connection = Connection::of_socket(who.staff, self.floors[floor].room.tape(), client);
         self.add(floor, id, connection, &who.user);
-        self.greet(floor, id, &answer, who.heartbeat_seconds);
+        self.greet(floor, id, who.heartbeat_seconds);
         if !read.is_empty() {
             self.hear(name, Heard::Handshake(read), now, inbox);
         }

@@ -85,7 +85,6 @@ fn adopt(shard: &mut Shard, inbox: &mpsc::WeakSender<Request>) -> TcpStream {
     let of_user = Admission::new(None).enter(&who.user).unwrap();
     let upgraded = Upgraded {
         stream: mio::net::TcpStream::from_std(accepted),
-        answer: bytes::Bytes::new(),
         read: bytes::Bytes::new(),
         lasts: None,
         places: Places { of_user, of_edge: Arc::new(()) },

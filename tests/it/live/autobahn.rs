@@ -34,9 +34,11 @@ const ALL_CASES: Duration = Duration::from_mins(5);
 
 async fn upgrade(request: Request) -> Response {
     match handshake::accept(&request, "none") {
-        Ok((response, on_upgrade)) => {
-            on_upgrade.set(|upgraded| async {
-                tokio::task::spawn_blocking(move || echo(upgraded)).await.unwrap();
+        Ok((response, upgrade)) => {
+            tokio::spawn(async {
+                if let Some(upgraded) = upgrade.complete().await {
+                    tokio::task::spawn_blocking(move || echo(upgraded)).await.unwrap();
+                }
             });
             response
         }
@@ -45,11 +47,11 @@ async fn upgrade(request: Request) -> Response {
 }
 
 /// Sends every message back, until the end.
-fn echo(Upgraded { mut stream, handshake, read_ahead, permit: _permit }: Upgraded) {
+fn echo(Upgraded { stream, read_ahead, permit: _permit }: Upgraded) {
+    let mut stream = mio::net::TcpStream::from_std(stream.into_std().unwrap());
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(8));
     poll.registry().register(&mut stream, Token(0), Interest::READABLE | Interest::WRITABLE).unwrap();
     let mut socket = Socket::new(stream);
-    socket.send(handshake, usize::MAX).unwrap();
     let mut buffer = vec![0; 64 * 1024];
     let mut early = Some(read_ahead.to_vec());
     while socket.stage() != Stage::Over {

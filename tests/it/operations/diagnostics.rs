@@ -147,7 +147,7 @@ async fn whatever_is_sent_is_said_in_no_other_way_than_ours() {
     socket.rest().await;
     let mut none = Raw::connect(&replica).await;
     none.send(EVIL.as_bytes()).await;
-    none.refusal().await;
+    assert_eq!(none.unparsable().await, 400);
     replica.post_broadcast("XYZZY").await;
     assert_eq!(replica.terminate().await.code(), Some(0));
     let log = replica.log();

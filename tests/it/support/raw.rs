@@ -117,6 +117,15 @@ impl Raw {
         (status, body["code"].as_str().unwrap().to_owned())
     }
 
+    /// The status of an answer to what is no request of HTTP/1.1, which the parser gives without a body; the connection ends
+    /// with it.
+    pub async fn unparsable(&mut self) -> u16 {
+        let head = self.head().await;
+        assert!(head.contains("connection: close\r\n") && head.contains("content-length: 0\r\n"), "{head}");
+        assert_eq!(self.rest().await, b"", "it ends with its answer");
+        head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no answer: {head}"))
+    }
+
     /// Everything up to the end.
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.fill().await {}
