@@ -3,18 +3,19 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::packed_set::PackedSet;
-use super::types::{ByUser, Fingerprint};
+use super::ack_map::AckMap;
+use super::packed_set::{Entry, PackedSet};
+use super::types::Fingerprint;
 
 /// The sequence of each user's first acknowledgement of one broadcast, by fingerprint.
 ///
 /// The set of a new broadcast is *complete*: a user who is not in it has not acknowledged. The set of a broadcast that
 /// was unloaded and is needed again is *partial*: it has only the users who were looked up or who came since, and the
 /// absence of any other user means nothing. The default is an empty partial set.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct AckSet {
     /// Users who were added since the set was frozen, or looked up.
-    recent: ByUser<u64>,
+    recent: Arc<AckMap>,
     /// Everybody up to the moment at which the set was frozen.
     frozen: Option<Frozen>,
     is_complete: bool,
@@ -24,7 +25,7 @@ pub struct AckSet {
 #[derive(Clone, Debug)]
 enum Frozen {
     /// As it was, while it is written to disk without a lock.
-    Hashed(Arc<ByUser<u64>>),
+    Hashed(Arc<AckMap>),
     /// On disk by now, and in less memory.
     Packed(Arc<PackedSet>),
 }
@@ -32,7 +33,7 @@ enum Frozen {
 impl Frozen {
     fn get(&self, user: Fingerprint) -> Option<u64> {
         match self {
-            Self::Hashed(users) => users.get(&user).copied(),
+            Self::Hashed(users) => users.get(user),
             Self::Packed(users) => users.get(user),
         }
     }
@@ -63,7 +64,7 @@ impl AckSet {
 
     /// The sequence at which this user first acknowledged, if that is in memory.
     pub fn get(&self, user: Fingerprint) -> Option<u64> {
-        let recent = self.recent.get(&user).copied();
+        let recent = self.recent.get(user);
         recent.or_else(|| self.frozen.as_ref()?.get(user))
     }
 
@@ -72,12 +73,7 @@ impl AckSet {
         if self.frozen.as_ref().is_some_and(|frozen| frozen.get(user).is_some()) {
             return false;
         }
-        let mut is_new = false;
-        self.recent.entry(user).or_insert_with(|| {
-            is_new = true;
-            sequence
-        });
-        is_new
+        self.recent.add(user, sequence)
     }
 
     /// How many users are in memory, beside those in the part that does not change any more.
@@ -105,11 +101,11 @@ impl AckSet {
 
     /// Takes everybody in a complete set into a part that does not change any more, and returns that. It costs the same
     /// however many there are. `None` for a set that is not open.
-    pub fn freeze(&mut self) -> Option<Arc<ByUser<u64>>> {
+    pub fn freeze(&mut self) -> Option<Arc<AckMap>> {
         if !self.is_open() {
             return None;
         }
-        let frozen = Arc::new(mem::take(&mut self.recent));
+        let frozen = mem::take(&mut self.recent);
         self.frozen = Some(Frozen::Hashed(frozen.clone()));
         Some(frozen)
     }
@@ -129,16 +125,40 @@ impl AckSet {
         if self.is_open() { Self::default() } else { mem::take(self) }
     }
 
-    /// Everybody who is in memory.
-    fn iter(&self) -> impl Iterator<Item = (Fingerprint, u64)> {
-        let (hashed, packed) = match &self.frozen {
-            Some(Frozen::Hashed(users)) => (Some(users), None),
-            Some(Frozen::Packed(users)) => (None, Some(users)),
-            None => (None, None),
-        };
-        let hashed = hashed.into_iter().flat_map(|users| users.iter());
-        let hashed = self.recent.iter().chain(hashed).map(|(user, sequence)| (*user, *sequence));
-        hashed.chain(packed.into_iter().flat_map(|users| users.iter()))
+    /// A way for others to look users up while this set grows.
+    pub fn reader(&self) -> AckReader {
+        let (recent, frozen) = (self.recent.clone(), self.frozen.clone());
+        AckReader(Self { recent, frozen, is_complete: self.is_complete })
+    }
+
+    /// Everybody who is in memory, in no order.
+    fn entries(&self) -> Vec<Entry> {
+        let mut entries = self.recent.filtered(|_| true);
+        match &self.frozen {
+            Some(Frozen::Hashed(users)) => entries.extend(users.filtered(|_| true)),
+            Some(Frozen::Packed(users)) => entries.extend(users.iter()),
+            None => {}
+        }
+        entries
+    }
+}
+
+impl Clone for AckSet {
+    /// A set of its own: what is added to one of the two is not in the other.
+    fn clone(&self) -> Self {
+        let recent = Arc::new(AckMap::clone(&self.recent));
+        Self { recent, frozen: self.frozen.clone(), is_complete: self.is_complete }
+    }
+}
+
+/// Looks users up in a set that somebody else adds to: it finds who is added until the set is frozen.
+#[derive(Debug, Default)]
+pub struct AckReader(AckSet);
+
+impl AckReader {
+    /// The sequence at which this user first acknowledged, if that is in memory.
+    pub fn get(&self, user: Fingerprint) -> Option<u64> {
+        self.0.get(user)
     }
 }
 
@@ -146,7 +166,7 @@ impl PartialEq for AckSet {
     fn eq(&self, other: &Self) -> bool {
         self.is_complete == other.is_complete
             && self.len() == other.len()
-            && self.iter().all(|(user, sequence)| other.get(user) == Some(sequence))
+            && self.entries().into_iter().all(|(user, sequence)| other.get(user) == Some(sequence))
     }
 }
 
@@ -174,6 +194,17 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_follows_a_set_until_it_is_frozen() {
+        let mut set = AckSet::new_complete();
+        let reader = set.reader();
+        assert!(set.add(user(1), 10));
+        set.freeze();
+        assert!(set.add(user(2), 12));
+        assert_eq!((reader.get(user(1)), reader.get(user(2))), (Some(10), None));
+        assert_eq!((set.reader().get(user(1)), set.reader().get(user(2))), (Some(10), Some(12)));
+    }
+
+    #[test]
     fn a_packed_set_is_the_same_set() {
         let mut set = AckSet::new_complete();
         for n in 0..100 {
@@ -182,7 +213,7 @@ mod tests {
         let frozen = set.freeze().unwrap();
         set.add(user(1_000), 1_000);
         let before = set.clone();
-        let mut users: Vec<_> = frozen.iter().map(|(user, sequence)| (*user, *sequence)).collect();
+        let mut users = frozen.filtered(|_| true);
         users.sort_unstable();
         let mut packed = PackedSet::with_capacity(100);
         users.chunks(30).for_each(|some| packed.append(some));

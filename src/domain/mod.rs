@@ -8,6 +8,7 @@
 //! Time, ids and randomness are arguments. Everything that the service shows follows from folding the log with
 //! [`evolve`]; the auditor's tools use the same function.
 
+pub mod ack_map;
 pub mod ack_set;
 pub mod condition;
 pub mod decide;
@@ -26,7 +27,8 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
-pub use ack_set::AckSet;
+pub use ack_map::AckMap;
+pub use ack_set::{AckReader, AckSet};
 pub use condition::Condition;
 pub use decide::{Command, Rejection, acknowledged_before, decide};
 pub use delays::Delays;

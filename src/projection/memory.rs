@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::store::{Pace, Store};
-use crate::domain::{AckSet, BroadcastId, BroadcastState, ByUser, PackedSet, State};
+use crate::domain::{AckMap, AckSet, BroadcastId, BroadcastState, PackedSet, State};
 
 /// What may stay in memory beside the active broadcasts.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ pub(super) struct Unloading {
 struct Leaving {
     id: BroadcastId,
     /// Everybody in it, if it has to be sealed before.
-    unsealed: Option<Arc<ByUser<u64>>>,
+    unsealed: Option<Arc<AckMap>>,
     /// Whether it stays as a packed set.
     is_packed: bool,
     /// What stays, once it is sealed.

@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use super::key::Key;
 use super::{Store, Writes};
 use crate::domain::packed_set::Entry;
-use crate::domain::{BroadcastId, ByUser, Fingerprint, PackedSet};
+use crate::domain::{AckMap, BroadcastId, Fingerprint, PackedSet};
 
 /// Users in a bucket on average, at most: a bucket takes 1.5 KiB, see `FULL` in `acks.rs` for why not more.
 const BUCKET: usize = 64;
@@ -62,7 +62,7 @@ impl Store {
     pub fn seal(
         &self,
         id: BroadcastId,
-        set: &ByUser<u64>,
+        set: &AckMap,
         pace: Pace,
         is_packed: bool,
     ) -> anyhow::Result<Option<PackedSet>> {
@@ -72,8 +72,7 @@ impl Store {
         let mut packed = is_packed.then(|| PackedSet::with_capacity(set.len()));
         for part in 0..1_u64 << part_bits {
             let users = pace.step(|| {
-                let of_part = set.iter().filter(|(user, _)| first_bits(**user, part_bits) == part);
-                let mut users: Vec<_> = of_part.map(|(user, sequence)| (*user, *sequence)).collect();
+                let mut users = set.filtered(|user| first_bits(user, part_bits) == part);
                 users.sort_unstable();
                 users
             });
@@ -149,9 +148,11 @@ mod tests {
         for (n, size) in [0_u64, 1, 64, 65, 1_000, 140_000].into_iter().enumerate() {
             let id = BroadcastId(Uuid::from_u128(n as u128));
             let user = |n: u64| UserId::fingerprint_of(&format!("user-{n}"));
-            let set: ByUser<u64> = (0..size).map(|n| (user(n), 7 + n)).collect();
+            let set: AckMap = (0..size).map(|n| (user(n), 7 + n)).collect();
             let packed = store.seal(id, &set, Pace::Full, true).unwrap().unwrap();
-            assert_eq!(packed.iter().collect::<ByUser<_>>(), set);
+            let mut users = set.filtered(|_| true);
+            users.sort_unstable();
+            assert_eq!(packed.iter().collect::<Vec<_>>(), users);
             for n in (0..size).step_by(97).chain(size.checked_sub(1)) {
                 assert_eq!(store.sealed_ack(id, user(n)).unwrap(), Some(7 + n), "{n} of {size}");
             }
@@ -159,7 +160,7 @@ mod tests {
                 assert_eq!(store.sealed_ack(id, user(n)).unwrap(), None, "{n} of {size}");
             }
             // What was cut off is begun again, maybe with more users and other buckets.
-            let set: ByUser<u64> = (0..=2 * size).map(|n| (user(n), 7 + n)).collect();
+            let set: AckMap = (0..=2 * size).map(|n| (user(n), 7 + n)).collect();
             assert_eq!(store.seal(id, &set, Pace::Full, false).unwrap(), None);
             for n in (0..=2 * size).step_by(101) {
                 assert_eq!(store.sealed_ack(id, user(n)).unwrap(), Some(7 + n), "{n} of {size} and more");
