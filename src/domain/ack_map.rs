@@ -30,7 +30,11 @@ impl AckMap {
         let number = part_of(user);
         // Without readers no lock is taken.
         if let Some(own) = Arc::get_mut(self) {
-            return add_to(own.parts[number].get_mut().unwrap_or_else(PoisonError::into_inner), user, sequence);
+            return add_to(
+                own.parts[number].get_mut().unwrap_or_else(PoisonError::into_inner),
+                user,
+                sequence,
+            );
         }
         add_to(&mut self.parts[number].write().unwrap_or_else(PoisonError::into_inner), user, sequence)
     }
@@ -66,7 +70,9 @@ impl Clone for AckMap {
 impl FromIterator<Entry> for AckMap {
     fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
         let mut map = Arc::<Self>::default();
-        entries.into_iter().for_each(|(user, sequence)| drop(map.add(user, sequence)));
+        for (user, sequence) in entries {
+            map.add(user, sequence);
+        }
         Arc::unwrap_or_clone(map)
     }
 }

@@ -151,15 +151,13 @@ pub async fn active(
     _: MinPosition,
 ) -> Result<Response, ApiError> {
     Query::of(&uri)?.only(&[])?;
-    let (id, response) = app.projection.read_at(|position, view| {
-        let unacknowledged = |id| view.acknowledged_at(id, &principal.user).is_none();
-        let active = view.active(&channel).map(|active| &active.broadcast);
-        let active = active.filter(|broadcast| unacknowledged(broadcast.id));
-        let body = Active { broadcast: active.map(BroadcastView::from) };
-        (active.map(|broadcast| broadcast.id), respond::ok(position, &body))
-    });
-    Ok(match id {
-        Some(id) => condition::tagged(response, id, &headers),
+    let snapshot = app.projection.snapshot();
+    let user = principal.user.fingerprint();
+    let active = snapshot.active(&channel).filter(|active| active.acknowledged_by(user).is_none());
+    let broadcast = active.map(|active| &*active.broadcast);
+    let response = respond::ok(snapshot.position, &Active { broadcast: broadcast.map(BroadcastView::from) });
+    Ok(match broadcast {
+        Some(broadcast) => condition::tagged(response, broadcast.id, &headers),
         None => response,
     })
 }
@@ -174,16 +172,15 @@ pub async fn limits(
 ) -> Result<Response, ApiError> {
     principal.require(&channel, &[Role::Creator])?;
     Query::of(&uri)?.only(&[])?;
-    let (position, active) =
-        app.projection.read_at(|position, view| (position, view.active(&channel).is_some()));
+    let snapshot = app.projection.snapshot();
     let body = Limits {
         max_characters: MAX_MESSAGE_CHARS,
         recommended_length: RECOMMENDED_MESSAGE_CHARS,
-        current_active_broadcasts: active.into(),
+        current_active_broadcasts: snapshot.active(&channel).is_some().into(),
         max_active_broadcasts: 1,
         types: &Kind::ALL,
     };
-    Ok(respond::ok(position, &body))
+    Ok(respond::ok(snapshot.position, &body))
 }
 
 #[cfg(test)]

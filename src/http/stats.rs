@@ -25,15 +25,13 @@ pub async fn stats(
     principal.require(&channel, &[Role::Creator, Role::Team])?;
     Query::of(&uri)?.only(&[])?;
     let now = app.clock.now();
-    let (position, today, acknowledged) = app.projection.read_at(|position, view| {
-        let acknowledged = view.active(&channel).map(|active| active.acknowledged);
-        (position, view.channel(&channel).created_today(now), acknowledged)
-    });
+    let snapshot = app.projection.snapshot();
+    let active = snapshot.active(&channel);
     let connected = app.connected(&channel);
     let stats = Stats {
-        broadcasts_today: today,
-        active_broadcast: acknowledged.is_some(),
-        active_broadcast_acknowledged: acknowledged,
+        broadcasts_today: snapshot.created_today(&channel, now),
+        active_broadcast: active.is_some(),
+        active_broadcast_acknowledged: active.map(|active| active.acknowledged),
         connected_users: connected.users,
         connected_users_note: connected_users_note(&connected),
         connected_users_local: connected.users_local,
@@ -43,5 +41,5 @@ pub async fn stats(
         replicas: connected.replicas,
         max_characters: MAX_MESSAGE_CHARS,
     };
-    Ok(respond::ok(position, &StatsEnvelope { status: Status::Success, stats }))
+    Ok(respond::ok(snapshot.position, &StatsEnvelope { status: Status::Success, stats }))
 }

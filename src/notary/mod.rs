@@ -202,7 +202,7 @@ impl Notary {
         if size > position.sequence {
             return if position.caught_up { self.say_if_too_short(desk).await } else { Ok(()) };
         }
-        let ours = match self.projection.root_at(size) {
+        let ours = match self.projection.root_at(size).await {
             Some(root) => root,
             None => self.kept_root(size).await?,
         };
@@ -213,7 +213,7 @@ impl Notary {
             seen.agreed_in = Some(position.life);
             self.metrics.checkpoint_size.set(i64::try_from(size).unwrap_or(i64::MAX));
         } else {
-            self.disagree(desk, ours);
+            self.disagree(desk, ours).await;
         }
         Ok(())
     }
@@ -252,7 +252,7 @@ impl Notary {
 
     /// The projection may be damaged: it is rebuilt, once for a checkpoint. If it differs again, the log was changed, or the
     /// checkpoint is false; then only people can tell.
-    fn disagree(&self, desk: &mut Desk, ours: Hash) {
+    async fn disagree(&self, desk: &mut Desk, ours: Hash) {
         let Some(Seen { checkpoint, .. }) = &desk.newest else { return };
         let Checkpoint { size, root, .. } = *checkpoint;
         let position = self.projection.position();
@@ -264,10 +264,10 @@ impl Notary {
                 );
             }
             desk.asked_in = Some(position.life);
-            self.projection.rebuild_for((size, root));
+            self.projection.rebuild_for((size, root)).await;
             return;
         }
-        self.projection.note_divergence();
+        self.projection.note_divergence().await;
         if desk.said_diverged.as_ref() != Some(checkpoint) {
             error!(
                 checkpoint.size = size,
@@ -282,7 +282,7 @@ impl Notary {
     async fn sign_when_due(&self, checkpoints: &Checkpoints, desk: &mut Desk) -> anyhow::Result<()> {
         let (Some(key), Some(read)) = (self.options.keys.first(), desk.read) else { return Ok(()) };
         let position = self.projection.position();
-        let Some((epoch, size, root)) = self.projection.tree() else { return Ok(()) };
+        let Some((epoch, size, root)) = self.projection.tree().await else { return Ok(()) };
         let life = self.projection.position().life;
         let same = life == position.life && desk.epoch == Some(epoch);
         let due = desk.is_due(life, size, self.options.every_events, |time_ns| self.is_past(time_ns));
@@ -318,7 +318,7 @@ impl Notary {
                 log.sequence = size,
                 "this replica's tree is not the one of its own records: nothing is signed"
             );
-            self.projection.distrust();
+            self.projection.distrust().await;
         }
         Ok(kept == root)
     }

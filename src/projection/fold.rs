@@ -1,23 +1,26 @@
-//! The fold: one task that turns batches of the log into state, records and announcements.
+//! The fold: batches of the log become state, records and announcements.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use futures_util::StreamExt as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::incoming::{ACKS_TOGETHER, Decoded, acknowledgements, add_waiting, decoded, next_of};
 use super::ledger::{Folded, Step, What, needs_of};
 use super::memory::Unloading;
-use super::shared::{Shared, Views};
-use super::store::{Pace, Store};
-use super::{Announcement, Changed, Position};
+use super::owner::{Core, Fault, Owner};
+use super::snapshot::Active;
+use super::store::Pace;
+use super::writing::{Job, Progress};
+use super::{Announcement, Changed};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
-use crate::domain::{Change, Channel, Needs, Recorded, View};
+use crate::domain::{Accepted, Change, Channel, Event, Needs, Pending, Recorded, View};
 use crate::log::envelope::Skipped;
 use crate::log::merkle::Hash;
 use crate::log::reader::Delivery;
@@ -35,6 +38,9 @@ const WRITTEN_AFTER: Duration = Duration::from_millis(10);
 /// thousands of clients are to see the one that took its place first.
 const SEALED_AFTER: Duration = Duration::from_millis(250);
 
+/// Requests that are served after each batch, however many batches wait.
+const SERVED_AT_ONCE: usize = 256;
+
 /// How a fold ended, when nothing was damaged.
 pub(super) enum Outcome {
     /// The reader ended: the replica stops.
@@ -45,101 +51,92 @@ pub(super) enum Outcome {
     Disagrees((u64, Hash)),
 }
 
-/// The state of the fold's task.
-pub(super) struct Fold {
-    shared: Arc<Shared>,
+/// One fold, from an opened store to the end of its use.
+pub(super) struct Fold<'a> {
+    owner: &'a mut Owner,
     metrics: Metrics,
     /// The head that the log had when reading began: the projection has caught up when it gets there.
     target: Option<u64>,
     /// Whether something changed that no snapshot and no announcement has told.
     untold: bool,
-    writing: Job<()>,
     /// What is beyond the bounds of memory is sealed.
     sealing: Job<Unloading>,
 }
 
-/// Work on the store beside the fold: planned, then under way.
-struct Job<T> {
-    at: Option<Instant>,
-    begun: Option<JoinHandle<anyhow::Result<T>>>,
-}
-
-impl<T> Job<T> {
-    const fn idle() -> Self {
-        Self { at: None, begun: None }
-    }
-
-    const fn is_idle(&self) -> bool {
-        self.at.is_none() && self.begun.is_none()
-    }
-
-    /// There is something to do, some time from now, unless it is planned already.
-    fn plan(&mut self, after: Duration) {
-        self.at.get_or_insert_with(|| Instant::now() + after);
-    }
-
-    /// Begins when it is time to, and comes back with what became of that; never while nothing is planned. It can be left
-    /// and taken up again.
-    async fn go_on(&mut self, begin: impl FnOnce() -> JoinHandle<anyhow::Result<T>>) -> anyhow::Result<T> {
-        let work = if let Some(work) = &mut self.begun {
-            work
-        } else {
-            let Some(at) = self.at else { return std::future::pending().await };
-            sleep_until(at).await;
-            self.at = None;
-            self.begun.insert(begin())
-        };
-        let done = work.await;
-        self.begun = None;
-        done.context("work on the store panicked")?
-    }
-}
-
-/// A change as it is announced: the mirror is told what the log says, clients what does not contradict what they have
-/// been shown already.
+/// A change as it is announced: followers are told what the log says, clients what does not contradict what they have been
+/// shown already.
 struct Told {
-    mirror: Arc<Changed>,
-    clients: Option<Arc<Changed>>,
+    in_log: Arc<Changed>,
+    shown: Option<Arc<Changed>>,
 }
 
-impl Fold {
-    pub(super) fn new(shared: Arc<Shared>, metrics: Metrics) -> Self {
-        Self { shared, metrics, target: None, untold: true, writing: Job::idle(), sealing: Job::idle() }
+/// What a batch did.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Told>,
+    /// Whether something changed, when nobody is told of it.
+    untold: bool,
+    touched: BTreeSet<Channel>,
+}
+
+impl<'a> Fold<'a> {
+    pub(super) fn new(owner: &'a mut Owner, metrics: Metrics) -> Self {
+        Self { owner, metrics, target: None, untold: true, sealing: Job::default() }
     }
 
-    /// Folds until the reader ends. An error means that the store is damaged.
-    pub(super) async fn run(mut self, deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<Outcome> {
+    /// Folds until the reader ends. `stop` has it ended. An error means that the store is damaged.
+    pub(super) async fn run(
+        &mut self,
+        deliveries: mpsc::Receiver<Delivery>,
+        mut stop: &mut oneshot::Receiver<()>,
+        end_reader: impl Fn(),
+    ) -> anyhow::Result<Outcome> {
         // What is on disk is true of its log, and can be shown while the rest is read; but not over something newer,
         // that a full disk did not take.
-        if self.epoch().is_some() && !self.shared.position.borrow().serving {
-            let shared = self.shared.clone();
-            let order = shared.order.lock().await;
+        if self.epoch().is_some() && !self.owner.position().serving {
             self.announce_snapshot().await;
-            drop(order);
-            self.publish(|position| position.serving = true);
+            self.owner.publish_position(|position| position.serving = true);
         }
-        let (mut decoded, mut next) = (decoded(deliveries), None);
-        let shared = self.shared.clone();
+        let (mut decoded, mut next, mut is_stopping) = (decoded(deliveries), None, false);
         loop {
+            match self.owner.fault.take() {
+                Some(Fault::Disagrees(checkpoint)) => return Ok(Outcome::Disagrees(checkpoint)),
+                Some(Fault::Damaged(error)) if !is_stopping => return Err(error),
+                Some(Fault::Damaged(_)) | None => {}
+            }
+            let Owner { writing, requests, loads, .. } = &mut *self.owner;
             let taken = tokio::select! {
                 biased;
-                written = self.writing.go_on(|| write(&shared)) => {
-                    written?;
+                _ = &mut stop, if !is_stopping => {
+                    // The reader's end closes the deliveries; what was delivered is folded and written.
+                    is_stopping = true;
+                    end_reader();
                     continue;
                 }
-                sealed = self.sealing.go_on(|| seal(&shared, Pace::Third)) => {
-                    let unloading = sealed?;
-                    let _order = shared.order.lock().await;
-                    self.unload(unloading).await?;
+                progress = writing.job.next() => {
+                    self.owner.go_on_writing(progress)?;
+                    continue;
+                }
+                progress = self.sealing.next() => {
+                    self.go_on_sealing(progress).await?;
+                    continue;
+                }
+                Some(load) = loads.next() => {
+                    self.owner.finish_load(load);
                     continue;
                 }
                 taken = next_of(&mut next, &mut decoded) => taken,
+                Some(request) = requests.recv() => {
+                    self.owner.serve(request);
+                    self.serve_waiting().await;
+                    continue;
+                }
             };
             let Some(taken) = taken else { break };
             let steps = match taken? {
                 Decoded::Epoch(_) if self.epoch().is_some() => return Ok(Outcome::OtherLog),
                 Decoded::Epoch(epoch) => {
-                    self.shared.write().ledger.cursor.epoch = Some(epoch);
+                    self.owner.core.ledger.cursor.epoch = Some(epoch);
                     vec![]
                 }
                 Decoded::Head(head) => {
@@ -152,78 +149,125 @@ impl Fold {
                 }
             };
             self.apply(steps).await?;
+            self.serve_waiting().await;
         }
-        if let Some(sealing) = self.sealing.begun.take() {
-            sealing.await.context("sealing acknowledgements panicked")??;
-        }
-        let flushed = blocking(move || shared.with_store(Store::flush));
-        flushed.await.context("the store panicked")??;
+        self.owner.write_now().await?;
+        let store = self.owner.store.clone().context("there is no store")?;
+        blocking(move || store.flush()).await.context("the store panicked")??;
         Ok(Outcome::Stopped)
     }
 
-    fn epoch(&self) -> Option<Epoch> {
-        self.shared.read().ledger.cursor.epoch
+    /// Ends what is under way beside the fold.
+    pub(super) async fn end(mut self) {
+        self.sealing.end().await;
     }
 
-    /// Folds a batch, tells of it, and sees to it that it is written.
+    fn epoch(&self) -> Option<Epoch> {
+        self.owner.core.ledger.cursor.epoch
+    }
+
+    /// Serves some of the requests that wait.
+    async fn serve_waiting(&mut self) {
+        for _ in 0..SERVED_AT_ONCE {
+            let Ok(request) = self.owner.requests.try_recv() else { break };
+            self.owner.serve(request);
+        }
+        self.owner.serve_deferred().await;
+    }
+
+    /// Folds a batch, announces what it did, and sees to it that it is written.
     async fn apply(&mut self, steps: Vec<Step>) -> anyhow::Result<()> {
-        let shared = self.shared.clone();
-        let _order = shared.order.lock().await;
         let places = steps.len() as u64;
-        steps.iter().for_each(say_if_passed_over);
+        steps.iter().for_each(log_if_skipped);
         if places > 0 {
             CrashPoint::BeforeApply.reached();
         }
         let begun = Instant::now();
-        let acks = acknowledgements(&steps);
-        let (needs, unwritten) = {
-            let views = shared.read();
-            (needs_of(&views.log, &steps), views.ledger.unwritten())
-        };
-        let somebody_is_told = shared.position.borrow().caught_up;
-        let is_light = needs.is_empty() && acks <= FEW_ACKS && unwritten < ACKS_TOGETHER;
-        let (changes, is_untold) = if is_light {
-            fold(&mut shared.write(), steps, somebody_is_told)
-        } else {
-            let shared = shared.clone();
-            blocking(move || fold_beside(&shared, &needs, steps)).await.context("the fold panicked")??
-        };
+        let is_announced = self.owner.position().caught_up;
+        let batch = self.fold(steps, is_announced).await?;
         if places > 0 {
             self.metrics.applied.inc_by(places);
             self.metrics.apply_duration.observe(begun.elapsed());
         }
-        self.untold |= is_untold;
-        self.writing.plan(WRITTEN_AFTER);
-        self.announce(changes).await;
-        if self.sealing.is_idle() && !shared.is_within_bounds() {
+        self.untold |= batch.untold;
+        self.owner.publish_snapshot(Some(&batch.touched));
+        self.owner.writing.job.plan(WRITTEN_AFTER);
+        if !is_announced || self.owner.core.ledger.unwritten() >= ACKS_TOGETHER {
+            self.owner.write_now().await?;
+        }
+        self.announce(batch.changes).await;
+        if self.sealing.is_idle() && !self.owner.core.ledger.is_within_bounds(&self.owner.core.log) {
             // While the log is read for the first time, memory must not grow faster than it is unloaded.
-            if somebody_is_told {
+            if is_announced {
                 self.sealing.plan(SEALED_AFTER);
             } else {
-                let sealed = seal(&shared, Pace::Full).await;
-                self.unload(sealed.context("sealing acknowledgements panicked")??).await?;
+                self.begin_sealing(Pace::Full).await?;
+                let sealed = self.sealing.next().await;
+                self.go_on_sealing(sealed).await?;
             }
         }
         Ok(())
     }
 
-    /// Unloads what was sealed. The caller holds `order`.
-    async fn unload(&self, unloading: Unloading) -> anyhow::Result<()> {
-        let shared = self.shared.clone();
-        blocking(move || shared.unload(unloading)).await.context("unloading panicked")?
+    /// Folds what needs the store, or much time, off the threads of the runtime.
+    async fn fold(&mut self, steps: Vec<Step>, is_announced: bool) -> anyhow::Result<Batch> {
+        let Owner { core, store, pending, .. } = &mut *self.owner;
+        let needs = needs_of(&core.log, &steps);
+        if needs.is_empty() && acknowledgements(&steps) <= FEW_ACKS {
+            return Ok(fold(core, pending, steps, is_announced));
+        }
+        let store = store.clone().context("there is no store")?;
+        let (mut moved, pending) = (std::mem::take(core), pending.clone());
+        let folded = blocking(move || {
+            let folded = store.load(&needs).map(|loaded| {
+                moved.log.add_loaded(loaded);
+                fold(&mut moved, &pending, steps, is_announced)
+            });
+            (moved, folded)
+        });
+        let (back, folded) = folded.await.context("the fold panicked")?;
+        self.owner.core = back;
+        folded
+    }
+
+    /// Chooses what is beyond the bounds of memory, when everything is written, and seals the sets among it beside the fold.
+    /// Whatever is chosen stays in memory until it is unloaded.
+    async fn begin_sealing(&mut self, pace: Pace) -> anyhow::Result<()> {
+        self.owner.write_now().await?;
+        let Core { log, ledger, .. } = &mut self.owner.core;
+        let mut unloading = ledger.begin_to_unload(log);
+        let store = self.owner.store.clone().context("there is no store")?;
+        self.sealing.begin(blocking(move || unloading.seal(&store, pace).map(|()| unloading)));
+        Ok(())
+    }
+
+    /// Begins to seal, or unloads what was sealed, once everything that was folded is written.
+    async fn go_on_sealing(&mut self, progress: Progress<Unloading>) -> anyhow::Result<()> {
+        let unloading = match progress {
+            Progress::Due => return self.begin_sealing(Pace::Third).await,
+            Progress::Done(sealed) => sealed?,
+        };
+        self.owner.write_now().await?;
+        self.owner.note_unloading();
+        let Core { log, ledger, .. } = &mut self.owner.core;
+        let unloaded = ledger.unload(log, unloading);
+        // It may be a million users.
+        drop(blocking(move || drop(unloaded)));
+        Ok(())
     }
 
     async fn announce(&mut self, changes: Vec<Told>) {
-        let sequence = self.shared.read().ledger.cursor.sequence;
+        let sequence = self.owner.core.ledger.cursor.sequence;
         let caught_up = self.target.is_some_and(|target| sequence >= target);
-        let newly = caught_up && !self.shared.position.borrow().caught_up;
+        let newly = caught_up && !self.owner.position().caught_up;
         if newly {
             info!(log.sequence = sequence, "the projection has caught up with the log");
         }
         // Before it has caught up nobody is told of single events: they are old. A snapshot stands for them.
         if caught_up && !newly {
-            for Told { mirror, clients } in changes {
-                self.tell(Announcement::Changed(mirror), clients.map(Announcement::Changed)).await;
+            for Told { in_log, shown } in changes {
+                let shown = shown.map(Announcement::Changed);
+                self.owner.announce(Announcement::Changed(in_log), shown).await;
             }
         } else {
             self.untold |= !changes.is_empty();
@@ -232,98 +276,101 @@ impl Fold {
             self.announce_snapshot().await;
         }
         // Last, so that who sees the position knows that everything up to it was announced.
-        self.publish(|position| {
+        self.owner.publish_position(|position| {
             position.caught_up |= caught_up;
             position.serving |= caught_up;
         });
     }
 
-    fn publish(&self, also: impl FnOnce(&mut Position)) {
-        let views = self.shared.read();
-        let cursor = &views.ledger.cursor;
-        self.shared.position.send_modify(|position| {
-            position.epoch = cursor.epoch;
-            position.sequence = cursor.sequence;
-            position.digest = cursor.digest;
-            position.milestone = cursor.milestone;
-            position.skipped = (cursor.skipped_future, cursor.skipped_foreign);
-            position.holes = cursor.holes;
-            position.rebuilt_for = cursor.rebuilt_for;
-            also(position);
-        });
-        drop(views);
-        self.shared.moved.notify_waiters();
-    }
-
     async fn announce_snapshot(&mut self) {
-        let (cursor, active) = {
-            let views = self.shared.read();
-            ((views.ledger.cursor.epoch, views.ledger.cursor.sequence), Arc::new(Shared::active(&views)))
-        };
-        let (Some(epoch), sequence) = cursor else { return };
+        self.owner.publish_snapshot(None);
+        let (epoch, sequence) = (self.epoch(), self.owner.core.ledger.cursor.sequence);
+        let Some(epoch) = epoch else { return };
         self.untold = false;
-        let snapshot = Announcement::Snapshot { epoch, sequence, active };
-        self.tell(snapshot.clone(), Some(snapshot)).await;
+        let snapshot = Announcement::Snapshot { epoch, sequence, active: self.owner.active() };
+        self.owner.announce(snapshot.clone(), Some(snapshot)).await;
+    }
+}
+
+impl Owner {
+    /// What is active in each channel, as this replica shows it.
+    fn active(&self) -> Arc<Vec<(Channel, Active)>> {
+        let snapshot = self.snapshot.load();
+        let active = snapshot.all_active().map(|(channel, active)| (channel.clone(), active.clone()));
+        Arc::new(active.collect())
     }
 
-    async fn tell(&self, mirror: Announcement, clients: Option<Announcement>) {
-        // Nobody mirrors at the moment: fine.
-        let _ = self.shared.changes.send(mirror);
-        if let Some(clients) = clients {
-            self.shared.tell(&clients).await;
+    /// Folds what was accepted here over the log's state, and announces it to this replica's clients. It is on disk already,
+    /// so it is folded in any case: over what is in memory, when the store cannot say more.
+    pub(super) async fn fold_pending(&mut self, accepted: Vec<(Accepted, Option<TraceParent>)>) {
+        let missing = self.core.log.missing(&needs_of_accepted(&accepted));
+        if let Some(store) = self.store.clone().filter(|_| !missing.is_empty()) {
+            match blocking(move || store.load(&missing)).await.map_err(anyhow::Error::from).flatten() {
+                Ok(loaded) => self.core.log.add_loaded(loaded),
+                Err(error) => {
+                    warn!("what was accepted is shown without the store, which cannot be read: {error:#}");
+                    self.fail(error);
+                }
+            }
+        }
+        let mut changes = Vec::new();
+        for (accepted, trace) in accepted {
+            let channel = accepted.channel.clone();
+            let pending = Arc::make_mut(&mut self.pending);
+            let (sequence, change) = pending.fold(&self.core.log, accepted);
+            if change != Change::Nothing {
+                changes.push(changed(self.view(), channel, sequence, change, trace));
+            }
+        }
+        self.publish_snapshot(None);
+        for changed in changes {
+            self.tell_subscribers(Announcement::Changed(Arc::new(changed))).await;
         }
     }
-}
 
-/// Writes what was folded.
-fn write(shared: &Arc<Shared>) -> JoinHandle<anyhow::Result<()>> {
-    let shared = shared.clone();
-    blocking(move || shared.with_store(|_| Ok(())))
-}
-
-/// Seals what is beyond the bounds of memory.
-fn seal(shared: &Arc<Shared>, pace: Pace) -> JoinHandle<anyhow::Result<Unloading>> {
-    let shared = shared.clone();
-    blocking(move || shared.seal_beyond_bounds(pace))
-}
-
-/// Folds what needs the store, or much time. What nobody is told of is written at once, since there is more of it.
-fn fold_beside(shared: &Shared, needs: &Needs, steps: Vec<Step>) -> anyhow::Result<(Vec<Told>, bool)> {
-    let somebody_is_told = shared.position.borrow().caught_up;
-    // With no lock held: nothing is unloaded meanwhile, since only this task does that.
-    let store = shared.read().store.clone().context("the projection is being rebuilt")?;
-    let loaded = shared.load(&store, needs)?;
-    let (folded, unwritten) = {
-        let mut views = shared.write();
-        views.log.add_loaded(loaded);
-        (fold(&mut views, steps, somebody_is_told), views.ledger.unwritten())
-    };
-    if !somebody_is_told || unwritten >= ACKS_TOGETHER {
-        shared.with_store(|_| Ok(()))?;
+    /// The log has, or has overruled, everything that was pending: shows what the log says alone.
+    pub(super) async fn settle(&mut self) {
+        self.pending = Arc::default();
+        self.publish_snapshot(None);
+        let (sequence, active) = (self.position().sequence, self.active());
+        self.tell_subscribers(Announcement::Settled { sequence, active }).await;
     }
-    Ok(folded)
 }
 
-/// Folds into the views. Returns what is to be told; or, when nobody is, whether there was something.
-fn fold(views: &mut Views, steps: Vec<Step>, somebody_is_told: bool) -> (Vec<Told>, bool) {
-    let Views { log, tree, ledger, pending, .. } = views;
-    let (mut changes, mut is_untold) = (Vec::new(), false);
+fn needs_of_accepted(accepted: &[(Accepted, Option<TraceParent>)]) -> Needs {
+    let mut needs = Needs::default();
+    for (accepted, _) in accepted {
+        let id = accepted.event.broadcast_id();
+        needs.broadcasts.push(id);
+        if let Event::Acknowledged(brought) = &accepted.event {
+            let users = brought.acknowledgements.iter().map(|one| (id, one.user.fingerprint()));
+            needs.acknowledged.extend(users);
+        }
+    }
+    needs
+}
+
+/// Folds steps. `is_announced`: what they change is announced.
+fn fold(core: &mut Core, pending: &Pending, steps: Vec<Step>, is_announced: bool) -> Batch {
+    let Core { log, tree, ledger } = core;
+    let mut batch = Batch::default();
+    batch.touched.extend(steps.iter().filter_map(|step| step.what.channel().cloned()));
     ledger.fold(log, tree, steps, |state, Folded { recorded, change, trace }| {
         let Recorded { sequence, channel, .. } = recorded;
-        if !somebody_is_told {
-            is_untold |= change != Change::Nothing;
+        if !is_announced {
+            batch.untold |= change != Change::Nothing;
         } else if change != Change::Nothing {
             let view = View::new(state, pending);
             let of = |change| Arc::new(changed(view, channel.clone(), sequence, change, trace));
             let shown = view.has_pending().then(|| pending.shown(&change).map(of));
-            let mirror = of(change);
-            changes.push(Told { clients: shown.unwrap_or_else(|| Some(mirror.clone())), mirror });
+            let in_log = of(change);
+            batch.changes.push(Told { shown: shown.unwrap_or_else(|| Some(in_log.clone())), in_log });
         }
     });
-    (changes, is_untold)
+    batch
 }
 
-fn say_if_passed_over(step: &Step) {
+fn log_if_skipped(step: &Step) {
     match &step.what {
         What::Skipped(Skipped::Future { what }, _) => {
             warn!(log.sequence = step.sequence, "skipped an event that a newer Tidings may know: {what}");
@@ -335,7 +382,7 @@ fn say_if_passed_over(step: &Step) {
     }
 }
 
-pub(super) fn changed(
+fn changed(
     view: View<'_>,
     channel: Channel,
     sequence: u64,
@@ -343,7 +390,7 @@ pub(super) fn changed(
     trace: Option<TraceParent>,
 ) -> Changed {
     let activated = match &change {
-        Change::Activated { id, .. } => view.broadcast(*id).map(|known| known.broadcast.clone()),
+        Change::Activated { id, .. } => view.broadcast(*id).map(|known| Active::of(view, known, None)),
         _ => None,
     };
     Changed { sequence, channel, change, activated, trace }

@@ -50,6 +50,15 @@ pub enum What {
 }
 
 impl What {
+    /// The channel that it says something of.
+    pub(super) const fn channel(&self) -> Option<&Channel> {
+        match self {
+            Self::Event(recorded, _) => Some(&recorded.channel),
+            Self::Skipped(_, channel) => channel.as_ref(),
+            Self::Hole => None,
+        }
+    }
+
     /// The channel on whose lifecycle subject it stands: the guard there counts it.
     pub fn guarded(&self) -> Option<&Channel> {
         match self {
@@ -169,6 +178,11 @@ impl Ledger {
             }
         }
         self.cursor.digest = state.digest;
+    }
+
+    /// Whether something was folded that no batch has taken.
+    pub(super) const fn has_moved(&self) -> bool {
+        self.has_moved
     }
 
     /// How many acknowledgements wait to be written.

@@ -17,15 +17,15 @@ use async_nats::connection::State;
 use async_nats::{Client, jetstream};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Active, Announcement, Changed, Position, Projection};
+use super::{Announcement, Changed, Position, Projection};
 use crate::clock::Clock;
-use crate::domain::{Acknowledgement, BroadcastId, Change, Channel, Timestamp};
+use crate::domain::{Acknowledgement, Broadcast, BroadcastId, Change, Channel, Timestamp};
 use crate::log::Epoch;
 use crate::log::jetstream::epoch_now;
 use crate::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, ack_key};
@@ -171,7 +171,7 @@ impl Mirror {
         self: Arc<Self>,
         context: jetstream::Context,
     ) -> anyhow::Result<std::convert::Infallible> {
-        let mut changes = self.projection.changes();
+        let mut changes = self.projection.follow().await;
         let mut writer = Writer::open(self.clone(), context.clone()).await?;
         writer.fill().await?;
         self.metrics.mirroring.set(1);
@@ -181,16 +181,16 @@ impl Mirror {
         loop {
             tokio::select! {
                 announced = changes.recv() => match announced {
-                    Ok(Announcement::Changed(change)) => {
+                    Some(Announcement::Changed(change)) => {
                         // Clients first: whoever waits to be told of it has their turn before.
                         yield_now().await;
                         writer.follow(&change).await?;
                     }
-                    Ok(Announcement::Snapshot { .. } | Announcement::Settled { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                    Some(Announcement::Snapshot { .. } | Announcement::Settled { .. }) => {
                         writer = Writer::open(self.clone(), context.clone()).await?;
                         writer.fill().await?;
                     }
-                    Err(broadcast::error::RecvError::Closed) => anyhow::bail!("the projection ended"),
+                    None => anyhow::bail!("it lagged behind the projection, or that has ended"),
                 },
                 _ = look.tick() => {
                     // Announcements go out before the position does: none waiting means that all of it was followed.
@@ -266,9 +266,9 @@ impl Writer {
     /// Brings both buckets up to the projection, wherever they are.
     async fn fill(&mut self) -> anyhow::Result<()> {
         let reflects = self.mirror.projection.position().sequence;
-        for (channel, (active, head)) in self.active_in_log() {
+        for (channel, (active, head)) in self.active_in_log().await? {
             match active {
-                Some(active) => self.put_active(&channel, &active).await?,
+                Some((active, sequence)) => self.put_active(&channel, &active, sequence).await?,
                 None => self.delete_active(&channel, head).await?,
             }
         }
@@ -282,13 +282,14 @@ impl Writer {
         let known = self.known_acks;
         let max_age = i64::try_from(self.mirror.provision.acks_max_age.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp::from_unix_ms(self.mirror.clock.now().as_unix_ms().saturating_sub(max_age));
-        let projection = self.mirror.projection.clone();
+        let store = self.mirror.projection.store().await;
+        let store = store.map_err(|_| anyhow::anyhow!("the projection is being rebuilt"))?;
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
         let read: JoinHandle<anyhow::Result<()>> = tokio::task::spawn_blocking(move || {
             let send = |id, sequence, acknowledgement| {
                 sender.blocking_send((id, sequence, acknowledgement)).context("nobody writes any more")
             };
-            projection.look_long(|store| store.each_ack_after(known, since, send))
+            store.each_ack_after(known, since, send)
         });
         let pending = stream::unfold(receiver, |mut receiver| async move {
             let next = receiver.recv().await?;
@@ -306,9 +307,8 @@ impl Writer {
         }
         match change {
             Change::Activated { .. } => {
-                if let Some(broadcast) = activated {
-                    let active = Active { broadcast: broadcast.clone(), sequence };
-                    self.put_active(channel, &active).await?;
+                if let Some(active) = activated {
+                    self.put_active(channel, &active.broadcast, sequence).await?;
                 }
             }
             Change::Ended { .. } => self.delete_active(channel, sequence).await?,
@@ -323,9 +323,9 @@ impl Writer {
         Ok(())
     }
 
-    async fn put_active(&self, channel: &Channel, active: &Active) -> anyhow::Result<()> {
-        let write = Write::Put(value_of(active)?);
-        self.active.write(channel.as_str(), self.place(active.sequence), write).await
+    async fn put_active(&self, channel: &Channel, active: &Broadcast, sequence: u64) -> anyhow::Result<()> {
+        let write = Write::Put(value_of(active, sequence)?);
+        self.active.write(channel.as_str(), self.place(sequence), write).await
     }
 
     async fn delete_active(&self, channel: &Channel, sequence: u64) -> anyhow::Result<()> {

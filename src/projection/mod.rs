@@ -12,36 +12,45 @@ mod incoming;
 pub mod ledger;
 mod memory;
 pub mod mirror;
+mod owner;
 mod records;
-mod shared;
+mod request;
+mod snapshot;
 pub mod store;
 mod supervise;
 pub mod tree;
+mod writing;
 
-use std::fmt::Display;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::blocking::blocking;
-use crate::domain::{Accepted, Broadcast, Change, Channel, Digest, Needs, View};
+use crate::disk;
+use crate::domain::{Accepted, Change, Channel, Digest, Needs, UserId, View};
 use crate::log::merkle::Hash;
 use crate::log::reader::Seen;
 use crate::log::{self, Epoch, EventLog, TraceParent};
 use crate::metrics::Metrics;
-use shared::{Damage, Shared};
+use owner::Owner;
+use request::{Look, Request};
+pub use snapshot::{Active, Snapshot};
 pub use store::AckAt;
 use store::Store;
 pub use supervise::Supervisor;
+use tree::Tree;
 
-/// Announcements that a mirror may lag behind before it takes a snapshot instead.
-const MIRROR_LAG: usize = 4_096;
+/// Announcements that a follower may lag behind before it has to take a snapshot instead.
+const FOLLOWER_LAG: usize = 4_096;
+
+/// Requests that wait for the owner.
+const REQUESTS: usize = 1_024;
 
 /// What the projection needs to know.
 #[derive(Clone, Debug)]
@@ -112,15 +121,6 @@ pub enum Halt {
     GaveUp,
 }
 
-/// What is active in a channel, and since which event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Active {
-    /// The broadcast.
-    pub broadcast: Broadcast,
-    /// The event that activated it.
-    pub sequence: u64,
-}
-
 /// What subscribers of the projection are told, in log order.
 #[derive(Clone, Debug)]
 pub enum Announcement {
@@ -154,8 +154,8 @@ pub struct Changed {
     pub channel: Channel,
     /// What it did.
     pub change: Change,
-    /// The broadcast that became active, when one did.
-    pub activated: Option<Broadcast>,
+    /// What became active, when something did.
+    pub activated: Option<Active>,
     /// The trace of the request that it came of.
     pub trace: Option<TraceParent>,
 }
@@ -164,11 +164,29 @@ pub struct Changed {
 #[derive(Debug)]
 pub struct Unavailable;
 
+/// What ends the use of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Damage {
+    /// A record cannot be read, or is not what it was.
+    Record,
+    /// The disk took nothing. What is on it is none the worse for that, even if there is room again by now.
+    DiskTookNothing,
+}
+
+impl Damage {
+    fn of(error: &anyhow::Error) -> Self {
+        if disk::takes_nothing(error) { Self::DiskTookNothing } else { Self::Record }
+    }
+}
+
 /// A handle to the projection of this replica.
 #[derive(Clone)]
 pub struct Projection {
-    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    position: watch::Receiver<Position>,
     seen: watch::Receiver<Seen>,
+    subscribers: Arc<[mpsc::WeakSender<Announcement>]>,
 }
 
 impl Projection {
@@ -180,22 +198,30 @@ impl Projection {
         reconnected: watch::Receiver<u64>,
         subscribers: Vec<mpsc::Sender<Announcement>>,
     ) -> (Self, Supervisor) {
-        let shared = Arc::new(Shared::new(subscribers, MIRROR_LAG));
+        let (requests, queue) = mpsc::channel(REQUESTS);
+        let (snapshot, position) = (Arc::<ArcSwap<Snapshot>>::default(), watch::Sender::default());
         let (seen, watched) = watch::channel(Seen::default());
+        let projection = Self {
+            requests: requests.clone(),
+            snapshot: snapshot.clone(),
+            position: position.subscribe(),
+            seen: watched,
+            subscribers: subscribers.iter().map(mpsc::Sender::downgrade).collect(),
+        };
+        let owner = Owner::new((requests, queue), snapshot, position, subscribers);
         let (stop, stopped) = oneshot::channel();
-        let supervised = supervise::Supervised { log, options, reconnected, shared: shared.clone(), seen };
-        let task = tokio::spawn(supervised.run(stopped));
-        (Self { shared, seen: watched }, Supervisor { stop, task })
+        let supervised = supervise::Supervised { log, options, reconnected, owner, seen };
+        (projection, Supervisor { stop, task: tokio::spawn(supervised.run(stopped)) })
     }
 
     /// How far it is.
     pub fn position(&self) -> Position {
-        *self.shared.position.borrow()
+        *self.position.borrow()
     }
 
     /// Follows how far it is.
     pub fn watch(&self) -> watch::Receiver<Position> {
-        self.shared.position.subscribe()
+        self.position.clone()
     }
 
     /// What its reader knows of the log.
@@ -205,85 +231,73 @@ impl Projection {
 
     /// How many announcements its subscribers have not taken yet.
     pub fn announcements_waiting(&self) -> usize {
-        self.shared.subscribers().iter().map(|sender| sender.max_capacity() - sender.capacity()).sum()
+        let open = self.subscribers.iter().filter_map(mpsc::WeakSender::upgrade);
+        open.map(|sender| sender.max_capacity() - sender.capacity()).sum()
     }
 
-    /// Looks at what is resident: channels, active broadcasts, counts.
-    pub fn read<T>(&self, look: impl FnOnce(View<'_>) -> T) -> T {
-        look(self.shared.read().view())
+    /// What this replica shows now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
     }
 
-    /// Looks at what is in memory, and at the position of the last event in it: both of one moment. No position while no log is
-    /// known.
-    pub fn read_at<T>(&self, look: impl FnOnce(Option<log::Position>, View<'_>) -> T) -> T {
-        let views = self.shared.read();
-        look(views.ledger.cursor.log_position(), views.view())
+    /// Whether this user has acknowledged what is active, or was a moment ago.
+    pub fn has_acknowledged(&self, active: &Active, user: &UserId) -> bool {
+        let user = user.fingerprint();
+        // What was accepted here since is not in what was announced.
+        let pending = || {
+            let snapshot = self.snapshot.load();
+            let now = snapshot.has_pending.then(|| snapshot.active_of_id(active.broadcast.id)).flatten();
+            now.and_then(|now| now.acknowledged_by(user))
+        };
+        active.acknowledged_by(user).or_else(pending).is_some()
     }
 
-    /// Looks at the view with what it needs: what is not in memory is loaded for this look alone, and costs what is needed,
-    /// not what there is of it.
+    /// Looks at the state with what is needed of it: what is not in memory is loaded for this look alone, and costs what is
+    /// needed, not what there is of it.
     pub async fn with<T: Send + 'static>(
         &self,
         needs: Needs,
         look: impl FnOnce(View<'_>) -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
-        // One look under one lock: what is in memory now may be unloaded a moment later.
-        let mut look = Some(look);
-        let answer = self.read(|view| {
-            let is_resident = view.log().missing(&needs).is_empty();
-            if is_resident { look.take().map(|look| look(view)) } else { None }
-        });
-        let Some(look) = look else { return answer.ok_or(Unavailable) };
-        let shared = self.shared.clone();
-        self.answered(blocking(move || shared.load_and_look(&needs, look)).await)
-    }
-
-    /// The same at once, for a caller who may wait for the disk.
-    pub fn look<T>(&self, needs: &Needs, look: impl FnOnce(View<'_>) -> T) -> Result<T, Unavailable> {
-        let looked = catch_unwind(AssertUnwindSafe(|| self.shared.load_and_look(needs, look)));
-        self.answered(looked.map_err(|_| "while it was read"))
+        self.ask(|reply| {
+            let look = Box::new(move |view: View<'_>| drop(reply.send(look(view))));
+            Request::Look(Look { needs, look })
+        })
+        .await
     }
 
     /// Folds what was accepted here, and is on disk but not in the log, over what the log says, and announces it to this
     /// replica's clients. From now until [`Projection::settle`] they are not told of what the log says.
     pub async fn fold_pending(&self, accepted: Vec<(Accepted, Option<TraceParent>)>) {
-        let _order = self.shared.order.lock().await;
-        let shared = self.shared.clone();
-        match blocking(move || shared.fold_pending(accepted)).await {
-            Ok(changes) => {
-                for changed in changes {
-                    self.shared.tell(&Announcement::Changed(Arc::new(changed))).await;
-                }
-            }
-            Err(panicked) => warn!("what was accepted could not be shown: {panicked}"),
-        }
+        let _ = self.ask(|reply| Request::FoldPending(accepted, reply)).await;
     }
 
     /// The log has, or has overruled, everything that was folded over it: shows what the log says alone. The projection
     /// must have reached what was relayed, so that nothing disappears for a moment.
     pub async fn settle(&self) {
-        let _order = self.shared.order.lock().await;
-        let active = Arc::new(self.shared.forget_pending());
-        let sequence = self.position().sequence;
-        self.shared.tell(&Announcement::Settled { sequence, active }).await;
+        let _ = self.ask(Request::Settle).await;
     }
 
     /// The log, and the size and the root of its tree as far as it was folded. `None` while there is no log.
-    pub fn tree(&self) -> Option<(Epoch, u64, Hash)> {
-        let before = self.position();
-        let (size, root) = {
-            let views = self.shared.read();
-            (views.tree.now().size(), views.tree.now().root())
-        };
-        // Another life begins with another position, so both are of one log if that is the same before and after.
-        let after = self.position();
-        let epoch = after.epoch.filter(|_| (before.epoch, before.life) == (after.epoch, after.life))?;
-        Some((epoch, size, root))
+    pub async fn tree(&self) -> Option<(Epoch, u64, Hash)> {
+        let look = |epoch: Option<Epoch>, tree: &Tree| (epoch, tree.now().size(), tree.now().root());
+        let (epoch, size, root) = self.look_at_tree(look).await.ok()?;
+        Some((epoch?, size, root))
     }
 
     /// The root of the tree when it had this size, if that was not long ago.
-    pub fn root_at(&self, size: u64) -> Option<Hash> {
-        self.shared.read().tree.root_at(size)
+    pub async fn root_at(&self, size: u64) -> Option<Hash> {
+        self.look_at_tree(move |_, tree| tree.root_at(size)).await.ok().flatten()
+    }
+
+    async fn look_at_tree<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(Option<Epoch>, &Tree) -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        self.ask(|reply| {
+            Request::LookAtTree(Box::new(move |epoch, tree| drop(reply.send(look(epoch, tree)))))
+        })
+        .await
     }
 
     /// The roots over these whole blocks of leaves, see [`tree::BLOCK`].
@@ -292,18 +306,23 @@ impl Projection {
     }
 
     /// Has the projection begun anew, because its tree disagrees with this checkpoint. It is, once for each.
-    pub fn rebuild_for(&self, checkpoint: (u64, Hash)) {
-        self.shared.disagreement.send_replace(Some(checkpoint));
+    pub async fn rebuild_for(&self, checkpoint: (u64, Hash)) {
+        self.tell(Request::Rebuild(checkpoint)).await;
     }
 
     /// Has the projection begun anew, because its tree is not the one of its own records.
-    pub fn distrust(&self) {
-        self.shared.report_damage(Damage::Record);
+    pub async fn distrust(&self) {
+        self.tell(Request::Damaged(None, Damage::Record)).await;
     }
 
     /// The tree disagrees with a checkpoint although it was begun anew for that.
-    pub fn note_divergence(&self) {
-        self.shared.position.send_modify(|position| position.diverged = true);
+    pub async fn note_divergence(&self) {
+        self.tell(Request::NoteDivergence).await;
+    }
+
+    /// The store, with everything in it that is folded now.
+    async fn store(&self) -> Result<Store, Unavailable> {
+        self.ask(Request::Store).await
     }
 
     /// Looks into the store beside the fold, which goes on meanwhile.
@@ -311,27 +330,36 @@ impl Projection {
         &self,
         look: impl FnOnce(&Store) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        let shared = self.shared.clone();
-        let looked = blocking(move || {
-            let store = shared.with_store(|store| Ok(store.clone()))?;
-            look(&store).inspect_err(|error| shared.report_damage_of(&store, Damage::of(error)))
+        let store = self.store().await?;
+        let read = blocking({
+            let store = store.clone();
+            move || look(&store)
         });
-        self.answered(looked.await)
-    }
-
-    fn answered<T>(&self, looked: Result<anyhow::Result<T>, impl Display>) -> Result<T, Unavailable> {
-        match looked {
-            Ok(Ok(answer)) => Ok(answer),
+        match read.await {
+            Ok(Ok(read)) => Ok(read),
             Ok(Err(error)) => {
                 warn!("the projection cannot load what a request needs: {error:#}");
+                self.tell(Request::Damaged(Some(store), Damage::of(&error))).await;
                 Err(Unavailable)
             }
             Err(panicked) => {
                 warn!("the projection's store panicked under a request: {panicked}");
-                self.shared.report_damage(Damage::Record);
+                self.tell(Request::Damaged(Some(store), Damage::Record)).await;
                 Err(Unavailable)
             }
         }
+    }
+
+    /// Asks the owner, and waits for the reply.
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(request(reply)).await;
+        answer.await.map_err(|_| Unavailable)
+    }
+
+    async fn tell(&self, request: Request) {
+        // The owner is gone: the replica stops.
+        let _ = self.requests.send(request).await;
     }
 
     /// A sequence of the log as a position of it; `None` while no log is known.
@@ -343,48 +371,37 @@ impl Projection {
     /// that the log, asked meanwhile, does not have is of a log that an older copy was restored over.
     pub async fn reached_position(&self, wanted: log::Position, patience: Duration) -> Reached {
         let begun = Instant::now();
-        let reached = async {
-            loop {
-                // Made before the look, so that no move falls between the two.
-                let moved = self.shared.moved.notified();
-                let Position { epoch, sequence, .. } = self.position();
-                match epoch {
-                    Some(epoch) if epoch != wanted.epoch => return Reached::OtherLog,
-                    Some(_) if sequence >= wanted.sequence => return Reached::Yes,
-                    _ => moved.await,
-                }
+        let mut position = self.watch();
+        let reached = position.wait_for(|position| {
+            position.epoch.is_some_and(|epoch| epoch != wanted.epoch || position.sequence >= wanted.sequence)
+        });
+        match timeout(patience, reached).await {
+            Ok(Ok(position)) if position.epoch == Some(wanted.epoch) => Reached::Yes,
+            Ok(Ok(_)) => Reached::OtherLog,
+            Ok(Err(_)) => Reached::Behind,
+            Err(_) => {
+                let Seen { head, asked_at, following, .. } = self.seen();
+                let is_beyond =
+                    following.is_some() && head < wanted.sequence && asked_at.is_some_and(|at| at >= begun);
+                if is_beyond { Reached::OtherLog } else { Reached::Behind }
             }
-        };
-        timeout(patience, reached).await.unwrap_or_else(|_| {
-            let Seen { head, asked_at, following, .. } = self.seen();
-            let is_beyond =
-                following.is_some() && head < wanted.sequence && asked_at.is_some_and(|at| at >= begun);
-            if is_beyond { Reached::OtherLog } else { Reached::Behind }
-        })
+        }
     }
 
-    /// Waits until it has folded `sequence`; `false` when that takes longer than `patience`.
+    /// Waits until it has folded `sequence`; `false` when that takes longer than `patience`. Who waits for one sequence comes
+    /// on in the order of asking.
     pub async fn reached(&self, sequence: u64, patience: Duration) -> bool {
-        let reached = async {
-            loop {
-                // Made before the look, so that no move falls between the two.
-                let moved = self.shared.moved.notified();
-                if self.position().sequence >= sequence {
-                    return;
-                }
-                moved.await;
-            }
-        };
-        timeout(patience, reached).await.is_ok()
+        self.position().sequence >= sequence
+            || timeout(patience, self.ask(|reply| Request::Wait(sequence, reply)))
+                .await
+                .is_ok_and(|reached| reached.is_ok())
     }
 
-    /// Every announcement from now on. Who lags too far behind is told so, and takes a snapshot.
-    fn changes(&self) -> broadcast::Receiver<Announcement> {
-        self.shared.changes.subscribe()
-    }
-
-    /// A long look into the store, which does not hold up the fold. It waits for the disk.
-    fn look_long<T>(&self, look: impl FnOnce(&Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        look(&self.shared.with_store(|store| Ok(store.clone()))?)
+    /// Every announcement of what the log says, from now on. It ends for a follower that lags too far behind, who then takes a
+    /// snapshot.
+    async fn follow(&self) -> mpsc::Receiver<Announcement> {
+        let (follower, announcements) = mpsc::channel(FOLLOWER_LAG);
+        self.tell(Request::Follow(follower)).await;
+        announcements
     }
 }

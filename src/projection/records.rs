@@ -11,14 +11,16 @@ impl Projection {
         before: u64,
         limit: usize,
     ) -> Result<Vec<BroadcastState>, Unavailable> {
-        let mut found: Vec<_> = self.read(|view| {
-            let pending = view.pending_broadcasts(&channel).into_iter();
-            pending.filter(|known| known.sequence < before).take(limit).cloned().collect()
+        let of = channel.clone();
+        let pending = self.with(Needs::default(), move |view| {
+            let pending = view.pending_broadcasts(&of).into_iter();
+            pending.filter(|known| known.sequence < before).take(limit).cloned().collect::<Vec<_>>()
         });
+        let mut found = pending.await?;
         let rest = limit - found.len();
         let before = before.min(PENDING);
-        let mut stored = self.stored(move |store| store.history(&channel, before, rest)).await?;
-        self.overlay(&mut stored);
+        let stored = self.stored(move |store| store.history(&channel, before, rest)).await?;
+        let mut stored = self.overlaid(stored).await?;
         // It got there since we looked.
         stored.retain(|known| found.iter().all(|found| found.broadcast.id != known.broadcast.id));
         found.extend(stored);
@@ -31,8 +33,7 @@ impl Projection {
         channel: Channel,
         id: BroadcastId,
     ) -> Result<Option<BroadcastState>, Unavailable> {
-        let pending = self.read(|view| view.pending(id).cloned());
-        let record = match pending {
+        let record = match self.with(Needs::default(), move |view| view.pending(id).cloned()).await? {
             Some(pending) => Some(pending),
             None => self.stored(move |store| store.record(id)).await?,
         };
@@ -47,12 +48,13 @@ impl Projection {
         limit: usize,
     ) -> Result<Vec<AckAt>, Unavailable> {
         // What is pending comes first: what gets into the log between the two looks is then found in both, not in neither.
-        let pending: Vec<_> = self.read(|view| {
+        let pending = self.with(Needs::default(), move |view| {
             let pending = view.pending_acknowledgements(id).map(|(sequence, number, acknowledgement)| {
                 AckAt { place: (sequence, number), acknowledgement: acknowledgement.clone() }
             });
-            pending.filter(|ack| ack.place > after).collect()
+            pending.filter(|ack| ack.place > after).collect::<Vec<_>>()
         });
+        let pending = pending.await?;
         let mut found = self.stored(move |store| store.acks_after(id, after, limit)).await?;
         let rest = limit - found.len();
         if rest == 0 || pending.is_empty() {
@@ -72,13 +74,18 @@ impl Projection {
     }
 
     /// Records as they are with what is pending.
-    fn overlay(&self, records: &mut [BroadcastState]) {
-        self.read(|view| {
-            for record in records {
+    async fn overlaid(&self, mut records: Vec<BroadcastState>) -> Result<Vec<BroadcastState>, Unavailable> {
+        if !self.snapshot().has_pending {
+            return Ok(records);
+        }
+        self.with(Needs::default(), move |view| {
+            for record in &mut records {
                 if let Some(pending) = view.pending(record.broadcast.id) {
                     record.clone_from(pending);
                 }
             }
-        });
+            records
+        })
+        .await
     }
 }

@@ -11,7 +11,7 @@ use super::roster::Roster;
 use super::tape::Tape;
 use super::users::Users;
 use super::wire::{BroadcastView, Close, ConnectedStats, Frame, Place, ServerMessage};
-use crate::domain::{Broadcast, BroadcastId, EndReason, UserId, in_log};
+use crate::domain::{BroadcastId, EndReason, UserId, in_log};
 use crate::log::Epoch;
 use crate::projection::{Active, Projection};
 use personal::Personal;
@@ -48,10 +48,8 @@ struct Sweep {
 
 /// What this user should see: what is shown, unless they have acknowledged it.
 fn active_for(shown: Option<&Active>, user: &UserId, projection: &Projection, place: Place) -> Frame {
-    let acknowledged =
-        |active: &Active| projection.read(|view| view.acknowledged_at(active.broadcast.id, user)).is_some();
-    let broadcast =
-        shown.filter(|active| !acknowledged(active)).map(|active| BroadcastView::from(&active.broadcast));
+    let open = shown.filter(|active| !projection.has_acknowledged(active, user));
+    let broadcast = open.map(|active| BroadcastView::from(&*active.broadcast));
     ServerMessage::ActiveBroadcast { broadcast, place }.frame()
 }
 
@@ -252,10 +250,10 @@ impl Room {
         }
     }
 
-    pub(super) fn activate(&mut self, broadcast: &Broadcast, sequence: u64) -> u64 {
-        let frame =
-            ServerMessage::NewBroadcast { broadcast: broadcast.into(), place: self.place(sequence) }.frame();
-        self.show(Some(Active { broadcast: broadcast.clone(), sequence }), sequence);
+    pub(super) fn activate(&mut self, active: &Active) -> u64 {
+        let (broadcast, place) = ((&*active.broadcast).into(), self.place(active.sequence));
+        let frame = ServerMessage::NewBroadcast { broadcast, place }.frame();
+        self.show(Some(active.clone()), active.sequence);
         self.tell_all(frame)
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::{Submit, SubmitError};
 use crate::domain::{BroadcastId, Channel, UserId, View, acknowledged_before};
 use crate::log::TraceParent;
+use crate::projection::Snapshot;
 use lookup::Lookups;
 pub use lot::{Answered, Answers, Asked};
 use lot::{Asker, Lot, Request};
@@ -94,15 +95,29 @@ struct Judged {
     unknown: Vec<Request>,
 }
 
+/// Judges what is of active broadcasts, which is nearly everything. Whatever else there is has to be looked up.
+fn judge_active(snapshot: &Snapshot, requests: Vec<Request>) -> Judged {
+    let mut judged = Judged::default();
+    for request in requests {
+        let active = snapshot.active(&request.channel);
+        match active.filter(|active| active.broadcast.id == request.broadcast) {
+            Some(active) => match active.acknowledged_by(request.fingerprint) {
+                Some(first) => judged.known.push(request.known(first)),
+                None => judged.new.push(request),
+            },
+            None => judged.unknown.push(request),
+        }
+    }
+    judged
+}
+
 /// `decide`, before the queue: most rejections and doubles need no append.
 fn judge(view: View<'_>, requests: Vec<Request>) -> Judged {
     let mut judged = Judged::default();
     for request in requests {
         match acknowledged_before(view, &request.channel, request.broadcast, request.fingerprint) {
             Ok(None) => judged.new.push(request),
-            Ok(Some(first)) => {
-                judged.known.push(Answered { nth: request.nth, answer: Ok(Acknowledged::before(first)) });
-            }
+            Ok(Some(first)) => judged.known.push(request.known(first)),
             Err(_) => judged.unknown.push(request),
         }
     }
@@ -145,14 +160,7 @@ impl Acks {
             asker.refuse(&requests, &SubmitError::CatchingUp);
             return answers;
         }
-        let Judged { known, new, unknown } = self.submit.projection.read(|view| {
-            // What is not resident may be on disk.
-            let is_resident = |request: &Request| view.log().has_ack(request.broadcast, request.fingerprint);
-            let (resident, elsewhere) = requests.into_iter().partition(is_resident);
-            let mut judged = judge(view, resident);
-            judged.unknown.extend::<Vec<_>>(elsewhere);
-            judged
-        });
+        let Judged { known, new, unknown } = judge_active(&self.submit.projection.snapshot(), requests);
         asker.tell(known);
         self.commits.put(&asker, self.admit(&asker, new));
         self.lookups.look_up(&asker, self.admit(&asker, unknown));

@@ -170,11 +170,7 @@ async fn write_then_show(
     projection: Projection,
 ) -> Result<(), SubmitError> {
     let accepted = drafts.iter().map(|draft| accepted(&draft.new)).collect();
-    #[expect(
-        clippy::redundant_closure_for_method_calls,
-        reason = "the method alone is not general enough in its lifetime"
-    )]
-    let had_pending = projection.read(|view| view.has_pending());
+    let had_pending = projection.snapshot().has_pending;
     let before = projection.position();
     let written = blocking(move || {
         let written = outbox.append(drafts);

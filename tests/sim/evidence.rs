@@ -60,10 +60,10 @@ impl Evidence {
 
 async fn standing(world: &World, number: usize, log: &[RawMessage]) -> Standing {
     let replica = world.replica(number).expect("it runs at the end");
-    let active = replica.projection.read(|view| {
-        let active = world.channels.iter().filter_map(|channel| Some((channel, view.active(channel)?)));
-        active.map(|(channel, known)| (channel.to_string(), known.broadcast.id.to_string())).collect()
-    });
+    let snapshot = replica.projection.snapshot();
+    let active = snapshot.all_active();
+    let active =
+        active.map(|(channel, known)| (channel.to_string(), known.broadcast.id.to_string())).collect();
     let mut acknowledged = BTreeMap::new();
     for message in log {
         let Decoded::Event(recorded) = decode(message) else { continue };

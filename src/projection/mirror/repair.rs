@@ -4,16 +4,20 @@
 use std::collections::HashMap;
 use std::pin::pin;
 
+use anyhow::anyhow;
 use async_nats::jetstream;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tracing::warn;
 
 use super::bucket::{Bucket, Entry, Write};
-use super::{Active, Mirror, PUTS_IN_FLIGHT, Position, PositionValue, Writer};
-use crate::domain::Channel;
+use super::{Mirror, PUTS_IN_FLIGHT, Position, PositionValue, Writer};
+use crate::domain::{Broadcast, Channel, Needs};
 use crate::log::names::{ACTIVE_BUCKET, POSITION_KEY};
 use crate::metrics::gauge;
+
+/// A broadcast as the log has it, and the event that created it.
+type InLog = (Broadcast, u64);
 
 impl Mirror {
     /// How far the bucket is behind what this replica has read, when another replica mirrors or nobody does: by the position
@@ -81,29 +85,28 @@ impl Writer {
     }
 
     /// What is active in each channel by the log alone, and the last lifecycle event there.
-    pub(super) fn active_in_log(&self) -> HashMap<Channel, (Option<Active>, u64)> {
-        self.mirror.projection.read(|view| {
+    pub(super) async fn active_in_log(&self) -> anyhow::Result<HashMap<Channel, (Option<InLog>, u64)>> {
+        let channels = self.mirror.projection.with(Needs::default(), |view| {
             let state = view.log();
             let channels = state.channels.iter().map(|(channel, known)| {
-                let active = state
-                    .active(channel)
-                    .map(|b| Active { broadcast: b.broadcast.clone(), sequence: b.sequence });
+                let active = state.active(channel).map(|known| (known.broadcast.clone(), known.sequence));
                 (channel.clone(), (active, known.lifecycle_head))
             });
             channels.collect()
-        })
+        });
+        channels.await.map_err(|_| anyhow!("the projection has ended"))
     }
 
     /// Compares the few keys of what is active with the log, and writes those again that differ: somebody else may have
     /// written or deleted one. Whatever is further in the log than this replica stays.
     pub(super) async fn repair(&self) -> anyhow::Result<()> {
-        for (channel, (active, head)) in self.active_in_log() {
+        for (channel, (active, head)) in self.active_in_log().await? {
             // The projection has read on, and the mirror is about to write that: nothing is wrong with the bucket.
             if head > self.sequence {
                 continue;
             }
             let (value, place) = match &active {
-                Some(active) => (Some(value_of(active)?), self.place(active.sequence)),
+                Some((active, sequence)) => (Some(value_of(active, *sequence)?), self.place(*sequence)),
                 None => (None, self.place(head)),
             };
             let found = self.active.get(channel.as_str()).await?;
@@ -128,8 +131,8 @@ impl Writer {
 }
 
 /// The value of a channel's key while this is active: the broadcast as its event has it, and the sequence of that.
-pub(super) fn value_of(active: &Active) -> anyhow::Result<Bytes> {
-    let mut value = serde_json::to_value(&active.broadcast)?;
-    value["sequence"] = active.sequence.into();
+pub(super) fn value_of(active: &Broadcast, sequence: u64) -> anyhow::Result<Bytes> {
+    let mut value = serde_json::to_value(active)?;
+    value["sequence"] = sequence.into();
     Ok(serde_json::to_vec(&value)?.into())
 }

@@ -25,7 +25,7 @@ pub(super) enum Each {
     /// The state was rebuilt: `resync`, what is active, and that nothing is where that is so.
     Resync { resync: Outgoing, cleared: Outgoing, place: Place },
     /// This broadcast is active: one thing to those who have not acknowledged it, and another to those who have.
-    Active { id: BroadcastId, open: Outgoing, acknowledged: Outgoing },
+    Active { active: Active, open: Outgoing, acknowledged: Outgoing },
 }
 
 /// What a step did.
@@ -54,12 +54,12 @@ impl Room {
     /// who acknowledged it meanwhile, through another replica, are not shown it, but must not keep what they see either.
     pub(super) fn activate_late(&mut self, active: Active, sequence: u64) {
         let (event, place) = (self.place(active.sequence), self.place(sequence));
-        let new = ServerMessage::NewBroadcast { broadcast: (&active.broadcast).into(), place: event };
-        let again = ServerMessage::ActiveBroadcast { broadcast: Some((&active.broadcast).into()), place };
+        let new = ServerMessage::NewBroadcast { broadcast: (&*active.broadcast).into(), place: event };
+        let again = ServerMessage::ActiveBroadcast { broadcast: Some((&*active.broadcast).into()), place };
         let nothing = ServerMessage::ActiveBroadcast { broadcast: None, place };
         let open = if self.replaced_alone.contains(&active.broadcast.id) { again } else { new };
         self.tell_each(Each::Active {
-            id: active.broadcast.id,
+            active: active.clone(),
             open: Outgoing::Frame(open.frame()),
             acknowledged: Outgoing::Frame(nothing.frame()),
         });
@@ -108,9 +108,8 @@ impl Room {
         let mut sent = 0;
         for (id, user) in &users {
             match &what {
-                Each::Active { id: broadcast, open, acknowledged } => {
-                    let known =
-                        means.projection.read(|view| view.acknowledged_at(*broadcast, user)).is_some();
+                Each::Active { active, open, acknowledged } => {
+                    let known = means.projection.has_acknowledged(active, user);
                     sent += u64::from(self.tell(*id, if known { acknowledged } else { open }, means));
                 }
                 Each::Resync { resync, cleared, place } => {

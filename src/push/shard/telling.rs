@@ -60,11 +60,11 @@ impl Shard {
         let Some(Floor { room, .. }) = floor_of(&mut self.floors, channel) else { return };
         let delivered = match change {
             Change::Activated { id, .. } => {
-                let Some(broadcast) = activated else { return };
+                let Some(active) = activated else { return };
                 if is_first {
                     means.metrics.broadcasts.get_or_create(&label).inc();
                 }
-                let delivered = room.activate(broadcast, sequence);
+                let delivered = room.activate(active);
                 let counts = self.counts.borrow().get(channel).copied().unwrap_or_default();
                 let local = in_log(sequence).is_none();
                 let SentTo { users, connections, approximate } =

@@ -13,9 +13,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::lot::{Asker, Lot, Request};
 use super::{Judged, Queue, judge};
-use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
-use crate::domain::{Channel, Needs, Rejection, View};
+use crate::domain::{Channel, Needs, Rejection};
 use crate::log::Epoch;
 use crate::log::names::Subject;
 use crate::submit::mode::Mode;
@@ -51,17 +50,9 @@ impl Lookups {
         waiting.lots.extend(lots);
         if !std::mem::replace(&mut waiting.are_read, true) {
             drop(waiting);
-            let rounds = self.rounds.clone();
-            // It ends when nothing waits; a panic of the store is caught inside.
-            let reading = blocking(move || rounds.read_store());
-            let tasks = &self.rounds.work.submit.options.tasks;
-            tasks.spawn("look-up of acknowledgements", async {
-                if let Err(error) = reading.await
-                    && let Ok(panic) = error.try_into_panic()
-                {
-                    std::panic::resume_unwind(panic);
-                }
-            });
+            // It ends when nothing waits.
+            let looking_up = self.rounds.clone().look_up_waiting();
+            self.rounds.work.submit.options.tasks.spawn("look-up of acknowledgements", looking_up);
         }
     }
 }
@@ -101,12 +92,12 @@ impl Rounds {
         waiting.are_read.then_some(round)
     }
 
-    /// Answers what the store knows of all that waits, and passes the rest on.
-    fn read_store(&self) {
+    /// Answers what the projection knows of all that waits, and passes the rest on.
+    async fn look_up_waiting(self: Arc<Self>) {
         while let Some(lots) = self.next() {
             CrashPoint::BeforeAckLookup.reached();
             let seen = self.work.seen();
-            for lot in self.work.look(lots) {
+            for lot in self.work.look(lots).await {
                 if let Err(refused) = self.unknown.try_send(Unknown { seen, lot }) {
                     let (mpsc::error::TrySendError::Full(left) | mpsc::error::TrySendError::Closed(left)) =
                         refused;
@@ -183,10 +174,8 @@ impl Work {
         if !self.submit.projection.reached(head, patience).await {
             return self.refuse_all(behind.into_iter().map(|one| one.lot), &SubmitError::CatchingUp);
         }
-        let (work, lots) = (self.clone(), behind.into_iter().map(|unknown| unknown.lot).collect());
-        if let Ok(left) = blocking(move || work.look(lots)).await {
-            self.refuse_unknown(left);
-        }
+        let left = self.look(behind.into_iter().map(|unknown| unknown.lot).collect()).await;
+        self.refuse_unknown(left);
     }
 
     /// The sequence of the channel's last lifecycle event in the log; `None` when the log does not say. A replica that is alone
@@ -212,9 +201,8 @@ impl Work {
         (position.epoch, position.sequence)
     }
 
-    /// Judges by all that this replica has of these broadcasts. Returns what is of broadcasts that it does not know. It waits
-    /// for the disk.
-    fn look(&self, lots: Vec<Lot>) -> Vec<Lot> {
+    /// Judges by all that this replica has of these broadcasts. Returns what is of broadcasts that it does not know.
+    async fn look(&self, lots: Vec<Lot>) -> Vec<Lot> {
         if !self.submit.projection.position().serving {
             self.refuse_all(lots, &SubmitError::CatchingUp);
             return vec![];
@@ -223,19 +211,17 @@ impl Work {
         let (broadcasts, acknowledged) =
             requests.map(|request| (request.broadcast, (request.broadcast, request.fingerprint))).unzip();
         let needs = Needs { broadcasts, acknowledged, ..Needs::default() };
-        let judged = lots.clone();
-        let looked = self.submit.projection.look(&needs, |view| self.answer(view, judged));
-        looked.unwrap_or_else(|_| {
+        let asked = lots.clone();
+        let judged = self.submit.projection.with(needs, move |view| {
+            let judged = asked.into_iter().map(|Lot { asker, requests }| (asker, judge(view, requests)));
+            judged.collect::<Vec<_>>()
+        });
+        let Ok(judged) = judged.await else {
             self.refuse_all(lots, &SubmitError::CatchingUp);
-            vec![]
-        })
-    }
-
-    /// Answers what was made before, and passes on what is new. Returns what is unknown. It does not wait.
-    fn answer(&self, view: View<'_>, lots: Vec<Lot>) -> Vec<Lot> {
+            return vec![];
+        };
         let mut left = Vec::new();
-        for Lot { asker, requests } in lots {
-            let Judged { known, new, unknown } = judge(view, requests);
+        for (asker, Judged { known, new, unknown }) in judged {
             self.commits.waiting.leave(known.len());
             asker.tell(known);
             self.commits.put(&asker, new);

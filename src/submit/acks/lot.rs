@@ -68,6 +68,11 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// What it is answered if the user had acknowledged before, at this sequence.
+    pub(super) const fn known(&self, first: u64) -> Answered {
+        Answered { nth: self.nth, answer: Ok(Acknowledged::before(first)) }
+    }
+
     pub(super) fn of(nth: usize, asked: Asked, at: Timestamp) -> Self {
         let Asked { channel, broadcast, user, trace } = asked;
         let fingerprint = user.fingerprint();

@@ -68,8 +68,8 @@ async fn the_state_after_any_place_is_what_a_replica_had_there() {
             if now > length {
                 length = now;
                 replica.digest_at(length).await;
-                let (_, size, root) = replica.projection.tree().unwrap();
-                had.insert(length, (replica.projection.read(|view| told(view.log())), size, root));
+                let (_, size, root) = replica.projection.tree().await.unwrap();
+                had.insert(length, (replica.look(|view| told(view.log())).await, size, root));
             }
         }
         replica.stop().await;

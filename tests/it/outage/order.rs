@@ -71,7 +71,7 @@ async fn active_in_the_end(log: &Fitful, projecting: &Projecting, submit: &Submi
     log.come_back();
     in_mode(submit, Mode::Cluster).await;
     assert_eq!(submit.standing().entries, 0);
-    projecting.projection.read(|view| view.log().channel(&channel()).active)
+    projecting.look(|view| view.log().channel(&channel()).active).await
 }
 
 async fn is_late(projecting: &Projecting, id: BroadcastId) -> bool {

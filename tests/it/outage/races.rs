@@ -44,7 +44,7 @@ async fn who_hangs_up_leaves_nothing_half_done() {
         let _ = timeout(Duration::from_micros(100 * n), asked).await;
     }
     submit.lifecycle(create("last"), None, None).await.unwrap();
-    let shown = projecting.projection.read(|view| view.pending_broadcasts(&channel()).len());
+    let shown = projecting.look(|view| view.pending_broadcasts(&channel()).len()).await;
     assert_eq!(shown, submit.standing().entries, "what is on disk is shown");
     projecting.stop().await;
 }

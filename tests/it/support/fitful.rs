@@ -16,12 +16,8 @@ use super::PATIENCE;
 use super::projecting::Projecting;
 
 /// Whether something is shown that the log does not have.
-#[expect(
-    clippy::redundant_closure_for_method_calls,
-    reason = "the method alone is not general enough in its lifetime"
-)]
 pub fn shows_pending(projecting: &Projecting) -> bool {
-    projecting.projection.read(|view| view.has_pending())
+    projecting.projection.snapshot().has_pending
 }
 
 /// A log that is away when told so, and takes an event only when it may.

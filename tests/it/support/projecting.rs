@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidings::clock::SystemClock;
 use tidings::config::SOCKET_LIMITS;
 use tidings::critical_tasks::CriticalTasks;
-use tidings::domain::{Audience, Command, Condition, Digest, Kind, Message, SentTo};
+use tidings::domain::{Audience, Command, Condition, Digest, Kind, Message, Needs, SentTo, View};
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
 use tidings::projection::{Announcement, Options, Projection, Supervisor};
@@ -60,6 +60,11 @@ impl Projecting {
         let reached = *reached.unwrap_or_else(|_| panic!("not folded up to {sequence} in time")).unwrap();
         assert_eq!(reached.sequence, sequence, "it folded on");
         reached.digest
+    }
+
+    /// Looks at what it has in memory.
+    pub async fn look<T: Send + 'static>(&self, look: impl FnOnce(View<'_>) -> T + Send + 'static) -> T {
+        self.projection.with(Needs::default(), look).await.expect("it runs")
     }
 
     /// What it says next.

@@ -106,24 +106,24 @@ async fn a_projection_is_begun_anew_once_for_a_checkpoint_however_often_that_is_
     let projecting = Projecting::start(log.clone(), folder.path());
     let digest = projecting.digest_at(3).await;
     let (projection, checkpoint) = (projecting.projection.clone(), (3, Hash::leaf(b"wrong")));
-    let tree = projection.tree();
+    let tree = projection.tree().await;
     assert_eq!(tree.unwrap().2, roots(&everything(&log).await)[3]);
     for round in 0..3 {
-        projection.rebuild_for(checkpoint);
-        projection.rebuild_for(checkpoint);
+        projection.rebuild_for(checkpoint).await;
+        projection.rebuild_for(checkpoint).await;
         eventually("it is begun anew", || async {
             let position = projection.position();
             position.rebuilt_for == Some(checkpoint) && position.caught_up
         })
         .await;
         assert_eq!((projection.position().life, projecting.digest_at(3).await), (1, digest), "round {round}");
-        assert_eq!(projection.tree(), tree);
+        assert_eq!(projection.tree().await, tree);
     }
     log.append(created("one more")).await.unwrap();
     projecting.digest_at(4).await;
     assert_eq!(projection.position().life, 1);
     // For another one it is.
-    projection.rebuild_for((4, Hash::leaf(b"wrong")));
+    projection.rebuild_for((4, Hash::leaf(b"wrong"))).await;
     eventually("it is begun anew", || async {
         projection.position().life == 2 && projection.position().caught_up
     })
@@ -134,8 +134,8 @@ async fn a_projection_is_begun_anew_once_for_a_checkpoint_however_often_that_is_
     let projecting = Projecting::start(log, folder.path());
     projecting.digest_at(4).await;
     assert_eq!(projecting.projection.position().rebuilt_for, Some((4, Hash::leaf(b"wrong"))));
-    projecting.projection.rebuild_for((4, Hash::leaf(b"wrong")));
-    projecting.projection.distrust();
+    projecting.projection.rebuild_for((4, Hash::leaf(b"wrong"))).await;
+    projecting.projection.distrust().await;
     eventually("it is begun anew", || async {
         let position = projecting.projection.position();
         position.life == 1 && position.caught_up

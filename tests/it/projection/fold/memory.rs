@@ -1,5 +1,7 @@
 //! What is held in memory of broadcasts and of who acknowledged them, and what is read from the disk.
 
+use tidings::domain::View;
+
 use super::*;
 
 #[tokio::test]
@@ -8,8 +10,8 @@ async fn broadcasts_beyond_the_bounds_are_dropped_from_memory_and_still_known() 
     let directory = TempDir::new().unwrap();
     let projecting = Projecting::start(log.clone(), directory.path());
     projecting.digest_at(1_200).await;
-    let loaded = |projecting: &Projecting| projecting.projection.read(|view| view.log().broadcasts.len());
-    assert!(loaded(&projecting) <= 257, "{}", loaded(&projecting));
+    let loaded = async || projecting.look(|view| view.log().broadcasts.len()).await;
+    assert!(loaded().await <= 257, "{}", loaded().await);
     let acks = acks(&projecting, &log);
     for id in &ids {
         assert_eq!(already(&acks, *id, "cid").await, Some(true));
@@ -19,7 +21,7 @@ async fn broadcasts_beyond_the_bounds_are_dropped_from_memory_and_still_known() 
     for (n, id) in ids.iter().step_by(60).enumerate() {
         assert_eq!(already(&acks, *id, "dan").await, Some(false));
         assert_eq!(already(&acks, *id, "dan").await, Some(true));
-        assert!(n == 0 || loaded(&projecting) <= 257, "the fold dropped what requests had loaded");
+        assert!(n == 0 || loaded().await <= 257, "the fold dropped what requests had loaded");
     }
     assert_eq!(projecting.digest_at(1_205).await, clean_digest(&log).await);
 }
@@ -40,27 +42,28 @@ async fn one_users_acknowledgement_of_a_crowded_broadcast_is_looked_up_without_l
     let directory = home.path().join("projection");
     let projecting = Projecting::start(log.clone(), &directory);
     projecting.digest_at(head).await;
-    let in_memory = |projecting: &Projecting| {
+    let in_memory = async |projecting: &Projecting| {
         projecting
-            .projection
-            .read(|view| view.log().broadcast(crowded).map(|known| known.acknowledgements.len()))
+            .look(move |view| view.log().broadcast(crowded).map(|known| known.acknowledgements.len()))
+            .await
     };
-    let is_sealed = || {
-        projecting.projection.read(|view| !view.log().broadcast(crowded).unwrap().acknowledgements.is_open())
+    let is_sealed = async || {
+        let is_open = move |view: View<'_>| view.log().broadcast(crowded).unwrap().acknowledgements.is_open();
+        !projecting.look(is_open).await
     };
-    eventually("the crowded set is sealed", || async { is_sealed() }).await;
+    eventually("the crowded set is sealed", is_sealed).await;
     let first = acks(&projecting, &log);
     for user in ["user-0", "user-137", "user-269999"] {
         assert_eq!(already(&first, crowded, user).await, Some(true), "{user}");
     }
     assert_eq!(
-        in_memory(&projecting),
+        in_memory(&projecting).await,
         Some(USERS),
         "a repeat loads nothing, and those who acknowledged last stay"
     );
     assert_eq!(already(&first, crowded, "somebody-new").await, Some(false));
     assert_eq!(already(&first, crowded, "somebody-new").await, Some(true));
-    assert_eq!(in_memory(&projecting), Some(USERS + 1));
+    assert_eq!(in_memory(&projecting).await, Some(USERS + 1));
     assert_eq!(projecting.digest_at(head + 1).await, clean_digest(&log).await);
     projecting.stop().await;
     drop(first);
@@ -68,7 +71,7 @@ async fn one_users_acknowledgement_of_a_crowded_broadcast_is_looked_up_without_l
     released(&directory).await;
     let projecting = Projecting::start(log.clone(), &directory);
     projecting.digest_at(head + 1).await;
-    assert_eq!(in_memory(&projecting), None, "a start loads no sealed set");
+    assert_eq!(in_memory(&projecting).await, None, "a start loads no sealed set");
     let again = acks(&projecting, &log);
     for (user, known) in [("user-4711", true), ("somebody-new", true), ("nobody-yet", false)] {
         assert_eq!(already(&again, crowded, user).await, Some(known), "{user}");

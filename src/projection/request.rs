@@ -1,0 +1,41 @@
+//! What others ask of the task that owns the projection.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::store::Store;
+use super::tree::Tree;
+use super::{Announcement, Damage};
+use crate::domain::{Accepted, Needs, View};
+use crate::log::merkle::Hash;
+use crate::log::{Epoch, TraceParent};
+
+/// A look at the state, with what it needs in memory or loaded for it. It is dropped where that cannot be had.
+pub(super) struct Look {
+    pub(super) needs: Needs,
+    pub(super) look: Box<dyn FnOnce(View<'_>) + Send>,
+}
+
+/// A look at the tree, and at the log that it is of.
+pub(super) type LookAtTree = Box<dyn FnOnce(Option<Epoch>, &Tree) + Send>;
+
+/// What is asked of the owner. A reply that is dropped means that the projection cannot answer.
+pub(super) enum Request {
+    Look(Look),
+    LookAtTree(LookAtTree),
+    /// Fold what was accepted here, and is on disk but not in the log, over what the log says.
+    FoldPending(Vec<(Accepted, Option<TraceParent>)>, oneshot::Sender<()>),
+    /// Show what the log says alone.
+    Settle(oneshot::Sender<()>),
+    /// The store, once everything is in it that is folded now.
+    Store(oneshot::Sender<Store>),
+    /// A reply once this sequence is folded and announced.
+    Wait(u64, oneshot::Sender<()>),
+    /// Every announcement of what the log says from now on. A follower that lags is dropped.
+    Follow(mpsc::Sender<Announcement>),
+    /// The tree disagrees with this checkpoint: begin anew, once for each.
+    Rebuild((u64, Hash)),
+    /// A reader met this in a store; `None`: in whichever there is.
+    Damaged(Option<Store>, Damage),
+    /// The tree disagrees with a checkpoint although it was begun anew for that.
+    NoteDivergence,
+}
