@@ -61,6 +61,8 @@ pub(super) struct Fold<'a> {
     untold: bool,
     /// What is beyond the bounds of memory is sealed.
     sealing: Job<Unloading>,
+    /// The replica stops: however the fold ends, it is not begun again.
+    is_stopping: bool,
 }
 
 /// A change as it is announced: followers are told what the log says, clients what does not contradict what they have been
@@ -81,7 +83,7 @@ struct Batch {
 
 impl<'a> Fold<'a> {
     pub(super) fn new(owner: &'a mut Owner, metrics: Metrics) -> Self {
-        Self { owner, metrics, target: None, untold: true, sealing: Job::default() }
+        Self { owner, metrics, target: None, untold: true, sealing: Job::default(), is_stopping: false }
     }
 
     /// Folds until the reader ends. `stop` has it ended. An error means that the store is damaged.
@@ -97,19 +99,19 @@ impl<'a> Fold<'a> {
             self.announce_snapshot().await;
             self.owner.publish_position(|position| position.serving = true);
         }
-        let (mut decoded, mut next, mut is_stopping) = (decoded(deliveries), None, false);
+        let (mut decoded, mut next) = (decoded(deliveries), None);
         loop {
-            match self.owner.fault.take() {
+            match self.owner.fault.take().filter(|_| !self.is_stopping) {
                 Some(Fault::Disagrees(checkpoint)) => return Ok(Outcome::Disagrees(checkpoint)),
-                Some(Fault::Damaged(error)) if !is_stopping => return Err(error),
-                Some(Fault::Damaged(_)) | None => {}
+                Some(Fault::Damaged(error)) => return Err(error),
+                None => {}
             }
             let Owner { writing, requests, loads, .. } = &mut *self.owner;
             let taken = tokio::select! {
                 biased;
-                _ = &mut stop, if !is_stopping => {
+                _ = &mut stop, if !self.is_stopping => {
                     // The reader's end closes the deliveries; what was delivered is folded and written.
-                    is_stopping = true;
+                    self.is_stopping = true;
                     end_reader();
                     continue;
                 }
@@ -157,9 +159,10 @@ impl<'a> Fold<'a> {
         Ok(Outcome::Stopped)
     }
 
-    /// Ends what is under way beside the fold.
-    pub(super) async fn end(mut self) {
+    /// Ends what is under way beside the fold. Returns whether the replica stops.
+    pub(super) async fn end(mut self) -> bool {
         self.sealing.end().await;
+        self.is_stopping
     }
 
     fn epoch(&self) -> Option<Epoch> {

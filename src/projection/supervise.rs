@@ -168,10 +168,11 @@ impl Supervised {
         let forwarding = tokio::spawn(forward(seen, self.seen.clone()));
         let mut fold = Fold::new(&mut self.owner, self.options.metrics.clone());
         let folded = AssertUnwindSafe(fold.run(deliveries, stopped, || reader.abort())).catch_unwind().await;
-        fold.end().await;
+        let is_stopping = fold.end().await;
         reader.abort();
         forwarding.abort();
-        folded.unwrap_or_else(|_| Err(anyhow!("the fold panicked")))
+        let outcome = folded.unwrap_or_else(|_| Err(anyhow!("the fold panicked")));
+        if is_stopping { Ok(Outcome::Stopped) } else { outcome }
     }
 
     /// Opens the store, and takes over what is resident of it. It may have been begun anew for a checkpoint.
