@@ -78,8 +78,8 @@ impl FromIterator<Entry> for AckMap {
 }
 
 /// The hash tables use other bits: theirs are mixed with a random number.
-const fn part_of(user: Fingerprint) -> usize {
-    (user.low % PARTS as u64) as usize
+fn part_of(user: Fingerprint) -> usize {
+    usize::from(user.low.to_le_bytes()[0]) % PARTS
 }
 
 fn add_to(part: &mut ByUser<u64>, user: Fingerprint, sequence: u64) -> bool {

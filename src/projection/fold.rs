@@ -10,21 +10,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::announcement::{Announcement, Changed};
+use super::core::Core;
 use super::incoming::{ACKS_TOGETHER, Decoded, acknowledgements, add_waiting, decoded, next_of};
+use super::job::{Job, Progress};
 use super::ledger::{Folded, Step, What, needs_of};
 use super::memory::Unloading;
-use super::owner::{Core, Fault, Owner};
-use super::snapshot::Active;
+use super::owner::{Fault, Owner};
 use super::store::Pace;
-use super::writing::{Job, Progress};
-use super::{Announcement, Changed};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
-use crate::domain::{Accepted, Change, Channel, Event, Needs, Pending, Recorded, View};
+use crate::domain::{Change, Channel, Pending, Recorded, View};
+use crate::log::Epoch;
 use crate::log::envelope::Skipped;
 use crate::log::merkle::Hash;
 use crate::log::reader::Delivery;
-use crate::log::{Epoch, TraceParent};
 use crate::metrics::Metrics;
 
 /// So many acknowledgements of what is in memory are folded where they are: a millisecond or two.
@@ -106,7 +106,7 @@ impl<'a> Fold<'a> {
                 Some(Fault::Damaged(error)) => return Err(error),
                 None => {}
             }
-            let Owner { writing, requests, loads, .. } = &mut *self.owner;
+            let Owner { core, writer, requests, loads, .. } = &mut *self.owner;
             let taken = tokio::select! {
                 biased;
                 _ = &mut stop, if !self.is_stopping => {
@@ -115,8 +115,8 @@ impl<'a> Fold<'a> {
                     end_reader();
                     continue;
                 }
-                progress = writing.job.next() => {
-                    self.owner.go_on_writing(progress)?;
+                progress = writer.next() => {
+                    writer.proceed(core, progress)?;
                     continue;
                 }
                 progress = self.sealing.next() => {
@@ -153,8 +153,8 @@ impl<'a> Fold<'a> {
             self.apply(steps).await?;
             self.serve_waiting().await;
         }
-        self.owner.write_now().await?;
-        let store = self.owner.store.clone().context("there is no store")?;
+        self.write_now().await?;
+        let store = self.owner.writer.store()?;
         blocking(move || store.flush()).await.context("the store panicked")??;
         Ok(Outcome::Stopped)
     }
@@ -194,9 +194,9 @@ impl<'a> Fold<'a> {
         }
         self.untold |= batch.untold;
         self.owner.publish_snapshot(Some(&batch.touched));
-        self.owner.writing.job.plan(WRITTEN_AFTER);
+        self.owner.writer.plan(WRITTEN_AFTER);
         if !is_announced || self.owner.core.ledger.unwritten() >= ACKS_TOGETHER {
-            self.owner.write_now().await?;
+            self.write_now().await?;
         }
         self.announce(batch.changes).await;
         if self.sealing.is_idle() && !self.owner.core.ledger.is_within_bounds(&self.owner.core.log) {
@@ -205,7 +205,7 @@ impl<'a> Fold<'a> {
                 self.sealing.plan(SEALED_AFTER);
             } else {
                 self.begin_sealing(Pace::Full).await?;
-                let sealed = self.sealing.next().await;
+                let sealed = self.owner.serve_during(self.sealing.next()).await;
                 self.go_on_sealing(sealed).await?;
             }
         }
@@ -214,12 +214,12 @@ impl<'a> Fold<'a> {
 
     /// Folds what needs the store, or much time, off the threads of the runtime.
     async fn fold(&mut self, steps: Vec<Step>, is_announced: bool) -> anyhow::Result<Batch> {
-        let Owner { core, store, pending, .. } = &mut *self.owner;
+        let Owner { core, writer, pending, .. } = &mut *self.owner;
         let needs = needs_of(&core.log, &steps);
         if needs.is_empty() && acknowledgements(&steps) <= FEW_ACKS {
             return Ok(fold(core, pending, steps, is_announced));
         }
-        let store = store.clone().context("there is no store")?;
+        let store = writer.store()?;
         let (mut moved, pending) = (std::mem::take(core), pending.clone());
         let folded = blocking(move || {
             let folded = store.load(&needs).map(|loaded| {
@@ -228,19 +228,32 @@ impl<'a> Fold<'a> {
             });
             (moved, folded)
         });
-        let (back, folded) = folded.await.context("the fold panicked")?;
-        self.owner.core = back;
-        folded
+        match folded.await {
+            Ok((back, folded)) => {
+                self.owner.core = back;
+                folded
+            }
+            Err(panicked) => {
+                // What was in memory is gone with it.
+                self.owner.position.send_modify(|position| position.serving = false);
+                Err(panicked).context("the fold panicked")
+            }
+        }
+    }
+
+    async fn write_now(&mut self) -> anyhow::Result<()> {
+        let Owner { writer, core, .. } = &mut *self.owner;
+        writer.write_now(core).await
     }
 
     /// Chooses what is beyond the bounds of memory, when everything is written, and seals the sets among it beside the fold.
     /// Whatever is chosen stays in memory until it is unloaded.
     async fn begin_sealing(&mut self, pace: Pace) -> anyhow::Result<()> {
-        self.owner.write_now().await?;
+        self.write_now().await?;
         let Core { log, ledger, .. } = &mut self.owner.core;
         let mut unloading = ledger.begin_to_unload(log);
-        let store = self.owner.store.clone().context("there is no store")?;
-        self.sealing.begin(blocking(move || unloading.seal(&store, pace).map(|()| unloading)));
+        let store = self.owner.writer.store()?;
+        self.sealing.start(blocking(move || unloading.seal(&store, pace).map(|()| unloading)));
         Ok(())
     }
 
@@ -250,7 +263,7 @@ impl<'a> Fold<'a> {
             Progress::Due => return self.begin_sealing(Pace::Third).await,
             Progress::Done(sealed) => sealed?,
         };
-        self.owner.write_now().await?;
+        self.write_now().await?;
         self.owner.note_unloading();
         let Core { log, ledger, .. } = &mut self.owner.core;
         let unloaded = ledger.unload(log, unloading);
@@ -295,64 +308,6 @@ impl<'a> Fold<'a> {
     }
 }
 
-impl Owner {
-    /// What is active in each channel, as this replica shows it.
-    fn active(&self) -> Arc<Vec<(Channel, Active)>> {
-        let snapshot = self.snapshot.load();
-        let active = snapshot.all_active().map(|(channel, active)| (channel.clone(), active.clone()));
-        Arc::new(active.collect())
-    }
-
-    /// Folds what was accepted here over the log's state, and announces it to this replica's clients. It is on disk already,
-    /// so it is folded in any case: over what is in memory, when the store cannot say more.
-    pub(super) async fn fold_pending(&mut self, accepted: Vec<(Accepted, Option<TraceParent>)>) {
-        let missing = self.core.log.missing(&needs_of_accepted(&accepted));
-        if let Some(store) = self.store.clone().filter(|_| !missing.is_empty()) {
-            match blocking(move || store.load(&missing)).await.map_err(anyhow::Error::from).flatten() {
-                Ok(loaded) => self.core.log.add_loaded(loaded),
-                Err(error) => {
-                    warn!("what was accepted is shown without the store, which cannot be read: {error:#}");
-                    self.fail(error);
-                }
-            }
-        }
-        let mut changes = Vec::new();
-        for (accepted, trace) in accepted {
-            let channel = accepted.channel.clone();
-            let pending = Arc::make_mut(&mut self.pending);
-            let (sequence, change) = pending.fold(&self.core.log, accepted);
-            if change != Change::Nothing {
-                changes.push(changed(self.view(), channel, sequence, change, trace));
-            }
-        }
-        self.publish_snapshot(None);
-        for changed in changes {
-            self.tell_subscribers(Announcement::Changed(Arc::new(changed))).await;
-        }
-    }
-
-    /// The log has, or has overruled, everything that was pending: shows what the log says alone.
-    pub(super) async fn settle(&mut self) {
-        self.pending = Arc::default();
-        self.publish_snapshot(None);
-        let (sequence, active) = (self.position().sequence, self.active());
-        self.tell_subscribers(Announcement::Settled { sequence, active }).await;
-    }
-}
-
-fn needs_of_accepted(accepted: &[(Accepted, Option<TraceParent>)]) -> Needs {
-    let mut needs = Needs::default();
-    for (accepted, _) in accepted {
-        let id = accepted.event.broadcast_id();
-        needs.broadcasts.push(id);
-        if let Event::Acknowledged(brought) = &accepted.event {
-            let users = brought.acknowledgements.iter().map(|one| (id, one.user.fingerprint()));
-            needs.acknowledged.extend(users);
-        }
-    }
-    needs
-}
-
 /// Folds steps. `is_announced`: what they change is announced.
 fn fold(core: &mut Core, pending: &Pending, steps: Vec<Step>, is_announced: bool) -> Batch {
     let Core { log, tree, ledger } = core;
@@ -364,7 +319,7 @@ fn fold(core: &mut Core, pending: &Pending, steps: Vec<Step>, is_announced: bool
             batch.untold |= change != Change::Nothing;
         } else if change != Change::Nothing {
             let view = View::new(state, pending);
-            let of = |change| Arc::new(changed(view, channel.clone(), sequence, change, trace));
+            let of = |change| Arc::new(Changed::of(view, channel.clone(), sequence, change, trace));
             let shown = view.has_pending().then(|| pending.shown(&change).map(of));
             let in_log = of(change);
             batch.changes.push(Told { shown: shown.unwrap_or_else(|| Some(in_log.clone())), in_log });
@@ -383,18 +338,4 @@ fn log_if_skipped(step: &Step) {
         }
         What::Event(..) | What::Hole => {}
     }
-}
-
-fn changed(
-    view: View<'_>,
-    channel: Channel,
-    sequence: u64,
-    change: Change,
-    trace: Option<TraceParent>,
-) -> Changed {
-    let activated = match &change {
-        Change::Activated { id, .. } => view.broadcast(*id).map(|known| Active::of(view, known, None)),
-        _ => None,
-    };
-    Changed { sequence, channel, change, activated, trace }
 }

@@ -23,7 +23,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Announcement, Changed, Position, Projection};
+use super::announcement::{Announcement, Changed};
+use super::handle::Projection;
+use super::position::Position;
 use crate::clock::Clock;
 use crate::domain::{Acknowledgement, Broadcast, BroadcastId, Change, Channel, Timestamp};
 use crate::log::Epoch;

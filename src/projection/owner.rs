@@ -9,7 +9,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use anyhow::anyhow;
 use arc_swap::ArcSwap;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -17,28 +16,25 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tracing::warn;
 
+use super::announcement::Announcement;
+use super::core::Core;
 use super::cursor::CursorRecord;
 use super::ledger::Ledger;
-use super::request::{Look, Request};
-use super::snapshot::Snapshot;
+use super::position::Position;
+use super::request::{Damage, Look, Request};
+use super::snapshot::{Active, Snapshot};
 use super::store::Store;
 use super::tree::Tree;
-use super::writing::Writing;
-use super::{Announcement, Damage, Position};
+use super::writer::Writer;
 use crate::blocking::blocking;
 use crate::domain::{Channel, Loaded, Pending, State, View};
 use crate::log::merkle::Hash;
 
-/// Looks whose needs are read from the store at the same time; others wait behind them.
+/// Looks whose needs are read from the store at the same time.
 const LOADS: usize = 64;
 
-/// The log's state, its tree, and where in the log that is.
-#[derive(Default)]
-pub(super) struct Core {
-    pub(super) log: State,
-    pub(super) tree: Tree,
-    pub(super) ledger: Ledger,
-}
+/// Looks that may wait for one of these reads to end. More are not answered.
+const WAITING_LOOKS: usize = 1_024;
 
 /// Why the state cannot be gone on with.
 pub(super) enum Fault {
@@ -59,9 +55,8 @@ pub(super) struct Owner {
     pub(super) core: Core,
     /// What was accepted here and is not in the log yet.
     pub(super) pending: Arc<Pending>,
-    /// Where to read what is not in memory, and to write what was folded; `None` while there is none.
-    pub(super) store: Option<Store>,
-    pub(super) writing: Writing,
+    /// Has the store: what is not in memory is read from it, and what was folded is written to it.
+    pub(super) writer: Writer,
     /// How often something was unloaded from memory, or all of it was replaced. What was read from the store before that may
     /// be older than what was in memory.
     unloads: u64,
@@ -93,8 +88,7 @@ impl Owner {
         Self {
             core: Core::default(),
             pending: Arc::default(),
-            store: None,
-            writing: Writing::default(),
+            writer: Writer::default(),
             unloads: 0,
             requests,
             _requests: kept,
@@ -114,6 +108,13 @@ impl Owner {
         View::new(&self.core.log, &self.pending)
     }
 
+    /// What is active in each channel, as this replica shows it.
+    pub(super) fn active(&self) -> Arc<Vec<(Channel, Active)>> {
+        let snapshot = self.snapshot.load();
+        let active = snapshot.all_active().map(|(channel, active)| (channel.clone(), active.clone()));
+        Arc::new(active.collect())
+    }
+
     pub(super) fn position(&self) -> Position {
         *self.position.borrow()
     }
@@ -122,7 +123,7 @@ impl Owner {
     pub(super) fn restart(&mut self, store: Option<Store>, state: State, cursor: CursorRecord) {
         let tree = Tree::from(cursor.tree.clone());
         self.core = Core { log: state, tree, ledger: Ledger::of_a_replica(cursor) };
-        self.store = store;
+        self.writer = Writer::of(store);
         self.unloads += 1;
         self.publish_snapshot(None);
     }
@@ -165,9 +166,9 @@ impl Owner {
         match request {
             Request::Look(look) => self.look(look),
             Request::LookAtTree(look) => look(self.core.ledger.cursor.epoch, &self.core.tree),
-            Request::Store(reply) => self.hand_out_store(reply),
+            Request::Store(reply) => self.writer.hand_out(&self.core, reply),
             Request::Wait(sequence, reply) if self.position().sequence >= sequence => drop(reply.send(())),
-            Request::Wait(sequence, reply) => self.waiters.push((sequence, reply)),
+            Request::Wait(sequence, reply) => self.wait(sequence, reply),
             Request::Follow(follower) => self.followers.push(follower),
             Request::Rebuild(checkpoint) => {
                 // Whoever compared while it was begun anew may ask for that twice.
@@ -176,8 +177,7 @@ impl Owner {
                 }
             }
             Request::Damaged(of, damage) => {
-                let is_replaced =
-                    of.is_some_and(|of| !self.store.as_ref().is_some_and(|store| store.is(&of)));
+                let is_replaced = of.is_some_and(|of| !self.writer.store().is_ok_and(|store| store.is(&of)));
                 if !is_replaced {
                     self.fault.get_or_insert(Fault::Damaged(damage.error()));
                 }
@@ -185,6 +185,14 @@ impl Owner {
             Request::NoteDivergence => self.position.send_modify(|position| position.diverged = true),
             Request::FoldPending(..) | Request::Settle(_) => self.deferred.push_back(request),
         }
+    }
+
+    fn wait(&mut self, sequence: u64, reply: oneshot::Sender<()>) {
+        // Those who gave up are removed before the list grows.
+        if self.waiters.len() == self.waiters.capacity() {
+            self.waiters.retain(|(_, waiter)| !waiter.is_closed());
+        }
+        self.waiters.push((sequence, reply));
     }
 
     /// Looks at once if everything that is needed is in memory; or begins to read the rest.
@@ -196,9 +204,11 @@ impl Owner {
             let _ = catch_unwind(AssertUnwindSafe(|| (look.look)(view)));
             return;
         }
-        let Some(store) = self.store.clone() else { return };
+        let Ok(store) = self.writer.store() else { return };
         if self.loads.len() >= LOADS {
-            self.waiting_looks.push_back(look);
+            if self.waiting_looks.len() < WAITING_LOOKS {
+                self.waiting_looks.push_back(look);
+            }
             return;
         }
         let unloads = self.unloads;
@@ -249,15 +259,28 @@ impl Owner {
         }
     }
 
-    /// Serves requests until something has ended that has nothing to do with the state.
+    /// Does the next thing that is not the fold's: a step of the writer, a read that has ended, or a request. Cancel safe.
+    async fn serve_next(&mut self) {
+        tokio::select! {
+            biased;
+            progress = self.writer.next() => {
+                if let Err(error) = self.writer.proceed(&mut self.core, progress) {
+                    self.fail(error);
+                }
+            }
+            Some(load) = self.loads.next() => self.finish_load(load),
+            Some(request) = self.requests.recv() => self.serve(request),
+        }
+    }
+
+    /// Serves requests until work has ended that has nothing to do with the state.
     pub(super) async fn serve_during<T>(&mut self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                Some(load) = self.loads.next() => self.finish_load(load),
-                Some(request) = self.requests.recv() => self.serve(request),
+                () = self.serve_next() => {}
             }
             self.serve_deferred().await;
         }
@@ -283,8 +306,7 @@ impl Owner {
                         let _ = permit.map(|permit| permit.send(announcement.clone()));
                         break;
                     }
-                    Some(load) = self.loads.next() => self.finish_load(load),
-                    Some(request) = self.requests.recv() => self.serve(request),
+                    () = self.serve_next() => {}
                 }
             }
         }
@@ -293,15 +315,5 @@ impl Owner {
     /// The state has to be begun anew because of this.
     pub(super) fn fail(&mut self, error: anyhow::Error) {
         self.fault.get_or_insert(Fault::Damaged(error));
-    }
-}
-
-impl Damage {
-    /// What ends the use of a store.
-    fn error(self) -> anyhow::Error {
-        match self {
-            Self::Record => anyhow!("a record cannot be loaded, or is not what it was"),
-            Self::DiskTookNothing => std::io::Error::from(std::io::ErrorKind::StorageFull).into(),
-        }
     }
 }

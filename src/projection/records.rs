@@ -1,6 +1,7 @@
 //! What is read page by page: broadcasts, and who acknowledged them, from the store and from what is pending.
 
-use super::{AckAt, Projection, Unavailable};
+use super::handle::{Projection, Unavailable};
+use super::store::AckAt;
 use crate::domain::{BroadcastId, BroadcastState, Channel, Needs, PENDING};
 
 impl Projection {

@@ -1,10 +1,12 @@
 //! What others ask of the task that owns the projection.
 
+use anyhow::anyhow;
 use tokio::sync::{mpsc, oneshot};
 
+use super::announcement::Announcement;
 use super::store::Store;
 use super::tree::Tree;
-use super::{Announcement, Damage};
+use crate::disk;
 use crate::domain::{Accepted, Needs, View};
 use crate::log::merkle::Hash;
 use crate::log::{Epoch, TraceParent};
@@ -38,4 +40,26 @@ pub(super) enum Request {
     Damaged(Option<Store>, Damage),
     /// The tree disagrees with a checkpoint although it was begun anew for that.
     NoteDivergence,
+}
+
+/// What ends the use of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Damage {
+    /// A record cannot be read, or is not what it was.
+    Record,
+    /// The disk is full. What is on it is intact, even if there is room again by now.
+    FullDisk,
+}
+
+impl Damage {
+    pub(super) fn of(error: &anyhow::Error) -> Self {
+        if disk::takes_nothing(error) { Self::FullDisk } else { Self::Record }
+    }
+
+    pub(super) fn error(self) -> anyhow::Error {
+        match self {
+            Self::Record => anyhow!("a record cannot be loaded, or is not what it was"),
+            Self::FullDisk => std::io::Error::from(std::io::ErrorKind::StorageFull).into(),
+        }
+    }
 }

@@ -90,21 +90,17 @@ impl Snapshot {
                 active,
             })
         };
-        let channels = match touched {
-            Some(touched) => {
-                let mut channels = before.channels.clone();
-                for channel in touched {
-                    match channels.binary_search_by(|known| known.channel.cmp(channel)) {
-                        Ok(index) => channels[index] = summary(channel),
-                        Err(index) => channels.insert(index, summary(channel)),
-                    }
+        let channels = if let Some(touched) = touched {
+            let mut channels = before.channels.clone();
+            for channel in touched {
+                match channels.binary_search_by(|known| known.channel.cmp(channel)) {
+                    Ok(index) => channels[index] = summary(channel),
+                    Err(index) => channels.insert(index, summary(channel)),
                 }
-                channels
             }
-            None => {
-                let all: BTreeSet<_> = view.channels().collect();
-                all.into_iter().map(summary).collect()
-            }
+            channels
+        } else {
+            view.channels().collect::<BTreeSet<_>>().into_iter().map(summary).collect()
         };
         Self { position, has_pending: view.has_pending(), channels }
     }

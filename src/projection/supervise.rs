@@ -1,6 +1,7 @@
 //! The supervisor: keeps a reader and a fold going, over damage and over other logs, until the replica stops.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,16 +13,16 @@ use tracing::{error, info, warn};
 
 use super::cursor::CursorRecord;
 use super::fold::{Fold, Outcome};
-use super::owner::Owner;
+use super::owner::{Fault, Owner};
+use super::position::{Halt, Position};
 use super::store::{self, Store};
-use super::{Halt, Options, Position};
 use crate::blocking::blocking;
 use crate::disk;
 use crate::domain::State;
 use crate::log::EventLog;
 use crate::log::merkle::Hash;
 use crate::log::reader::{Reader, Seen};
-use crate::metrics::ByReason;
+use crate::metrics::{ByReason, Metrics};
 
 /// Batches on their way from the reader to the fold.
 const BATCHES_IN_FLIGHT: usize = 4;
@@ -31,6 +32,17 @@ const REBUILDS: u32 = 3;
 
 /// How often a disk that took nothing is tried again.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
+
+/// How a projection is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory of its store.
+    pub directory: PathBuf,
+    /// The longest time that the store may take to open; after that it counts as damaged.
+    pub open_timeout: Duration,
+    /// Where it counts events, rebuilds and durations.
+    pub metrics: Metrics,
+}
 
 /// Ends the projection.
 pub struct Supervisor {
@@ -64,7 +76,7 @@ impl Supervised {
         loop {
             let outcome = self.live_once(&mut stopped, rebuilt_for).await;
             let caught_up = self.owner.position().caught_up;
-            self.owner.close().await;
+            self.owner.writer.close().await;
             let reason = match outcome {
                 Ok(Outcome::Stopped) => return,
                 Ok(Outcome::OtherLog) => {
@@ -172,14 +184,21 @@ impl Supervised {
         reader.abort();
         forwarding.abort();
         let outcome = folded.unwrap_or_else(|_| Err(anyhow!("the fold panicked")));
-        if is_stopping { Ok(Outcome::Stopped) } else { outcome }
+        if is_stopping {
+            return Ok(Outcome::Stopped);
+        }
+        match self.owner.fault.take() {
+            // Whatever failed after this failed because of it.
+            Some(Fault::Damaged(cause)) if outcome.is_err() => Err(cause),
+            _ => outcome,
+        }
     }
 
     /// Opens the store, and takes over what is resident of it. It may have been begun anew for a checkpoint.
     async fn open_store(&mut self, rebuilt_for: Option<(u64, Hash)>) -> anyhow::Result<CursorRecord> {
         let options = self.options.clone();
         let opened = blocking(move || -> anyhow::Result<_> {
-            let store = Store::open(&options.directory, options.open_patience)?;
+            let store = Store::open(&options.directory, options.open_timeout)?;
             Ok((store.cursor()?, store.resident()?, store))
         });
         let opened = self.owner.serve_during(opened).await;

@@ -175,7 +175,7 @@ impl Spec {
 }
 
 pub fn projection_options(directory: PathBuf, metrics: &Metrics) -> projection::Options {
-    projection::Options { directory, open_patience: Duration::from_secs(20), metrics: metrics.clone() }
+    projection::Options { directory, open_timeout: Duration::from_secs(20), metrics: metrics.clone() }
 }
 
 async fn follow(modes: Modes, log: ModeLog) {

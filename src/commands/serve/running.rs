@@ -111,7 +111,7 @@ impl<'a> Base<'a> {
     ) -> (Projection, projection::Supervisor) {
         let options = projection::Options {
             directory: self.projection_directory.clone(),
-            open_patience: Duration::from_secs(self.options.store_open_seconds),
+            open_timeout: Duration::from_secs(self.options.store_open_seconds),
             metrics: self.metrics.clone(),
         };
         Projection::start(log, options, self.connection.generation.clone(), announce)

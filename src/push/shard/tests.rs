@@ -54,7 +54,7 @@ fn world() -> World {
     let directory = tempfile::tempdir().unwrap();
     let options = projection::Options {
         directory: directory.path().join("projection"),
-        open_patience: Duration::from_secs(20),
+        open_timeout: Duration::from_secs(20),
         metrics: Metrics::default(),
     };
     let (_, generation) = watch::channel(0);

@@ -43,7 +43,7 @@ impl Projecting {
         let (announce, announcements) = mpsc::channel(may_wait);
         let options = Options {
             directory: directory.to_owned(),
-            open_patience: Duration::from_secs(20),
+            open_timeout: Duration::from_secs(20),
             metrics: Metrics::default(),
         };
         let (_, reconnected) = watch::channel(0);
