@@ -21,7 +21,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::Channel;
 use crate::log::names::MIRROR_LEASE_KEY;
-use crate::submit::outbox::Bounds;
+use crate::submit::outbox::OutboxLimits;
 pub use admin::{Admin, MintToken, StatusFormat};
 pub use audit::{
     Audit, Check, CheckFormat, Export, LogFrom, Prove, Replay, ReplayFormat, State, StateFormat, Verify,
@@ -282,8 +282,8 @@ impl Serve {
     }
 
     /// How much the outbox takes.
-    pub const fn outbox_bounds(&self) -> Bounds {
-        Bounds { entries: self.outbox_max_entries, bytes: self.outbox_max_bytes }
+    pub const fn outbox_bounds(&self) -> OutboxLimits {
+        OutboxLimits { entries: self.outbox_max_entries, bytes: self.outbox_max_bytes }
     }
 
     /// Bytes that the embedded server's streams may take on disk.

@@ -39,7 +39,7 @@ pub mod json;
 pub mod suggest;
 pub mod blocking;
 pub mod crash_point;
-pub mod trouble;
+pub mod error_log;
 pub mod warnings;
 pub mod disk;
 pub mod shutdown;

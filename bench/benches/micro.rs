@@ -10,13 +10,13 @@ use divan::counter::ItemsCount;
 use tempfile::TempDir;
 use tidings::clock::{Clock as _, SystemClock};
 use tidings::domain::{
-    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Digest, Event, Fingerprint, Kind,
-    Recorded, State, Timestamp, UserId, evolve,
+    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Digest, Event, Fingerprint, Recorded,
+    Severity, State, Timestamp, UserId, evolve,
 };
 use tidings::log::Epoch;
 use tidings::log::envelope::{decode, encode};
 use tidings::log::names::Subject;
-use tidings::log::reader::Entry;
+use tidings::log::reader::LogEntry;
 use tidings::log::{NewEvent, RawMessage};
 use tidings::projection::cursor::CursorRecord;
 use tidings::projection::ledger::{Ledger, Step};
@@ -45,7 +45,7 @@ fn broadcast() -> Broadcast {
     Broadcast {
         id: BroadcastId(SystemClock.new_id()),
         message: "x".repeat(120).try_into().expect("a message"),
-        kind: Kind::Info,
+        severity: Severity::Info,
         created_by: "ann".parse().expect("a user"),
         created_at: now(),
     }
@@ -161,10 +161,10 @@ impl Projecting {
 fn apply_a_batch(bencher: Bencher<'_, '_>, together: usize) {
     let first = broadcast();
     let id = first.id;
-    let mut entries = vec![Entry::Message(stored(1, Event::Created(first)))];
+    let mut entries = vec![LogEntry::Message(stored(1, Event::Created(first)))];
     for event in 1..BATCH {
         let sequence = u64::try_from(event).expect("a sequence") + 1;
-        entries.push(Entry::Message(stored(sequence, acknowledged(id, event, together))));
+        entries.push(LogEntry::Message(stored(sequence, acknowledged(id, event, together))));
     }
     bencher.counter(ItemsCount::new(BATCH)).with_inputs(Projecting::begin).bench_refs(|projecting| {
         let Projecting { store, ledger, state, tree, .. } = projecting;

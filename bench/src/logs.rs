@@ -8,7 +8,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, stream};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream as streams};
 use tidings::clock::{Clock as _, SystemClock};
-use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, Timestamp};
+use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Severity, Timestamp};
 use tidings::log::NewEvent;
 use tidings::log::envelope::encode;
 use tidings::log::names::{LOG_STREAM, Subject};
@@ -219,7 +219,7 @@ fn created(id: BroadcastId, number: u64, created_at: Timestamp) -> Option<Event>
     Some(Event::Created(Broadcast {
         id,
         message,
-        kind: Kind::Info,
+        severity: Severity::Info,
         created_by: "ann".parse().ok()?,
         created_at,
     }))

@@ -11,7 +11,7 @@ use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::log::EventLog;
-use crate::log::connection::Connection;
+use crate::log::connection::NatsConnection;
 use crate::log::jetstream::JetStreamLog;
 
 /// The name that the operator of NATS sees.
@@ -22,8 +22,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A second connection of a replica, made when the first auditor asks and kept from then on.
 pub struct AuditConnection {
-    replica: Connection,
-    own: OnceCell<Connection>,
+    replica: NatsConnection,
+    own: OnceCell<NatsConnection>,
     turns: Arc<Semaphore>,
 }
 
@@ -40,13 +40,13 @@ pub struct AuditLog {
 
 impl AuditConnection {
     /// Connects to where `replica` is connected, with the same login, when it is first used.
-    pub fn beside(replica: Connection) -> Self {
+    pub fn beside(replica: NatsConnection) -> Self {
         Self { replica, own: OnceCell::new(), turns: Arc::new(Semaphore::new(1)) }
     }
 
     /// The log, over a connection that is up. An error while NATS is away.
     pub async fn log(&self) -> anyhow::Result<AuditLog> {
-        let own = self.own.get_or_try_init(|| self.replica.another(NAME)).await?;
+        let own = self.own.get_or_try_init(|| self.replica.connect_as(NAME)).await?;
         let mut reconnected = own.generation.clone();
         if !own.is_up() {
             let made = *reconnected.borrow_and_update();

@@ -22,8 +22,8 @@ use anyhow::{Context as _, bail};
 use super::source::{Head, Source};
 use crate::domain::Timestamp;
 use crate::log::merkle::{Frontier, Hash};
-use crate::log::reader::Entry;
-use crate::notary::stream::{Checkpoints, Noted};
+use crate::log::reader::LogEntry;
+use crate::notary::stream::{CheckpointStream, StoredCheckpoint};
 pub use file::{Export, Fault};
 
 /// What was exported.
@@ -56,15 +56,15 @@ impl<W: Write> Writer<W> {
     }
 
     /// The next checkpoint; all of them come before the first place.
-    pub fn checkpoint(&mut self, noted: &Noted) -> anyhow::Result<()> {
+    pub fn checkpoint(&mut self, stored: &StoredCheckpoint) -> anyhow::Result<()> {
         self.checkpoints += 1;
-        let written = self.write(&line::checkpoint(noted));
-        written.with_context(|| format!("writing checkpoint {}", noted.number))
+        let written = self.write(&line::checkpoint(stored));
+        written.with_context(|| format!("writing checkpoint {}", stored.number))
     }
 
     /// The next place.
-    pub fn place(&mut self, entry: &Entry) -> anyhow::Result<()> {
-        self.holes += u64::from(matches!(entry, Entry::Hole(_)));
+    pub fn place(&mut self, entry: &LogEntry) -> anyhow::Result<()> {
+        self.holes += u64::from(matches!(entry, LogEntry::Hole(_)));
         self.tree.push(entry.leaf());
         self.write(&line::place(entry)).with_context(|| format!("writing sequence {}", entry.sequence()))
     }
@@ -92,26 +92,26 @@ impl<W: Write> Writer<W> {
 /// Exports a log up to the end that it has now. `at` hears how far it is, and to where it goes.
 pub async fn export(
     source: &Source,
-    signed: Option<&Checkpoints>,
+    signed: Option<&CheckpointStream>,
     exported_at: Timestamp,
     out: impl Write,
     mut at: impl FnMut(u64, u64),
 ) -> anyhow::Result<Exported> {
     // Before the log is asked where it ends: nothing was signed up to here that the file does not have.
     let last_signed = match signed {
-        Some(signed) => signed.reach().await?.last,
+        Some(signed) => signed.extent().await?.last,
         None => 0,
     };
     let head = source.head().await?;
     let mut writer = Writer::begin(out, head, exported_at)?;
     if let Some(signed) = signed {
-        let write = |batch: Vec<Noted>| {
-            let asked = batch.iter().take_while(|noted| noted.number <= last_signed);
-            asked.into_iter().try_for_each(|noted| writer.checkpoint(noted))
+        let write = |batch: Vec<StoredCheckpoint>| {
+            let asked = batch.iter().take_while(|stored| stored.number <= last_signed);
+            asked.into_iter().try_for_each(|stored| writer.checkpoint(stored))
         };
         signed.each(write).await?;
     }
-    let place = |entry: Entry| {
+    let place = |entry: LogEntry| {
         at(entry.sequence(), head.last_sequence);
         writer.place(&entry)
     };

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::connection::AuditLog;
 use super::replay::{Filter, Form, told};
 use crate::log::LogInfo;
-use crate::log::reader::{Cursor, Delivery, Entry, Reader};
+use crate::log::reader::{Cursor, Delivery, LogEntry, Reader};
 
 /// Lines are handed on together up to this many bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -109,14 +109,14 @@ impl Feeding<'_> {
     }
 
     /// Whether that was all.
-    async fn tell(&mut self, entries: Vec<Entry>) -> anyhow::Result<bool> {
+    async fn tell(&mut self, entries: Vec<LogEntry>) -> anyhow::Result<bool> {
         let from = self.part.from;
         let mut entries = entries.into_iter().filter(|entry| entry.sequence() >= from).peekable();
         let mut over = false;
         while !over && entries.peek().is_some() {
             // A large event takes a while, in which the threads that serve must not stand still.
             let part: Vec<_> = entries.by_ref().take(EVENTS_AT_ONCE).collect();
-            let last = part.last().map_or(0, Entry::sequence);
+            let last = part.last().map_or(0, LogEntry::sequence);
             let turn = self.turns.clone().acquire_owned().await?;
             let made = tokio::task::spawn_blocking(move || {
                 let line = |entry| told(entry, &Filter::default(), Form::Ndjson, &mut |_| {});

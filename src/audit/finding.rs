@@ -10,7 +10,7 @@ use super::terminal::printable;
 /// What sort of thing is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, strum::EnumIter)]
 #[strum(serialize_all = "snake_case")]
-pub enum Kind {
+pub enum FindingKind {
     /// The exported file is not as it was written.
     File,
     /// The log has lost a message.
@@ -43,7 +43,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What sort of thing.
-    pub kind: Kind,
+    pub kind: FindingKind,
     /// Where in the log; `None` when it is about no single place.
     pub sequence: Option<u64>,
     /// What it is.
@@ -52,17 +52,17 @@ pub struct Finding {
 
 impl Finding {
     /// Something about a place of the log.
-    pub fn at(sequence: u64, kind: Kind, what: impl Into<String>) -> Self {
+    pub fn at(sequence: u64, kind: FindingKind, what: impl Into<String>) -> Self {
         Self { kind, sequence: Some(sequence), what: what.into() }
     }
 
     /// The log has lost the messages from one sequence to another.
     pub fn hole(first: u64, last: u64) -> Self {
-        Self::at(first, Kind::Hole, lost(first, last))
+        Self::at(first, FindingKind::Hole, lost(first, last))
     }
 
     /// Something about the whole.
-    pub fn of_all(kind: Kind, what: impl Into<String>) -> Self {
+    pub fn of_all(kind: FindingKind, what: impl Into<String>) -> Self {
         Self { kind, sequence: None, what: what.into() }
     }
 

@@ -12,7 +12,7 @@ use super::READ_AHEAD;
 use super::replay::{Filter, Form, Lost, told};
 use super::source::Source;
 use crate::log::EventLog;
-use crate::log::reader::{Cursor, Delivery, Reader, Seen};
+use crate::log::reader::{Cursor, Delivery, Reader, ReaderStatus};
 
 /// A log that cannot be followed for so long is away, also when no question about it has failed.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -69,7 +69,7 @@ pub async fn follow(
 
 /// Says when the log is away and when it is back.
 struct Outage {
-    seen: watch::Receiver<Seen>,
+    seen: watch::Receiver<ReaderStatus>,
     since: Option<Instant>,
     said: bool,
 }

@@ -9,13 +9,13 @@ use tokio::time::sleep;
 
 use crate::domain::Timestamp;
 use crate::duration::parse_span;
-use crate::log::moment::parse_rfc3339;
+use crate::log::time::parse_rfc3339;
 use crate::log::{EventLog, RawMessage, ReadError};
 
 /// How often "nothing there" is asked again before the end of the log counts as lost: a leader that was deposed a moment
 /// ago can say so.
-const ASKED: u32 = 3;
-const ASKED_EVERY: Duration = Duration::from_millis(300);
+const CONFIRMATIONS: u32 = 3;
+const CONFIRM_EVERY: Duration = Duration::from_millis(300);
 
 /// A moment as an auditor writes it.
 #[derive(Clone, Copy, Debug)]
@@ -75,11 +75,11 @@ pub async fn last_before(log: &dyn EventLog, moment_ns: i64) -> Result<u64, Read
 
 async fn first_from(log: &dyn EventLog, sequence: u64) -> Result<Option<RawMessage>, ReadError> {
     let mut found = log.first_from(sequence).await?;
-    for _ in 1..ASKED {
+    for _ in 1..CONFIRMATIONS {
         if found.is_some() {
             break;
         }
-        sleep(ASKED_EVERY).await;
+        sleep(CONFIRM_EVERY).await;
         found = log.first_from(sequence).await?;
     }
     Ok(found)

@@ -24,8 +24,8 @@ use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
 use crate::domain::{BroadcastId, UserId};
-use crate::log::merkle::{Hash, includes};
-use crate::notary::checkpoint::{Checkpoint, Signed};
+use crate::log::merkle::{Hash, verify_inclusion};
+use crate::notary::checkpoint::{Checkpoint, SignedCheckpoint};
 use crate::notary::note::{Note, PublicKey};
 use shown::{Says, Shown};
 
@@ -100,7 +100,12 @@ pub enum Unprovable {
 
 impl Proof {
     /// A proof of these parts, if it is one: the hashes lead from the event to the root that was signed.
-    fn of(shown: Shown, sequence: u64, path: Vec<Hash>, signed: Signed) -> Result<Self, Unprovable> {
+    fn of(
+        shown: Shown,
+        sequence: u64,
+        path: Vec<Hash>,
+        signed: SignedCheckpoint,
+    ) -> Result<Self, Unprovable> {
         let size = signed.checkpoint.size;
         let proof = Self { shown, index: sequence - 1, path, note: signed.note };
         match proof.says(&signed.checkpoint) {
@@ -115,7 +120,7 @@ impl Proof {
         if Some(self.index) != says.sequence.checked_sub(1) {
             return Err("its index is not the place of the event that it shows".to_owned());
         }
-        if !includes(checkpoint.root, checkpoint.size, self.index, leaf, &self.path) {
+        if !verify_inclusion(checkpoint.root, checkpoint.size, self.index, leaf, &self.path) {
             return Err("the event that it shows is not in the log that was signed".to_owned());
         }
         Ok(says)

@@ -9,12 +9,12 @@ use serde_json::{Map, Value, json};
 use super::finding::lost;
 use super::source::Source;
 use super::terminal::{Column, Table, json_line};
-use crate::domain::{BroadcastId, Channel, Event, Kind, Recorded, UserId};
+use crate::domain::{BroadcastId, Channel, Event, Recorded, Severity, UserId};
 use crate::log::RawMessage;
 use crate::log::envelope::{Decoded, Skipped, attribute, decode, trace_of};
-use crate::log::moment::{parse_rfc3339, rfc3339};
 use crate::log::names::Subject;
-use crate::log::reader::Entry;
+use crate::log::reader::LogEntry;
+use crate::log::time::{parse_rfc3339, rfc3339};
 use crate::log::trace::TRACEPARENT;
 
 /// Which events to print.
@@ -130,7 +130,7 @@ pub async fn replay(
     let mut printed = false;
     out.write_all(form.heading().as_bytes())?;
     let mut lost = Lost::default();
-    let print = |entry: Entry| {
+    let print = |entry: LogEntry| {
         lost.look(&entry, note);
         if let Some(line) = told(&entry, filter, form, note) {
             out.write_all(line.as_bytes())?;
@@ -158,12 +158,12 @@ pub(super) struct Lost(Option<(u64, u64)>);
 
 impl Lost {
     /// Looks at the next place.
-    pub(super) fn look(&mut self, entry: &Entry, note: &mut impl FnMut(String)) {
+    pub(super) fn look(&mut self, entry: &LogEntry, note: &mut impl FnMut(String)) {
         match entry {
-            Entry::Hole(sequence) => {
+            LogEntry::Hole(sequence) => {
                 self.0 = Some((self.0.map_or(*sequence, |(first, _)| first), *sequence));
             }
-            Entry::Message(_) => self.end(note),
+            LogEntry::Message(_) => self.end(note),
         }
     }
 
@@ -177,14 +177,14 @@ impl Lost {
 
 /// The line for one place of the log, when it is asked for. What is passed over is said in a note.
 pub(super) fn told(
-    entry: &Entry,
+    entry: &LogEntry,
     filter: &Filter,
     form: Form,
     note: &mut impl FnMut(String),
 ) -> Option<String> {
     let raw = match entry {
-        Entry::Message(raw) if filter.wants_time(raw) => raw,
-        Entry::Message(_) | Entry::Hole(_) => return None,
+        LogEntry::Message(raw) if filter.wants_time(raw) => raw,
+        LogEntry::Message(_) | LogEntry::Hole(_) => return None,
     };
     match decode(raw) {
         Decoded::Event(recorded) => filter.wants(raw, &recorded.event).then(|| form.line(raw, &recorded)),
@@ -235,8 +235,8 @@ fn cells(recorded: &Recorded) -> [String; COLUMNS.len()] {
     let (who, what) = match &recorded.event {
         Event::Created(broadcast) => {
             let message = broadcast.message.as_str();
-            let kind = match broadcast.kind {
-                Kind::Info => String::new(),
+            let kind = match broadcast.severity {
+                Severity::Info => String::new(),
                 loud => format!("[{}] ", loud.as_str()),
             };
             (broadcast.created_by.to_string(), kind + message)
@@ -304,9 +304,9 @@ mod tests {
         let (id, at) = (BroadcastId(Uuid::from_u128(7)), Timestamp::from_unix_ms(1));
         let user = |name: &str| name.parse::<UserId>().unwrap();
         let ack = |name: &str| Acknowledgement { user: user(name), at };
-        let created = |kind, message: &str| {
+        let created = |severity, message: &str| {
             let message = message.to_owned().try_into().unwrap();
-            Event::Created(Broadcast { id, message, kind, created_by: user("ann"), created_at: at })
+            Event::Created(Broadcast { id, message, severity, created_by: user("ann"), created_at: at })
         };
         let acks = |acknowledgements| {
             Event::Acknowledged(Acknowledged { broadcast_id: id, acknowledgements, salt: None })
@@ -316,8 +316,16 @@ mod tests {
         let begin = "      42  1970-01-01T00:00:00.005Z  creator     ";
         let uuid = "00000000-0000-0000-0000-000000000007";
         for (late, event, rest) in [
-            (false, created(Kind::Info, "two\nlines"), "created        ann             two lines".to_owned()),
-            (true, created(Kind::Alert, "fire"), "late created   ann             [alert] fire".to_owned()),
+            (
+                false,
+                created(Severity::Info, "two\nlines"),
+                "created        ann             two lines".to_owned(),
+            ),
+            (
+                true,
+                created(Severity::Alert, "fire"),
+                "late created   ann             [alert] fire".to_owned(),
+            ),
             (false, acks(vec![ack("eve")]), format!("acknowledged   eve             {uuid}")),
             (false, acks(vec![ack("a"), ack("b")]), format!("acknowledged   2 users         {uuid}")),
             (false, cleared, format!("cleared        b\u{FFFD}b             {uuid}")),

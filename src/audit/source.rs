@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::export::Export;
 use super::{READ_AHEAD, moment};
-use crate::log::reader::{Cursor, Delivery, Entry, Reader};
+use crate::log::reader::{Cursor, Delivery, LogEntry, Reader};
 use crate::log::{Epoch, EventLog};
 
 /// A log to read from its start to its end. Reading it changes nothing.
@@ -55,7 +55,7 @@ impl Source {
         &self,
         from: u64,
         to: u64,
-        mut visit: impl FnMut(Entry) -> anyhow::Result<()>,
+        mut visit: impl FnMut(LogEntry) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         if from > to {
             return Ok(());
@@ -71,7 +71,7 @@ async fn each_of_log(
     log: Arc<dyn EventLog>,
     from: u64,
     to: u64,
-    visit: &mut impl FnMut(Entry) -> anyhow::Result<()>,
+    visit: &mut impl FnMut(LogEntry) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let epoch = log.info().await.context("asking the log who it is")?.epoch;
     let (sender, mut deliveries) = mpsc::channel(READ_AHEAD);
@@ -89,7 +89,7 @@ async fn each_of_log(
 async fn visit_up_to(
     to: u64,
     deliveries: &mut mpsc::Receiver<Delivery>,
-    visit: &mut impl FnMut(Entry) -> anyhow::Result<()>,
+    visit: &mut impl FnMut(LogEntry) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     while let Some(delivery) = deliveries.recv().await {
         match delivery {

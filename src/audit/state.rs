@@ -9,7 +9,7 @@ use super::terminal::{Column, Table};
 use crate::domain::{Acknowledgement, BroadcastId, BroadcastState, Change, Channel, State, evolve};
 use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
-use crate::log::reader::Entry;
+use crate::log::reader::LogEntry;
 
 const COLUMNS: [Column; 6] = [
     Column::number("SEQUENCE", 8),
@@ -39,7 +39,7 @@ pub async fn state_at(source: &Source, at: u64) -> anyhow::Result<StateAt> {
 /// The same; `progress` hears how far it is.
 pub async fn fold_up_to(source: &Source, at: u64, mut progress: impl FnMut(u64)) -> anyhow::Result<StateAt> {
     let mut folded = StateAt::default();
-    let fold = |entry: Entry| {
+    let fold = |entry: LogEntry| {
         folded.fold(&entry);
         progress(entry.sequence());
         Ok(())
@@ -49,8 +49,8 @@ pub async fn fold_up_to(source: &Source, at: u64, mut progress: impl FnMut(u64))
 }
 
 impl StateAt {
-    fn fold(&mut self, entry: &Entry) {
-        let Entry::Message(raw) = entry else {
+    fn fold(&mut self, entry: &LogEntry) {
+        let LogEntry::Message(raw) = entry else {
             self.passed_over += 1;
             return;
         };

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::data_dir::{self, DataDir, InUse};
-use super::{connect_to_look, embedded_nats, keys, print, tokens};
+use super::{connect_read_only, embedded_nats, keys, print, tokens};
 use crate::config::{Admin, Nats, Streams};
 use crate::log::names::LOG_STREAM;
 use crate::notary::note::KeyName;
@@ -44,7 +44,7 @@ pub(super) async fn run(command: Admin) -> anyhow::Result<ExitCode> {
 
 /// Exit code 0 when everything is as defined, 1 when something differs.
 async fn provision(nats: &Nats, streams: &Streams, adopt: bool) -> anyhow::Result<ExitCode> {
-    let connection = connect_to_look(nats).await?;
+    let connection = connect_read_only(nats).await?;
     let provision = streams.provision();
     if adopt && let Some(epoch) = provision.adopt(&provision.context(&connection.client)).await? {
         print(&format!("The stream {LOG_STREAM} is the log now. Its epoch is {epoch}.\n"))?;

@@ -15,7 +15,7 @@ use exit::WrongUsage;
 
 use super::progress::Progress;
 use super::stdout::{Writer, abandoned};
-use super::{connect_to_look, fail_with, print};
+use super::{connect_read_only, fail_with, print};
 use crate::audit::export::Export;
 use crate::audit::follow::follow;
 use crate::audit::replay::{Filter, Form, replay};
@@ -27,12 +27,12 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Audit, LogFrom, Replay, ReplayFormat, State, StateFormat};
 use crate::domain::Event;
 use crate::log::EventLog;
-use crate::log::connection::Connection;
+use crate::log::connection::NatsConnection;
 use crate::log::jetstream::JetStreamLog;
 use crate::log::provision;
-use crate::notary::checkpoint::Signed;
+use crate::notary::checkpoint::SignedCheckpoint;
 use crate::notary::note::PublicKey;
-use crate::notary::stream::{Checkpoints, Noted};
+use crate::notary::stream::{CheckpointStream, StoredCheckpoint};
 use crate::shutdown::Shutdown;
 
 /// How many faults of a file are worth a note.
@@ -67,14 +67,14 @@ struct Opened {
     /// The exported file, if it is in one.
     file: Option<Arc<Export>>,
     /// How NATS is reached, if it is there.
-    connection: Option<Connection>,
+    connection: Option<NatsConnection>,
 }
 
 impl Opened {
     /// Opens the file that is named, or connects.
     async fn of(from: &LogFrom) -> anyhow::Result<Self> {
         let Some(path) = &from.file else {
-            let connection = connect_to_look(&from.nats).await?;
+            let connection = connect_read_only(&from.nats).await?;
             let source = Source::Log(log_behind(&connection));
             return Ok(Self { source, file: None, connection: Some(connection) });
         };
@@ -86,14 +86,16 @@ impl Opened {
     /// What was signed of it. Ask before you ask the log where it ends: it is not signed beyond that, then.
     async fn signed(&self, keys: Vec<PublicKey>) -> anyhow::Result<SignedRoots> {
         let mut signed = SignedRoots::of(self.source.head().await?.epoch, keys);
-        let take = |batch: Vec<Noted>| {
+        let take = |batch: Vec<StoredCheckpoint>| {
             signed.take(&batch);
             Ok(())
         };
         match (&self.file, &self.connection) {
             (Some(file), _) => file.each_checkpoint(take)?,
             (None, Some(connection)) => {
-                if let Some(checkpoints) = Checkpoints::find(provision::context(&connection.client)).await? {
+                if let Some(checkpoints) =
+                    CheckpointStream::find(provision::context(&connection.client)).await?
+                {
                     checkpoints.each(take).await?;
                 }
             }
@@ -103,13 +105,13 @@ impl Opened {
     }
 
     /// The newest checkpoint of it that one of these keys has signed; without any keys, that anybody has.
-    async fn newest_signed(&self, trusted: &[PublicKey]) -> anyhow::Result<Option<Signed>> {
+    async fn newest_signed(&self, trusted: &[PublicKey]) -> anyhow::Result<Option<SignedCheckpoint>> {
         let epoch = self.source.head().await?.epoch;
         if let Some(file) = &self.file {
             return file.newest_checkpoint(|noted| noted.read(epoch, trusted));
         }
         let Some(connection) = &self.connection else { return Ok(None) };
-        match Checkpoints::find(provision::context(&connection.client)).await? {
+        match CheckpointStream::find(provision::context(&connection.client)).await? {
             Some(checkpoints) => checkpoints.newest_of(epoch, trusted).await,
             None => Ok(None),
         }
@@ -132,8 +134,8 @@ async fn opened(from: &LogFrom) -> anyhow::Result<Opened> {
     Ok(opened)
 }
 
-fn log_behind(connection: &Connection) -> Arc<dyn EventLog> {
-    Arc::new(JetStreamLog::to_look(connection.client.clone()))
+fn log_behind(connection: &NatsConnection) -> Arc<dyn EventLog> {
+    Arc::new(JetStreamLog::read_only(connection.client.clone()))
 }
 
 /// Notes name what foreign messages say of themselves. A stderr that nobody reads is no reason to stop.
@@ -178,7 +180,7 @@ async fn print_replay(options: Replay) -> anyhow::Result<()> {
 }
 
 /// Ends by a signal, or when nobody reads any more.
-async fn print_as_it_grows(connection: Connection, filter: &Filter, form: Form) -> anyhow::Result<()> {
+async fn print_as_it_grows(connection: NatsConnection, filter: &Filter, form: Form) -> anyhow::Result<()> {
     let (_begin, mut shutdown) = Shutdown::listen()?;
     let (lines, writer) = Writer::start()?;
     let (log, mut note) = (log_behind(&connection), note);

@@ -23,9 +23,9 @@ use tracing::error;
 use crate::config::{Cli, Command, Contract, LogFormat, LogFrom, Nats};
 use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::disk::private;
-use crate::log::connection::{Connection, connect};
+use crate::error_log::causes;
+use crate::log::connection::{NatsConnection, connect};
 use crate::log::embedded;
-use crate::trouble::causes;
 use diagnostics::Verbosity;
 use serve::configuration;
 
@@ -105,7 +105,7 @@ fn fail_with(error: &anyhow::Error, code: ExitCode) -> ExitCode {
 }
 
 /// Connects a command that only looks: to the NATS that is named, or to the one that a replica runs for itself.
-async fn connect_to_look(nats: &Nats) -> anyhow::Result<Connection> {
+async fn connect_read_only(nats: &Nats) -> anyhow::Result<NatsConnection> {
     if !nats.nats.is_empty() {
         return connect(&nats.address(nats.nats.clone()), "tidings").await;
     }

@@ -20,11 +20,11 @@ use super::data_dir::{self, DataDir};
 use super::keys;
 use crate::clock::SystemClock;
 use crate::config::{Auth, LogFormat, Serve};
-use crate::log::connection::{self, Connection, without_password};
+use crate::error_log::{LogLimiter, causes};
+use crate::log::connection::{self, NatsConnection, without_password};
 use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
 use crate::log::provision::{NoEpoch, Provision, Refused};
 use crate::shutdown::{Hangups, Shutdown};
-use crate::trouble::{Repeated, causes};
 use crate::warnings::Warnings;
 use running::{Base, Running};
 
@@ -71,7 +71,7 @@ pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> a
             joined??;
             None
         } else {
-            warn!("{}; starting with what is on disk", connection.why_not());
+            warn!("{}; starting with what is on disk", connection.outage_reason());
             Some(joining)
         },
         () = stopping.wait() => {
@@ -181,8 +181,8 @@ async fn stop_embedded(embedded: Option<EmbeddedNats>) -> anyhow::Result<()> {
 }
 
 /// Waits for NATS and for everything in it that a replica needs.
-async fn join(connection: Connection, provision: Provision) -> anyhow::Result<()> {
-    connection.introduced().await?;
+async fn join(connection: NatsConnection, provision: Provision) -> anyhow::Result<()> {
+    connection.wait_for_server().await?;
     provision_streams(&connection, &provision).await
 }
 
@@ -201,9 +201,9 @@ async fn unfit(joining: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::
 }
 
 /// Creates what is missing. What exists and differs in a guarantee stops the start; in a size, it is said.
-async fn provision_streams(connection: &Connection, provision: &Provision) -> anyhow::Result<()> {
+async fn provision_streams(connection: &NatsConnection, provision: &Provision) -> anyhow::Result<()> {
     let context = provision.context(&connection.client);
-    let repeated = Repeated::every(Duration::from_secs(10));
+    let repeated = LogLimiter::every(Duration::from_secs(10));
     let drifts = loop {
         match provision.everything(&context).await {
             Ok(drifts) => break drifts,

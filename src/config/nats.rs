@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::log::connection::Address;
+use crate::log::connection::NatsAddress;
 
 /// Where the log is.
 #[derive(Clone, Debug, Args)]
@@ -38,11 +38,11 @@ pub struct Nats {
 
 impl Nats {
     /// How to reach these servers. The one that a replica runs for itself, on loopback, has no TLS, and its URL has the login.
-    pub fn address(&self, servers: Vec<String>) -> Address {
+    pub fn address(&self, servers: Vec<String>) -> NatsAddress {
         if self.nats.is_empty() {
-            return Address { servers, ..Address::default() };
+            return NatsAddress { servers, ..NatsAddress::default() };
         }
-        Address {
+        NatsAddress {
             servers,
             credentials: self.nats_creds.clone(),
             tls_ca: self.nats_tls_ca.clone(),

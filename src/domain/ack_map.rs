@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::packed_set::Entry;
+use super::packed_set::PackedEntry;
 use super::types::{ByUser, Fingerprint};
 
 /// Parts with a lock each. A hash table that grows is rebuilt, and nobody can read it meanwhile: with a million users in one
@@ -50,7 +50,7 @@ impl AckMap {
     }
 
     /// The users that `is_wanted` chooses, in no order.
-    pub fn filtered(&self, is_wanted: impl Fn(Fingerprint) -> bool) -> Vec<Entry> {
+    pub fn filtered(&self, is_wanted: impl Fn(Fingerprint) -> bool) -> Vec<PackedEntry> {
         let mut found = Vec::new();
         for number in 0..PARTS {
             let part = self.part(number);
@@ -67,8 +67,8 @@ impl Clone for AckMap {
     }
 }
 
-impl FromIterator<Entry> for AckMap {
-    fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
+impl FromIterator<PackedEntry> for AckMap {
+    fn from_iter<T: IntoIterator<Item = PackedEntry>>(entries: T) -> Self {
         let mut map = Arc::<Self>::default();
         for (user, sequence) in entries {
             map.add(user, sequence);

@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::ack_map::AckMap;
-use super::packed_set::{Entry, PackedSet};
+use super::packed_set::{PackedEntry, PackedSet};
 use super::types::Fingerprint;
 
 /// The sequence of each user's first acknowledgement of one broadcast, by fingerprint.
@@ -132,7 +132,7 @@ impl AckSet {
     }
 
     /// Everybody who is in memory, in no order.
-    fn entries(&self) -> Vec<Entry> {
+    fn entries(&self) -> Vec<PackedEntry> {
         let mut entries = self.recent.filtered(|_| true);
         match &self.frozen {
             Some(Frozen::Hashed(users)) => entries.extend(users.filtered(|_| true)),

@@ -3,10 +3,10 @@
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::condition::Condition;
 use super::event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event};
 use super::message::{MAX_MESSAGE_CHARS, Message};
-use super::types::{BroadcastId, Channel, Fingerprint, Kind, Timestamp, UserId};
+use super::precondition::Precondition;
+use super::types::{BroadcastId, Channel, Fingerprint, Severity, Timestamp, UserId};
 use super::view::View;
 
 /// What somebody wants to happen.
@@ -19,11 +19,11 @@ pub enum Command {
         /// What it says.
         message: Message,
         /// How to present it.
-        kind: Kind,
+        severity: Severity,
         /// Who sends it.
         by: UserId,
         /// What has to be active.
-        condition: Condition,
+        condition: Precondition,
     },
     /// Take the active announcement down.
     Clear {
@@ -32,7 +32,7 @@ pub enum Command {
         /// Who does it.
         by: UserId,
         /// What has to be active.
-        condition: Condition,
+        condition: Precondition,
     },
     /// Confirm an announcement, once for all of a user's devices.
     Acknowledge {
@@ -81,7 +81,7 @@ pub enum Rejection {
         place: usize,
     },
     /// The type is none of `info`, `warning`, `alert`.
-    #[error("`{}` is not a broadcast type. Use one of: {}.", .given.escape_debug(), Kind::ALL.map(Kind::as_str).join(", "))]
+    #[error("`{}` is not a broadcast type. Use one of: {}.", .given.escape_debug(), Severity::ALL.map(Severity::as_str).join(", "))]
     UnknownType {
         /// The given type, cut to 40 characters.
         given: String,
@@ -126,12 +126,14 @@ pub fn decide(
 ) -> Result<Option<Event>, Rejection> {
     let channel = view.channel(command.channel());
     match command {
-        Command::Create { message, kind, by, condition, .. } => {
-            if let Some(written) = view.written_by(id) {
-                let known = view.broadcast(written.about).filter(|known| known.broadcast.id.0 == id);
+        Command::Create { message, severity, by, condition, .. } => {
+            if let Some(written) = view.lifecycle_event(id) {
+                let known = view.broadcast(written.broadcast).filter(|known| known.broadcast.id.0 == id);
                 let same = known.is_some_and(|known| {
-                    let Broadcast { message: sent, kind: sent_as, .. } = &known.broadcast;
-                    sent == message && sent_as == kind && (known.late || condition.holds(known.superseded))
+                    let Broadcast { message: sent, severity: sent_as, .. } = &known.broadcast;
+                    sent == message
+                        && sent_as == severity
+                        && (known.late || condition.holds(known.superseded))
                 });
                 return if same { Ok(None) } else { Err(Rejection::KeyReused) };
             }
@@ -139,14 +141,14 @@ pub fn decide(
             Ok(Some(Event::Created(Broadcast {
                 id: BroadcastId(id),
                 message: message.clone(),
-                kind: *kind,
+                severity: *severity,
                 created_by: by.clone(),
                 created_at: now,
             })))
         }
         Command::Clear { by, condition, .. } => {
-            if let Some(written) = view.written_by(id) {
-                let same = condition.holds(Some(written.about)) && written.about.0 != id;
+            if let Some(written) = view.lifecycle_event(id) {
+                let same = condition.holds(Some(written.broadcast)) && written.broadcast.0 != id;
                 return if same { Ok(None) } else { Err(Rejection::KeyReused) };
             }
             require(condition, channel.active)?;
@@ -181,10 +183,10 @@ pub fn acknowledged_before(
     }
 }
 
-fn require(condition: &Condition, active: Option<BroadcastId>) -> Result<(), Rejection> {
+fn require(condition: &Precondition, active: Option<BroadcastId>) -> Result<(), Rejection> {
     match (condition, active) {
         _ if condition.holds(active) => Ok(()),
-        (Condition::NoneActive, Some(active)) => Err(Rejection::AlreadyActive { active }),
+        (Precondition::NoneActive, Some(active)) => Err(Rejection::AlreadyActive { active }),
         _ => Err(Rejection::NotActive { active }),
     }
 }

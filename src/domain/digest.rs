@@ -25,7 +25,7 @@ impl Digest {
             channel.as_str().as_bytes(),
             broadcast.id.0.as_bytes(),
             broadcast.message.as_str().as_bytes(),
-            broadcast.kind.as_str().as_bytes(),
+            broadcast.severity.as_str().as_bytes(),
             broadcast.created_by.as_str().as_bytes(),
             &broadcast.created_at.as_unix_ms().to_be_bytes(),
             &sequence.to_be_bytes(),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::message::Message;
 use super::sent_to::SentTo;
-use super::types::{BroadcastId, Channel, Kind, Timestamp, UserId};
+use super::types::{BroadcastId, Channel, Severity, Timestamp, UserId};
 
 /// One announcement. As JSON it is the body of `broadcast.created` and the value in the KV bucket of active broadcasts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Broadcast {
     pub message: Message,
     /// How to present it.
     #[serde(rename = "type")]
-    pub kind: Kind,
+    pub severity: Severity,
     /// Who sent it.
     pub created_by: UserId,
     /// When the service accepted it, by the clock of the replica that did.
@@ -30,7 +30,7 @@ impl Broadcast {
     /// Whether both are one announcement. Two replicas that were alone may have accepted it at different moments under one
     /// key.
     pub fn announces_the_same(&self, other: &Self) -> bool {
-        (self.id, &self.message, self.kind) == (other.id, &other.message, other.kind)
+        (self.id, &self.message, self.severity) == (other.id, &other.message, other.severity)
     }
 }
 
@@ -93,7 +93,7 @@ pub struct EventType {
 
 /// Why a body is not an event to this build.
 #[derive(Debug)]
-pub enum Unreadable {
+pub enum DecodeError {
     /// This build does not know the type in that version.
     UnknownType,
     /// The body has this field, which this build does not know: a newer build wrote the event. An event is never shown
@@ -164,16 +164,16 @@ impl Event {
 
     /// Reads a body of the given type. A field that this build does not know makes the event unreadable, wherever the field
     /// stands and whatever else is wrong with the body.
-    pub fn from_json(name: &str, version: u16, body: &[u8]) -> Result<Self, Unreadable> {
+    pub fn from_json(name: &str, version: u16, body: &[u8]) -> Result<Self, DecodeError> {
         let read = match (name, version) {
             ("broadcast.created", 1) => serde_json::from_slice(body).map(Self::Created),
             ("broadcast.cleared", 1) => serde_json::from_slice(body).map(Self::Cleared),
             ("broadcast.acknowledged", 1) => serde_json::from_slice(body).map(Self::Acknowledged),
-            _ => return Err(Unreadable::UnknownType),
+            _ => return Err(DecodeError::UnknownType),
         };
         read.map_err(|error| match fields::first_unknown(name, version, body) {
-            Some(field) => Unreadable::UnknownField(field),
-            None => Unreadable::Malformed(error),
+            Some(field) => DecodeError::UnknownField(field),
+            None => DecodeError::Malformed(error),
         })
     }
 }

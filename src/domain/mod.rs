@@ -10,7 +10,7 @@
 
 pub mod ack_map;
 pub mod ack_set;
-pub mod condition;
+pub mod precondition;
 pub mod decide;
 pub mod delays;
 pub mod digest;
@@ -29,7 +29,6 @@ mod tests;
 
 pub use ack_map::AckMap;
 pub use ack_set::{AckReader, AckSet};
-pub use condition::Condition;
 pub use decide::{Command, Rejection, acknowledged_before, decide};
 pub use delays::Delays;
 pub use digest::Digest;
@@ -37,10 +36,11 @@ pub use event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Event, Record
 pub use message::Message;
 pub use needs::{Loaded, Needs};
 pub use packed_set::PackedSet;
+pub use precondition::Precondition;
 pub use sent_to::{Audience, SentTo};
-pub use state::{BroadcastState, Change, ChannelState, EndReason, State, Written, evolve};
-pub use timestamp::{InvalidTime, parse_rfc3339};
+pub use state::{BroadcastState, Change, ChannelState, EndReason, EventRef, State, evolve};
+pub use timestamp::{InvalidTimestamp, parse_rfc3339};
 pub use types::{
-    BroadcastId, ByUser, Channel, Fingerprint, InvalidChannel, InvalidUserId, Kind, Timestamp, UserId,
+    BroadcastId, ByUser, Channel, Fingerprint, InvalidChannel, InvalidUserId, Severity, Timestamp, UserId,
 };
 pub use view::{Accepted, PENDING, Pending, View, in_log};

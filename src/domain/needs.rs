@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::state::{BroadcastState, Written};
+use super::state::{BroadcastState, EventRef};
 use super::types::{BroadcastId, ByUser, Fingerprint};
 
 /// What is looked up of the log's state, and may not be in memory.
@@ -13,7 +13,7 @@ pub struct Needs {
     /// Broadcasts, without their acknowledgements.
     pub broadcasts: Vec<BroadcastId>,
     /// Ids of lifecycle events.
-    pub written: Vec<Uuid>,
+    pub lifecycle_events: Vec<Uuid>,
     /// Users who may have acknowledged a broadcast. It does not bring the broadcast itself.
     pub acknowledged: Vec<(BroadcastId, Fingerprint)>,
 }
@@ -32,7 +32,7 @@ impl Needs {
 
     /// Whether nothing is needed.
     pub const fn is_empty(&self) -> bool {
-        self.broadcasts.is_empty() && self.written.is_empty() && self.acknowledged.is_empty()
+        self.broadcasts.is_empty() && self.lifecycle_events.is_empty() && self.acknowledged.is_empty()
     }
 }
 
@@ -42,7 +42,7 @@ pub struct Loaded {
     /// Broadcasts, without their acknowledgements.
     pub broadcasts: HashMap<BroadcastId, BroadcastState>,
     /// Lifecycle events, by their ids.
-    pub written: HashMap<Uuid, Written>,
+    pub lifecycle_events: HashMap<Uuid, EventRef>,
     /// Users who acknowledged a broadcast, with the sequence of their first acknowledgement.
     pub acknowledged: HashMap<BroadcastId, ByUser<u64>>,
 }

@@ -3,12 +3,12 @@
 use super::types::Fingerprint;
 
 /// A user, and the sequence of the first acknowledgement: 24 bytes.
-pub type Entry = (Fingerprint, u64);
+pub type PackedEntry = (Fingerprint, u64);
 
 /// A set of users that does not change: a sorted list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PackedSet {
-    users: Vec<Entry>,
+    users: Vec<PackedEntry>,
 }
 
 impl PackedSet {
@@ -18,7 +18,7 @@ impl PackedSet {
     }
 
     /// Adds users in the order of their fingerprints, who all come after those that it has.
-    pub fn append(&mut self, users: &[Entry]) {
+    pub fn append(&mut self, users: &[PackedEntry]) {
         debug_assert!(users.is_sorted() && users.first().is_none_or(|first| self.users.last() < Some(first)));
         self.users.extend_from_slice(users);
     }
@@ -40,7 +40,7 @@ impl PackedSet {
     }
 
     /// Everybody in it, in the order of their fingerprints.
-    pub fn iter(&self) -> impl Iterator<Item = Entry> {
+    pub fn iter(&self) -> impl Iterator<Item = PackedEntry> {
         self.users.iter().copied()
     }
 }

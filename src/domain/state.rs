@@ -110,9 +110,9 @@ impl ChannelState {
 
 /// A lifecycle event of the log, as its id finds it again. With an id that came twice, the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct EventRef {
     /// The broadcast that it is about.
-    pub about: BroadcastId,
+    pub broadcast: BroadcastId,
     /// Where it stands.
     pub sequence: u64,
     /// To how many it went, when its request had an idempotency key.
@@ -130,7 +130,7 @@ pub struct State {
     /// The loaded broadcasts.
     pub broadcasts: HashMap<BroadcastId, BroadcastState>,
     /// The loaded lifecycle events, by their ids.
-    pub written: HashMap<Uuid, Written>,
+    pub lifecycle_events: HashMap<Uuid, EventRef>,
     /// The digest over all facts so far.
     pub digest: Digest,
 }
@@ -187,17 +187,17 @@ impl State {
     }
 
     /// The lifecycle event of this id, when there is one in the log and loaded.
-    pub fn written_by(&self, id: Uuid) -> Option<Written> {
-        self.written.get(&id).copied()
+    pub fn lifecycle_event(&self, id: Uuid) -> Option<EventRef> {
+        self.lifecycle_events.get(&id).copied()
     }
 
     /// What [`decide`](super::decide::decide) will look up for `command` under the event id `id`.
     pub fn needs(command: &Command, id: Uuid) -> Needs {
         match command {
             Command::Create { .. } => {
-                Needs { broadcasts: vec![BroadcastId(id)], written: vec![id], ..Needs::default() }
+                Needs { broadcasts: vec![BroadcastId(id)], lifecycle_events: vec![id], ..Needs::default() }
             }
-            Command::Clear { .. } => Needs { written: vec![id], ..Needs::default() },
+            Command::Clear { .. } => Needs { lifecycle_events: vec![id], ..Needs::default() },
             Command::Acknowledge { broadcast, user, .. } => {
                 Needs::acknowledged(*broadcast, [user.fingerprint()])
             }
@@ -211,8 +211,8 @@ impl State {
             needs.broadcasts.push(about);
         }
         match &recorded.event {
-            Event::Created(_) | Event::Cleared(_) if !self.written.contains_key(&recorded.id) => {
-                needs.written.push(recorded.id);
+            Event::Created(_) | Event::Cleared(_) if !self.lifecycle_events.contains_key(&recorded.id) => {
+                needs.lifecycle_events.push(recorded.id);
             }
             Event::Acknowledged(_) if self.has_all_acks(about) => {}
             Event::Acknowledged(brought) => {
@@ -230,7 +230,12 @@ impl State {
         let is_known = |(id, user): &(BroadcastId, Fingerprint)| self.has_ack(*id, *user);
         Needs {
             broadcasts: needs.broadcasts.iter().filter(|id| !is_loaded(id)).copied().collect(),
-            written: needs.written.iter().filter(|id| !self.written.contains_key(id)).copied().collect(),
+            lifecycle_events: needs
+                .lifecycle_events
+                .iter()
+                .filter(|id| !self.lifecycle_events.contains_key(id))
+                .copied()
+                .collect(),
             acknowledged: needs.acknowledged.iter().filter(|ack| !is_known(ack)).copied().collect(),
         }
     }
@@ -251,8 +256,8 @@ impl State {
         for (id, record) in loaded.broadcasts {
             self.broadcasts.entry(id).or_insert(record);
         }
-        for (id, written) in loaded.written {
-            self.written.entry(id).or_insert(written);
+        for (id, event) in loaded.lifecycle_events {
+            self.lifecycle_events.entry(id).or_insert(event);
         }
         for (id, users) in loaded.acknowledged {
             let known = self.broadcasts.get_mut(&id).filter(|known| !known.acknowledgements.is_complete());
@@ -347,7 +352,11 @@ pub fn evolve(state: &mut State, recorded: &Recorded) -> Change {
     if !late {
         state.note_lifecycle_head(channel, sequence);
     }
-    state.written.entry(id).or_insert(Written { about: event.broadcast_id(), sequence, sent_to });
+    state.lifecycle_events.entry(id).or_insert(EventRef {
+        broadcast: event.broadcast_id(),
+        sequence,
+        sent_to,
+    });
     match event {
         Event::Created(broadcast) => state.create(recorded, broadcast),
         Event::Cleared(cleared) if !late && state.channel(channel).active == Some(cleared.broadcast_id) => {

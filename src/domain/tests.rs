@@ -56,29 +56,29 @@ impl World {
 }
 
 fn create(text: &str) -> Command {
-    create_if(text, Condition::Always)
+    create_if(text, Precondition::Always)
 }
 
-fn create_if(text: &str, condition: Condition) -> Command {
+fn create_if(text: &str, condition: Precondition) -> Command {
     Command::Create {
         channel: channel("creator"),
         message: Message::parse(text).unwrap(),
-        kind: Kind::Info,
+        severity: Severity::Info,
         by: user("ann"),
         condition,
     }
 }
 
 fn clear(named: Option<u128>) -> Command {
-    clear_if(named.map_or(Condition::Always, one_of))
+    clear_if(named.map_or(Precondition::Always, one_of))
 }
 
-fn clear_if(condition: Condition) -> Command {
+fn clear_if(condition: Precondition) -> Command {
     Command::Clear { channel: channel("creator"), by: user("ann"), condition }
 }
 
-fn one_of(id: u128) -> Condition {
-    Condition::OneOf(vec![broadcast(id)])
+fn one_of(id: u128) -> Precondition {
+    Precondition::OneOf(vec![broadcast(id)])
 }
 
 fn acknowledge(id: u128, name: &str) -> Command {
@@ -129,46 +129,46 @@ fn conditions_hold_or_refuse() {
 fn any_active_and_none_active_are_conditions_too() {
     let mut world = World::default();
     assert_eq!(
-        world.submit(&create_if("one", Condition::AnyActive), 1),
+        world.submit(&create_if("one", Precondition::AnyActive), 1),
         Err(Rejection::NotActive { active: None })
     );
-    assert_eq!(world.submit(&clear_if(Condition::NoneActive), 9), Ok(Change::Nothing));
-    world.submit(&create_if("one", Condition::NoneActive), 1).unwrap();
+    assert_eq!(world.submit(&clear_if(Precondition::NoneActive), 9), Ok(Change::Nothing));
+    world.submit(&create_if("one", Precondition::NoneActive), 1).unwrap();
     let active = Err(Rejection::AlreadyActive { active: broadcast(1) });
-    assert_eq!(world.submit(&create_if("two", Condition::NoneActive), 2), active);
-    assert_eq!(world.submit(&clear_if(Condition::NoneActive), 2), active);
-    world.submit(&create_if("two", Condition::AnyActive), 2).unwrap();
-    let list = Condition::OneOf(vec![broadcast(7), broadcast(2)]);
+    assert_eq!(world.submit(&create_if("two", Precondition::NoneActive), 2), active);
+    assert_eq!(world.submit(&clear_if(Precondition::NoneActive), 2), active);
+    world.submit(&create_if("two", Precondition::AnyActive), 2).unwrap();
+    let list = Precondition::OneOf(vec![broadcast(7), broadcast(2)]);
     world.submit(&create_if("three", list), 3).unwrap();
-    world.submit(&clear_if(Condition::AnyActive), 4).unwrap();
+    world.submit(&clear_if(Precondition::AnyActive), 4).unwrap();
     assert_eq!(world.active("creator"), None);
 }
 
 #[test]
 fn under_a_used_key_a_condition_is_judged_by_what_was_active_before_its_event() {
     let mut world = World::default();
-    world.submit(&create_if("one", Condition::NoneActive), 1).unwrap();
+    world.submit(&create_if("one", Precondition::NoneActive), 1).unwrap();
     world.submit(&create_if("two", one_of(1)), 2).unwrap();
     world.submit(&clear_if(one_of(2)), 3).unwrap();
     world.submit(&create("four"), 4).unwrap();
     // The same requests again: what they demanded is long gone, by their own effect.
     for (request, key) in [
-        (create_if("one", Condition::NoneActive), 1),
+        (create_if("one", Precondition::NoneActive), 1),
         (create_if("two", one_of(1)), 2),
-        (create_if("two", Condition::AnyActive), 2),
-        (create_if("two", Condition::OneOf(vec![broadcast(9), broadcast(1)])), 2),
+        (create_if("two", Precondition::AnyActive), 2),
+        (create_if("two", Precondition::OneOf(vec![broadcast(9), broadcast(1)])), 2),
         (clear_if(one_of(2)), 3),
-        (clear_if(Condition::AnyActive), 3),
+        (clear_if(Precondition::AnyActive), 3),
     ] {
         assert_eq!(world.submit(&request, key), Ok(Change::Nothing), "{request:?}");
     }
     // What was not so then makes it another request: of a post as of a clear, also when it is so now.
     for (request, key) in [
-        (create_if("one", Condition::AnyActive), 1),
-        (create_if("two", Condition::NoneActive), 2),
+        (create_if("one", Precondition::AnyActive), 1),
+        (create_if("two", Precondition::NoneActive), 2),
         (create_if("two", one_of(2)), 2),
         (create_if("two", one_of(4)), 2),
-        (clear_if(Condition::NoneActive), 3),
+        (clear_if(Precondition::NoneActive), 3),
         (clear_if(one_of(4)), 3),
     ] {
         assert_eq!(world.submit(&request, key), Err(Rejection::KeyReused), "{request:?}");
@@ -234,7 +234,7 @@ fn took(created: (i64, i64, bool), acknowledged: (i64, i64, bool)) -> Option<u64
     let created_event = Event::Created(Broadcast {
         id: broadcast(1),
         message: Message::parse("hi").unwrap(),
-        kind: Kind::Info,
+        severity: Severity::Info,
         created_by: user("ann"),
         created_at: at(created.0),
     });
@@ -287,12 +287,12 @@ fn what_cannot_be_read_moves_the_guard_and_nothing_else() {
     assert_eq!(skipped, world.state);
 }
 
-fn any_condition() -> impl Strategy<Value = Condition> {
+fn any_condition() -> impl Strategy<Value = Precondition> {
     prop_oneof![
-        Just(Condition::Always),
-        Just(Condition::AnyActive),
-        Just(Condition::NoneActive),
-        prop::collection::vec((1u128..12).prop_map(broadcast), 1..4).prop_map(Condition::OneOf),
+        Just(Precondition::Always),
+        Just(Precondition::AnyActive),
+        Just(Precondition::NoneActive),
+        prop::collection::vec((1u128..12).prop_map(broadcast), 1..4).prop_map(Precondition::OneOf),
     ]
 }
 

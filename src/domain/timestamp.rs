@@ -89,10 +89,10 @@ impl Serialize for Timestamp {
 /// A text is not an RFC 3339 time.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("`{}` is not an RFC 3339 time such as 2026-11-25T02:43:00Z", .0.escape_debug())]
-pub struct InvalidTime(String);
+pub struct InvalidTimestamp(String);
 
 impl FromStr for Timestamp {
-    type Err = InvalidTime;
+    type Err = InvalidTimestamp;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(moment) = as_written(text) {
@@ -104,9 +104,9 @@ impl FromStr for Timestamp {
 }
 
 /// Reads any RFC 3339 time. jiff alone would also accept other forms of ISO 8601, such as one without seconds.
-pub fn parse_rfc3339(text: &str) -> Result<jiff::Timestamp, InvalidTime> {
+pub fn parse_rfc3339(text: &str) -> Result<jiff::Timestamp, InvalidTimestamp> {
     let moment = if is_in_form(text.as_bytes()) { text.parse().ok() } else { None };
-    moment.ok_or_else(|| InvalidTime(text.chars().take(40).collect()))
+    moment.ok_or_else(|| InvalidTimestamp(text.chars().take(40).collect()))
 }
 
 fn is_in_form(text: &[u8]) -> bool {

@@ -175,9 +175,9 @@ pub struct BroadcastId(pub Uuid);
 /// A string is not a UUID in its one spelling: lower case, hyphenated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not a UUID with hyphens, such as 0198c5a0-1111-7222-8333-444455556666")]
-pub struct NotAnId;
+pub struct InvalidBroadcastId;
 
-impl From<uuid::Error> for NotAnId {
+impl From<uuid::Error> for InvalidBroadcastId {
     fn from(_: uuid::Error) -> Self {
         Self
     }
@@ -186,13 +186,13 @@ impl From<uuid::Error> for NotAnId {
 impl BroadcastId {
     /// Reads an id as a client writes it: hyphenated, in either case (RFC 9562, section 4). In the log, in subjects and in
     /// keys an id has one spelling.
-    pub fn from_client(text: &str) -> Result<Self, NotAnId> {
+    pub fn from_client(text: &str) -> Result<Self, InvalidBroadcastId> {
         Ok(Self(uuid::fmt::Hyphenated::from_str(text)?.into_uuid()))
     }
 }
 
 impl TryFrom<String> for BroadcastId {
-    type Error = NotAnId;
+    type Error = InvalidBroadcastId;
 
     fn try_from(id: String) -> Result<Self, Self::Error> {
         id.parse()
@@ -206,13 +206,13 @@ impl From<BroadcastId> for String {
 }
 
 impl FromStr for BroadcastId {
-    type Err = NotAnId;
+    type Err = InvalidBroadcastId;
 
     fn from_str(id: &str) -> Result<Self, Self::Err> {
         // The hyphenated form in lower case alone, so that an id has one spelling in URLs, subjects and keys.
         let uuid = uuid::fmt::Hyphenated::from_str(id)?.into_uuid();
         let spelled = &mut Uuid::encode_buffer();
-        if uuid.hyphenated().encode_lower(spelled) == id { Ok(Self(uuid)) } else { Err(NotAnId) }
+        if uuid.hyphenated().encode_lower(spelled) == id { Ok(Self(uuid)) } else { Err(InvalidBroadcastId) }
     }
 }
 
@@ -231,7 +231,7 @@ impl fmt::Display for BroadcastId {
 /// How a client should present a broadcast.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum Severity {
     /// News.
     #[default]
     Info,
@@ -241,7 +241,7 @@ pub enum Kind {
     Alert,
 }
 
-impl Kind {
+impl Severity {
     /// Every kind, in the order in which documents list them.
     pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Alert];
 
@@ -256,7 +256,7 @@ impl Kind {
 
     /// Reads the word; another one is a rejection that lists the three.
     pub fn parse(word: &str) -> Result<Self, Rejection> {
-        let known = Self::ALL.into_iter().find(|kind| kind.as_str() == word);
+        let known = Self::ALL.into_iter().find(|severity| severity.as_str() == word);
         known.ok_or_else(|| Rejection::UnknownType { given: word.chars().take(40).collect() })
     }
 }

@@ -12,7 +12,7 @@ use super::ack_set::AckSet;
 use super::event::{Acknowledgement, Event, Recorded};
 use super::needs::Loaded;
 use super::sent_to::SentTo;
-use super::state::{BroadcastState, Change, ChannelState, State, Written, evolve};
+use super::state::{BroadcastState, Change, ChannelState, EventRef, State, evolve};
 use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 
 /// Sequences from here on are no places in the log, but count what was accepted here and is not in the log yet: they
@@ -149,8 +149,8 @@ impl<'a> View<'a> {
     }
 
     /// The lifecycle event of this id, if the log has one.
-    pub fn written_in_log(self, id: Uuid) -> Option<Written> {
-        self.log.written_by(id).or_else(|| self.loaded?.written.get(&id).copied())
+    pub fn lifecycle_event_in_log(self, id: Uuid) -> Option<EventRef> {
+        self.log.lifecycle_event(id).or_else(|| self.loaded?.lifecycle_events.get(&id).copied())
     }
 
     /// The sequence at which this user first acknowledged the broadcast by the log.
@@ -204,8 +204,8 @@ impl<'a> View<'a> {
     }
 
     /// The lifecycle event of this id, if there is one.
-    pub fn written_by(self, id: Uuid) -> Option<Written> {
-        self.written_in_log(id).or_else(|| self.pending.state.written_by(id))
+    pub fn lifecycle_event(self, id: Uuid) -> Option<EventRef> {
+        self.lifecycle_event_in_log(id).or_else(|| self.pending.state.lifecycle_event(id))
     }
 
     /// Broadcasts of a channel that are not in the log yet, newest first. What was relayed a moment ago is in both.
@@ -231,7 +231,7 @@ impl<'a> View<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Command, Condition, Kind, Message, decide};
+    use super::super::{Command, Message, Precondition, Severity, decide};
     use super::*;
 
     struct World {
@@ -291,7 +291,13 @@ mod tests {
 
     fn create(text: &str) -> Command {
         let (message, by) = (Message::parse(text).unwrap(), "ann".parse().unwrap());
-        Command::Create { channel: channel(), message, kind: Kind::Info, by, condition: Condition::Always }
+        Command::Create {
+            channel: channel(),
+            message,
+            severity: Severity::Info,
+            by,
+            condition: Precondition::Always,
+        }
     }
 
     fn acknowledge(id: u128, user: &str) -> Command {
@@ -300,7 +306,7 @@ mod tests {
     }
 
     fn clear() -> Command {
-        Command::Clear { channel: channel(), by: "ann".parse().unwrap(), condition: Condition::Always }
+        Command::Clear { channel: channel(), by: "ann".parse().unwrap(), condition: Precondition::Always }
     }
 
     #[test]

@@ -26,8 +26,8 @@ use crate::audit::proof::of_replica::prove;
 use crate::domain::{BroadcastId, UserId};
 use crate::log::Position;
 use crate::log::provision::context;
-use crate::notary::checkpoint::Signed;
-use crate::notary::stream::Checkpoints;
+use crate::notary::checkpoint::SignedCheckpoint;
+use crate::notary::stream::CheckpointStream;
 
 /// Events of a response without `follow`: by default, and at most.
 const DEFAULT_LIMIT: u64 = 1_000;
@@ -150,7 +150,7 @@ async fn log(app: &App) -> Result<AuditLog, ApiError> {
 
 /// The newest checkpoint by a trusted key of the log that the projection reads: the last one in the stream, or else the one
 /// that the notary found.
-async fn newest(app: &App) -> Result<Option<Signed>, ApiError> {
+async fn newest(app: &App) -> Result<Option<SignedCheckpoint>, ApiError> {
     let Some(epoch) = app.projection.position().epoch else { return Ok(None) };
     // A request over a connection that is down would wait for it.
     if !app.nats.is_up() {
@@ -159,7 +159,7 @@ async fn newest(app: &App) -> Result<Option<Signed>, ApiError> {
     let known = app.auditing.newest.borrow().clone().filter(|newest| newest.epoch == epoch);
     let (trusted, known_of_notary) = (&app.auditing.trusted, known.is_some());
     let found = async {
-        match Checkpoints::find(context(&app.nats.client)).await? {
+        match CheckpointStream::find(context(&app.nats.client)).await? {
             Some(checkpoints) if known_of_notary => checkpoints.last_of(epoch, trusted).await,
             // The notary has not read the stream yet.
             Some(checkpoints) => checkpoints.newest_of(epoch, trusted).await,

@@ -15,9 +15,9 @@ use super::respond;
 use super::response_body::{Active, Cleared, Created, Limits, Recorded, Status};
 use super::state::App;
 use crate::domain::message::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
-use crate::domain::{Command, Kind, Message, SentTo};
+use crate::domain::{Command, Message, SentTo, Severity};
 use crate::push::wire::BroadcastView;
-use crate::submit::{Done, IdempotencyKey};
+use crate::submit::{IdempotencyKey, Submitted};
 
 /// The fields of `POST /`.
 const CREATE: Fields = Fields {
@@ -56,9 +56,10 @@ pub async fn create(
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     let body = Body::read(request, &app, &CREATE).await?;
     let message = Message::parse(body.required("message")?)?;
-    let kind = body.text("type")?.map_or(Ok(Kind::default()), Kind::parse)?;
+    let severity = body.text("type")?.map_or(Ok(Severity::default()), Severity::parse)?;
     let characters = message.character_count();
-    let command = Command::Create { channel: channel.clone(), message, kind, by: principal.user, condition };
+    let command =
+        Command::Create { channel: channel.clone(), message, severity, by: principal.user, condition };
     let (done, sent) = submit(&app, command, key, &headers).await?;
     let body = Created {
         status: Status::Success,
@@ -85,7 +86,7 @@ async fn submit(
     command: Command,
     key: Option<&str>,
     headers: &HeaderMap,
-) -> Result<(Done, SentTo), ApiError> {
+) -> Result<(Submitted, SentTo), ApiError> {
     let channel = command.channel().clone();
     let key = key.map(|key| IdempotencyKey { key, audience: app.connected(&channel).audience() });
     let done = app.submit.lifecycle(command, key, trace_of(headers)).await?;
@@ -178,7 +179,7 @@ pub async fn limits(
         recommended_length: RECOMMENDED_MESSAGE_CHARS,
         current_active_broadcasts: snapshot.active(&channel).is_some().into(),
         max_active_broadcasts: 1,
-        types: &Kind::ALL,
+        types: &Severity::ALL,
     };
     Ok(respond::ok(snapshot.position, &body))
 }

@@ -6,17 +6,17 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::error::ApiError;
 use super::respond;
-use crate::domain::{BroadcastId, Condition};
+use crate::domain::{BroadcastId, Precondition};
 
 /// The broadcasts that one `If-Match` may name. They are stored with a request that waits in the outbox.
 const MAX_NAMED: usize = 32;
 
 /// The precondition of a request that writes: `If-Match` with `*` or ids, or `If-None-Match: *`.
-pub fn of_write(headers: &HeaderMap) -> Result<Condition, ApiError> {
+pub fn of_write(headers: &HeaderMap) -> Result<Precondition, ApiError> {
     match (headers.get(header::IF_MATCH), headers.get(header::IF_NONE_MATCH)) {
-        (None, None) => Ok(Condition::Always),
+        (None, None) => Ok(Precondition::Always),
         (Some(wanted), None) => if_match(wanted),
-        (None, Some(unwanted)) if text(unwanted) == "*" => Ok(Condition::NoneActive),
+        (None, Some(unwanted)) if text(unwanted) == "*" => Ok(Precondition::NoneActive),
         (None, Some(_)) => Err(no_if_none_match(
             "If-None-Match must be `*` here: only if no broadcast is active. To require that a certain one is active, use \
              If-Match.",
@@ -27,10 +27,10 @@ pub fn of_write(headers: &HeaderMap) -> Result<Condition, ApiError> {
     }
 }
 
-fn if_match(value: &HeaderValue) -> Result<Condition, ApiError> {
+fn if_match(value: &HeaderValue) -> Result<Precondition, ApiError> {
     let value = text(value);
     if value == "*" {
-        return Ok(Condition::AnyActive);
+        return Ok(Precondition::AnyActive);
     }
     // Empty elements of a list are ignored (RFC 9110, section 5.6.1.2).
     let tags = || value.split(',').map(str::trim).filter(|tag| !tag.is_empty());
@@ -43,7 +43,7 @@ fn if_match(value: &HeaderValue) -> Result<Condition, ApiError> {
         return Err(no_if_match(format!("If-Match may name at most {MAX_NAMED} broadcasts.")));
     }
     let ids = tags().map(id_in).collect::<Option<Vec<_>>>().filter(|ids| !ids.is_empty());
-    ids.map(Condition::OneOf).ok_or_else(|| {
+    ids.map(Precondition::OneOf).ok_or_else(|| {
         no_if_match(
             "If-Match must be `*`, or one or more ids of broadcasts, each in double quotes, separated by commas: \
              \"0198c5a0-1111-7222-8333-444455556666\".",
@@ -104,18 +104,18 @@ mod tests {
         pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
     }
 
-    fn wanted(value: &str) -> Result<Condition, &'static str> {
+    fn wanted(value: &str) -> Result<Precondition, &'static str> {
         of_write(&headers(&[(header::IF_MATCH, value)])).map_err(|error| error.into_parts().0)
     }
 
     #[test]
     fn if_match_takes_a_star_an_id_and_a_list_of_ids() {
         let (a, b) = (A.parse().unwrap(), B.parse().unwrap());
-        assert_eq!(of_write(&HeaderMap::new()), Ok(Condition::Always));
-        assert_eq!(wanted("*"), Ok(Condition::AnyActive));
-        assert_eq!(wanted(&format!("\"{A}\"")), Ok(Condition::OneOf(vec![a])));
-        assert_eq!(wanted(&format!("\"{}\"", A.to_uppercase())), Ok(Condition::OneOf(vec![a])));
-        assert_eq!(wanted(&format!(" , \"{A}\",\t\"{B}\",")), Ok(Condition::OneOf(vec![a, b])));
+        assert_eq!(of_write(&HeaderMap::new()), Ok(Precondition::Always));
+        assert_eq!(wanted("*"), Ok(Precondition::AnyActive));
+        assert_eq!(wanted(&format!("\"{A}\"")), Ok(Precondition::OneOf(vec![a])));
+        assert_eq!(wanted(&format!("\"{}\"", A.to_uppercase())), Ok(Precondition::OneOf(vec![a])));
+        assert_eq!(wanted(&format!(" , \"{A}\",\t\"{B}\",")), Ok(Precondition::OneOf(vec![a, b])));
         let many = vec![format!("\"{A}\""); MAX_NAMED].join(",");
         assert!(wanted(&many).is_ok());
     }
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn if_none_match_is_a_star_and_stands_alone() {
         let unwanted = |pairs: &[(HeaderName, &str)]| of_write(&headers(pairs));
-        assert_eq!(unwanted(&[(header::IF_NONE_MATCH, "*")]), Ok(Condition::NoneActive));
+        assert_eq!(unwanted(&[(header::IF_NONE_MATCH, "*")]), Ok(Precondition::NoneActive));
         let id = format!("\"{A}\"");
         for bad in ["", "\"*\"", "*, *", &id] {
             assert!(unwanted(&[(header::IF_NONE_MATCH, bad)]).is_err(), "{bad}");

@@ -11,7 +11,7 @@ use super::respond;
 use super::response_body::{Live, Readiness};
 use super::state::App;
 use crate::contract::{ASYNCAPI, OPENAPI};
-use crate::log::condition::CopyState;
+use crate::log::stream_report::CopyState;
 use crate::metrics::text::Format;
 use crate::metrics::{self, Standing};
 use crate::projection::Halt;
@@ -49,7 +49,7 @@ pub async fn readyz(State(app): State<App>) -> Response {
         status: if ready { "ok" } else { "unavailable" },
         reason,
         mode: app.submit.modes().now().as_str(),
-        outbox: app.submit.standing().entries,
+        outbox: app.submit.outbox_stats().entries,
         epoch: position.epoch,
         sequence: position.sequence,
         head: app.projection.seen().head,
@@ -72,7 +72,7 @@ pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Respo
 
 fn standing(app: &App) -> Standing {
     let (position, seen) = (app.projection.position(), app.projection.seen());
-    let (has_leader, report) = app.submit.condition().last_seen();
+    let (has_leader, report) = app.submit.condition().latest();
     let servers = |state| report.servers.values().filter(|known| **known == state).count();
     let stream = metrics::Stream {
         has_leader,
@@ -108,7 +108,7 @@ fn standing(app: &App) -> Standing {
         announcements: app.projection.announcements_waiting(),
         hub_requests: app.hub.requests_waiting(),
     };
-    let waiting = app.submit.standing();
+    let waiting = app.submit.outbox_stats();
     let outage = metrics::Outage {
         degraded: app.submit.modes().now() != Mode::Cluster || projection.stalled,
         entries: waiting.entries,

@@ -16,7 +16,7 @@ pub enum QueryError {
     /// It is not `application/x-www-form-urlencoded`; the reason.
     Malformed(String),
     /// A parameter appears twice.
-    Repeated(String),
+    LogLimiter(String),
     /// The address does not know a parameter.
     Unknown {
         /// The parameter.
@@ -38,7 +38,7 @@ impl Query {
         let mut parameters = HashMap::new();
         for (name, value) in pairs.0 {
             if parameters.contains_key(&name) {
-                return Err(QueryError::Repeated(name));
+                return Err(QueryError::LogLimiter(name));
             }
             parameters.insert(name, value);
         }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::domain::{BroadcastId, BroadcastState, Digest, Kind, SentTo, Timestamp, UserId, in_log};
+use crate::domain::{BroadcastId, BroadcastState, Digest, SentTo, Severity, Timestamp, UserId, in_log};
 use crate::log::Epoch;
 use crate::projection::AckAt;
 use crate::push::counts::{Accuracy, Connected};
@@ -124,7 +124,7 @@ pub struct Limits {
     pub recommended_length: usize,
     pub current_active_broadcasts: u8,
     pub max_active_broadcasts: u8,
-    pub types: &'static [Kind],
+    pub types: &'static [Severity],
 }
 
 /// `GET /stats`

@@ -13,9 +13,9 @@ use super::refusal_log::RefusalLog;
 use crate::audit::connection::AuditConnection;
 use crate::clock::Clock;
 use crate::domain::{Channel, UserId};
-use crate::log::connection::Connection;
+use crate::log::connection::NatsConnection;
 use crate::metrics::Metrics;
-use crate::notary::Newest;
+use crate::notary::NewestCheckpoint;
 use crate::notary::note::PublicKey;
 use crate::projection::Projection;
 use crate::push::admission::Admission;
@@ -49,7 +49,7 @@ pub struct Auditing {
     /// The keys whose checkpoints are trusted; with none, those of any key.
     pub trusted: Arc<[PublicKey]>,
     /// The newest checkpoint that the notary knows.
-    pub newest: watch::Receiver<Option<Newest>>,
+    pub newest: watch::Receiver<Option<NewestCheckpoint>>,
     /// Limits the readers of events.
     pub readers: Arc<Semaphore>,
     /// Limits them for each user.
@@ -85,7 +85,7 @@ pub struct Parts {
     /// The numbers of connections of all replicas.
     pub counts: watch::Receiver<BTreeMap<Channel, Counts>>,
     /// The connection to NATS.
-    pub nats: Connection,
+    pub nats: NatsConnection,
     /// What the routes for auditors need.
     pub auditing: Auditing,
     /// The metrics.

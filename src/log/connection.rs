@@ -14,9 +14,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::trouble::Repeated;
+use crate::error_log::LogLimiter;
 use login::{hosts, login_options, warn_of_exposed_files};
-use outage::Outage;
+use outage::OutageCause;
 
 /// The oldest nats-server that has what the log needs (per-message TTL, pull heartbeats, consistent guards).
 const MINIMUM: (i64, i64) = (2, 11);
@@ -27,20 +27,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 
 /// While a first connection is awaited: how often to look.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The client says that it is connected a moment before it knows which server it is.
-const NAMED_AFTER: Duration = Duration::from_millis(20);
+const SERVER_INFO_DELAY: Duration = Duration::from_millis(20);
 
 /// What NATS says of one trouble is repeated in the diagnostics this often.
-const SAID_EVERY: Duration = Duration::from_secs(10);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// What is still on its way at the end has this long to go out.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where NATS is and how to be let in.
 #[derive(Clone, Debug, Default)]
-pub struct Address {
+pub struct NatsAddress {
     /// One URL or several of one cluster.
     pub servers: Vec<String>,
     /// A credentials file (`.creds`).
@@ -51,7 +51,7 @@ pub struct Address {
     pub tls_identity: Option<(PathBuf, PathBuf)>,
 }
 
-impl std::fmt::Display for Address {
+impl std::fmt::Display for NatsAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "NATS at {}", without_password(&self.servers.join(",")))
     }
@@ -59,62 +59,66 @@ impl std::fmt::Display for Address {
 
 /// A connection, and how often it was made.
 #[derive(Clone)]
-pub struct Connection {
+pub struct NatsConnection {
     /// The client; it reconnects by itself, for ever.
     pub client: Client,
     /// Counts connections made: it changes when a connection is back, and readers begin anew.
     pub generation: watch::Receiver<u64>,
-    address: Arc<Address>,
+    address: Arc<NatsAddress>,
     /// The client's name, as the server's operator sees it.
     name: Arc<str>,
     /// Why it is not up.
-    outage: watch::Sender<Outage>,
+    outage: watch::Sender<OutageCause>,
     /// Its end was asked for: that it is gone is no trouble.
     closing: Arc<AtomicBool>,
 }
 
 /// Connects under a name that the server's operator sees. An error when there is no server, or too old a one.
-pub async fn connect(address: &Address, name: &str) -> anyhow::Result<Connection> {
+pub async fn connect(address: &NatsAddress, name: &str) -> anyhow::Result<NatsConnection> {
     let (made, closing, known) = (watch::Sender::new(0), Arc::default(), Arc::default());
     let options = observed(login_options(address, name)?, &made, &closing, &known);
     warn_of_exposed_files(address);
     let connecting = options.connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
     check_version(&client)?;
-    Ok(Connection::new(client, address, name, &made, closing, &known))
+    Ok(NatsConnection::new(client, address, name, &made, closing, &known))
 }
 
-/// A connection that is made as soon as there is a server; see [`Connection::introduced`]. While there is none, the
+/// A connection that is made as soon as there is a server; see [`NatsConnection::introduced`]. While there is none, the
 /// diagnostics say why.
-pub async fn begin(address: &Address, name: &str) -> anyhow::Result<Connection> {
+pub async fn begin(address: &NatsAddress, name: &str) -> anyhow::Result<NatsConnection> {
     let connection = begin_until(address, name, Arc::default()).await?;
     warn_of_exposed_files(address);
     Ok(connection)
 }
 
 /// The same, until `closing` says that the end of the connection is no trouble.
-async fn begin_until(address: &Address, name: &str, closing: Arc<AtomicBool>) -> anyhow::Result<Connection> {
+async fn begin_until(
+    address: &NatsAddress,
+    name: &str,
+    closing: Arc<AtomicBool>,
+) -> anyhow::Result<NatsConnection> {
     let (made, known) = (watch::Sender::new(0), Arc::default());
     let options = observed(login_options(address, name)?, &made, &closing, &known);
     let connecting = options.retry_on_initial_connect().connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
-    let connection = Connection::new(client, address, name, &made, closing, &known);
+    let connection = NatsConnection::new(client, address, name, &made, closing, &known);
     tokio::spawn(outage::watch(connection.clone()));
     Ok(connection)
 }
 
 /// Reads everything that an address names, its files among them, and connects to nobody.
-pub fn check(address: &Address) -> anyhow::Result<()> {
+pub fn check(address: &NatsAddress) -> anyhow::Result<()> {
     hosts(address)?;
     login_options(address, "tidings")?;
     warn_of_exposed_files(address);
     Ok(())
 }
 
-impl Connection {
+impl NatsConnection {
     fn new(
         client: Client,
-        address: &Address,
+        address: &NatsAddress,
         name: &str,
         made: &watch::Sender<u64>,
         closing: Arc<AtomicBool>,
@@ -133,7 +137,7 @@ impl Connection {
 
     /// Another connection to the same servers, with the same login and the same options, under another name. Once this one is
     /// closed, the end of the other one is no trouble either.
-    pub async fn another(&self, name: &str) -> anyhow::Result<Self> {
+    pub async fn connect_as(&self, name: &str) -> anyhow::Result<Self> {
         begin_until(&self.address, name, self.closing.clone()).await
     }
 
@@ -148,8 +152,8 @@ impl Connection {
     }
 
     /// Why it is not up, as far as that is known, with what each server answered.
-    pub fn why_not(&self) -> String {
-        let Outage { login_refused, servers } = &*self.outage.borrow();
+    pub fn outage_reason(&self) -> String {
+        let OutageCause { login_refused, servers } = &*self.outage.borrow();
         match (login_refused, servers.as_str()) {
             (true, servers) => format!(
                 "NATS does not let this login in: --nats, --nats-creds or a certificate has to name one that may come in \
@@ -168,7 +172,7 @@ impl Connection {
     /// Ends the connection in order. That it is gone is then no trouble.
     pub async fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
-        let _ = timeout(CLOSE_PATIENCE, self.client.drain()).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.client.drain()).await;
     }
 
     fn is_closing(&self) -> bool {
@@ -176,7 +180,7 @@ impl Connection {
     }
 
     /// Returns when the connection is made the next time.
-    async fn is_made(&self) {
+    async fn reconnected(&self) {
         let mut generation = self.generation.clone();
         generation.mark_unchanged();
         if generation.changed().await.is_err() {
@@ -185,14 +189,14 @@ impl Connection {
     }
 
     /// Waits until there is a server that has said who it is. An error when it is too old.
-    pub async fn introduced(&self) -> anyhow::Result<()> {
+    pub async fn wait_for_server(&self) -> anyhow::Result<()> {
         loop {
             // The client says that it is connected a moment before it knows what the server has said of itself.
             let introduced = !self.client.server_info().version.is_empty();
             if introduced && self.is_up() {
                 break;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
         check_version(&self.client)
     }
@@ -206,7 +210,7 @@ fn observed(
     known: &Arc<OnceLock<Client>>,
 ) -> ConnectOptions {
     let (made, closing, known) = (made.clone(), closing.clone(), known.clone());
-    let repeated = Arc::new(Repeated::every(SAID_EVERY));
+    let repeated = Arc::new(LogLimiter::every(LOG_EVERY));
     options.event_callback(move |event| {
         let is_connected = matches!(event, Event::Connected);
         if is_connected {
@@ -215,7 +219,7 @@ fn observed(
         let (closing, known, repeated) = (closing.clone(), known.clone(), repeated.clone());
         async move {
             if is_connected {
-                sleep(NAMED_AFTER).await;
+                sleep(SERVER_INFO_DELAY).await;
             }
             let server = known.get().map(|client| client.server_info().server_name).unwrap_or_default();
             report(&event, &server, closing.load(Ordering::Relaxed), &repeated);
@@ -233,7 +237,7 @@ fn reconnect_delay(attempt: usize) -> Duration {
     ceiling / 2 + ceiling.mul_f64(0.5) * u32::try_from(share).unwrap_or(0) / 1_000
 }
 
-fn report(event: &Event, server: &str, closing: bool, repeated: &Repeated) {
+fn report(event: &Event, server: &str, closing: bool, repeated: &LogLimiter) {
     match event {
         event if closing => debug!(nats.server = server, "the connection to NATS, which is closed: {event}"),
         Event::Connected => info!(nats.server = server, "connected to NATS"),

@@ -40,7 +40,7 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between two looks at a child, and before the restart of one that died.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 
 /// A running nats-server of this process's own.
@@ -268,7 +268,7 @@ fn configuration_text(server: &Server, ports: &Path, port: Option<u16>) -> Strin
 
 /// nats-server writes a file with its ports once it listens.
 fn await_port(child: &mut Child, ports: &Path) -> anyhow::Result<u16> {
-    let looks = START_TIMEOUT.as_millis() / LOOK_EVERY.as_millis();
+    let looks = START_TIMEOUT.as_millis() / POLL_INTERVAL.as_millis();
     for _ in 0..looks {
         if let Some(status) = child.try_wait()? {
             bail!("it ended at once ({status})");
@@ -278,7 +278,7 @@ fn await_port(child: &mut Child, ports: &Path) -> anyhow::Result<u16> {
                 return Ok(port);
             }
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     bail!("it did not listen within {} s", START_TIMEOUT.as_secs())
 }
@@ -292,7 +292,7 @@ fn port_in(file: &str) -> Option<u16> {
 fn supervise(server: &Server, mut child: Child, port: u16, stopped: &Receiver<()>) {
     let mut unwatched = false;
     let mut full_disk = Fullness::default();
-    while goes_on(stopped, LOOK_EVERY) {
+    while goes_on(stopped, POLL_INTERVAL) {
         match child.try_wait() {
             Ok(Some(status)) => error!("the embedded nats-server ended ({status}); starting it again"),
             // One that met a full disk does not write again, whatever room there is (measured).
@@ -338,11 +338,11 @@ fn end(child: &mut Child) {
     if let Some(pid) = pid {
         let _ = kill_process(pid, Signal::TERM);
     }
-    for _ in 0..STOP_TIMEOUT.as_millis() / LOOK_EVERY.as_millis() {
+    for _ in 0..STOP_TIMEOUT.as_millis() / POLL_INTERVAL.as_millis() {
         if matches!(child.try_wait(), Ok(Some(_))) {
             return;
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     warn!("the embedded nats-server did not stop in time; killing it");
     let _ = child.kill();
@@ -364,14 +364,14 @@ fn end_orphan(pid_file: &Path) -> anyhow::Result<()> {
     }
     warn!(nats.pid = pid.as_raw_nonzero().get(), "an orphaned nats-server still has the store; ending it");
     let _ = kill_process(pid, Signal::TERM);
-    for _ in 0..STOP_TIMEOUT.as_millis() / LOOK_EVERY.as_millis() {
+    for _ in 0..STOP_TIMEOUT.as_millis() / POLL_INTERVAL.as_millis() {
         if test_kill_process(pid).is_err() || !is_ours() {
             return Ok(());
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     let _ = kill_process(pid, Signal::KILL);
-    std::thread::sleep(LOOK_EVERY * 4);
+    std::thread::sleep(POLL_INTERVAL * 4);
     if is_ours() {
         bail!("the nats-server with pid {} does not end; end it by hand", pid.as_raw_nonzero());
     }

@@ -12,7 +12,7 @@ use super::names::header::{FACTS_ROOT, SENT_TO};
 use super::names::{InvalidSubject, Subject};
 use super::trace::TRACEPARENT;
 use super::{NewEvent, RawMessage, TraceParent};
-use crate::domain::event::Unreadable;
+use crate::domain::event::DecodeError;
 use crate::domain::{Event, Recorded, Timestamp};
 
 /// What the binding encodes in header values: controls, space, `"`, `%`, and everything outside ASCII.
@@ -22,10 +22,10 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 pub const MAX_ACKS_PER_EVENT: usize = 1_000;
 
 /// The beginning of the source of an event: `/tidings/{replica}`.
-pub const OF_REPLICA: &str = "/tidings/";
+pub const SOURCE_PREFIX: &str = "/tidings/";
 
 /// The end of the source of an event that waited in the outbox of its replica: `/tidings/{replica}/outbox`.
-pub const OF_OUTBOX: &str = "/outbox";
+pub const OUTBOX_SUFFIX: &str = "/outbox";
 
 /// The headers and the body under which an event is stored.
 pub fn encode(new: &NewEvent) -> serde_json::Result<(Vec<(&'static str, String)>, Bytes)> {
@@ -105,14 +105,14 @@ fn read(raw: &RawMessage) -> Result<Recorded, Skipped> {
     let attributes = Attributes::of(raw);
     let (name, version) = attributes.kind()?;
     let event = Event::from_json(&name, version, &raw.body).map_err(|unreadable| match unreadable {
-        Unreadable::UnknownType => Skipped::Future { what: format!("{name}:{version}") },
-        Unreadable::UnknownField(field) => {
+        DecodeError::UnknownType => Skipped::Future { what: format!("{name}:{version}") },
+        DecodeError::UnknownField(field) => {
             Skipped::Future { what: format!("the field `{}` of {name}:{version}", field.escape_debug()) }
         }
-        Unreadable::Malformed(e) => Skipped::Foreign { why: format!("its body is not a {name}: {e}") },
+        DecodeError::Malformed(e) => Skipped::Foreign { why: format!("its body is not a {name}: {e}") },
     })?;
     let (subject, id) = (subject_of(raw)?, attributes.id()?);
-    check_place(&subject, id, &event).map_err(foreign)?;
+    check_subject(&subject, id, &event).map_err(foreign)?;
     Ok(Recorded {
         sequence: raw.sequence,
         recorded_at: Timestamp::from_unix_ns(raw.time_ns),
@@ -175,7 +175,7 @@ impl<'a> Attributes<'a> {
     fn is_relayed(&self) -> bool {
         self.source.and_then(decoded).is_some_and(|source| {
             // A replica may itself be called `outbox`.
-            source.strip_prefix(OF_REPLICA).is_some_and(|name| name.ends_with(OF_OUTBOX))
+            source.strip_prefix(SOURCE_PREFIX).is_some_and(|name| name.ends_with(OUTBOX_SUFFIX))
         })
     }
 
@@ -191,7 +191,7 @@ pub fn type_of(raw: &RawMessage) -> Result<(Cow<'_, str>, u16), Skipped> {
 }
 
 /// The subject and the id that a message has, whatever its body is.
-pub fn place_of(raw: &RawMessage) -> Result<(Subject, Uuid), Skipped> {
+pub fn subject_and_id(raw: &RawMessage) -> Result<(Subject, Uuid), Skipped> {
     Ok((subject_of(raw)?, Attributes::of(raw).id()?))
 }
 
@@ -200,7 +200,7 @@ fn subject_of(raw: &RawMessage) -> Result<Subject, Skipped> {
 }
 
 /// An event on a subject that is not its own would be guarded by the wrong sequence, so it is foreign there.
-fn check_place(subject: &Subject, id: Uuid, event: &Event) -> Result<(), &'static str> {
+fn check_subject(subject: &Subject, id: Uuid, event: &Event) -> Result<(), &'static str> {
     match (event, subject) {
         (Event::Created(broadcast), Subject::Lifecycle(_) | Subject::Late(_)) if broadcast.id.0 == id => {
             Ok(())
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!((recorded.sequence, recorded.id, recorded.late), (3, new.id, false));
         assert_eq!(recorded.recorded_at, Timestamp::from_unix_ms(5));
         assert!(!recorded.relayed);
-        let (_, raw) = created(&format!("/tidings/a{OF_OUTBOX}"));
+        let (_, raw) = created(&format!("/tidings/a{OUTBOX_SUFFIX}"));
         let Decoded::Event(relayed) = decode(&raw) else { panic!("not read: {:?}", decode(&raw)) };
         assert_eq!(relayed, Recorded { relayed: true, ..recorded });
     }

@@ -2,9 +2,9 @@
 
 use async_nats::jetstream::stream::Info;
 
-use super::condition::{CopyState, StreamReport};
 use super::names::{CHECKPOINT_STREAM, LOG_STREAM};
 use super::provision;
+use super::stream_report::{CopyState, StreamReport};
 
 /// A stream this full, in percent, is reported: there is time left to raise its limit.
 pub const NEARLY_FULL_PERCENT: u64 = 80;

@@ -16,13 +16,13 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::condition::StreamReport;
-use super::looking::Reading;
+use super::direct_get::ConnectionUse;
 use super::names::{EPOCH_METADATA, LOG_STREAM, Subject};
 use super::provision::{NoEpoch, Provision, context};
+use super::stream_report::StreamReport;
 use super::{
-    AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, envelope,
-    health, looking, stored,
+    AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, direct_get,
+    envelope, health, message_get,
 };
 
 /// How often a silent consumer is asked for a sign of life; after about twice that it counts as gone.
@@ -37,11 +37,11 @@ const READ_BATCH: usize = 2_048;
 const READ_BATCH_BYTES: usize = 8 << 20;
 
 /// How often "not found" is asked, and how wide apart, while the stream may only be electing a leader.
-const MISSING_ASKED: u32 = 3;
-const MISSING_ASKED_EVERY: Duration = Duration::from_millis(300);
+const MISSING_CONFIRMATIONS: u32 = 3;
+const CONFIRM_MISSING_EVERY: Duration = Duration::from_millis(300);
 
 /// The client takes the order to connect anew within this time; its queue may be full of what does not go out.
-const GIVE_UP_PATIENCE: Duration = Duration::from_secs(1);
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The JetStream API's error codes that the guard and the reader turn on, as nats-server 2.15 answers them.
 mod code {
@@ -66,24 +66,29 @@ pub struct JetStreamLog {
     /// How to create the stream; `None`: not at all.
     provision: Option<Provision>,
     /// How those read who do not create a consumer.
-    reading: Reading,
+    connection_use: ConnectionUse,
 }
 
 impl JetStreamLog {
     /// A log over a connection. Nothing is asked of the server yet.
     pub fn new(client: Client, provision: Provision) -> Self {
-        Self { context: context(&client), client, provision: Some(provision), reading: Reading::Alone }
+        Self {
+            context: context(&client),
+            client,
+            provision: Some(provision),
+            connection_use: ConnectionUse::Exclusive,
+        }
     }
 
-    /// The same as [`JetStreamLog::to_look`] over a connection that many read over at once: each asks for little, and for more
+    /// The same as [`JetStreamLog::read_only`] over a connection that many read over at once: each asks for little, and for more
     /// only when that is taken.
     pub fn shared(client: Client) -> Self {
-        Self { reading: Reading::Shared, ..Self::to_look(client) }
+        Self { connection_use: ConnectionUse::Shared, ..Self::read_only(client) }
     }
 
     /// A log for those who only look: a stream that is not there is not created, and no consumer is.
-    pub fn to_look(client: Client) -> Self {
-        Self { context: context(&client), client, provision: None, reading: Reading::Alone }
+    pub fn read_only(client: Client) -> Self {
+        Self { context: context(&client), client, provision: None, connection_use: ConnectionUse::Exclusive }
     }
 
     /// Whether it makes sense to ask. What is asked while the connection is down waits for it, and for ever on.
@@ -102,10 +107,10 @@ impl JetStreamLog {
                 Err(error) => match error.kind() {
                     GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                         // A cluster that has just lost its leader may say so once.
-                        if asked >= MISSING_ASKED {
+                        if asked >= MISSING_CONFIRMATIONS {
                             return Err(ReadError::Missing);
                         }
-                        tokio::time::sleep(MISSING_ASKED_EVERY).await;
+                        tokio::time::sleep(CONFIRM_MISSING_EVERY).await;
                     }
                     _ => return Err(away(error)),
                 },
@@ -231,18 +236,18 @@ impl EventLog for JetStreamLog {
     }
 
     fn get(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
-        async move { stored::get(&self.context, &json!({"seq": sequence})).await }.boxed()
+        async move { message_get::get(&self.context, &json!({"seq": sequence})).await }.boxed()
     }
 
     fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>> {
-        async move { stored::get(&self.context, &json!({"seq": sequence.max(1), "next_by_subj": ">"})).await }
+        async move { message_get::get(&self.context, &json!({"seq": sequence.max(1), "next_by_subj": ">"})).await }
             .boxed()
     }
 
-    fn several_from(&self, sequence: u64) -> BoxFuture<'_, Result<Vec<RawMessage>, ReadError>> {
+    fn batch_from(&self, sequence: u64) -> BoxFuture<'_, Result<Vec<RawMessage>, ReadError>> {
         async move {
             self.connected().map_err(ReadError::Away)?;
-            looking::batch(&self.client, LOG_STREAM, sequence).await.map_err(ReadError::Away)
+            direct_get::batch(&self.client, LOG_STREAM, sequence).await.map_err(ReadError::Away)
         }
         .boxed()
     }
@@ -263,7 +268,7 @@ impl EventLog for JetStreamLog {
         async move {
             if self.provision.is_none() {
                 self.connected().map_err(ReadError::Away)?;
-                return Ok(looking::follow(self.client.clone(), from, self.reading));
+                return Ok(direct_get::follow(self.client.clone(), from, self.connection_use));
             }
             let consumer = self
                 .stream()
@@ -314,11 +319,11 @@ impl EventLog for JetStreamLog {
         Some(format!("{}/{}", info.server_id, info.client_id))
     }
 
-    fn give_up_connection(&self) -> BoxFuture<'_, ()> {
+    fn force_reconnect(&self) -> BoxFuture<'_, ()> {
         async move {
             if self.client.connection_state() == State::Connected {
                 warn!("NATS is connected and answers nothing: giving the connection up for another one");
-                let _ = timeout(GIVE_UP_PATIENCE, self.client.force_reconnect()).await;
+                let _ = timeout(RECONNECT_TIMEOUT, self.client.force_reconnect()).await;
             }
         }
         .boxed()

@@ -9,7 +9,7 @@ use super::RawMessage;
 use super::merkle::Hash;
 
 /// NATS adds headers under this prefix, or takes them as orders. They say how a message came, not what it says.
-const OF_NATS: &str = "Nats-";
+const NATS_HEADER_PREFIX: &str = "Nats-";
 
 /// What the log says at one place.
 ///
@@ -25,12 +25,12 @@ pub struct Statement {
     /// The place, from 1.
     pub sequence: u64,
     /// What stands there; `None` for a hole.
-    pub message: Option<Stated>,
+    pub message: Option<StatedMessage>,
 }
 
 /// What a statement says of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stated {
+pub struct StatedMessage {
     /// When the log recorded it, in nanoseconds since 1970-01-01.
     pub time_ns: i64,
     /// Its subject.
@@ -44,10 +44,10 @@ pub struct Stated {
 impl Statement {
     /// What a message says.
     pub fn of(message: &RawMessage) -> Self {
-        let headers = message.headers.iter().filter(|(name, _)| !name.starts_with(OF_NATS));
+        let headers = message.headers.iter().filter(|(name, _)| !name.starts_with(NATS_HEADER_PREFIX));
         let mut headers: Vec<_> = headers.cloned().collect();
         headers.sort();
-        let stated = Stated {
+        let stated = StatedMessage {
             time_ns: message.time_ns,
             subject: message.subject.clone(),
             headers,
@@ -63,7 +63,7 @@ impl Statement {
 
     /// The bytes that are hashed.
     pub fn to_bytes(&self) -> Vec<u8> {
-        if let Some(Stated { time_ns, subject, headers, body }) = &self.message {
+        if let Some(StatedMessage { time_ns, subject, headers, body }) = &self.message {
             return bytes_of_message(self.sequence, *time_ns, subject, headers, body);
         }
         let mut bytes = Vec::new();
@@ -83,7 +83,7 @@ impl Statement {
         };
         let (headers, []) = headers.as_chunks::<2>() else { return None };
         let headers = headers.iter().map(|[name, value]| Some((text(name)?, text(value)?)));
-        let stated = Stated {
+        let stated = StatedMessage {
             time_ns: i64::from_be_bytes((*time).try_into().ok()?),
             subject: text(subject)?,
             headers: headers.collect::<Option<_>>()?,
@@ -98,7 +98,7 @@ impl Statement {
     }
 }
 
-impl Stated {
+impl StatedMessage {
     /// The first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
@@ -107,7 +107,7 @@ impl Stated {
 
 /// The leaf of a message: of its [`Statement`], without making one, since every event on every replica has one.
 pub(super) fn of_message(message: &RawMessage) -> Hash {
-    let headers = message.headers.iter().filter(|(name, _)| !name.starts_with(OF_NATS));
+    let headers = message.headers.iter().filter(|(name, _)| !name.starts_with(NATS_HEADER_PREFIX));
     let mut headers: Vec<_> = headers.collect();
     headers.sort();
     let body = Sha256::digest(&message.body);
@@ -213,7 +213,7 @@ mod tests {
             body in any::<[u8; 32]>(),
             hole in any::<bool>(),
         ) {
-            let stated = Stated { time_ns, subject, headers, body };
+            let stated = StatedMessage { time_ns, subject, headers, body };
             let statement = Statement { sequence, message: (!hole).then_some(stated) };
             prop_assert_eq!(Statement::from_bytes(&statement.to_bytes()), Some(statement));
         }

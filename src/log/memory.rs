@@ -23,13 +23,13 @@ const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 /// An [`EventLog`] that lives as long as the process.
 #[derive(Clone)]
 pub struct MemoryLog {
-    shared: Arc<Mutex<Stored>>,
+    shared: Arc<Mutex<MemoryState>>,
     /// Wakes the followers: the last sequence, and a count of incarnations.
     changed: watch::Sender<(u64, u64)>,
 }
 
 #[derive(Default)]
-struct Stored {
+struct MemoryState {
     /// The time of its creation, and the bits of its epoch.
     created_ns: i64,
     /// By sequence − 1; `None` where a message was damaged away.
@@ -40,7 +40,7 @@ struct Stored {
     max_bytes: u64,
 }
 
-impl Stored {
+impl MemoryState {
     fn new(created_ns: i64) -> Self {
         Self { created_ns, max_bytes: MAX_BYTES, ..Self::default() }
     }
@@ -67,7 +67,7 @@ impl Stored {
 
 impl Default for MemoryLog {
     fn default() -> Self {
-        Self { shared: Arc::new(Mutex::new(Stored::new(1))), changed: watch::Sender::new((0, 0)) }
+        Self { shared: Arc::new(Mutex::new(MemoryState::new(1))), changed: watch::Sender::new((0, 0)) }
     }
 }
 
@@ -90,7 +90,7 @@ impl MemoryLog {
     /// Deletes everything and begins anew: another epoch, sequences from 1.
     pub fn recreate(&self) {
         let mut stored = self.lock();
-        *stored = Stored::new(stored.created_ns + 1_000_000_000);
+        *stored = MemoryState::new(stored.created_ns + 1_000_000_000);
         drop(stored);
         self.changed.send_modify(|(last, incarnation)| {
             *last = 0;
@@ -103,7 +103,7 @@ impl MemoryLog {
         self.lock().max_bytes = max_bytes;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Stored> {
+    fn lock(&self) -> MutexGuard<'_, MemoryState> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -133,7 +133,7 @@ impl Frontier {
 
     /// The tree of the last leaves alone: those that are over when all are counted off by this power of two.
     #[must_use]
-    pub fn beyond(&self, power: u64) -> Self {
+    pub fn tail(&self, power: u64) -> Self {
         let size = self.size % power;
         let rest = self.roots.len() - size.count_ones() as usize;
         Self { size, roots: self.roots[rest..].to_vec() }
@@ -161,7 +161,7 @@ const fn middle(range: &Range<u64>) -> u64 {
 }
 
 /// The ranges whose hashes prove that a leaf stands in a tree of this size, from the leaf up. Empty for a leaf that does not.
-pub fn inclusion(index: u64, size: u64) -> Vec<Range<u64>> {
+pub fn inclusion_ranges(index: u64, size: u64) -> Vec<Range<u64>> {
     let mut path = Vec::new();
     let mut range = 0..size;
     while range.contains(&index) && range.end - range.start > 1 {
@@ -179,7 +179,7 @@ pub fn inclusion(index: u64, size: u64) -> Vec<Range<u64>> {
 }
 
 /// The ranges whose hashes prove that the tree of the larger size goes on from that of the smaller.
-pub fn consistency(smaller: u64, larger: u64) -> Vec<Range<u64>> {
+pub fn consistency_ranges(smaller: u64, larger: u64) -> Vec<Range<u64>> {
     let mut path = Vec::new();
     let mut range = 0..larger;
     if smaller == 0 || smaller > larger {
@@ -204,25 +204,25 @@ pub fn consistency(smaller: u64, larger: u64) -> Vec<Range<u64>> {
 }
 
 /// Whether a leaf stands at an index of a tree, by the hashes that [`inclusion`] names (RFC 9162, 2.1.3.2).
-pub fn includes(root: Hash, size: u64, index: u64, leaf: Hash, proof: &[Hash]) -> bool {
+pub fn verify_inclusion(root: Hash, size: u64, index: u64, leaf: Hash, proof: &[Hash]) -> bool {
     if index >= size {
         return false;
     }
-    let mut climb = Climb { at: index, last: size - 1 };
+    let mut path = TreePath { at: index, last: size - 1 };
     let mut hash = leaf;
     for beside in proof {
-        match climb.step() {
+        match path.step() {
             Some(Side::Left) => hash = Hash::node(*beside, hash),
             Some(Side::Right) => hash = Hash::node(hash, *beside),
             None => return false,
         }
     }
-    climb.last == 0 && hash == root
+    path.last == 0 && hash == root
 }
 
 /// Whether the tree of the larger size goes on from that of the smaller, by the hashes that [`consistency`] names (RFC 9162,
 /// 2.1.4.2).
-pub fn goes_on_from(smaller: (u64, Hash), larger: (u64, Hash), proof: &[Hash]) -> bool {
+pub fn verify_consistency(smaller: (u64, Hash), larger: (u64, Hash), proof: &[Hash]) -> bool {
     if smaller.0 == larger.0 {
         return proof.is_empty() && smaller.1 == larger.1;
     }
@@ -236,20 +236,20 @@ pub fn goes_on_from(smaller: (u64, Hash), larger: (u64, Hash), proof: &[Hash]) -
         (*first, rest)
     };
     let skipped = (smaller.0 - 1).trailing_ones();
-    let mut climb = Climb { at: (smaller.0 - 1) >> skipped, last: (larger.0 - 1) >> skipped };
+    let mut path = TreePath { at: (smaller.0 - 1) >> skipped, last: (larger.0 - 1) >> skipped };
     let (mut before, mut after) = (first, first);
     for beside in rest {
-        match climb.step() {
+        match path.step() {
             Some(Side::Left) => (before, after) = (Hash::node(*beside, before), Hash::node(*beside, after)),
             Some(Side::Right) => after = Hash::node(after, *beside),
             None => return false,
         }
     }
-    climb.last == 0 && before == smaller.1 && after == larger.1
+    path.last == 0 && before == smaller.1 && after == larger.1
 }
 
 /// The way from a place up to the root.
-struct Climb {
+struct TreePath {
     at: u64,
     last: u64,
 }
@@ -260,7 +260,7 @@ enum Side {
     Right,
 }
 
-impl Climb {
+impl TreePath {
     /// One hash further. `None` when the root is reached already.
     const fn step(&mut self) -> Option<Side> {
         if self.last == 0 {

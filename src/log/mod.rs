@@ -3,7 +3,8 @@
 //! The log is the only thing that a command ever writes. [`jetstream`] is the real one; [`memory`] keeps the same
 //! guard and the same answers for tests, and one suite runs over both.
 
-pub mod condition;
+pub mod stream_monitor;
+pub mod stream_report;
 pub mod connection;
 pub mod embedded;
 pub mod envelope;
@@ -12,15 +13,15 @@ pub mod facts;
 pub mod health;
 pub mod jetstream;
 pub mod leaf;
-pub mod looking;
+pub mod direct_get;
 pub mod memory;
 pub mod merkle;
-pub mod moment;
+pub mod time;
 pub mod names;
 mod position;
 pub mod provision;
 pub mod reader;
-mod stored;
+mod message_get;
 pub mod trace;
 
 use bytes::Bytes;
@@ -30,12 +31,12 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::domain::{Event, SentTo, Timestamp};
-use crate::trouble::causes;
-use condition::StreamReport;
+use crate::error_log::causes;
 pub use epoch::Epoch;
 use merkle::Hash;
 use names::Subject;
 pub use position::Position;
+use stream_report::StreamReport;
 pub use trace::TraceParent;
 
 /// An event on its way into the log.
@@ -187,7 +188,7 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// The first messages at a sequence or after it, in one answer: some of them, without a gap but for what the log has lost.
     /// None when the log has none there. Any node of NATS may answer this, not the leader alone, so it may end too early.
-    fn several_from(&self, sequence: u64) -> BoxFuture<'_, Result<Vec<RawMessage>, ReadError>> {
+    fn batch_from(&self, sequence: u64) -> BoxFuture<'_, Result<Vec<RawMessage>, ReadError>> {
         Box::pin(async move { Ok(self.first_from(sequence).await?.into_iter().collect()) })
     }
 
@@ -205,7 +206,7 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Gives up the connection to the log, which carries nothing though it counts as up, so that it is made anew. Nothing,
     /// when the log is not reached over a connection.
-    fn give_up_connection(&self) -> BoxFuture<'_, ()> {
+    fn force_reconnect(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 

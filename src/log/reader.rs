@@ -19,24 +19,24 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tracing::{error, warn};
 
 use super::{Epoch, EventLog, LogInfo, RawMessage, ReadError};
-use crate::trouble::Repeated;
+use crate::error_log::LogLimiter;
 use batch::Batch;
-pub use batch::{Entry, Last, MAX_BATCH};
+pub use batch::{LastEntry, LogEntry, MAX_BATCH};
 
 /// How often the reader asks the log how long and how large it is.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often a strange answer (shorter than before, no such message) is asked again before it is believed: a leader
 /// that was deposed a moment ago can give one.
-const ASKED: u32 = 3;
-const SHORTER_ASKED_EVERY: Duration = Duration::from_millis(2_500);
-const MISSING_ASKED_EVERY: Duration = Duration::from_millis(300);
+const CONFIRMATIONS: u32 = 3;
+const CONFIRM_SHORTER_EVERY: Duration = Duration::from_millis(2_500);
+const CONFIRM_MISSING_EVERY: Duration = Duration::from_millis(300);
 
 /// From this share of its limit on, the log's size is worth a warning.
-const FULL_WARNED_AT_PERCENT: u64 = 80;
+const NEARLY_FULL_PERCENT: u64 = 80;
 
 /// That the log cannot be read is said this often while it lasts.
-const SAID_EVERY: Duration = Duration::from_secs(10);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 const BACKOFF: Range<Duration> = Duration::from_millis(100)..Duration::from_secs(1);
 
@@ -48,7 +48,7 @@ pub struct Cursor {
     /// The last sequence handed on; 0 for none.
     pub sequence: u64,
     /// What stood there, to recognise the log by; `None`: take it unseen.
-    pub last: Option<Last>,
+    pub last: Option<LastEntry>,
 }
 
 /// What the reader hands on.
@@ -60,16 +60,16 @@ pub enum Delivery {
     /// Reading begins, and this is the log's last sequence at that moment.
     Head(u64),
     /// The next 1 to [`MAX_BATCH`] entries, without a gap.
-    Batch(Vec<Entry>),
+    Batch(Vec<LogEntry>),
 }
 
 /// What the reader knows of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct ReaderStatus {
     /// The log's last sequence when it was last asked, or what was read since, if that is more.
     pub head: u64,
     /// When it was last asked.
-    pub asked_at: Option<Instant>,
+    pub observed_at: Option<Instant>,
     /// The log that is being followed at this moment.
     pub following: Option<Epoch>,
     /// Whether the last try to read the log failed. Before the first one nobody knows yet.
@@ -81,7 +81,7 @@ pub struct Seen {
 /// Why a pass over the log ended.
 enum Interrupted {
     /// Nobody takes deliveries any more.
-    Unwanted,
+    Closed,
     /// A new pass can follow at once.
     Restart,
     /// The log cannot be read now.
@@ -99,12 +99,12 @@ pub struct Reader {
     log: Arc<dyn EventLog>,
     cursor: Cursor,
     deliveries: mpsc::Sender<Delivery>,
-    seen: watch::Sender<Seen>,
+    seen: watch::Sender<ReaderStatus>,
     /// Changes when the connection is back: the consumer of before may be gone.
     reconnected: watch::Receiver<u64>,
     passes: Counter,
-    unreadable: Repeated,
-    gap: Repeated,
+    unreadable: LogLimiter,
+    gap: LogLimiter,
 }
 
 impl Reader {
@@ -114,10 +114,10 @@ impl Reader {
         cursor: Cursor,
         deliveries: mpsc::Sender<Delivery>,
         reconnected: watch::Receiver<u64>,
-    ) -> (Self, watch::Receiver<Seen>) {
-        let (seen, watched) = watch::channel(Seen::default());
+    ) -> (Self, watch::Receiver<ReaderStatus>) {
+        let (seen, watched) = watch::channel(ReaderStatus::default());
         let passes = Counter::default();
-        let (unreadable, gap) = (Repeated::every(SAID_EVERY), Repeated::every(SAID_EVERY));
+        let (unreadable, gap) = (LogLimiter::every(LOG_EVERY), LogLimiter::every(LOG_EVERY));
         (Self { log, cursor, deliveries, seen, reconnected, passes, unreadable, gap }, watched)
     }
 
@@ -141,7 +141,7 @@ impl Reader {
                 backoff = BACKOFF.start;
             }
             match interrupted {
-                Interrupted::Unwanted => return,
+                Interrupted::Closed => return,
                 Interrupted::Restart if moved => continue,
                 // Whatever ends each pass at once must not make passes without a pause.
                 Interrupted::Restart => {}
@@ -187,7 +187,7 @@ impl Reader {
 
     async fn try_pass(&mut self) -> Result<std::convert::Infallible, Interrupted> {
         self.reconnected.mark_unchanged();
-        let info = self.recognise().await?;
+        let info = self.identify().await?;
         let from = self.cursor.sequence.max(1);
         let mut messages = self.log.follow(from).await?.ready_chunks(MAX_BATCH);
         let mut known = self.cursor.last;
@@ -195,21 +195,21 @@ impl Reader {
         let mut head = Some(info.last_sequence);
         self.note(info);
         if known.is_none() {
-            self.say_head(&mut head).await?;
+            self.send_head(&mut head).await?;
         }
-        let mut looks = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        let mut looks = interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut silent, mut batch) = (true, Batch::default());
         loop {
             // Messages are last: while they come without a pause, all the rest must get its turn.
             let chunk = tokio::select! {
                 biased;
-                () = self.deliveries.closed() => return Err(Interrupted::Unwanted),
+                () = self.deliveries.closed() => return Err(Interrupted::Closed),
                 () = change(&mut self.reconnected) => return Err(Interrupted::Restart),
                 _ = looks.tick() => {
-                    self.say_head(&mut head).await?;
-                    self.hand_on(&mut batch).await?;
-                    self.look(std::mem::replace(&mut silent, true)).await?;
+                    self.send_head(&mut head).await?;
+                    self.deliver(&mut batch).await?;
+                    self.poll(std::mem::replace(&mut silent, true)).await?;
                     // Time in which nobody took what had been read is not silence of the log.
                     looks.reset();
                     continue;
@@ -217,7 +217,7 @@ impl Reader {
                 chunk = messages.next() => chunk,
             };
             let Some(chunk) = chunk else {
-                self.hand_on(&mut batch).await?;
+                self.deliver(&mut batch).await?;
                 return Err(Interrupted::Restart);
             };
             silent = false;
@@ -227,7 +227,7 @@ impl Reader {
                     Ok(message) => {
                         if let Some(known) = known.take() {
                             self.require_same(known, &message, info.epoch).await?;
-                            self.say_head(&mut head).await?;
+                            self.send_head(&mut head).await?;
                         }
                         self.take(message, &mut batch).await?;
                     }
@@ -235,7 +235,7 @@ impl Reader {
                 }
             }
             if broken.is_some() || batch.last() >= Some(self.seen.borrow().head) {
-                self.hand_on(&mut batch).await?;
+                self.deliver(&mut batch).await?;
             }
             if let Some(error) = broken {
                 return Err(error.into());
@@ -243,21 +243,21 @@ impl Reader {
         }
     }
 
-    async fn say_head(&self, head: &mut Option<u64>) -> Result<(), Interrupted> {
+    async fn send_head(&self, head: &mut Option<u64>) -> Result<(), Interrupted> {
         match head.take() {
-            Some(head) => self.deliveries.send(Delivery::Head(head)).await.map_err(|_| Interrupted::Unwanted),
+            Some(head) => self.deliveries.send(Delivery::Head(head)).await.map_err(|_| Interrupted::Closed),
             None => Ok(()),
         }
     }
 
     /// Asks the log who it is, and begins anew when it is not the one of the cursor.
-    async fn recognise(&mut self) -> Result<LogInfo, Interrupted> {
+    async fn identify(&mut self) -> Result<LogInfo, Interrupted> {
         let mut info = self.log.info().await?;
-        for _ in 1..ASKED {
+        for _ in 1..CONFIRMATIONS {
             if Some(info.epoch) != self.cursor.epoch || info.last_sequence >= self.cursor.sequence {
                 break;
             }
-            sleep(SHORTER_ASKED_EVERY).await;
+            sleep(CONFIRM_SHORTER_EVERY).await;
             info = self.log.info().await?;
         }
         match self.cursor.epoch {
@@ -276,25 +276,25 @@ impl Reader {
             error!(log.sequence = self.cursor.sequence, log.epoch = %epoch, "the log is another one: {why}. Reading it from its start");
         }
         self.cursor = Cursor { epoch: Some(epoch), sequence: 0, last: None };
-        self.deliveries.send(Delivery::Epoch(epoch)).await.map_err(|_| Interrupted::Unwanted)
+        self.deliveries.send(Delivery::Epoch(epoch)).await.map_err(|_| Interrupted::Closed)
     }
 
     /// The first message of a pass is the one at the cursor, seen again: it proves that the log is still the same.
     async fn require_same(
         &mut self,
-        known: Last,
+        known: LastEntry,
         message: &RawMessage,
         epoch: Epoch,
     ) -> Result<(), Interrupted> {
         let cursor = self.cursor.sequence;
         let same = match known {
-            Last::Message(leaf) if message.sequence == cursor => message.leaf() == leaf,
+            LastEntry::Message(leaf) if message.sequence == cursor => message.leaf() == leaf,
             // Delivered with a gap at its very beginning, perhaps: the leader knows what stands there.
-            Last::Message(leaf) => {
+            LastEntry::Message(leaf) => {
                 let there = self.first_from(cursor).await?.filter(|found| found.sequence == cursor);
                 there.is_some_and(|found| found.leaf() == leaf)
             }
-            Last::Hole => message.sequence != cursor,
+            LastEntry::Hole => message.sequence != cursor,
         };
         if same {
             return Ok(());
@@ -311,20 +311,20 @@ impl Reader {
         }
         // The message at the cursor was handed on by the pass before.
         if message.sequence >= next {
-            self.push(Entry::Message(message), batch).await?;
+            self.push(LogEntry::Message(message), batch).await?;
         }
         Ok(())
     }
 
-    async fn push(&mut self, entry: Entry, batch: &mut Batch) -> Result<(), Interrupted> {
+    async fn push(&mut self, entry: LogEntry, batch: &mut Batch) -> Result<(), Interrupted> {
         batch.push(entry);
-        if batch.is_full() { self.hand_on(batch).await } else { Ok(()) }
+        if batch.is_full() { self.deliver(batch).await } else { Ok(()) }
     }
 
     /// Asks the log how it is. When nothing came since it was asked before and it was longer already then, its tail is
     /// damaged or the consumer is stuck. What is missing is fetched, but not a long log message by message: another consumer
     /// may bring the rest.
-    async fn look(&mut self, silent: bool) -> Result<(), Interrupted> {
+    async fn poll(&mut self, silent: bool) -> Result<(), Interrupted> {
         let info = self.log.info().await?;
         if Some(info.epoch) != self.cursor.epoch || info.last_sequence < self.cursor.sequence {
             return Err(Interrupted::Restart);
@@ -334,7 +334,7 @@ impl Reader {
         if silent && known > self.cursor.sequence {
             let mut batch = Batch::default();
             self.fill(self.cursor.sequence + 1..known + 1, MAX_BATCH, &mut batch).await?;
-            self.hand_on(&mut batch).await?;
+            self.deliver(&mut batch).await?;
             if self.cursor.sequence < known {
                 return Err(Interrupted::Restart);
             }
@@ -342,7 +342,7 @@ impl Reader {
         Ok(())
     }
 
-    async fn hand_on(&mut self, batch: &mut Batch) -> Result<(), Interrupted> {
+    async fn deliver(&mut self, batch: &mut Batch) -> Result<(), Interrupted> {
         let Some(last) = batch.entries.last() else { return Ok(()) };
         self.cursor.sequence = last.sequence();
         self.cursor.last = Some(last.as_last());
@@ -355,11 +355,11 @@ impl Reader {
         self.deliveries
             .send(Delivery::Batch(std::mem::take(batch).entries))
             .await
-            .map_err(|_| Interrupted::Unwanted)
+            .map_err(|_| Interrupted::Closed)
     }
 
     fn note(&self, info: LogInfo) {
-        let nearly_full = |bytes: u64| bytes >= info.max_bytes / 100 * FULL_WARNED_AT_PERCENT;
+        let nearly_full = |bytes: u64| bytes >= info.max_bytes / 100 * NEARLY_FULL_PERCENT;
         if nearly_full(info.bytes) && !nearly_full(self.seen.borrow().bytes.0) {
             warn!(
                 log.bytes = info.bytes,
@@ -370,7 +370,7 @@ impl Reader {
         }
         self.seen.send_modify(|seen| {
             seen.head = info.last_sequence;
-            seen.asked_at = Some(Instant::now());
+            seen.observed_at = Some(Instant::now());
             seen.following = Some(info.epoch);
             seen.away = false;
             seen.bytes = (info.bytes, info.max_bytes);

@@ -62,14 +62,14 @@ impl FromStr for Checkpoint {
 
 /// A checkpoint, and the note that carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signed {
+pub struct SignedCheckpoint {
     /// What was signed.
     pub checkpoint: Checkpoint,
     /// With its signatures, as it stands in the stream.
     pub note: Note,
 }
 
-impl Signed {
+impl SignedCheckpoint {
     /// Reads a note that one of these keys has signed; without any keys, whoever signed it.
     pub fn read(text: &str, trusted: &[PublicKey]) -> Result<Self, String> {
         let note: Note = text.parse()?;
@@ -126,7 +126,9 @@ mod tests {
         let signed =
             |key: &SecretKey| Note::sign(checkpoint.to_string(), std::slice::from_ref(key)).to_string();
         let trusted = [ours.public().clone()];
-        let read = |text: &str, keys: &[PublicKey]| Signed::read(text, keys).map(|signed| signed.checkpoint);
+        let read = |text: &str, keys: &[PublicKey]| {
+            SignedCheckpoint::read(text, keys).map(|signed| signed.checkpoint)
+        };
         assert_eq!(read(&signed(&ours), &trusted).as_ref(), Ok(&checkpoint));
         assert!(read(&signed(&stranger), &trusted).is_err_and(|why| why.contains("none of the keys")));
         assert_eq!(read(&signed(&stranger), &[]).as_ref(), Ok(&checkpoint));

@@ -20,9 +20,9 @@
 //! looks at all of them.
 
 pub mod checkpoint;
-mod desk;
+mod state;
 mod read;
-mod trouble;
+mod failures;
 pub mod note;
 pub mod ranges;
 pub mod stream;
@@ -46,22 +46,22 @@ use crate::log::{Epoch, EventLog};
 use crate::metrics::Metrics;
 use crate::projection::Projection;
 use crate::warnings::{Warning, Warnings};
-use checkpoint::{Checkpoint, Signed};
-use desk::{Desk, Seen};
+use checkpoint::{Checkpoint, SignedCheckpoint};
+use failures::FailureLog;
 use note::{Note, PublicKey, SecretKey};
-use ranges::{Leaves, hash_of};
-use stream::Checkpoints;
-use trouble::Trouble;
+use ranges::{LeafReader, hash_of};
+use state::{CheckpointState, ReadCheckpoint};
+use stream::CheckpointStream;
 
 /// How often it looks for new checkpoints, at least and at most.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-const BREATH: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How often the leader must say that the log is too short before it is believed: one that was deposed can say so once.
-const ASKED: u32 = 3;
+const CONFIRMATIONS: u32 = 3;
 
 /// How far the clocks of two NATS nodes may be apart: a checkpoint noted so long before the first event of the log is not of it.
-const SKEW_NS: i64 = 600_000_000_000;
+const MAX_CLOCK_SKEW_NS: i64 = 600_000_000_000;
 
 /// What a notary needs to know.
 #[derive(Clone, Debug)]
@@ -103,84 +103,84 @@ pub struct Notary {
     /// Where it sets what is wrong.
     pub warnings: Warnings,
     /// Where it says which checkpoint is the newest.
-    pub newest: watch::Sender<Option<Newest>>,
+    pub newest: watch::Sender<Option<NewestCheckpoint>>,
 }
 
 /// The newest checkpoint of a log that counts, as the notary has found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Newest {
+pub struct NewestCheckpoint {
     /// Which log.
     pub epoch: Epoch,
     /// The checkpoint; `None`: no trusted key has signed one.
-    pub signed: Option<Signed>,
+    pub signed: Option<SignedCheckpoint>,
 }
 
 impl Notary {
     /// Runs until it is aborted. Whatever fails is tried again.
     pub async fn run(self) {
         let trusted = self.options.trusted();
-        let mut desk = Desk::default();
-        let mut trouble = Trouble::default();
+        let mut state = CheckpointState::default();
+        let mut failures = FailureLog::default();
         loop {
-            let Err(error) = self.work(&mut desk, &trusted, &mut trouble).await;
+            let Err(error) = self.work(&mut state, &trusted, &mut failures).await;
             debug!("the checkpoints cannot be read or signed now, trying again: {error:#}");
             // That NATS is away is said elsewhere.
             if self.client.connection_state() == State::Connected {
-                self.warnings.set(Warning::CheckpointsFailing, trouble.has(&error));
+                self.warnings.set(Warning::CheckpointsFailing, failures.has(&error));
             }
-            self.measure(&desk, &mut trouble);
-            sleep(LOOK_EVERY).await;
+            self.measure(&state, &mut failures);
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    async fn open(&self) -> anyhow::Result<Checkpoints> {
+    async fn open(&self) -> anyhow::Result<CheckpointStream> {
         let context = self.provision.context(&self.client);
         self.provision.stream(&context, CHECKPOINT_STREAM).await?;
-        Checkpoints::of(context).await
+        CheckpointStream::of(context).await
     }
 
     /// How long events have been in the log that no checkpoint covers.
-    fn measure(&self, desk: &Desk, trouble: &mut Trouble) {
-        let signed = desk.newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
-        let age = trouble.unsigned(signed, self.projection.position().sequence);
+    fn measure(&self, state: &CheckpointState, failures: &mut FailureLog) {
+        let signed = state.newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
+        let age = failures.unsigned(signed, self.projection.position().sequence);
         self.metrics.checkpoint_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         let position = self.projection.position();
         self.warnings.set(Warning::Diverged, position.diverged);
         // Another replica that signs has had time to.
         let is_unsigned =
-            self.options.keys.is_empty() && desk.newest.is_none() && age >= 2 * self.options.every;
+            self.options.keys.is_empty() && state.newest.is_none() && age >= 2 * self.options.every;
         self.warnings.set(Warning::LogUnsigned, is_unsigned);
-        let said_short = desk
+        let reported_short = state
             .newest
             .as_ref()
             .map(|seen| &seen.checkpoint)
             .filter(|newest| newest.size > position.sequence);
-        let is_too_short = said_short.is_some() && said_short == desk.said_short.as_ref();
+        let is_too_short = reported_short.is_some() && reported_short == state.reported_short.as_ref();
         self.warnings.set(Warning::LogTooShort, is_too_short);
     }
 
     async fn work(
         &self,
-        desk: &mut Desk,
+        state: &mut CheckpointState,
         trusted: &[PublicKey],
-        trouble: &mut Trouble,
+        failures: &mut FailureLog,
     ) -> anyhow::Result<Infallible> {
         let checkpoints = self.open().await?;
         loop {
             if let Some(epoch) = self.projection.position().epoch {
-                desk.turn_to(epoch);
-                self.read(&checkpoints, desk, epoch, trusted).await?;
-                self.compare(desk).await?;
-                self.sign_when_due(&checkpoints, desk).await?;
+                state.switch_to(epoch);
+                self.read(&checkpoints, state, epoch, trusted).await?;
+                self.compare(state).await?;
+                self.sign_when_due(&checkpoints, state).await?;
             }
-            trouble.is_over();
+            failures.is_over();
             self.warnings.set(Warning::CheckpointsFailing, false);
-            self.measure(desk, trouble);
+            self.measure(state, failures);
             let mut position = self.projection.watch();
-            let work = position.wait_for(|position| desk.has_work(position, self.signs_every()));
+            let work = position.wait_for(|position| state.has_work(position, self.signs_every()));
             // Or whatever others have signed, or time alone has made due.
-            let _ = timeout(LOOK_EVERY, work).await;
-            sleep(BREATH).await;
+            let _ = timeout(POLL_INTERVAL, work).await;
+            sleep(PAUSE).await;
         }
     }
 
@@ -190,9 +190,9 @@ impl Notary {
     }
 
     /// Holds the tree to the newest checkpoint, once it is large enough.
-    async fn compare(&self, desk: &mut Desk) -> anyhow::Result<()> {
+    async fn compare(&self, state: &mut CheckpointState) -> anyhow::Result<()> {
         let position = self.projection.position();
-        let Some(seen) = &mut desk.newest else { return Ok(()) };
+        let Some(seen) = &mut state.newest else { return Ok(()) };
         let Checkpoint { epoch, size, root, .. } = seen.checkpoint;
         // It may be of a log that is no more, or be people's turn, or nothing can be rebuilt now.
         let idle = position.diverged || position.halt.is_some();
@@ -200,7 +200,7 @@ impl Notary {
             return Ok(());
         }
         if size > position.sequence {
-            return if position.caught_up { self.say_if_too_short(desk).await } else { Ok(()) };
+            return if position.caught_up { self.check_length(state).await } else { Ok(()) };
         }
         let ours = match self.projection.root_at(size).await {
             Some(root) => root,
@@ -213,21 +213,21 @@ impl Notary {
             seen.agreed_in = Some(position.life);
             self.metrics.checkpoint_size.set(i64::try_from(size).unwrap_or(i64::MAX));
         } else {
-            self.disagree(desk, ours).await;
+            self.disagree(state, ours).await;
         }
         Ok(())
     }
 
     /// The root at a size, by what the store keeps of the tree, and by the log for the rest.
     async fn kept_root(&self, size: u64) -> anyhow::Result<Hash> {
-        let mut leaves = Leaves::of_leader(&*self.log);
+        let mut leaves = LeafReader::of_leader(&*self.log);
         hash_of(&mut leaves, &self.projection, 0..size).await.context("finding a root")
     }
 
     /// The log may end before what was signed of it; or this replica only has not heard of its last events.
-    async fn say_if_too_short(&self, desk: &mut Desk) -> anyhow::Result<()> {
-        let Some(Seen { checkpoint, .. }) = &desk.newest else { return Ok(()) };
-        if desk.said_short.as_ref() == Some(checkpoint) {
+    async fn check_length(&self, state: &mut CheckpointState) -> anyhow::Result<()> {
+        let Some(ReadCheckpoint { checkpoint, .. }) = &state.newest else { return Ok(()) };
+        if state.reported_short.as_ref() == Some(checkpoint) {
             return Ok(());
         }
         for asked in 1.. {
@@ -235,7 +235,7 @@ impl Notary {
             if info.epoch != checkpoint.epoch || info.last_sequence >= checkpoint.size {
                 return Ok(());
             }
-            if asked >= ASKED {
+            if asked >= CONFIRMATIONS {
                 error!(
                     log.sequence = info.last_sequence,
                     checkpoint.size = checkpoint.size,
@@ -244,52 +244,58 @@ impl Notary {
                 );
                 break;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
-        desk.said_short = Some(checkpoint.clone());
+        state.reported_short = Some(checkpoint.clone());
         Ok(())
     }
 
     /// The projection may be damaged: it is rebuilt, once for a checkpoint. If it differs again, the log was changed, or the
     /// checkpoint is false; then only people can tell.
-    async fn disagree(&self, desk: &mut Desk, ours: Hash) {
-        let Some(Seen { checkpoint, .. }) = &desk.newest else { return };
+    async fn disagree(&self, state: &mut CheckpointState, ours: Hash) {
+        let Some(ReadCheckpoint { checkpoint, .. }) = &state.newest else { return };
         let Checkpoint { size, root, .. } = *checkpoint;
         let position = self.projection.position();
         if position.rebuilt_for != Some((size, root)) {
-            if desk.asked_in != Some(position.life) {
+            if state.rebuild_requested_in != Some(position.life) {
                 warn!(
                     checkpoint.size = size,
                     "this replica's tree disagrees with a checkpoint: reading the log anew"
                 );
             }
-            desk.asked_in = Some(position.life);
+            state.rebuild_requested_in = Some(position.life);
             self.projection.rebuild_for((size, root)).await;
             return;
         }
         self.projection.note_divergence().await;
-        if desk.said_diverged.as_ref() != Some(checkpoint) {
+        if state.reported_diverged.as_ref() != Some(checkpoint) {
             error!(
                 checkpoint.size = size,
                 "DIVERGED: what this replica has read up to there has the root {ours}, and {root} was signed. The log was \
                  changed, or the checkpoint is false: run `tidings audit verify`"
             );
-            desk.said_diverged = Some(checkpoint.clone());
+            state.reported_diverged = Some(checkpoint.clone());
         }
     }
 
     /// Signs how the log is now, if there is a key and enough is new.
-    async fn sign_when_due(&self, checkpoints: &Checkpoints, desk: &mut Desk) -> anyhow::Result<()> {
-        let (Some(key), Some(read)) = (self.options.keys.first(), desk.read) else { return Ok(()) };
+    async fn sign_when_due(
+        &self,
+        checkpoints: &CheckpointStream,
+        state: &mut CheckpointState,
+    ) -> anyhow::Result<()> {
+        let (Some(key), Some(read)) = (self.options.keys.first(), state.read) else { return Ok(()) };
         let position = self.projection.position();
         let Some((epoch, size, root)) = self.projection.tree().await else { return Ok(()) };
         let life = self.projection.position().life;
-        let same = life == position.life && desk.epoch == Some(epoch);
-        let due = desk.is_due(life, size, self.options.every_events, |time_ns| self.is_past(time_ns));
+        let same = life == position.life && state.epoch == Some(epoch);
+        let due = state.is_due(life, size, self.options.every_events, |time_ns| self.is_past(time_ns));
         if !same || !position.caught_up || position.diverged || !due {
             return Ok(());
         }
-        if !self.is_sound(desk, life, size, root).await? || !self.is_still(epoch, size).await? {
+        if !self.verify_own_tree(state, life, size, root).await?
+            || !self.log_is_unchanged(epoch, size).await?
+        {
             return Ok(());
         }
         let checkpoint = Checkpoint { log: key.public().name().clone(), epoch, size, root };
@@ -303,8 +309,14 @@ impl Notary {
     }
 
     /// Whether the tree is the one of the projection's own records: asked once in a life, since it may have come from disk.
-    async fn is_sound(&self, desk: &mut Desk, life: u64, size: u64, root: Hash) -> anyhow::Result<bool> {
-        if desk.sound_in == Some(life) {
+    async fn verify_own_tree(
+        &self,
+        state: &mut CheckpointState,
+        life: u64,
+        size: u64,
+        root: Hash,
+    ) -> anyhow::Result<bool> {
+        if state.verified_in == Some(life) {
             return Ok(true);
         }
         let kept = self.kept_root(size).await?;
@@ -312,24 +324,24 @@ impl Notary {
             return Ok(false);
         }
         if kept == root {
-            desk.sound_in = Some(life);
+            state.verified_in = Some(life);
         } else {
             error!(
                 log.sequence = size,
                 "this replica's tree is not the one of its own records: nothing is signed"
             );
-            self.projection.distrust().await;
+            self.projection.report_damage().await;
         }
         Ok(kept == root)
     }
 
     /// Whether the log is still this one, and as long, by its leader.
-    async fn is_still(&self, epoch: Epoch, size: u64) -> anyhow::Result<bool> {
+    async fn log_is_unchanged(&self, epoch: Epoch, size: u64) -> anyhow::Result<bool> {
         let info = self.log.info().await.context("asking the log how long it is")?;
         Ok(info.epoch == epoch && info.last_sequence >= size)
     }
 
     fn is_past(&self, time_ns: i64) -> bool {
-        desk::is_past(time_ns, self.clock.now().as_unix_ms(), self.options.every)
+        state::is_past(time_ns, self.clock.now().as_unix_ms(), self.options.every)
     }
 }

@@ -28,7 +28,7 @@ const DASH: &str = "— ";
 pub const SECRET: &str = "PRIVATE+KEY+";
 
 /// Bytes of a note at most, and signatures below it. A note of ours has some 300 bytes.
-pub const MAX_BYTES: usize = 64 * 1024;
+pub const MAX_NOTE_BYTES: usize = 64 * 1024;
 const MAX_SIGNATURES: usize = 64;
 
 /// The name of a key: it has no space and no `+`. A URL without its scheme is a good one: nobody else has it.
@@ -181,7 +181,7 @@ impl FromStr for SecretKey {
 
 /// One signature below a note.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Signed {
+struct NoteSignature {
     name: KeyName,
     id: KeyId,
     /// Of whatever kind: those of unknown keys are passed over.
@@ -192,24 +192,24 @@ struct Signed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     text: String,
-    signatures: Vec<Signed>,
+    signatures: Vec<NoteSignature>,
 }
 
 /// Why a note is not verified.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Unproven {
+pub enum VerifyError {
     /// It has no signature by any of the given keys.
     #[error("none of the keys given has signed it")]
-    NobodyKnown,
+    NoTrustedKey,
     /// A signature names one of the given keys and is not valid.
     #[error("the signature of {} is not of this text", .0.as_str())]
-    Forged(KeyName),
+    InvalidSignature(KeyName),
 }
 
 impl Note {
     /// Signs text, which is made of whole lines.
     pub fn sign(text: String, keys: &[SecretKey]) -> Self {
-        let sign = |key: &SecretKey| Signed {
+        let sign = |key: &SecretKey| NoteSignature {
             name: key.public.name.clone(),
             id: key.public.id,
             signature: key.key.sign(text.as_bytes()).to_bytes().to_vec(),
@@ -223,7 +223,7 @@ impl Note {
     }
 
     /// The first of these keys that has signed it. A signature that names one of them and is not its own spoils the note.
-    pub fn verified_by<'a>(&self, keys: &'a [PublicKey]) -> Result<&'a PublicKey, Unproven> {
+    pub fn verified_by<'a>(&self, keys: &'a [PublicKey]) -> Result<&'a PublicKey, VerifyError> {
         let mut signer = None;
         for signed in &self.signatures {
             let named = |key: &&PublicKey| key.name == signed.name && key.id == signed.id;
@@ -231,18 +231,18 @@ impl Note {
             let signature = Signature::from_slice(&signed.signature).ok();
             let verified = signature.is_some_and(|s| key.key.verify_strict(self.text.as_bytes(), &s).is_ok());
             if !verified {
-                return Err(Unproven::Forged(signed.name.clone()));
+                return Err(VerifyError::InvalidSignature(signed.name.clone()));
             }
             signer = signer.or(Some(key));
         }
-        signer.ok_or(Unproven::NobodyKnown)
+        signer.ok_or(VerifyError::NoTrustedKey)
     }
 }
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.text)?;
-        for Signed { name, id, signature } in &self.signatures {
+        for NoteSignature { name, id, signature } in &self.signatures {
             let bytes = [id.as_slice(), signature].concat();
             writeln!(f, "{DASH}{} {}", name.as_str(), STANDARD.encode(bytes))?;
         }
@@ -254,7 +254,7 @@ impl FromStr for Note {
     type Err = &'static str;
 
     fn from_str(note: &str) -> Result<Self, Self::Err> {
-        if note.len() > MAX_BYTES {
+        if note.len() > MAX_NOTE_BYTES {
             return Err("it is too long for a note");
         }
         if note.contains(|c: char| c < ' ' && c != '\n') {
@@ -271,11 +271,11 @@ impl FromStr for Note {
     }
 }
 
-fn read_signature(line: &str) -> Option<Signed> {
+fn read_signature(line: &str) -> Option<NoteSignature> {
     let (name, bytes) = line.strip_prefix(DASH)?.split_once(' ')?;
     let bytes = STANDARD.decode(bytes).ok()?;
     let (id, signature) = bytes.split_first_chunk::<4>()?;
-    Some(Signed { name: name.parse().ok()?, id: *id, signature: signature.to_vec() })
+    Some(NoteSignature { name: name.parse().ok()?, id: *id, signature: signature.to_vec() })
 }
 
 #[cfg(test)]
@@ -303,7 +303,7 @@ mod tests {
         let other: Note = SIGNED.replace("answer", "question").parse().unwrap();
         assert_eq!(
             other.verified_by(std::slice::from_ref(&peter)),
-            Err(Unproven::Forged(peter.name.clone()))
+            Err(VerifyError::InvalidSignature(peter.name.clone()))
         );
     }
 
@@ -320,8 +320,8 @@ mod tests {
         };
         assert_eq!(by(&[&theirs]).as_deref(), Ok("b.example/log"));
         assert_eq!(by(&[&same_name, &ours]).as_deref(), Ok("a.example/log"));
-        assert_eq!(by(&[&same_name]), Err(Unproven::NobodyKnown));
-        assert_eq!(by(&[]), Err(Unproven::NobodyKnown));
+        assert_eq!(by(&[&same_name]), Err(VerifyError::NoTrustedKey));
+        assert_eq!(by(&[]), Err(VerifyError::NoTrustedKey));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::projection::Projection;
 use crate::projection::tree::BLOCK;
 
 /// Leaves of the log. Those of one block at a time are kept: a proof asks for several ranges of the same one.
-pub struct Leaves<'a> {
+pub struct LeafReader<'a> {
     log: &'a dyn EventLog,
     /// Whether the leader is asked for each message. Else whatever node answers, for many messages at once.
     of_leader: bool,
@@ -22,7 +22,7 @@ pub struct Leaves<'a> {
     read: BTreeMap<u64, Hash>,
 }
 
-impl<'a> Leaves<'a> {
+impl<'a> LeafReader<'a> {
     /// Read from the leader of the log, a message a request: for a root that is going to be signed or held against others.
     pub const fn of_leader(log: &'a dyn EventLog) -> Self {
         Self { log, of_leader: true, read: BTreeMap::new() }
@@ -43,7 +43,7 @@ impl<'a> Leaves<'a> {
             // From the start of the block on, so that the ranges beside this one need no request of their own.
             let block = (sequence - 1) / BLOCK * BLOCK + 1;
             let begin = if self.covers(block) { sequence } else { block };
-            let found = self.log.several_from(begin).await?;
+            let found = self.log.batch_from(begin).await?;
             if self.read.last_key_value().is_none_or(|(last, _)| *last + 1 != begin) {
                 self.read.clear();
             }
@@ -68,7 +68,7 @@ impl<'a> Leaves<'a> {
 /// The root over the leaves of a range that begins at a multiple of the largest power of two in its length, as those of RFC
 /// 6962 do. The projection must have them.
 pub async fn hash_of(
-    leaves: &mut Leaves<'_>,
+    leaves: &mut LeafReader<'_>,
     projection: &Projection,
     range: Range<u64>,
 ) -> anyhow::Result<Hash> {

@@ -7,18 +7,18 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 
-use super::checkpoint::Signed;
+use super::checkpoint::SignedCheckpoint;
 use super::note::{Note, PublicKey};
 use crate::log::jetstream::{is_conflict, nanoseconds};
 use crate::log::names::{CHECKPOINT_STREAM, CHECKPOINT_SUBJECT};
-use crate::log::{Epoch, looking};
+use crate::log::{Epoch, direct_get};
 
 /// Messages that are read at once from the end of the stream back.
-pub(super) const BACK: u64 = 256;
+pub(super) const BATCH: u64 = 256;
 
 /// What stands at a place of the stream. It may be anything: who writes there is for NATS to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Noted {
+pub struct StoredCheckpoint {
     /// Its place in the stream of checkpoints, from 1.
     pub number: u64,
     /// When the stream recorded it, in nanoseconds since 1970-01-01.
@@ -27,16 +27,16 @@ pub struct Noted {
     pub text: String,
 }
 
-impl Noted {
+impl StoredCheckpoint {
     /// The checkpoint, if it is one of this log that one of these keys has signed; without any keys, that anybody has.
-    pub fn read(&self, epoch: Epoch, trusted: &[PublicKey]) -> Option<Signed> {
-        Signed::read(&self.text, trusted).ok().filter(|signed| signed.checkpoint.epoch == epoch)
+    pub fn read(&self, epoch: Epoch, trusted: &[PublicKey]) -> Option<SignedCheckpoint> {
+        SignedCheckpoint::read(&self.text, trusted).ok().filter(|signed| signed.checkpoint.epoch == epoch)
     }
 }
 
 /// Which stream of checkpoints it is, and which places it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reach {
+pub struct StreamExtent {
     /// When it was created, in nanoseconds since 1970-01-01: one that was deleted and made again counts from 1 anew.
     pub created_ns: i64,
     /// The first place.
@@ -53,12 +53,12 @@ pub struct Reach {
 
 /// The stream, as it is reached over a connection.
 #[derive(Clone, Debug)]
-pub struct Checkpoints {
+pub struct CheckpointStream {
     context: jetstream::Context,
     stream: Stream<()>,
 }
 
-impl Checkpoints {
+impl CheckpointStream {
     /// The stream; nothing is asked of the server yet.
     pub async fn of(context: jetstream::Context) -> anyhow::Result<Self> {
         let stream = context.get_stream_no_info(CHECKPOINT_STREAM).await?;
@@ -77,13 +77,13 @@ impl Checkpoints {
     }
 
     /// Which stream it is now, and how far it goes, as its leader says.
-    pub async fn reach(&self) -> anyhow::Result<Reach> {
+    pub async fn extent(&self) -> anyhow::Result<StreamExtent> {
         let found = self.context.get_stream(CHECKPOINT_STREAM).await.context("asking for the checkpoints")?;
         let info = found.cached_info();
         let (first, last) = (info.state.first_sequence, info.state.last_sequence);
         let last_time_ns = nanoseconds(info.state.last_timestamp.unix_timestamp_nanos());
         let (bytes, max_bytes) = (info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(0));
-        Ok(Reach {
+        Ok(StreamExtent {
             created_ns: nanoseconds(info.created.unix_timestamp_nanos()),
             first,
             last,
@@ -94,42 +94,50 @@ impl Checkpoints {
     }
 
     /// What stands at a place, if it was not lost.
-    pub async fn at(&self, number: u64) -> anyhow::Result<Option<Noted>> {
-        noted(self.stream.get_raw_message(number).await)
+    pub async fn at(&self, number: u64) -> anyhow::Result<Option<StoredCheckpoint>> {
+        stored(self.stream.get_raw_message(number).await)
     }
 
     /// What stands first after a place; 0 is before the first.
-    pub async fn after(&self, number: u64) -> anyhow::Result<Option<Noted>> {
-        noted(self.stream.get_first_raw_message_by_subject(CHECKPOINT_SUBJECT, number + 1).await)
+    pub async fn after(&self, number: u64) -> anyhow::Result<Option<StoredCheckpoint>> {
+        stored(self.stream.get_first_raw_message_by_subject(CHECKPOINT_SUBJECT, number + 1).await)
     }
 
     /// The newest checkpoint of a log that one of these keys has signed; without any keys, that anybody has. However much
     /// stands behind it that is of no use, it is found.
-    pub async fn newest_of(&self, epoch: Epoch, trusted: &[PublicKey]) -> anyhow::Result<Option<Signed>> {
+    pub async fn newest_of(
+        &self,
+        epoch: Epoch,
+        trusted: &[PublicKey],
+    ) -> anyhow::Result<Option<SignedCheckpoint>> {
         if let Some(signed) = self.last_of(epoch, trusted).await? {
             return Ok(Some(signed));
         }
-        let is_it = |noted: &Noted| noted.read(epoch, trusted);
-        let Reach { first, mut last, .. } = self.reach().await?;
+        let is_it = |stored: &StoredCheckpoint| stored.read(epoch, trusted);
+        let StreamExtent { first, mut last, .. } = self.extent().await?;
         while last >= first && last > 0 {
             let batch = self.up_to(last, first).await?;
             if let Some(signed) = batch.iter().rev().find_map(is_it) {
                 return Ok(Some(signed));
             }
-            last = last.saturating_sub(BACK);
+            last = last.saturating_sub(BATCH);
         }
         Ok(None)
     }
 
     /// The last message of the stream, if it is such a checkpoint, as it nearly always is.
-    pub async fn last_of(&self, epoch: Epoch, trusted: &[PublicKey]) -> anyhow::Result<Option<Signed>> {
-        let last = noted(self.stream.get_last_raw_message_by_subject(CHECKPOINT_SUBJECT).await)?;
+    pub async fn last_of(
+        &self,
+        epoch: Epoch,
+        trusted: &[PublicKey],
+    ) -> anyhow::Result<Option<SignedCheckpoint>> {
+        let last = stored(self.stream.get_last_raw_message_by_subject(CHECKPOINT_SUBJECT).await)?;
         Ok(last.and_then(|last| last.read(epoch, trusted)))
     }
 
     /// What stands at a place and at the 255 before it, in order, from `first` on.
-    pub(super) async fn up_to(&self, last: u64, first: u64) -> anyhow::Result<Vec<Noted>> {
-        let mut number = last.saturating_sub(BACK).max(first.saturating_sub(1));
+    pub(super) async fn up_to(&self, last: u64, first: u64) -> anyhow::Result<Vec<StoredCheckpoint>> {
+        let mut number = last.saturating_sub(BATCH).max(first.saturating_sub(1));
         if number + 1 == last {
             return Ok(self.at(last).await?.into_iter().collect());
         }
@@ -143,8 +151,11 @@ impl Checkpoints {
     }
 
     /// Visits everything that stands there, in order, up to where the stream ends now. One batch at a time is in memory.
-    pub async fn each(&self, mut visit: impl FnMut(Vec<Noted>) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let (mut number, last) = (0, self.reach().await?.last);
+    pub async fn each(
+        &self,
+        mut visit: impl FnMut(Vec<StoredCheckpoint>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let (mut number, last) = (0, self.extent().await?.last);
         loop {
             let batch = self.several_after(number, last).await?;
             let Some(newest) = batch.last() else { return Ok(()) };
@@ -155,11 +166,11 @@ impl Checkpoints {
 
     /// Some of what stands after one place and up to another, in order and without a gap but for what the stream has lost.
     /// None when there is no more.
-    async fn several_after(&self, number: u64, last: u64) -> anyhow::Result<Vec<Noted>> {
+    async fn several_after(&self, number: u64, last: u64) -> anyhow::Result<Vec<StoredCheckpoint>> {
         if number >= last {
             return Ok(Vec::new());
         }
-        let batch = looking::batch(&self.context.client(), CHECKPOINT_STREAM, number + 1).await?;
+        let batch = direct_get::batch(&self.context.client(), CHECKPOINT_STREAM, number + 1).await?;
         let mut found = Vec::with_capacity(batch.len());
         let mut next = number + 1;
         for message in batch.into_iter().filter(|message| message.sequence <= last) {
@@ -168,7 +179,7 @@ impl Checkpoints {
                 found.extend(self.at(missing).await?);
             }
             next = message.sequence + 1;
-            found.push(Noted {
+            found.push(StoredCheckpoint {
                 number: message.sequence,
                 time_ns: message.time_ns,
                 text: String::from_utf8_lossy(&message.body).into_owned(),
@@ -176,7 +187,7 @@ impl Checkpoints {
         }
         if found.is_empty() {
             // It may also be behind the leader.
-            found.extend(self.after(number).await?.filter(|noted| noted.number <= last));
+            found.extend(self.after(number).await?.filter(|stored| stored.number <= last));
         }
         Ok(found)
     }
@@ -196,9 +207,9 @@ impl Checkpoints {
 }
 
 /// What the leader answered about one place.
-fn noted(answer: Result<StreamMessage, RawMessageError>) -> anyhow::Result<Option<Noted>> {
+fn stored(answer: Result<StreamMessage, RawMessageError>) -> anyhow::Result<Option<StoredCheckpoint>> {
     match answer {
-        Ok(found) => Ok(Some(Noted {
+        Ok(found) => Ok(Some(StoredCheckpoint {
             number: found.sequence,
             time_ns: nanoseconds(found.time.unix_timestamp_nanos()),
             text: String::from_utf8_lossy(&found.payload).into_owned(),

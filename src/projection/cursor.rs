@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::event::EventType;
 use crate::domain::{Digest, Event};
 use crate::log::merkle::{Frontier, Hash};
-use crate::log::reader::{Cursor, Last};
+use crate::log::reader::{Cursor, LastEntry};
 use crate::log::{Epoch, Position};
 
 /// Changes with every change of a key or a record: a store of another format is rebuilt.
@@ -87,17 +87,17 @@ impl CursorRecord {
     }
 
     /// Moves to a place where this stands.
-    pub fn move_to(&mut self, sequence: u64, last: Last) {
+    pub fn move_to(&mut self, sequence: u64, last: LastEntry) {
         self.sequence = sequence;
         self.last = match last {
-            Last::Message(leaf) => Some(leaf),
-            Last::Hole => None,
+            LastEntry::Message(leaf) => Some(leaf),
+            LastEntry::Hole => None,
         };
     }
 
     /// Where a reader goes on.
     pub fn cursor(&self) -> Cursor {
-        let last = (self.sequence > 0).then(|| self.last.map_or(Last::Hole, Last::Message));
+        let last = (self.sequence > 0).then(|| self.last.map_or(LastEntry::Hole, LastEntry::Message));
         Cursor { epoch: self.epoch, sequence: self.sequence, last }
     }
 }

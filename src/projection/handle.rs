@@ -20,7 +20,7 @@ use super::tree::Tree;
 use crate::blocking::blocking;
 use crate::domain::{Accepted, Needs, UserId, View};
 use crate::log::merkle::Hash;
-use crate::log::reader::Seen;
+use crate::log::reader::ReaderStatus;
 use crate::log::{self, Epoch, EventLog, TraceParent};
 
 /// Announcements that a follower may lag behind. Then its channel ends, and it begins again with the state as it is.
@@ -39,7 +39,7 @@ pub struct Projection {
     requests: mpsc::Sender<Request>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     position: watch::Receiver<Position>,
-    seen: watch::Receiver<Seen>,
+    seen: watch::Receiver<ReaderStatus>,
     subscribers: Arc<[mpsc::WeakSender<Announcement>]>,
 }
 
@@ -54,7 +54,7 @@ impl Projection {
     ) -> (Self, Supervisor) {
         let (requests, queue) = mpsc::channel(REQUESTS);
         let (snapshot, position) = (Arc::<ArcSwap<Snapshot>>::default(), watch::Sender::default());
-        let (seen, watched) = watch::channel(Seen::default());
+        let (seen, watched) = watch::channel(ReaderStatus::default());
         let projection = Self {
             requests: requests.clone(),
             snapshot: snapshot.clone(),
@@ -79,7 +79,7 @@ impl Projection {
     }
 
     /// What its reader knows of the log.
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> ReaderStatus {
         *self.seen.borrow()
     }
 
@@ -165,7 +165,7 @@ impl Projection {
     }
 
     /// Has the projection begun anew, because its tree is not the one of its own records.
-    pub async fn distrust(&self) {
+    pub async fn report_damage(&self) {
         self.tell(Request::Damaged(None, Damage::Record)).await;
     }
 
@@ -234,9 +234,10 @@ impl Projection {
             Ok(Ok(_)) => Reached::OtherLog,
             Ok(Err(_)) => Reached::Behind,
             Err(_) => {
-                let Seen { head, asked_at, following, .. } = self.seen();
-                let is_beyond =
-                    following.is_some() && head < wanted.sequence && asked_at.is_some_and(|at| at >= begun);
+                let ReaderStatus { head, observed_at, following, .. } = self.seen();
+                let is_beyond = following.is_some()
+                    && head < wanted.sequence
+                    && observed_at.is_some_and(|at| at >= begun);
                 if is_beyond { Reached::OtherLog } else { Reached::Behind }
             }
         }

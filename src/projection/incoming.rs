@@ -7,7 +7,7 @@ use super::ledger::{Step, What};
 use crate::blocking::blocking;
 use crate::domain::{Event, Recorded};
 use crate::log::Epoch;
-use crate::log::reader::{Delivery, Entry, MAX_BATCH};
+use crate::log::reader::{Delivery, LogEntry, MAX_BATCH};
 
 /// Places of the log that are folded together at most, and acknowledgements in them: what waits is written as one batch,
 /// since a batch costs the store about as much as what is in it.
@@ -46,7 +46,7 @@ pub(super) fn decoded(mut deliveries: mpsc::Receiver<Delivery>) -> mpsc::Receive
     receiver
 }
 
-fn steps(entries: &[Entry]) -> Vec<Step> {
+fn steps(entries: &[LogEntry]) -> Vec<Step> {
     entries.iter().map(Step::of).collect()
 }
 

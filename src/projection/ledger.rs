@@ -13,7 +13,7 @@ use crate::log::TraceParent;
 use crate::log::envelope::{Decoded, Skipped, decode, trace_of};
 use crate::log::merkle::Hash;
 use crate::log::names::Subject;
-use crate::log::reader::{Entry, Last};
+use crate::log::reader::{LastEntry, LogEntry};
 
 /// Two replicas compare digests at multiples of this.
 const MILESTONE: u64 = 256;
@@ -74,10 +74,10 @@ impl What {
 
 impl Step {
     /// Decodes what stands at a place.
-    pub fn of(entry: &Entry) -> Self {
+    pub fn of(entry: &LogEntry) -> Self {
         let what = match entry {
-            Entry::Hole(_) => What::Hole,
-            Entry::Message(message) => match decode(message) {
+            LogEntry::Hole(_) => What::Hole,
+            LogEntry::Message(message) => match decode(message) {
                 Decoded::Event(recorded) => What::Event(recorded, trace_of(message)),
                 Decoded::Skipped(skipped) => What::Skipped(
                     skipped,
@@ -137,14 +137,14 @@ impl Ledger {
     ) {
         self.has_moved = true;
         for Step { sequence, leaf, what } in steps {
-            self.cursor.move_to(sequence, Last::Message(leaf));
+            self.cursor.move_to(sequence, LastEntry::Message(leaf));
             if let Some((block, root)) = tree.push(leaf) {
                 self.gathered.block(block, root);
             }
             match what {
                 What::Hole => {
                     self.cursor.holes += 1;
-                    self.cursor.move_to(sequence, Last::Hole);
+                    self.cursor.move_to(sequence, LastEntry::Hole);
                 }
                 What::Skipped(skipped, guarded) => {
                     match skipped {
@@ -160,7 +160,7 @@ impl Ledger {
                     let change = evolve(state, &recorded);
                     self.gathered.change(state, sequence, &change);
                     if !matches!(recorded.event, Event::Acknowledged(_)) {
-                        if let Some(written) = state.written_by(recorded.id) {
+                        if let Some(written) = state.lifecycle_event(recorded.id) {
                             self.gathered.written(recorded.id, written);
                         }
                         self.gathered.moved(recorded.channel.clone());
@@ -252,7 +252,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::{Acknowledged, Acknowledgement, Broadcast, Kind, Timestamp};
+    use crate::domain::{Acknowledged, Acknowledgement, Broadcast, Severity, Timestamp};
 
     /// A broadcast that is created, and somebody's acknowledgement of one that nobody knows.
     fn steps(number: u64) -> [Step; 2] {
@@ -260,7 +260,7 @@ mod tests {
         let known = Broadcast {
             id: BroadcastId(Uuid::from_u128(number.into())),
             message: "hi".to_owned().try_into().unwrap(),
-            kind: Kind::Info,
+            severity: Severity::Info,
             created_by: "ann".parse().unwrap(),
             created_at: at,
         };

@@ -15,12 +15,12 @@ pub(super) struct Bounds {
     /// And in packed sets, which are on disk too.
     packed: usize,
     /// Lifecycle events by their ids.
-    written: usize,
+    lifecycle_events: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { broadcasts: 256, acks: 1 << 18, packed: 0, written: 1 << 10 }
+        Self { broadcasts: 256, acks: 1 << 18, packed: 0, lifecycle_events: 1 << 10 }
     }
 }
 
@@ -34,7 +34,9 @@ impl Bounds {
     /// Whether no more is in memory than may stay. Active broadcasts do not count, however many acknowledgements they have.
     pub(super) fn are_kept(&self, state: &State) -> bool {
         let (broadcasts, acks) = loaded(state);
-        broadcasts <= self.broadcasts && acks <= self.acks && state.written.len() <= self.written
+        broadcasts <= self.broadcasts
+            && acks <= self.acks
+            && state.lifecycle_events.len() <= self.lifecycle_events
     }
 }
 
@@ -126,7 +128,7 @@ impl Unloading {
 
     /// Unloads what was chosen and, since then, sealed. Returns what is to be dropped where nobody waits for it.
     pub(super) fn unload(self, state: &mut State) -> Unloaded {
-        state.written.clear();
+        state.lifecycle_events.clear();
         let mut unloaded = Unloaded::default();
         for Leaving { id, packed, .. } in self.sets {
             let Some(known) = state.broadcasts.get_mut(&id) else { continue };
@@ -157,7 +159,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{
-        Acknowledged, Acknowledgement, Broadcast, Event, Fingerprint, Kind, Needs, Pending, Recorded,
+        Acknowledged, Acknowledgement, Broadcast, Event, Fingerprint, Needs, Pending, Recorded, Severity,
         Timestamp, UserId, View,
     };
     use crate::log::merkle::Hash;
@@ -165,7 +167,7 @@ mod tests {
     use crate::projection::ledger::{Ledger, Step, What};
     use crate::projection::tree::Tree;
 
-    const SMALL: Bounds = Bounds { broadcasts: 6, acks: 40, packed: 60, written: 20 };
+    const SMALL: Bounds = Bounds { broadcasts: 6, acks: 40, packed: 60, lifecycle_events: 20 };
 
     /// A broadcast that supersedes the one before, or users who acknowledge the so many-th before it.
     #[derive(Clone, Debug)]
@@ -244,8 +246,8 @@ mod tests {
                 Act::Post | Act::Acknowledge(..) => {
                     self.posts += 1;
                     let (message, created_by) = ("hi".to_owned().try_into().unwrap(), "ann".parse().unwrap());
-                    let (id, kind) = (id(self.posts - 1), Kind::Info);
-                    Event::Created(Broadcast { id, message, kind, created_by, created_at: at })
+                    let (id, severity) = (id(self.posts - 1), Severity::Info);
+                    Event::Created(Broadcast { id, message, severity, created_by, created_at: at })
                 }
             };
             let steps = vec![step(sequence, event)];

@@ -28,12 +28,12 @@ use super::handle::Projection;
 use super::position::Position;
 use crate::clock::Clock;
 use crate::domain::{Acknowledgement, Broadcast, BroadcastId, Change, Channel, Timestamp};
+use crate::error_log::{LogLimiter, causes};
 use crate::log::Epoch;
 use crate::log::jetstream::epoch_now;
 use crate::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, ack_key};
 use crate::log::provision::Provision;
 use crate::metrics::{Metrics, gauge};
-use crate::trouble::{Repeated, causes};
 use crate::warnings::{Warning, Warnings};
 use bucket::{Bucket, Place, Write};
 use lease::Lease;
@@ -83,7 +83,7 @@ pub struct Mirror {
     /// Where the lag is shown.
     pub metrics: Metrics,
     /// How often it is said that NATS refuses the lease.
-    pub refused: Repeated,
+    pub refused: LogLimiter,
     /// Where it sets what is wrong.
     pub warnings: Warnings,
 }

@@ -24,8 +24,8 @@ use uuid::Uuid;
 use super::acks::{Place, Record};
 use super::cursor::CursorRecord;
 use crate::domain::{
-    AckSet, Acknowledgement, BroadcastId, BroadcastState, Change, Channel, Loaded, Needs, State, UserId,
-    Written,
+    AckSet, Acknowledgement, BroadcastId, BroadcastState, Change, Channel, EventRef, Loaded, Needs, State,
+    UserId,
 };
 use crate::log::merkle::Hash;
 pub use aside::{delete_aside, set_aside};
@@ -48,7 +48,7 @@ type Writes = sled::Batch;
 type Stored = sled::Result<(sled::IVec, sled::IVec)>;
 
 /// What is stored of a lifecycle event.
-fn written(record: &[u8]) -> anyhow::Result<Written> {
+fn written(record: &[u8]) -> anyhow::Result<EventRef> {
     let parts = record
         .split_first_chunk::<16>()
         .and_then(|(about, rest)| Some((about, rest.split_first_chunk::<8>()?)));
@@ -56,8 +56,8 @@ fn written(record: &[u8]) -> anyhow::Result<Written> {
     let sent_to = str::from_utf8(sent_to)?;
     let sent_to =
         (!sent_to.is_empty()).then(|| sent_to.parse()).transpose().context("a record does not decode")?;
-    Ok(Written {
-        about: BroadcastId(Uuid::from_bytes(*about)),
+    Ok(EventRef {
+        broadcast: BroadcastId(Uuid::from_bytes(*about)),
         sequence: u64::from_be_bytes(*sequence),
         sent_to,
     })
@@ -162,8 +162,8 @@ impl Batch {
     }
 
     /// Where a lifecycle event stands, and what it is about.
-    pub fn written(&mut self, event: Uuid, written: Written) {
-        let mut record = written.about.0.as_bytes().to_vec();
+    pub fn written(&mut self, event: Uuid, written: EventRef) {
+        let mut record = written.broadcast.0.as_bytes().to_vec();
         record.extend(written.sequence.to_be_bytes());
         record.extend(written.sent_to.map(|sent_to| sent_to.to_string().into_bytes()).into_iter().flatten());
         self.writes.insert(Key::Written(event).bytes(), record);
@@ -249,11 +249,11 @@ impl Store {
     /// is found only of a set that is sealed.
     pub fn load(&self, needs: &Needs) -> anyhow::Result<Loaded> {
         let mut loaded = Loaded::default();
-        for event in &needs.written {
+        for event in &needs.lifecycle_events {
             if let Some(bytes) = self.db.get(Key::Written(*event).bytes())? {
                 let written = written(&bytes)?;
-                loaded.written.insert(*event, written);
-                self.load_record(&mut loaded, written.about)?;
+                loaded.lifecycle_events.insert(*event, written);
+                self.load_record(&mut loaded, written.broadcast)?;
             }
         }
         needs.broadcasts.iter().try_for_each(|id| self.load_record(&mut loaded, *id))?;

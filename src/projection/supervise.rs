@@ -21,7 +21,7 @@ use crate::disk;
 use crate::domain::State;
 use crate::log::EventLog;
 use crate::log::merkle::Hash;
-use crate::log::reader::{Reader, Seen};
+use crate::log::reader::{Reader, ReaderStatus};
 use crate::metrics::{ByReason, Metrics};
 
 /// Batches on their way from the reader to the fold.
@@ -67,7 +67,7 @@ pub(super) struct Supervised {
     pub(super) options: Options,
     pub(super) reconnected: watch::Receiver<u64>,
     pub(super) owner: Owner,
-    pub(super) seen: watch::Sender<Seen>,
+    pub(super) seen: watch::Sender<ReaderStatus>,
 }
 
 impl Supervised {
@@ -217,7 +217,7 @@ impl Supervised {
 }
 
 /// Passes on what the reader of this life knows of the log.
-async fn forward(mut seen: watch::Receiver<Seen>, to: watch::Sender<Seen>) {
+async fn forward(mut seen: watch::Receiver<ReaderStatus>, to: watch::Sender<ReaderStatus>) {
     while seen.changed().await.is_ok() {
         to.send_replace(*seen.borrow_and_update());
     }

@@ -40,7 +40,7 @@ impl Tree {
     pub fn push(&mut self, leaf: Hash) -> Option<(u64, Hash)> {
         let size = self.now.size();
         let filled = (size % BLOCK == BLOCK - 1).then(|| {
-            let mut block = self.now.beyond(BLOCK);
+            let mut block = self.now.tail(BLOCK);
             block.push(leaf);
             (size / BLOCK, block.root())
         });

@@ -110,7 +110,7 @@ enum Ending {
 pub(super) struct Client {
     pub(super) socket: Socket,
     pub(super) session: Session,
-    trouble: Option<Box<Trouble>>,
+    error_log: Option<Box<Trouble>>,
     /// Whether its end is counted.
     is_counted: bool,
     /// When the shard will look after it.
@@ -147,7 +147,7 @@ impl Client {
         Self {
             socket,
             session: Session::new(now, lasts),
-            trouble: None,
+            error_log: None,
             is_counted: false,
             armed: None,
             places,
@@ -160,30 +160,30 @@ impl Client {
     }
 
     fn ending(&self) -> Option<&Ending> {
-        self.trouble.as_ref()?.ending.as_ref()
+        self.error_log.as_ref()?.ending.as_ref()
     }
 
     fn set_ending(&mut self, ending: Ending) {
-        self.trouble.get_or_insert_default().ending = Some(ending);
+        self.error_log.get_or_insert_default().ending = Some(ending);
     }
 
     /// Notes since when a message is unfinished, if one is.
     fn note_unfinished(&mut self, now: Moment) {
-        if self.trouble.is_some() || self.socket.is_unfinished() {
-            let trouble = self.trouble.get_or_insert_default();
-            let since = trouble.unfinished.unwrap_or(now);
-            trouble.unfinished = self.socket.is_unfinished().then_some(since);
-            self.trouble.take_if(|trouble| trouble.is_over());
+        if self.error_log.is_some() || self.socket.is_unfinished() {
+            let error_log = self.error_log.get_or_insert_default();
+            let since = error_log.unfinished.unwrap_or(now);
+            error_log.unfinished = self.socket.is_unfinished().then_some(since);
+            self.error_log.take_if(|error_log| error_log.is_over());
         }
     }
 
     /// Notes when the client last took something, if more waits.
     fn note_taken(&mut self, when: impl FnOnce(Option<Moment>) -> Moment) {
-        if self.trouble.is_some() || self.waits() {
+        if self.error_log.is_some() || self.waits() {
             let waits = self.waits();
-            let trouble = self.trouble.get_or_insert_default();
-            trouble.took = waits.then(|| when(trouble.took));
-            self.trouble.take_if(|trouble| trouble.is_over());
+            let error_log = self.error_log.get_or_insert_default();
+            error_log.took = waits.then(|| when(error_log.took));
+            self.error_log.take_if(|error_log| error_log.is_over());
         }
     }
 
@@ -302,12 +302,12 @@ impl Client {
 
     /// Whether it has to be looked after sooner than its session says.
     pub(super) fn is_troubled(&self) -> bool {
-        self.trouble.is_some() || self.socket.stage() != Stage::Open
+        self.error_log.is_some() || self.socket.stage() != Stage::Open
     }
 
     /// Since when a message is unfinished, and since when the client has taken nothing of what waits.
     fn since(&self) -> (Option<Moment>, Option<Moment>) {
-        self.trouble.as_ref().map_or((None, None), |trouble| (trouble.unfinished, trouble.took))
+        self.error_log.as_ref().map_or((None, None), |error_log| (error_log.unfinished, error_log.took))
     }
 
     /// When something has to be done if nothing happens.

@@ -26,13 +26,13 @@ use super::name::{NameCheck, name_beside};
 use super::peers::Peers;
 use crate::clock::Clock;
 use crate::domain::{Channel, Digest, Timestamp};
-use crate::log::connection::Connection;
+use crate::error_log::{LogLimiter, causes};
+use crate::log::connection::NatsConnection;
 use crate::log::names::{MIRROR_LEASE_KEY, REPLICAS_BUCKET, bucket_subject};
 use crate::log::provision::{Provision, replicas_stream};
 use crate::metrics::{Metrics, gauge};
 use crate::projection::{Position, Projection};
-use crate::submit::mode::{Mode, Modes};
-use crate::trouble::{Repeated, causes};
+use crate::submit::mode::{CurrentMode, Mode};
 use crate::warnings::{Warning, Warnings};
 
 /// A heartbeat at least this often, and this soon after a change.
@@ -64,7 +64,7 @@ pub struct Presence {
     /// The name under which it counts: the replica's, unless another live replica has that.
     pub name: watch::Sender<String>,
     /// The connection, for the subscription.
-    pub connection: Connection,
+    pub connection: NatsConnection,
     /// How the bucket is made when it is missing.
     pub provision: Provision,
     /// Who is connected here.
@@ -72,13 +72,13 @@ pub struct Presence {
     /// How far this replica is.
     pub projection: Projection,
     /// Whether it works with the log.
-    pub modes: Modes,
+    pub modes: CurrentMode,
     /// Where divergence is counted.
     pub metrics: Metrics,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// How often it is said that NATS refuses the heartbeat.
-    pub refused: Repeated,
+    pub refused: LogLimiter,
     /// What is wrong with this replica.
     pub warnings: Warnings,
     /// Compares the clock with that of NATS.

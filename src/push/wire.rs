@@ -11,7 +11,7 @@ use strum::VariantNames;
 use tracing::error;
 
 use super::frame::{self, Opcode};
-use crate::domain::{Broadcast, BroadcastId, EndReason, Kind, Message, Timestamp, UserId, in_log};
+use crate::domain::{Broadcast, BroadcastId, EndReason, Message, Severity, Timestamp, UserId, in_log};
 use crate::json;
 use crate::log::{Epoch, Position};
 use crate::submit;
@@ -24,8 +24,8 @@ pub struct BroadcastView<'a> {
     id: BroadcastId,
     message: &'a Message,
     #[serde(rename = "type")]
-    kind: Kind,
-    message_type: Kind,
+    severity: Severity,
+    message_type: Severity,
     created_by: &'a UserId,
     created_at: Timestamp,
 }
@@ -35,8 +35,8 @@ impl<'a> From<&'a Broadcast> for BroadcastView<'a> {
         Self {
             id: broadcast.id,
             message: &broadcast.message,
-            kind: broadcast.kind,
-            message_type: broadcast.kind,
+            severity: broadcast.severity,
+            message_type: broadcast.severity,
             created_by: &broadcast.created_by,
             created_at: broadcast.created_at,
         }

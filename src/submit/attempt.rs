@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::mode::Mode;
-use super::{CONFLICT_PATIENCE, Done, PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError, Verdict};
+use super::{CONFLICT_TIMEOUT, Decision, PROJECTION_TIMEOUT, RETRY_PAUSE, Submit, SubmitError, Submitted};
 use crate::crash_point::CrashPoint;
 use crate::domain::{Command, SentTo, Timestamp};
 use crate::log::names::Subject;
@@ -34,9 +34,9 @@ impl<'a> Attempt<'a> {
         now: Timestamp,
         trace: Option<TraceParent>,
         sent_to: Option<SentTo>,
-    ) -> Result<Done, SubmitError> {
+    ) -> Result<Submitted, SubmitError> {
         let Self { submit, id, .. } = *self;
-        let until = Instant::now() + CONFLICT_PATIENCE;
+        let until = Instant::now() + CONFLICT_TIMEOUT;
         // Whether the view had all that the log had on this channel when it was last asked.
         let mut caught_up = false;
         let mut lost_at = None;
@@ -44,17 +44,17 @@ impl<'a> Attempt<'a> {
             // Once the log is known to be away, waiting for it is of no use.
             let in_time = Instant::now() < until && submit.modes.now() == Mode::Cluster;
             let (event, expected) = match submit.judge(command.clone(), now, id).await? {
-                Verdict::Append { event, expected, .. } => (event, expected),
-                Verdict::Done(done) if done.broadcast.is_some() || caught_up => return Ok(done),
-                Verdict::Rejected(rejection) if caught_up => return Err(SubmitError::Rejected(rejection)),
+                Decision::Append { event, expected, .. } => (event, expected),
+                Decision::Submitted(done) if done.broadcast.is_some() || caught_up => return Ok(done),
+                Decision::Rejected(rejection) if caught_up => return Err(SubmitError::Rejected(rejection)),
                 // No guard checks what is not appended, and another replica may have answered a moment ago: "nothing
                 // to clear" and "another one is active" are said of the log as it is, not of how far this one has read.
-                Verdict::Done(_) | Verdict::Rejected(_) if in_time => {
+                Decision::Submitted(_) | Decision::Rejected(_) if in_time => {
                     caught_up = submit.catch_up(command.channel(), until).await;
                     continue;
                 }
                 // The log does not say where its head is, so whether there is anything to do is not known.
-                Verdict::Done(_) | Verdict::Rejected(_) => return Err(SubmitError::Unknown { id }),
+                Decision::Submitted(_) | Decision::Rejected(_) => return Err(SubmitError::Unknown { id }),
             };
             let (broadcast, name) = (event.broadcast_id(), event.event_type().name);
             let subject = Subject::Lifecycle(command.channel().clone());
@@ -64,8 +64,8 @@ impl<'a> Attempt<'a> {
             match self.append(new).await {
                 Ok(Appended { sequence, duplicate: false }) => {
                     info!(broadcast.id = %broadcast, log.sequence = sequence, "{} on {}", name, command.channel());
-                    submit.projection.reached(sequence, PROJECTION_PATIENCE).await;
-                    return Ok(Done {
+                    submit.projection.reached(sequence, PROJECTION_TIMEOUT).await;
+                    return Ok(Submitted {
                         id,
                         sequence: Some(sequence),
                         broadcast: Some(broadcast),
@@ -104,7 +104,7 @@ impl<'a> Attempt<'a> {
             // Whoever asked does not wait for the rest of the time once the log is known to be away. Looked at in turn:
             // the receivers of a watch wake in a random order, and a simulation follows from its seed.
             let answer = loop {
-                match timeout(LOOK_AT_MODE_EVERY, &mut append).await {
+                match timeout(MODE_POLL_INTERVAL, &mut append).await {
                     Ok(answer) => break answer.unwrap_or_else(|_| Err(no_answer("no answer in time"))),
                     Err(_) if self.submit.modes.now() == Mode::Local => {
                         break Err(no_answer("the log went away meanwhile"));
@@ -117,13 +117,13 @@ impl<'a> Attempt<'a> {
             let error = match answer {
                 Err(error @ (AppendError::InProcess | AppendError::Unknown(_))) => error,
                 appended_or_refused => {
-                    self.submit.modes.tell(|machine| machine.appended(true));
+                    self.submit.modes.update(|machine| machine.appended(true));
                     return appended_or_refused;
                 }
             };
             self.unsure = true;
             if Instant::now() + RETRY_PAUSE >= until || self.submit.modes.now() == Mode::Local {
-                self.submit.modes.tell(|machine| machine.appended(false));
+                self.submit.modes.update(|machine| machine.appended(false));
                 return Err(error);
             }
             sleep(RETRY_PAUSE).await;
@@ -136,7 +136,7 @@ impl<'a> Attempt<'a> {
         if self.submit.unconfirmed.is_due(&why) {
             warn!(event.id = %self.id, "an append was not confirmed: {why}");
         }
-        self.honest(match error {
+        self.or_unknown(match error {
             AppendError::Full => SubmitError::LogFull,
             AppendError::TooLarge => SubmitError::TooLarge,
             AppendError::Conflict => SubmitError::Contended,
@@ -144,13 +144,13 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    pub(super) fn honest(&self, error: SubmitError) -> SubmitError {
-        error.honest(self.unsure, self.id)
+    pub(super) fn or_unknown(&self, error: SubmitError) -> SubmitError {
+        error.or_unknown_if(self.unsure, self.id)
     }
 }
 
 /// How often an append that waits for its answer looks whether the log is known to be away.
-const LOOK_AT_MODE_EVERY: Duration = Duration::from_millis(100);
+const MODE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 fn no_answer(why: &'static str) -> AppendError {
     AppendError::Unknown(anyhow::anyhow!(why))

@@ -59,7 +59,7 @@ pub enum SubmitError {
 
 impl SubmitError {
     /// Most errors state that nothing was written. After an attempt without an answer that is not known.
-    pub(super) fn honest(self, unsure: bool, id: Uuid) -> Self {
+    pub(super) fn or_unknown_if(self, unsure: bool, id: Uuid) -> Self {
         match self {
             Self::CatchingUp
             | Self::Contended

@@ -10,11 +10,11 @@ use tokio::sync::OwnedMutexGuard;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::mode::{Machine, Mode, Modes};
-use super::outbox::{Base, Draft, Entry, Outbox, OutboxError};
-use super::{Done, Submit, SubmitError, Verdict};
+use super::mode::{CurrentMode, Mode, ModeMachine};
+use super::outbox::{Base, Draft, Outbox, OutboxEntry, OutboxError};
+use super::{Decision, Submit, SubmitError, Submitted};
 use crate::blocking::blocking;
-use crate::domain::{Accepted, Command, Condition, Event, Needs, SentTo, Timestamp, in_log};
+use crate::domain::{Accepted, Command, Event, Needs, Precondition, SentTo, Timestamp, in_log};
 use crate::log::names::Subject;
 use crate::log::{Epoch, NewEvent, TraceParent};
 use crate::projection::{Position, Projection};
@@ -54,19 +54,21 @@ impl Submit {
         id: Uuid,
         trace: Option<TraceParent>,
         sent_to: Option<SentTo>,
-    ) -> Result<Done, SubmitError> {
+    ) -> Result<Submitted, SubmitError> {
         let channel = command.channel().clone();
         let condition = match &command {
             Command::Create { condition, .. } => condition.clone(),
             // What a clear takes down is named in its event.
-            Command::Clear { .. } | Command::Acknowledge { .. } => Condition::Always,
+            Command::Clear { .. } | Command::Acknowledge { .. } => Precondition::Always,
         };
         let before = self.projection.position();
         let (event, last, has_pending) = match self.judge(command, now, id).await? {
-            Verdict::Append { event, expected, has_pending } => (event, expected, has_pending),
+            Decision::Append { event, expected, has_pending } => (event, expected, has_pending),
             // There is nothing to do, as far as this replica can tell.
-            Verdict::Done(done) => return Ok(Done { local: done.local || done.broadcast.is_none(), ..done }),
-            Verdict::Rejected(rejection) => return Err(SubmitError::Rejected(rejection)),
+            Decision::Submitted(done) => {
+                return Ok(Submitted { local: done.local || done.broadcast.is_none(), ..done });
+            }
+            Decision::Rejected(rejection) => return Err(SubmitError::Rejected(rejection)),
         };
         // While something is pending, the channel is shown as the log had it when the first of that was accepted. The log
         // may have gone on since, or another one may have taken its place.
@@ -81,8 +83,8 @@ impl Submit {
         let subject = Subject::Lifecycle(channel);
         let source = self.source.clone();
         let new = NewEvent { subject, id, event, time: now, source, expected: None, trace, sent_to };
-        self.keep(outbox, vec![Draft { base: Some(base), condition, new }]).await?;
-        Ok(Done { id, sequence: None, broadcast: Some(broadcast), local: true, late: false, sent_to })
+        self.write_to_outbox(outbox, vec![Draft { base: Some(base), condition, new }]).await?;
+        Ok(Submitted { id, sequence: None, broadcast: Some(broadcast), local: true, late: false, sent_to })
     }
 
     /// Accepts events of acknowledgements, all or none, with one sync of the disk. Says for each whether its users had
@@ -107,19 +109,23 @@ impl Submit {
             let mut unknown = known.iter().map(|known| !known);
             acknowledged.acknowledgements.retain(|_| unknown.next().unwrap_or(true));
             if !acknowledged.acknowledgements.is_empty() {
-                drafts.push(Draft { base: None, condition: Condition::Always, new });
+                drafts.push(Draft { base: None, condition: Precondition::Always, new });
             }
             already.push(known);
         }
         if !drafts.is_empty() {
-            self.keep(outbox, drafts).await?;
+            self.write_to_outbox(outbox, drafts).await?;
         }
         Ok(already)
     }
 
     /// Writes to the outbox, and folds what was written over the log's state when the disk has it. A task of its own:
     /// whoever asked may hang up at any moment, and what the disk has must become part of the view all the same.
-    async fn keep(&self, outbox: OwnedMutexGuard<Outbox>, drafts: Vec<Draft>) -> Result<(), SubmitError> {
+    async fn write_to_outbox(
+        &self,
+        outbox: OwnedMutexGuard<Outbox>,
+        drafts: Vec<Draft>,
+    ) -> Result<(), SubmitError> {
         let kept = tokio::spawn(write_then_show(outbox, drafts, self.modes.clone(), self.projection.clone()));
         kept.await.unwrap_or_else(|panicked| {
             error!("accepting a command failed: {panicked}");
@@ -141,7 +147,8 @@ impl Submit {
                     "an earlier run accepted what the log may not have yet; the log gets it when it answers"
                 );
                 let _ = relay.projection.watch().wait_for(|position| position.serving).await;
-                let left = outbox.waiting().iter().map(|entry: &Arc<Entry>| accepted(&entry.new)).collect();
+                let left =
+                    outbox.waiting().iter().map(|entry: &Arc<OutboxEntry>| accepted(&entry.new)).collect();
                 let before = relay.projection.position();
                 relay.projection.fold_pending(left).await;
                 outbox.begin_pending_over(unchanged_epoch(&relay.projection, before));
@@ -152,8 +159,8 @@ impl Submit {
     }
 
     /// Says what is left for the next start.
-    pub fn say_what_waits(&self) {
-        let entries = self.standing().entries;
+    pub fn log_what_waits(&self) {
+        let entries = self.outbox_stats().entries;
         if entries > 0 {
             warn!(
                 outbox.entries = entries,
@@ -166,7 +173,7 @@ impl Submit {
 async fn write_then_show(
     mut outbox: OwnedMutexGuard<Outbox>,
     drafts: Vec<Draft>,
-    modes: Modes,
+    modes: CurrentMode,
     projection: Projection,
 ) -> Result<(), SubmitError> {
     let accepted = drafts.iter().map(|draft| accepted(&draft.new)).collect();
@@ -188,7 +195,7 @@ async fn write_then_show(
         }
     })?;
     // Before anyone is shown it: an acknowledgement that reached the log before its broadcast would be lost.
-    modes.tell(Machine::accepted);
+    modes.update(ModeMachine::accepted);
     projection.fold_pending(accepted).await;
     if !had_pending {
         outbox.begin_pending_over(unchanged_epoch(&projection, before));

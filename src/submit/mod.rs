@@ -28,33 +28,33 @@ use crate::domain::{
     Audience, BroadcastId, Channel, Command, Event, Rejection, SentTo, State, Timestamp, UserId, View,
     decide, in_log,
 };
-use crate::log::condition::Condition;
-use crate::log::envelope::OF_REPLICA;
+use crate::error_log::LogLimiter;
+use crate::log::envelope::SOURCE_PREFIX;
 use crate::log::names::Subject;
+use crate::log::stream_monitor::StreamMonitor;
 use crate::log::{EventLog, ReadError, TraceParent};
 use crate::metrics::Metrics;
 use crate::projection::Projection;
-use crate::trouble::Repeated;
 use crate::warnings::{Warning, Warnings};
 pub use acks::{Acknowledged, Acks, Answered, Answers, Asked};
 use attempt::Attempt;
 pub use error::SubmitError;
-use mode::Modes;
-use outbox::{Outbox, Standing};
+use mode::CurrentMode;
+use outbox::{Outbox, OutboxStats};
 
 /// After an append the answer waits this long for the own projection; then it goes out without it.
-pub const PROJECTION_PATIENCE: Duration = Duration::from_secs(2);
+pub const PROJECTION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Conflicts are decided anew for this long.
-const CONFLICT_PATIENCE: Duration = Duration::from_secs(5);
+const CONFLICT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Lifecycle commands of one channel that may wait for their turn on one replica, and for how long: when the log does
 /// not answer, each one before them takes its time.
-const WAITING: usize = 1_024;
-const TURN_PATIENCE: Duration = Duration::from_secs(5);
+const MAX_WAITING: usize = 1_024;
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A line that repeats while the log is away is written this often.
-const SAID_EVERY: Duration = Duration::from_secs(10);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Between two tries when the log gave no place.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -64,7 +64,7 @@ const KEYED_IDS: Uuid = Uuid::from_u128(0x7d5c_51f1_9f0e_4ad5_8f41_3c6f_6a1d_6f0
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Done {
+pub struct Submitted {
     /// The id of the event.
     pub id: Uuid,
     /// Where the event stands; `None` when there was nothing to write.
@@ -90,9 +90,9 @@ pub struct IdempotencyKey<'a> {
 }
 
 /// One channel's turn: one lifecycle append in flight a replica.
-struct Lane {
-    turn: Mutex<()>,
-    places: Semaphore,
+struct ChannelLock {
+    mutex: Mutex<()>,
+    slots: Semaphore,
 }
 
 /// The write path of one replica.
@@ -102,15 +102,15 @@ pub struct Submit {
     clock: Arc<dyn Clock>,
     source: String,
     options: Options,
-    lanes: HashMap<Channel, Lane>,
-    modes: Modes,
+    locks: HashMap<Channel, ChannelLock>,
+    modes: CurrentMode,
     outbox: Arc<Mutex<Outbox>>,
-    standing: watch::Receiver<Standing>,
+    outbox_stats: watch::Receiver<OutboxStats>,
     /// The log answers, and takes nothing: then nothing more is accepted for it.
     log_is_full: AtomicBool,
-    no_head: Repeated,
-    unconfirmed: Repeated,
-    condition: Arc<Condition>,
+    no_head: LogLimiter,
+    unconfirmed: LogLimiter,
+    condition: Arc<StreamMonitor>,
 }
 
 /// What the write path needs to know.
@@ -133,14 +133,14 @@ pub struct Options {
 }
 
 /// What `decide` said, and what it said that on: the last lifecycle event of the channel, as it is shown here.
-enum Verdict {
+enum Decision {
     Append {
         event: Event,
         expected: u64,
         /// Whether the view had something that is not in the log yet.
         has_pending: bool,
     },
-    Done(Done),
+    Submitted(Submitted),
     Rejected(Rejection),
 }
 
@@ -154,23 +154,23 @@ impl Submit {
         outbox: Outbox,
         options: Options,
     ) -> Arc<Self> {
-        let lane = || Lane { turn: Mutex::new(()), places: Semaphore::new(WAITING) };
+        let lock = || ChannelLock { mutex: Mutex::new(()), slots: Semaphore::new(MAX_WAITING) };
         let submit = Arc::new(Self {
             log,
             projection,
             clock,
-            source: format!("{OF_REPLICA}{}", options.replica),
-            lanes: options.channels.iter().map(|channel| (channel.clone(), lane())).collect(),
-            modes: Modes::new(!outbox.waiting().is_empty()),
-            standing: outbox.standing(),
+            source: format!("{SOURCE_PREFIX}{}", options.replica),
+            locks: options.channels.iter().map(|channel| (channel.clone(), lock())).collect(),
+            modes: CurrentMode::new(!outbox.waiting().is_empty()),
+            outbox_stats: outbox.stats(),
             outbox: Arc::new(Mutex::new(outbox)),
             log_is_full: AtomicBool::new(false),
-            no_head: Repeated::every(SAID_EVERY),
-            unconfirmed: Repeated::every(SAID_EVERY),
-            condition: Arc::new(Condition::new(options.warnings.clone())),
+            no_head: LogLimiter::every(LOG_EVERY),
+            unconfirmed: LogLimiter::every(LOG_EVERY),
+            condition: Arc::new(StreamMonitor::new(options.warnings.clone())),
             options,
         });
-        let has_rejected = submit.standing().rejected > 0;
+        let has_rejected = submit.outbox_stats().rejected > 0;
         submit.options.warnings.set(Warning::OutboxRejected, has_rejected);
         submit.clone().restore_then_relay();
         let (log, condition) = (submit.log.clone(), submit.condition.clone());
@@ -180,18 +180,18 @@ impl Submit {
     }
 
     /// Whether this replica works with the log.
-    pub const fn modes(&self) -> &Modes {
+    pub const fn modes(&self) -> &CurrentMode {
         &self.modes
     }
 
     /// The condition of the log's stream, as the probe saw it last.
-    pub fn condition(&self) -> &Condition {
+    pub fn condition(&self) -> &StreamMonitor {
         &self.condition
     }
 
     /// What waits in the outbox.
-    pub fn standing(&self) -> Standing {
-        *self.standing.borrow()
+    pub fn outbox_stats(&self) -> OutboxStats {
+        *self.outbox_stats.borrow()
     }
 
     /// Creates or clears. With an idempotency key, a retry at any time gets the answer of the first try. The event
@@ -201,12 +201,12 @@ impl Submit {
         command: Command,
         key: Option<IdempotencyKey<'_>>,
         trace: Option<TraceParent>,
-    ) -> Result<Done, SubmitError> {
+    ) -> Result<Submitted, SubmitError> {
         let id = self.event_id(&command, key.map(|key| key.key));
         let audience = key.map(|key| key.audience);
-        let lane = self.lanes.get(command.channel()).ok_or(SubmitError::Busy)?;
-        let _place = lane.places.try_acquire().map_err(|_| SubmitError::Busy)?;
-        let _turn = timeout(TURN_PATIENCE, lane.turn.lock()).await.map_err(|_| SubmitError::Busy)?;
+        let lock = self.locks.get(command.channel()).ok_or(SubmitError::Busy)?;
+        let _slot = lock.slots.try_acquire().map_err(|_| SubmitError::Busy)?;
+        let _guard = timeout(LOCK_TIMEOUT, lock.mutex.lock()).await.map_err(|_| SubmitError::Busy)?;
         let now = self.clock.now();
         let mut attempt = Attempt::new(self, id);
         let outbox = match self.outbox_unless_with_log().await? {
@@ -217,19 +217,19 @@ impl Submit {
             {
                 // The same event goes to the outbox as the one that may be on its way: whichever comes first counts.
                 Err(SubmitError::Unknown { .. }) if self.options.accept_on_outage => {
-                    self.hold_outbox().await.map_err(|error| attempt.honest(error))?
+                    self.hold_outbox().await.map_err(|error| attempt.or_unknown(error))?
                 }
-                outcome => return outcome.map_err(|error| attempt.honest(error)),
+                outcome => return outcome.map_err(|error| attempt.or_unknown(error)),
             },
         };
         let sent_to = audience.map(|audience| audience.of_replica);
-        self.accept(outbox, command, now, id, trace, sent_to).await.map_err(|error| attempt.honest(error))
+        self.accept(outbox, command, now, id, trace, sent_to).await.map_err(|error| attempt.or_unknown(error))
     }
 
     /// How many commands of each channel wait for their turn or have it.
     pub fn waiting(&self) -> Vec<(Channel, usize)> {
-        let waiting = |lane: &Lane| WAITING - lane.places.available_permits();
-        self.lanes.iter().map(|(channel, lane)| (channel.clone(), waiting(lane))).collect()
+        let waiting = |lock: &ChannelLock| MAX_WAITING - lock.slots.available_permits();
+        self.locks.iter().map(|(channel, lock)| (channel.clone(), waiting(lock))).collect()
     }
 
     /// The event id of a command: a new one, or the one that its key stands for.
@@ -242,17 +242,17 @@ impl Submit {
         key.map_or_else(|| self.clock.new_id(), |key| keyed_id(operation, command.channel(), by, key))
     }
 
-    async fn judge(&self, command: Command, now: Timestamp, id: Uuid) -> Result<Verdict, SubmitError> {
+    async fn judge(&self, command: Command, now: Timestamp, id: Uuid) -> Result<Decision, SubmitError> {
         if !self.projection.position().serving {
             return Err(SubmitError::CatchingUp);
         }
         let needs = State::needs(&command, id);
         let judged = self.projection.with(needs, move |view| match decide(view, &command, now, id) {
-            Err(rejection) => Verdict::Rejected(rejection),
-            Ok(None) => Verdict::Done(done_before(view, id)),
+            Err(rejection) => Decision::Rejected(rejection),
+            Ok(None) => Decision::Submitted(done_before(view, id)),
             Ok(Some(event)) => {
                 let expected = view.channel(command.channel()).lifecycle_head;
-                Verdict::Append { event, expected, has_pending: view.has_pending() }
+                Decision::Append { event, expected, has_pending: view.has_pending() }
             }
         });
         Ok(judged.await?)
@@ -267,7 +267,7 @@ impl Submit {
                 self.projection.reached(head, patience).await
             }
             Ok(Err(error)) => {
-                self.say_no_head(&error);
+                self.log_no_head(&error);
                 sleep(RETRY_PAUSE).await;
                 false
             }
@@ -276,7 +276,7 @@ impl Submit {
     }
 
     /// Logs, now and then, that the log does not answer where its head is.
-    fn say_no_head(&self, error: &ReadError) {
+    fn log_no_head(&self, error: &ReadError) {
         let error = error.to_string();
         if self.no_head.is_due(&error) {
             warn!("the log does not say where its head is: {error}");
@@ -285,14 +285,14 @@ impl Submit {
 }
 
 /// What a retry is answered: the place of the event that its first try wrote.
-fn done_before(view: View<'_>, id: Uuid) -> Done {
-    let written = view.written_by(id);
+fn done_before(view: View<'_>, id: Uuid) -> Submitted {
+    let written = view.lifecycle_event(id);
     let sequence = written.and_then(|written| in_log(written.sequence));
     let local = written.is_some() && sequence.is_none();
-    let broadcast = written.map(|written| written.about);
+    let broadcast = written.map(|written| written.broadcast);
     let known = broadcast.and_then(|id| view.broadcast(id));
     let late = known.is_some_and(|known| known.late && known.broadcast.id.0 == id);
-    Done { id, sequence, broadcast, local, late, sent_to: written.and_then(|written| written.sent_to) }
+    Submitted { id, sequence, broadcast, local, late, sent_to: written.and_then(|written| written.sent_to) }
 }
 
 /// UUIDv5 of the parts, each with its length before it, so that no two lists of parts share an id.

@@ -18,14 +18,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use crate::crash_point::CrashPoint;
-use crate::log::condition::Condition;
+use crate::error_log::LogLimiter;
+use crate::log::stream_monitor::StreamMonitor;
 use crate::log::{EventLog, ReadError};
 use crate::projection::Projection;
-use crate::trouble::Repeated;
 
 /// The log is asked for a sign of life this often, and has this long to give it: two that it misses take about 3 s.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-const PROBE_PATIENCE: Duration = Duration::from_millis(1_500);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// So many missed probes, or appends without an answer, in a row mean that the log is away.
 const MISSED: u32 = 2;
@@ -58,7 +58,7 @@ impl Mode {
 
 /// The rules of the mode as a pure machine: what was seen goes in, the mode comes out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Machine {
+pub struct ModeMachine {
     mode: Mode,
     /// Something was accepted, and is shown over what the log says. An empty outbox is not the end of that.
     unsettled: bool,
@@ -67,7 +67,7 @@ pub struct Machine {
     unanswered: u32,
 }
 
-impl Machine {
+impl ModeMachine {
     /// A replica that starts, with or without something in its outbox.
     pub fn new(waiting: bool) -> Self {
         let mode = if waiting { Mode::Local } else { Mode::Cluster };
@@ -131,15 +131,15 @@ impl Machine {
 
 /// The mode of a replica, shared. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Modes {
-    machine: Arc<Mutex<Machine>>,
+pub struct CurrentMode {
+    machine: Arc<Mutex<ModeMachine>>,
     current: watch::Sender<Mode>,
 }
 
-impl Modes {
+impl CurrentMode {
     /// A replica that starts, with or without something in its outbox.
     pub fn new(waiting: bool) -> Self {
-        let machine = Machine::new(waiting);
+        let machine = ModeMachine::new(waiting);
         Self { machine: Arc::new(Mutex::new(machine)), current: watch::Sender::new(machine.mode()) }
     }
 
@@ -153,7 +153,7 @@ impl Modes {
         self.current.subscribe()
     }
 
-    pub(super) fn tell(&self, what: impl FnOnce(&mut Machine)) {
+    pub(super) fn update(&self, what: impl FnOnce(&mut ModeMachine)) {
         let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
         what(&mut machine);
         // Sent while the machine is locked, so that watchers see the modes in their order. Watchers wake only for a change:
@@ -178,29 +178,29 @@ impl Modes {
 }
 
 /// A connection that carries nothing is given up at most this often.
-const GIVE_UP_EVERY: Duration = Duration::from_secs(10);
+const RECONNECT_EVERY: Duration = Duration::from_secs(10);
 
 /// Asks the log for signs of life until the replica stops. A connection over which nothing is answered, though it counts
 /// as up, is given up: what still comes in over it keeps the client itself from noticing that nothing goes out.
 pub(super) async fn probe(
     log: Arc<dyn EventLog>,
     projection: Projection,
-    modes: Modes,
-    condition: Arc<Condition>,
+    modes: CurrentMode,
+    condition: Arc<StreamMonitor>,
 ) {
     let (mut unanswered, mut given_up) = (0, None::<Instant>);
-    let no_leader = Repeated::every(Duration::from_secs(10));
+    let no_leader = LogLimiter::every(Duration::from_secs(10));
     let mut ticks = interval(PROBE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before = None;
     loop {
         ticks.tick().await;
         CrashPoint::BeforeProbe.reached();
-        let answer = timeout(PROBE_PATIENCE, log.report()).await;
+        let answer = timeout(PROBE_TIMEOUT, log.report()).await;
         unanswered = if answer.is_err() { unanswered + 1 } else { 0 };
-        if unanswered >= MISSED && given_up.is_none_or(|at| at.elapsed() >= GIVE_UP_EVERY) {
+        if unanswered >= MISSED && given_up.is_none_or(|at| at.elapsed() >= RECONNECT_EVERY) {
             (unanswered, given_up) = (0, Some(Instant::now()));
-            log.give_up_connection().await;
+            log.force_reconnect().await;
         }
         if let Ok(Err(error @ ReadError::NoLeader)) = &answer
             && no_leader.is_due(&error.to_string())
@@ -208,17 +208,17 @@ pub(super) async fn probe(
             warn!("{error}");
         }
         if let Ok(Ok((info, report))) = answer {
-            condition.saw(info, report);
+            condition.record(info, report);
             let position = projection.position();
             // Of a log to which others write all the time, nobody has the very last event.
             let at_head = before.is_some_and(|(epoch, head)| {
                 epoch == info.epoch && position.epoch == Some(epoch) && position.sequence >= head
             });
-            modes.tell(|machine| machine.answered(at_head && position.caught_up));
+            modes.update(|machine| machine.answered(at_head && position.caught_up));
             before = Some((info.epoch, info.last_sequence));
         } else {
-            condition.saw_no_answer(answer.ok().and_then(Result::err).as_ref());
-            modes.tell(Machine::missed);
+            condition.record_failure(answer.ok().and_then(Result::err).as_ref());
+            modes.update(ModeMachine::missed);
             before = None;
         }
     }
@@ -230,24 +230,24 @@ mod tests {
 
     #[test]
     fn watchers_wake_when_the_mode_changes_and_for_nothing_else() {
-        let modes = Modes::new(false);
+        let modes = CurrentMode::new(false);
         let mut watcher = modes.watch();
         for _ in 0..3 {
-            modes.tell(|machine| machine.answered(true));
-            modes.tell(|machine| machine.appended(true));
+            modes.update(|machine| machine.answered(true));
+            modes.update(|machine| machine.appended(true));
         }
-        modes.tell(Machine::missed);
+        modes.update(ModeMachine::missed);
         assert!(!watcher.has_changed().unwrap(), "the mode is the same");
-        modes.tell(Machine::missed);
+        modes.update(ModeMachine::missed);
         assert!(watcher.has_changed().unwrap());
         assert_eq!(*watcher.borrow_and_update(), Mode::Local);
-        modes.tell(Machine::missed);
+        modes.update(ModeMachine::missed);
         assert!(!watcher.has_changed().unwrap());
     }
 
     #[test]
     fn one_missed_probe_is_nothing_and_two_are_an_outage() {
-        let mut machine = Machine::new(false);
+        let mut machine = ModeMachine::new(false);
         machine.missed();
         assert_eq!(machine.mode(), Mode::Cluster);
         machine.answered(true);
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_log_is_back_after_three_good_probes_at_its_head() {
-        let mut machine = Machine::new(true);
+        let mut machine = ModeMachine::new(true);
         machine.answered(true);
         machine.answered(true);
         machine.missed();
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn with_nothing_in_the_outbox_there_is_nothing_to_relay() {
-        let mut machine = Machine::new(false);
+        let mut machine = ModeMachine::new(false);
         (0..2).for_each(|_| machine.missed());
         (0..3).for_each(|_| machine.answered(true));
         assert_eq!(machine.mode(), Mode::Cluster);
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn appends_without_an_answer_are_an_outage_too() {
-        let mut machine = Machine::new(false);
+        let mut machine = ModeMachine::new(false);
         machine.appended(false);
         machine.accepted();
         assert_eq!(machine.mode(), Mode::Relaying, "what comes next waits behind it");

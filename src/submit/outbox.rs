@@ -21,15 +21,15 @@ use tracing::{error, warn};
 
 use crate::crash_point::CrashPoint;
 use crate::disk;
-use crate::domain::{Channel, Condition};
+use crate::domain::{Channel, Precondition};
 use crate::log::names::Subject;
 use crate::log::{Epoch, NewEvent};
 use files::{ENTRIES, REJECTED};
-use line::{Damaged, line, read};
+use line::{DamagedLine, line, read};
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct OutboxLimits {
     /// Entries; one may carry up to 1,000 acknowledgements.
     pub entries: usize,
     /// Bytes of the file.
@@ -53,31 +53,31 @@ pub enum Base {
 
 /// One event that waits for the log.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct OutboxEntry {
     /// Its number, from 1, since the outbox was last empty.
     pub number: u64,
     /// What it was decided on; `None` for acknowledgements, which are a set.
     pub base: Option<Base>,
     /// What has to be active for a `broadcast.created` to take effect.
-    pub condition: Condition,
+    pub condition: Precondition,
     /// The event. Its guard is found when it is relayed.
     pub new: NewEvent,
 }
 
-/// An event that is about to go into the outbox; for the fields see [`Entry`].
+/// An event that is about to go into the outbox; for the fields see [`OutboxEntry`].
 #[derive(Clone, Debug)]
 pub struct Draft {
     /// What the event was decided on.
     pub base: Option<Base>,
     /// What has to be active for a post to take effect.
-    pub condition: Condition,
+    pub condition: Precondition,
     /// The event.
     pub new: NewEvent,
 }
 
 /// What waits in an outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct OutboxStats {
     /// Entries.
     pub entries: usize,
     /// Bytes of the file.
@@ -108,21 +108,21 @@ pub struct Outbox {
     damaged: Vec<(Vec<u8>, String)>,
     /// Bytes of the file that hold whole entries.
     bytes: u64,
-    bounds: Bounds,
-    waiting: VecDeque<Arc<Entry>>,
+    bounds: OutboxLimits,
+    waiting: VecDeque<Arc<OutboxEntry>>,
     last: u64,
     /// The last entry about what is active in each channel, since the outbox was last empty.
     last_lifecycle: HashMap<Channel, u64>,
     /// The log that the view showed when the first of what is pending was accepted, see [`Outbox::pending_over`].
     pending_over: Option<Epoch>,
-    standing: watch::Sender<Standing>,
+    stats: watch::Sender<OutboxStats>,
 }
 
 impl Outbox {
     /// Opens the outbox in a directory, with what an earlier run left in it. What cannot be read (the end of a write
     /// that was cut off, a damaged disk) goes to the rejected file, and is said. On a full disk it has what waits, and
     /// takes nothing until there is room.
-    pub fn open(directory: &Path, bounds: Bounds) -> anyhow::Result<Self> {
+    pub fn open(directory: &Path, bounds: OutboxLimits) -> anyhow::Result<Self> {
         let path = directory.join(ENTRIES);
         let found = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -130,13 +130,14 @@ impl Outbox {
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
         let (waiting, damaged) = read(&found);
-        damaged.iter().for_each(say_damaged);
+        damaged.iter().for_each(log_damaged);
         let bytes = found.len() as u64;
-        let damaged = damaged.into_iter().map(|Damaged { bytes, why, .. }| (bytes.to_vec(), why)).collect();
+        let damaged =
+            damaged.into_iter().map(|DamagedLine { bytes, why, .. }| (bytes.to_vec(), why)).collect();
         let last = waiting.back().map_or(0, |entry| entry.number);
         let last_lifecycle = waiting.iter().filter_map(about_active).collect();
         let directory = directory.to_owned();
-        let standing = watch::Sender::new(Standing { entries: waiting.len(), bytes, rejected: 0 });
+        let stats = watch::Sender::new(OutboxStats { entries: waiting.len(), bytes, rejected: 0 });
         let mut outbox = Self {
             directory,
             file: None,
@@ -147,7 +148,7 @@ impl Outbox {
             last,
             last_lifecycle,
             pending_over: None,
-            standing,
+            stats,
         };
         match outbox.begin() {
             Err(error) if disk::takes_nothing(&error) => {
@@ -167,19 +168,19 @@ impl Outbox {
     }
 
     /// Follows what waits.
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.standing.subscribe()
+    pub fn stats(&self) -> watch::Receiver<OutboxStats> {
+        self.stats.subscribe()
     }
 
     fn publish(&self) {
-        self.standing.send_modify(|standing| {
-            standing.entries = self.waiting.len();
-            standing.bytes = self.bytes;
+        self.stats.send_modify(|stats| {
+            stats.entries = self.waiting.len();
+            stats.bytes = self.bytes;
         });
     }
 
     /// What waits, oldest first.
-    pub const fn waiting(&self) -> &VecDeque<Arc<Entry>> {
+    pub const fn waiting(&self) -> &VecDeque<Arc<OutboxEntry>> {
         &self.waiting
     }
 
@@ -206,7 +207,9 @@ impl Outbox {
         }
         let entries: Vec<_> = (self.last + 1..)
             .zip(drafts)
-            .map(|(number, Draft { base, condition, new })| Arc::new(Entry { number, base, condition, new }))
+            .map(|(number, Draft { base, condition, new })| {
+                Arc::new(OutboxEntry { number, base, condition, new })
+            })
             .collect();
         let lines: Vec<u8> = entries.iter().try_fold(Vec::new(), |mut lines, entry| {
             lines.extend(line(entry).map_err(|e| OutboxError::Disk(e.into()))?);
@@ -270,7 +273,7 @@ impl Outbox {
         let Some(entry) = self.waiting.front() else { return Ok(()) };
         let text = line(entry)?;
         files::reject(&self.directory, [(text.as_slice(), why)])?;
-        self.standing.send_modify(|standing| standing.rejected += 1);
+        self.stats.send_modify(|stats| stats.rejected += 1);
         self.done();
         Ok(())
     }
@@ -294,14 +297,14 @@ impl Outbox {
 }
 
 /// The channel and the number of an entry about what is active there.
-fn about_active(entry: &Arc<Entry>) -> Option<(Channel, u64)> {
+fn about_active(entry: &Arc<OutboxEntry>) -> Option<(Channel, u64)> {
     match &entry.new.subject {
         Subject::Lifecycle(channel) => Some((channel.clone(), entry.number)),
         _ => None,
     }
 }
 
-fn say_damaged(Damaged { bytes, why, inside }: &Damaged<'_>) {
+fn log_damaged(DamagedLine { bytes, why, inside }: &DamagedLine<'_>) {
     let size = bytes.len();
     if *inside {
         error!("{size} bytes inside the outbox are damaged ({why}); they are kept in {REJECTED}");

@@ -2,10 +2,10 @@
 //!
 //! An event may be in the log already: its first append may have lost its answer, or landed late, or an earlier run
 //! relayed it. The projection knows the id of every lifecycle event in the log, so it is asked first; a doubled
-//! acknowledgement has no effect. When the channel has moved on since an event was accepted, `fate.rs` says whether the
+//! acknowledgement has no effect. When the channel has moved on since an event was accepted, `outcome.rs` says whether the
 //! event still takes effect. One that does not goes on record as late, without effect.
 
-mod fate;
+mod outcome;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,27 +18,27 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info};
 
 use super::attempt::outcome;
-use super::mode::{Machine, Mode};
-use super::outbox::{Base, Entry, Outbox};
-use super::{CONFLICT_PATIENCE, PROJECTION_PATIENCE, RETRY_PAUSE, Submit};
+use super::mode::{Mode, ModeMachine};
+use super::outbox::{Base, Outbox, OutboxEntry};
+use super::{CONFLICT_TIMEOUT, PROJECTION_TIMEOUT, RETRY_PAUSE, Submit};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
-use crate::domain::{BroadcastId, Channel, Condition};
-use crate::log::envelope::OF_OUTBOX;
+use crate::domain::{BroadcastId, Channel, Precondition};
+use crate::log::envelope::OUTBOX_SUFFIX;
 use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, Epoch, NewEvent};
 use crate::warnings::Warning;
-use fate::{Fate, Found, condition_of};
+use outcome::{Lookup, Relayed, condition_of};
 
 /// Acknowledgements that are on their way to the log at once: they are a set, so their order is free.
 const ACKS_AT_ONCE: usize = 64;
 
 /// The relay holds the outbox for so many steps, and for less once nothing waits. Commands that come meanwhile wait, and
 /// each channel has one that then gets in: however fast they come, the outbox is empty in the end, and they go to the log.
-const TURN: usize = 64;
+const MAX_RELAY_STEPS: usize = 64;
 
 /// Why an entry did not leave the outbox.
-enum Stay {
+enum NotRelayed {
     /// Not now.
     Again,
     /// The log is full.
@@ -51,22 +51,22 @@ enum Stay {
 
 /// What left the outbox since it was last empty.
 #[derive(Default)]
-struct Relayed {
+struct RelayProgress {
     /// The last entry of each channel, and what became of it.
-    fates: HashMap<Channel, (u64, Fate)>,
+    outcomes: HashMap<Channel, (u64, Relayed)>,
     /// The log in which it was last written, and the last place there.
     epoch: Option<Epoch>,
     sequence: u64,
 }
 
-impl Relayed {
+impl RelayProgress {
     /// Notes an entry that left the outbox for this log.
-    fn note(&mut self, entry: &Entry, fate: Fate, epoch: Option<Epoch>) {
-        debug!(event.id = %entry.new.id, "relayed entry {} of the outbox: {fate:?}", entry.number);
+    fn note(&mut self, entry: &OutboxEntry, outcome: Relayed, epoch: Option<Epoch>) {
+        debug!(event.id = %entry.new.id, "relayed entry {} of the outbox: {outcome:?}", entry.number);
         if entry.base.is_some() {
-            self.fates.insert(entry.new.subject.channel().clone(), (entry.number, fate));
+            self.outcomes.insert(entry.new.subject.channel().clone(), (entry.number, outcome));
         }
-        if let Fate::InLog(sequence) = fate {
+        if let Relayed::InLog(sequence) = outcome {
             let before = if self.epoch == epoch { self.sequence } else { 0 };
             (self.epoch, self.sequence) = (epoch, sequence.max(before));
         }
@@ -74,7 +74,7 @@ impl Relayed {
 }
 
 /// The oldest entry about what is active, and the acknowledgements before it: none of those is of that one.
-fn together(waiting: &VecDeque<Arc<Entry>>) -> Vec<Arc<Entry>> {
+fn together(waiting: &VecDeque<Arc<OutboxEntry>>) -> Vec<Arc<OutboxEntry>> {
     let acks = waiting.iter().take_while(|entry| matches!(entry.new.subject, Subject::Acks(..)));
     let acks = acks.take(ACKS_AT_ONCE).count();
     waiting.iter().take(acks + 1).cloned().collect()
@@ -94,11 +94,11 @@ async fn reject(
         Ok((outbox, Ok(()))) => Ok(outbox),
         Ok((_, Err(error))) => {
             error!("it cannot be kept with the rejected ones either, so it stays: {error:#}");
-            Err(CONFLICT_PATIENCE)
+            Err(CONFLICT_TIMEOUT)
         }
         Err(panicked) => {
             error!("keeping it with the rejected ones failed: {panicked}");
-            Err(CONFLICT_PATIENCE)
+            Err(CONFLICT_TIMEOUT)
         }
     }
 }
@@ -107,29 +107,29 @@ impl Submit {
     /// Relays whenever the mode asks for it.
     pub(super) async fn relay_for_ever(&self) {
         let mut mode = self.modes.watch();
-        let mut relayed = Relayed::default();
+        let mut progress = RelayProgress::default();
         while mode.wait_for(|mode| *mode == Mode::Relaying).await.is_ok() {
             let outbox = self.outbox.clone().lock_owned().await;
-            if let Err(pause) = self.take_turn(outbox, &mut relayed).await {
+            if let Err(pause) = self.relay_round(outbox, &mut progress).await {
                 sleep(pause).await;
             }
         }
     }
 
     /// Relays with the outbox held. `Err`: what stays is tried again after this pause.
-    async fn take_turn(
+    async fn relay_round(
         &self,
         mut outbox: OwnedMutexGuard<Outbox>,
-        relayed: &mut Relayed,
+        progress: &mut RelayProgress,
     ) -> Result<(), Duration> {
-        for _ in 0..TURN {
+        for _ in 0..MAX_RELAY_STEPS {
             if outbox.waiting().is_empty() {
-                return self.settle(outbox, relayed).await;
+                return self.settle(outbox, progress).await;
             }
             let next = together(outbox.waiting());
             let known = self.acknowledged_in_log(&next).await?;
-            let results = join_all(next.iter().map(|entry| self.relay(entry, &known, relayed))).await;
-            let noted = self.note(outbox, &next, results, relayed).await;
+            let results = join_all(next.iter().map(|entry| self.relay(entry, &known, progress))).await;
+            let noted = self.note(outbox, &next, results, progress).await;
             outbox = noted?;
         }
         Ok(())
@@ -140,14 +140,14 @@ impl Submit {
     async fn note(
         &self,
         mut outbox: OwnedMutexGuard<Outbox>,
-        entries: &[Arc<Entry>],
-        results: Vec<Result<Fate, Stay>>,
-        relayed: &mut Relayed,
+        entries: &[Arc<OutboxEntry>],
+        results: Vec<Result<Relayed, NotRelayed>>,
+        progress: &mut RelayProgress,
     ) -> Result<OwnedMutexGuard<Outbox>, Duration> {
         for (entry, result) in entries.iter().zip(results) {
             match result {
-                Ok(fate) => {
-                    if fate == Fate::Overruled {
+                Ok(outcome) => {
+                    if outcome == Relayed::Overruled {
                         self.options.metrics.outbox_overruled.inc();
                         info!(
                             event.id = %entry.new.id,
@@ -155,25 +155,25 @@ impl Submit {
                         );
                     }
                     outbox.done();
-                    relayed.note(entry, fate, self.projection.position().epoch);
+                    progress.note(entry, outcome, self.projection.position().epoch);
                 }
-                Err(Stay::Moved) => break,
-                Err(Stay::Again) => return Err(RETRY_PAUSE),
-                Err(Stay::Full) => {
+                Err(NotRelayed::Moved) => break,
+                Err(NotRelayed::Again) => return Err(RETRY_PAUSE),
+                Err(NotRelayed::Full) => {
                     error!(
                         "the log is full, so what was accepted while it was away has to wait; raise its limit"
                     );
                     // It stays full until somebody raises its limit: no reason to ask at once.
-                    return Err(CONFLICT_PATIENCE);
+                    return Err(CONFLICT_TIMEOUT);
                 }
-                Err(Stay::Never(why)) => {
+                Err(NotRelayed::Never(why)) => {
                     error!(
                         event.id = %entry.new.id,
                         "an accepted event cannot go into the log, and moves to outbox/rejected: {why}"
                     );
                     outbox = reject(outbox, why).await?;
                     self.options.warnings.set(Warning::OutboxRejected, true);
-                    relayed.note(entry, Fate::Overruled, None);
+                    progress.note(entry, Relayed::Overruled, None);
                 }
             }
         }
@@ -185,11 +185,11 @@ impl Submit {
     async fn settle(
         &self,
         mut outbox: OwnedMutexGuard<Outbox>,
-        relayed: &mut Relayed,
+        progress: &mut RelayProgress,
     ) -> Result<(), Duration> {
         // What stood in another log is not waited for.
-        if relayed.epoch == self.projection.position().epoch
-            && !self.projection.reached(relayed.sequence, PROJECTION_PATIENCE).await
+        if progress.epoch == self.projection.position().epoch
+            && !self.projection.reached(progress.sequence, PROJECTION_TIMEOUT).await
         {
             return Err(RETRY_PAUSE);
         }
@@ -199,39 +199,42 @@ impl Submit {
         });
         let Ok(_outbox) = emptied.await else { return Err(RETRY_PAUSE) };
         self.projection.settle().await;
-        self.modes.tell(Machine::relayed);
-        let Relayed { sequence, .. } = std::mem::take(relayed);
+        self.modes.update(ModeMachine::relayed);
+        let RelayProgress { sequence, .. } = std::mem::take(progress);
         info!(log.sequence = sequence, "the log has, or has overruled, all that waited in the outbox");
         Ok(())
     }
 
     async fn relay(
         &self,
-        entry: &Entry,
+        entry: &OutboxEntry,
         known: &BTreeSet<BroadcastId>,
-        relayed: &Relayed,
-    ) -> Result<Fate, Stay> {
+        progress: &RelayProgress,
+    ) -> Result<Relayed, NotRelayed> {
         let channel = match &entry.new.subject {
             Subject::Lifecycle(channel) | Subject::Late(channel) => channel,
             Subject::Acks(_, id) if known.contains(id) => {
-                return self.append_relayed(entry.new.clone()).await.map(|done| Fate::InLog(done.sequence));
+                return self
+                    .append_relayed(entry.new.clone())
+                    .await
+                    .map(|done| Relayed::InLog(done.sequence));
             }
             Subject::Acks(..) => {
-                return Err(Stay::Never("the log does not have the broadcast that it acknowledges"));
+                return Err(NotRelayed::Never("the log does not have the broadcast that it acknowledges"));
             }
         };
-        match self.relay_behind(entry, channel, relayed).await {
-            None | Some(Err(Stay::Moved)) => {}
+        match self.relay_behind(entry, channel, progress).await {
+            None | Some(Err(NotRelayed::Moved)) => {}
             Some(done) => return done,
         }
-        if !self.catch_up(channel, Instant::now() + CONFLICT_PATIENCE).await {
-            return Err(Stay::Again);
+        if !self.catch_up(channel, Instant::now() + CONFLICT_TIMEOUT).await {
+            return Err(NotRelayed::Again);
         }
         let found = self.find(entry, channel).await?;
-        if let Some(fate) = found.fate {
-            return Ok(fate);
+        if let Some(outcome) = found.outcome {
+            return Ok(outcome);
         }
-        if self.still_applies(entry, channel, &found, relayed).await? {
+        if self.still_applies(entry, channel, &found, progress).await? {
             self.relay_after(entry, found.head).await
         } else {
             self.relay_late(entry, channel).await
@@ -243,48 +246,48 @@ impl Submit {
     /// newer than what overruled that, or what it demands may be so in the log.
     async fn relay_behind(
         &self,
-        entry: &Entry,
+        entry: &OutboxEntry,
         channel: &Channel,
-        relayed: &Relayed,
-    ) -> Option<Result<Fate, Stay>> {
-        let (before, fate) = relayed.fates.get(channel)?;
+        progress: &RelayProgress,
+    ) -> Option<Result<Relayed, NotRelayed>> {
+        let (before, outcome) = progress.outcomes.get(channel)?;
         if entry.base != Some(Base::Entry(*before)) {
             return None;
         }
-        match (self.find(entry, channel).await, fate) {
-            (Err(stay), _) => Some(Err(stay)),
-            (Ok(Found { fate: Some(fate), .. }), _) => Some(Ok(fate)),
+        match (self.find(entry, channel).await, outcome) {
+            (Err(error), _) => Some(Err(error)),
+            (Ok(Lookup { outcome: Some(outcome), .. }), _) => Some(Ok(outcome)),
             // The guard tells whether anything else came meanwhile, this very event included.
-            (Ok(_), Fate::InLog(head)) => Some(self.relay_after(entry, *head).await),
-            (Ok(_), Fate::Overruled) => match &*condition_of(entry) {
+            (Ok(_), Relayed::InLog(head)) => Some(self.relay_after(entry, *head).await),
+            (Ok(_), Relayed::Overruled) => match &*condition_of(entry) {
                 // What it was decided on was active here by what was overruled.
-                Condition::OneOf(ids) if ids.len() == 1 => Some(self.relay_late(entry, channel).await),
+                Precondition::OneOf(ids) if ids.len() == 1 => Some(self.relay_late(entry, channel).await),
                 _ => None,
             },
         }
     }
 
-    async fn relay_after(&self, entry: &Entry, head: u64) -> Result<Fate, Stay> {
+    async fn relay_after(&self, entry: &OutboxEntry, head: u64) -> Result<Relayed, NotRelayed> {
         let guarded = NewEvent { expected: Some(head), ..entry.new.clone() };
         match self.append_relayed(guarded).await? {
-            Appended { sequence, duplicate: false } => Ok(Fate::InLog(sequence)),
+            Appended { sequence, duplicate: false } => Ok(Relayed::InLog(sequence)),
             // It is there: the projection will say where.
-            Appended { duplicate: true, .. } => Err(Stay::Moved),
+            Appended { duplicate: true, .. } => Err(NotRelayed::Moved),
         }
     }
 
-    async fn relay_late(&self, entry: &Entry, channel: &Channel) -> Result<Fate, Stay> {
+    async fn relay_late(&self, entry: &OutboxEntry, channel: &Channel) -> Result<Relayed, NotRelayed> {
         let late = NewEvent { subject: Subject::Late(channel.clone()), ..entry.new.clone() };
         match self.append_relayed(late).await? {
-            Appended { duplicate: false, .. } => Ok(Fate::Overruled),
+            Appended { duplicate: false, .. } => Ok(Relayed::Overruled),
             // It got into the log unseen, before this or on the other subject.
-            Appended { duplicate: true, .. } => Err(Stay::Moved),
+            Appended { duplicate: true, .. } => Err(NotRelayed::Moved),
         }
     }
 
-    async fn append_relayed(&self, mut new: NewEvent) -> Result<Appended, Stay> {
+    async fn append_relayed(&self, mut new: NewEvent) -> Result<Appended, NotRelayed> {
         // The time at which the log records it says nothing of when it happened.
-        new.source.push_str(OF_OUTBOX);
+        new.source.push_str(OUTBOX_SUFFIX);
         let begun = Instant::now();
         CrashPoint::BeforeRelay.reached();
         let appended = timeout(self.options.append_timeout, self.log.append(new)).await;
@@ -293,14 +296,14 @@ impl Submit {
             appended.unwrap_or_else(|_| Err(AppendError::Unknown(anyhow::anyhow!("no answer in time"))));
         self.options.metrics.append(&outcome(&appended), begun.elapsed());
         let answered = !matches!(appended, Err(AppendError::Unknown(_)));
-        self.modes.tell(|machine| machine.appended(answered));
+        self.modes.update(|machine| machine.appended(answered));
         self.log_is_full.store(matches!(appended, Err(AppendError::Full)), Ordering::Relaxed);
         match appended {
             Ok(appended) => Ok(appended),
-            Err(AppendError::TooLarge) => Err(Stay::Never("it is larger than the log takes")),
-            Err(AppendError::Full) => Err(Stay::Full),
-            Err(AppendError::Conflict) => Err(Stay::Moved),
-            Err(AppendError::InProcess | AppendError::Unknown(_)) => Err(Stay::Again),
+            Err(AppendError::TooLarge) => Err(NotRelayed::Never("it is larger than the log takes")),
+            Err(AppendError::Full) => Err(NotRelayed::Full),
+            Err(AppendError::Conflict) => Err(NotRelayed::Moved),
+            Err(AppendError::InProcess | AppendError::Unknown(_)) => Err(NotRelayed::Again),
         }
     }
 }

@@ -72,7 +72,7 @@ async fn standing(world: &World, number: usize, log: &[RawMessage]) -> Standing 
         let found = found.into_iter().map(|ack| (ack.acknowledgement.user.to_string(), ack.place.0));
         acknowledged.insert(id.to_string(), found.collect());
     }
-    let rejected = replica.submit.standing().rejected;
+    let rejected = replica.submit.outbox_stats().rejected;
     Standing { digest: replica.projection.position().digest, rejected, active, acknowledged }
 }
 

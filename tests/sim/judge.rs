@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidings::domain::Timestamp;
-use tidings::submit::{Acknowledged, Done};
+use tidings::submit::{Acknowledged, Submitted};
 
 use crate::evidence::Evidence;
 use crate::hearing;
@@ -62,7 +62,7 @@ fn command(tried: &Tried, model: &Model) -> Option<String> {
 }
 
 /// What was done, when anything was.
-fn done(said: &Said) -> Option<&Done> {
+fn done(said: &Said) -> Option<&Submitted> {
     match said {
         Said::Done(done) if done.broadcast.is_some() => Some(done),
         _ => None,
@@ -70,7 +70,7 @@ fn done(said: &Said) -> Option<&Done> {
 }
 
 /// Of two replicas that are alone, each clears under one key what it shows: the log then has one of the two.
-fn stands_for(event: &Logged, done: &Done) -> bool {
+fn stands_for(event: &Logged, done: &Submitted) -> bool {
     let about = if event.is_created() { &event.id } else { event.says("broadcast_id") };
     let same = done.broadcast.is_some_and(|id| id.to_string() == *about);
     event.id == done.id.to_string()
@@ -126,7 +126,7 @@ fn overtaking(evidence: &Evidence, model: &Model) -> Vec<String> {
     let mut wrong = Vec::new();
     let once: Vec<_> = evidence.tried.iter().filter(|tried| tried.said.len() == 1).collect();
     for tried in &once {
-        let [Said::Done(Done { local: true, .. })] = tried.said.as_slice() else { continue };
+        let [Said::Done(Submitted { local: true, .. })] = tried.said.as_slice() else { continue };
         let Some(event) = model.by(tried.by.as_str()).find(|event| event.is_created() && !event.late) else {
             continue;
         };

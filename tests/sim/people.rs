@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::domain::{
-    Audience, BroadcastId, Channel, Command, Condition, Kind, Message, SentTo, Timestamp, UserId,
+    Audience, BroadcastId, Channel, Command, Message, Precondition, SentTo, Severity, Timestamp, UserId,
 };
-use tidings::submit::{Acknowledged, Done, IdempotencyKey, SubmitError};
+use tidings::submit::{Acknowledged, IdempotencyKey, SubmitError, Submitted};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::dice::Dice;
@@ -19,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What a replica said to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
-    Done(Done),
+    Done(Submitted),
     /// An error that says that nothing was written.
     Refused(String),
     /// An error that says that nobody knows.
@@ -38,7 +38,7 @@ pub struct Tried {
     /// The text of a broadcast; `None` for a clear.
     pub message: Option<String>,
     /// What has to be active.
-    pub condition: Condition,
+    pub condition: Precondition,
     pub said: Vec<Said>,
     /// When it was answered last.
     pub answered: Option<Timestamp>,
@@ -55,7 +55,7 @@ impl Tried {
         match &self.message {
             Some(text) => {
                 let message = Message::parse(text).unwrap();
-                Command::Create { channel, message, kind: Kind::Info, by, condition }
+                Command::Create { channel, message, severity: Severity::Info, by, condition }
             }
             None => Command::Clear { channel, by, condition },
         }
@@ -78,7 +78,7 @@ impl Tried {
             Some(Err(error)) => Said::Refused(format!("{error:?}")),
         };
         world.trace.note(format_args!("{replica} said to {}: {said:?}", self.by));
-        if let (Some(_), Said::Done(Done { broadcast: Some(id), local, .. })) = (&self.message, &said) {
+        if let (Some(_), Said::Done(Submitted { broadcast: Some(id), local, .. })) = (&self.message, &said) {
             world.heard_of(replica, *local, &self.channel, *id);
         }
         self.said.push(said);
@@ -130,15 +130,15 @@ fn command(world: &World, dice: &mut Dice, name: &str) -> Tried {
     }
 }
 
-fn condition(world: &World, dice: &mut Dice, channel: &Channel) -> Condition {
+fn condition(world: &World, dice: &mut Dice, channel: &Channel) -> Precondition {
     match dice.within(0..100) {
         0..15 => {
             let named: Vec<_> = (0..dice.within(1..3)).filter_map(|_| world.known(dice, channel)).collect();
-            if named.is_empty() { Condition::Always } else { Condition::OneOf(named) }
+            if named.is_empty() { Precondition::Always } else { Precondition::OneOf(named) }
         }
-        15..20 => Condition::AnyActive,
-        20..25 => Condition::NoneActive,
-        _ => Condition::Always,
+        15..20 => Precondition::AnyActive,
+        20..25 => Precondition::NoneActive,
+        _ => Precondition::Always,
     }
 }
 

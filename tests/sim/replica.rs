@@ -15,8 +15,8 @@ use tidings::log::EventLog;
 use tidings::metrics::Metrics;
 use tidings::projection::{self, Projection, Supervisor};
 use tidings::push::hub::{self, Hub};
-use tidings::submit::mode::{Mode, Modes};
-use tidings::submit::outbox::{Bounds, Outbox};
+use tidings::submit::mode::{CurrentMode, Mode};
+use tidings::submit::outbox::{Outbox, OutboxLimits};
 use tidings::submit::{self, Acks, Submit};
 use tidings::warnings::Warnings;
 use tokio::sync::{Notify, mpsc, watch};
@@ -158,7 +158,7 @@ impl Spec {
     }
 
     fn submit(&self, log: Arc<dyn EventLog>, projection: Projection, metrics: &Metrics) -> Arc<Submit> {
-        let outbox = Outbox::open(&self.outbox(), Bounds { entries: 1_000, bytes: 1 << 20 }).unwrap();
+        let outbox = Outbox::open(&self.outbox(), OutboxLimits { entries: 1_000, bytes: 1 << 20 }).unwrap();
         let options = submit::Options {
             replica: format!("r{}", self.number),
             channels: self.channels.clone(),
@@ -178,7 +178,7 @@ pub fn projection_options(directory: PathBuf, metrics: &Metrics) -> projection::
     projection::Options { directory, open_timeout: Duration::from_secs(20), metrics: metrics.clone() }
 }
 
-async fn follow(modes: Modes, log: ModeLog) {
+async fn follow(modes: CurrentMode, log: ModeLog) {
     let mut modes = modes.watch();
     loop {
         let mode = *modes.borrow_and_update();

@@ -1,6 +1,6 @@
 //! The tally: what all the seeds together put to the test. A simulation in which nothing happens finds nothing.
 
-use tidings::submit::Done;
+use tidings::submit::Submitted;
 
 use crate::client::End;
 use crate::evidence::Evidence;
@@ -36,8 +36,8 @@ impl Tally {
             late: late.count(),
             commands: evidence.tried.len(),
             retries: said.len() - evidence.tried.len(),
-            confirmed: count(|said| matches!(said, Said::Done(Done { local: false, .. }))),
-            kept: count(|said| matches!(said, Said::Done(Done { local: true, .. }))),
+            confirmed: count(|said| matches!(said, Said::Done(Submitted { local: false, .. }))),
+            kept: count(|said| matches!(said, Said::Done(Submitted { local: true, .. }))),
             unknown: count(|said| matches!(said, Said::Unknown)),
             refused: count(|said| matches!(said, Said::Refused(_))),
             acknowledged: evidence.acked.iter().filter(|acked| acked.said.sequence.is_some()).count(),

@@ -174,7 +174,7 @@ impl World {
         let head = self.network.log.info().await.unwrap().last_sequence;
         for number in 0..self.replicas() {
             let Some(replica) = self.replica(number) else { return Some(format!("{number} does not run")) };
-            let (mode, standing) = (replica.submit.modes().now(), replica.submit.standing());
+            let (mode, standing) = (replica.submit.modes().now(), replica.submit.outbox_stats());
             let position = replica.projection.position();
             let at_head = position.caught_up && position.sequence == head;
             if mode != Mode::Cluster || standing.entries > 0 || !at_head {

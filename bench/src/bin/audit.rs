@@ -18,14 +18,14 @@ use async_nats::jetstream::message::PublishMessage;
 use futures_util::{StreamExt as _, stream};
 use tidings::audit::source::Source;
 use tidings::clock::{Clock as _, SystemClock};
-use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Kind, State};
+use tidings::domain::{Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Severity, State};
 use tidings::log::NewEvent;
 use tidings::log::envelope::encode;
 use tidings::log::jetstream::JetStreamLog;
 use tidings::log::merkle::Frontier;
 use tidings::log::names::{CHECKPOINT_SUBJECT, Subject};
 use tidings::log::provision::{Provision, context};
-use tidings::log::reader::{Entry, MAX_BATCH};
+use tidings::log::reader::{LogEntry, MAX_BATCH};
 use tidings::notary::checkpoint::Checkpoint;
 use tidings::notary::note::{Note, PublicKey, SecretKey};
 use tidings::projection::cursor::CursorRecord;
@@ -92,7 +92,7 @@ fn event(number: u64, active: &mut BroadcastId, guard: &mut u64) -> (NewEvent, O
         let broadcast = Broadcast {
             id: *active,
             message,
-            kind: Kind::Info,
+            severity: Severity::Info,
             created_by: "ann".parse().expect("a user"),
             created_at: now,
         };
@@ -143,11 +143,11 @@ async fn fill(context: &jetstream::Context, events: u64) {
 /// Signs the log so many times, at sizes that are spread evenly over it. Returns the key that an auditor has.
 async fn sign(context: &jetstream::Context, client: &async_nats::Client, checkpoints: u64) -> PublicKey {
     let key = SecretKey::new("example.com/tidings".parse().expect("a name"), &[1; 32]);
-    let source = Source::Log(Arc::new(JetStreamLog::to_look(client.clone())));
+    let source = Source::Log(Arc::new(JetStreamLog::read_only(client.clone())));
     let head = source.head().await.expect("the log");
     let mut roots = Vec::new();
     let (mut tree, mut signed) = (Frontier::default(), 0);
-    let read = |entry: Entry| {
+    let read = |entry: LogEntry| {
         tree.push(entry.leaf());
         let due = tree.size() * checkpoints / head.last_sequence;
         if due > signed {
@@ -180,7 +180,7 @@ async fn publish(context: &jetstream::Context, messages: impl Iterator<Item = (S
 
 /// Folds the start of the log as a replica does, three times, and prints how much of that is the tree.
 async fn tree_cost(client: async_nats::Client) {
-    let source = Source::Log(Arc::new(JetStreamLog::to_look(client)));
+    let source = Source::Log(Arc::new(JetStreamLog::read_only(client)));
     let head = source.head().await.expect("the log");
     let mut entries = Vec::new();
     let read = |entry| {

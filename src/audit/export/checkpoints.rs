@@ -3,8 +3,8 @@
 use super::lines::Begin;
 use crate::log::Epoch;
 use crate::notary::checkpoint::Checkpoint;
-use crate::notary::note::{MAX_BYTES, Note};
-use crate::notary::stream::Noted;
+use crate::notary::note::{MAX_NOTE_BYTES, Note};
+use crate::notary::stream::StoredCheckpoint;
 
 /// Checkpoints from one mark to the next, which are read at once.
 pub(super) const MARK_EVERY: u64 = 256;
@@ -17,18 +17,18 @@ pub(super) struct CheckpointStand {
 
 impl CheckpointStand {
     /// Whether a checkpoint counts that stands next in the file; else why not.
-    pub(super) fn takes(self, noted: &Noted) -> Result<(), String> {
-        if noted.number <= self.last {
+    pub(super) fn takes(self, stored: &StoredCheckpoint) -> Result<(), String> {
+        if stored.number <= self.last {
             return Err("is there twice, or out of order".to_owned());
         }
-        if noted.text.len() > MAX_BYTES {
-            return Err(format!("is longer than the {MAX_BYTES} bytes of one"));
+        if stored.text.len() > MAX_NOTE_BYTES {
+            return Err(format!("is longer than the {MAX_NOTE_BYTES} bytes of one"));
         }
         Ok(())
     }
 
-    pub(super) const fn take(&mut self, noted: &Noted) {
-        self.last = noted.number;
+    pub(super) const fn take(&mut self, stored: &StoredCheckpoint) {
+        self.last = stored.number;
     }
 }
 
@@ -51,18 +51,18 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    pub(super) fn take(&mut self, begin: Begin, noted: &Noted) {
+    pub(super) fn take(&mut self, begin: Begin, stored: &StoredCheckpoint) {
         if self.count.is_multiple_of(MARK_EVERY) {
             self.marks.push(CheckpointMark { begin, stand: self.stand });
         }
         self.count += 1;
-        self.stand.take(noted);
-        self.epoch = epoch_of(noted).or(self.epoch);
+        self.stand.take(stored);
+        self.epoch = epoch_of(stored).or(self.epoch);
     }
 }
 
-fn epoch_of(noted: &Noted) -> Option<Epoch> {
-    let note: Note = noted.text.parse().ok()?;
+fn epoch_of(stored: &StoredCheckpoint) -> Option<Epoch> {
+    let note: Note = stored.text.parse().ok()?;
     let checkpoint: Checkpoint = note.text().parse().ok()?;
     Some(checkpoint.epoch)
 }

@@ -15,8 +15,8 @@ use super::opening::{Opened, Opening};
 use crate::audit::source::Head;
 use crate::audit::terminal::printable;
 use crate::log::merkle::Hash;
-use crate::log::reader::Entry;
-use crate::notary::stream::Noted;
+use crate::log::reader::LogEntry;
+use crate::notary::stream::StoredCheckpoint;
 
 /// Places that a file of any size may lack in all, and a place more for so many bytes of it: a line takes ten times as many,
 /// so this is most of a log. A sequence or a header that would make it more is not believed, since each missing place costs
@@ -164,7 +164,7 @@ impl Export {
     /// Visits everything that stood in the stream of checkpoints, in order. One batch at a time is in memory.
     pub fn each_checkpoint(
         &self,
-        mut visit: impl FnMut(Vec<Noted>) -> anyhow::Result<()>,
+        mut visit: impl FnMut(Vec<StoredCheckpoint>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         for mark in &self.known.checkpoints.marks {
             visit(self.checkpoints_from(*mark)?)?;
@@ -175,7 +175,7 @@ impl Export {
     /// The newest checkpoint for which there is something to take.
     pub fn newest_checkpoint<T>(
         &self,
-        mut take: impl FnMut(&Noted) -> Option<T>,
+        mut take: impl FnMut(&StoredCheckpoint) -> Option<T>,
     ) -> anyhow::Result<Option<T>> {
         for mark in self.known.checkpoints.marks.iter().rev() {
             if let Some(taken) = self.checkpoints_from(*mark)?.iter().rev().find_map(&mut take) {
@@ -186,7 +186,7 @@ impl Export {
     }
 
     /// The checkpoints from one mark to the next.
-    fn checkpoints_from(&self, mark: CheckpointMark) -> anyhow::Result<Vec<Noted>> {
+    fn checkpoints_from(&self, mark: CheckpointMark) -> anyhow::Result<Vec<StoredCheckpoint>> {
         let CheckpointMark { begin, mut stand } = mark;
         let mut lines = Lines::from(&self.file, begin);
         let mut found = Vec::new();
@@ -194,9 +194,9 @@ impl Export {
             && let Some(line) = lines.next().with_context(|| format!("reading {}", self.path.display()))?
         {
             match line.text.map(line::read) {
-                Some(Ok(Line::Checkpoint(noted))) if stand.takes(&noted).is_ok() => {
-                    stand.take(&noted);
-                    found.push(noted);
+                Some(Ok(Line::Checkpoint(stored))) if stand.takes(&stored).is_ok() => {
+                    stand.take(&stored);
+                    found.push(stored);
                 }
                 Some(Ok(Line::End(_))) => break,
                 _ => {}
@@ -226,9 +226,9 @@ impl Export {
         let mut last = 0;
         while let Some(entry) = self.read(&mut walk)? {
             match entry {
-                Entry::Message(raw) if raw.time_ns < moment_ns => last = raw.sequence,
-                Entry::Message(_) => break,
-                Entry::Hole(_) => {}
+                LogEntry::Message(raw) if raw.time_ns < moment_ns => last = raw.sequence,
+                LogEntry::Message(_) => break,
+                LogEntry::Hole(_) => {}
             }
         }
         Ok(last)
@@ -240,7 +240,7 @@ impl Export {
         &self,
         from: u64,
         to: u64,
-        mut visit: impl FnMut(Entry) -> anyhow::Result<()>,
+        mut visit: impl FnMut(LogEntry) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         self.require_unchanged()?;
         let to = to.min(self.known.head.last_sequence);
@@ -248,9 +248,9 @@ impl Export {
         let mut next = from.max(1);
         while next <= to {
             let found = self.read(&mut walk)?;
-            let there = found.as_ref().map_or(to + 1, Entry::sequence);
+            let there = found.as_ref().map_or(to + 1, LogEntry::sequence);
             for hole in next..there.min(to + 1) {
-                visit(Entry::Hole(hole))?;
+                visit(LogEntry::Hole(hole))?;
             }
             next = next.max(there);
             if let Some(entry) = found.filter(|entry| entry.sequence() == next && next <= to) {
@@ -269,7 +269,7 @@ impl Export {
         Walk { lines: Lines::from(&self.file, mark.begin), stand: mark.stand }
     }
 
-    fn read(&self, walk: &mut Walk<'_>) -> anyhow::Result<Option<Entry>> {
+    fn read(&self, walk: &mut Walk<'_>) -> anyhow::Result<Option<LogEntry>> {
         walk.next().with_context(|| format!("reading {}", self.path.display()))
     }
 
@@ -288,7 +288,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn next(&mut self) -> std::io::Result<Option<Entry>> {
+    fn next(&mut self) -> std::io::Result<Option<LogEntry>> {
         while let Some(found) = self.lines.next()? {
             match found.text.map(line::read) {
                 Some(Ok(Line::Place(entry))) => {

@@ -10,10 +10,10 @@ use crate::audit::source::Head;
 use crate::audit::terminal::json_line;
 use crate::domain::Timestamp;
 use crate::log::merkle::Hash;
-use crate::log::moment::{parse_rfc3339, rfc3339};
-use crate::log::reader::Entry;
+use crate::log::reader::LogEntry;
+use crate::log::time::{parse_rfc3339, rfc3339};
 use crate::log::{Epoch, RawMessage};
-use crate::notary::stream::Noted;
+use crate::notary::stream::StoredCheckpoint;
 
 /// The version of the form, which the header has.
 pub(super) const VERSION: u64 = 1;
@@ -26,8 +26,8 @@ pub(super) const LONGEST: usize = 8 << 20;
 #[derive(Debug)]
 pub(super) enum Line {
     Header(Header),
-    Checkpoint(Noted),
-    Place(Entry),
+    Checkpoint(StoredCheckpoint),
+    Place(LogEntry),
     End(End),
 }
 
@@ -51,39 +51,39 @@ pub(super) struct End {
 
 /// A line that says nothing to rely on.
 #[derive(Debug)]
-pub(super) struct Unreadable {
+pub(super) struct LineError {
     /// The place that it names all the same.
     pub(super) sequence: Option<u64>,
     pub(super) what: String,
 }
 
 /// Reads a line, without its end.
-pub(super) fn read(line: &[u8]) -> Result<Line, Unreadable> {
+pub(super) fn read(line: &[u8]) -> Result<Line, LineError> {
     // Nearly every line is a place, so that is tried before it is asked what it is.
     let place = match serde_json::from_slice::<Place>(line) {
         Ok(place) => {
             let sequence = Some(place.sequence);
-            return place.entry().map(Line::Place).map_err(|what| Unreadable { sequence, what });
+            return place.entry().map(Line::Place).map_err(|what| LineError { sequence, what });
         }
         Err(error) => error,
     };
-    let unreadable = |error: &serde_json::Error| Unreadable { sequence: None, what: why(error) };
+    let unreadable = |error: &serde_json::Error| LineError { sequence: None, what: why(error) };
     let marks: Marks = serde_json::from_slice(line).map_err(|error| unreadable(&error))?;
     match marks {
         Marks { tidings_export: Some(_), checkpoint: None, sequence: None, end: None } => {
             Ok(Line::Header(Header::of(line)))
         }
         Marks { tidings_export: None, checkpoint: Some(_), sequence: None, end: None } => {
-            let signed: Signed = serde_json::from_slice(line).map_err(|error| unreadable(&error))?;
-            signed.noted().map(Line::Checkpoint).map_err(|what| Unreadable { sequence: None, what })
+            let signed: CheckpointLine = serde_json::from_slice(line).map_err(|error| unreadable(&error))?;
+            signed.stored().map(Line::Checkpoint).map_err(|what| LineError { sequence: None, what })
         }
         Marks { tidings_export: None, checkpoint: None, sequence: None, end: Some(_) } => {
             serde_json::from_slice(line).map(Line::End).map_err(|error| unreadable(&error))
         }
         Marks { tidings_export: None, checkpoint: None, sequence: Some(sequence), end: None } => {
-            Err(Unreadable { sequence: sequence.as_u64(), what: why(&place) })
+            Err(LineError { sequence: sequence.as_u64(), what: why(&place) })
         }
-        _ => Err(Unreadable {
+        _ => Err(LineError {
             sequence: None,
             what: "it is not one of a header, a checkpoint, a place and an end".to_owned(),
         }),
@@ -141,15 +141,15 @@ impl Header {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Signed {
+struct CheckpointLine {
     checkpoint: u64,
     time: String,
     note: String,
 }
 
-impl Signed {
-    fn noted(self) -> Result<Noted, String> {
-        Ok(Noted { number: self.checkpoint, time_ns: time(&self.time)?, text: self.note })
+impl CheckpointLine {
+    fn stored(self) -> Result<StoredCheckpoint, String> {
+        Ok(StoredCheckpoint { number: self.checkpoint, time_ns: time(&self.time)?, text: self.note })
     }
 }
 
@@ -177,14 +177,14 @@ fn there<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Res
 }
 
 impl Place {
-    fn entry(self) -> Result<Entry, String> {
+    fn entry(self) -> Result<LogEntry, String> {
         let sequence = self.sequence;
         if sequence == 0 {
             return Err("sequences count from 1".to_owned());
         }
         let (at, subject, headers, body) =
             match (self.hole, self.time, self.subject, self.headers, self.body, self.body_base64) {
-                (Some(true), None, None, None, None, None) => return Ok(Entry::Hole(sequence)),
+                (Some(true), None, None, None, None, None) => return Ok(LogEntry::Hole(sequence)),
                 (None, Some(time), Some(subject), Some(headers), Some(text), None) => {
                     (time, subject, headers, text.into_bytes())
                 }
@@ -201,7 +201,7 @@ impl Place {
                 }
             };
         let time_ns = time(&at)?;
-        Ok(Entry::Message(RawMessage { sequence, time_ns, subject, headers, body: body.into() }))
+        Ok(LogEntry::Message(RawMessage { sequence, time_ns, subject, headers, body: body.into() }))
     }
 }
 
@@ -218,14 +218,14 @@ pub(super) fn header(head: Head, exported_at: Timestamp) -> String {
     }))
 }
 
-pub(super) fn checkpoint(noted: &Noted) -> String {
-    json_line(&json!({"checkpoint": noted.number, "time": rfc3339(noted.time_ns), "note": noted.text}))
+pub(super) fn checkpoint(stored: &StoredCheckpoint) -> String {
+    json_line(&json!({"checkpoint": stored.number, "time": rfc3339(stored.time_ns), "note": stored.text}))
 }
 
-pub(super) fn place(entry: &Entry) -> String {
+pub(super) fn place(entry: &LogEntry) -> String {
     let raw = match entry {
-        Entry::Message(raw) => raw,
-        Entry::Hole(sequence) => return json_line(&json!({"sequence": sequence, "hole": true})),
+        LogEntry::Message(raw) => raw,
+        LogEntry::Hole(sequence) => return json_line(&json!({"sequence": sequence, "hole": true})),
     };
     let (name, body) = match std::str::from_utf8(&raw.body) {
         Ok(text) => ("body", text.to_owned()),

@@ -6,14 +6,14 @@ use anyhow::bail;
 
 use super::checkpoints::Checkpoints;
 use super::file::{Fault, Judged, Mark, Stand};
-use super::line::{self, End, Header, LONGEST, Line, Unreadable, VERSION};
+use super::line::{self, End, Header, LONGEST, Line, LineError, VERSION};
 use super::lines::Begin;
 use crate::audit::source::Head;
 use crate::log::Epoch;
 use crate::log::leaf::Statement;
 use crate::log::merkle::{Frontier, Hash};
-use crate::log::reader::Entry;
-use crate::notary::stream::Noted;
+use crate::log::reader::LogEntry;
+use crate::notary::stream::StoredCheckpoint;
 
 /// Faults that are kept; the rest is counted.
 const MOST_FAULTS: usize = 1_000;
@@ -64,15 +64,15 @@ impl Opening {
             self.fault(begin.number(), None, "it stands after the end line");
             return Ok(());
         }
-        let too_long = || Unreadable { sequence: None, what: format!("it has more than {LONGEST} bytes") };
+        let too_long = || LineError { sequence: None, what: format!("it has more than {LONGEST} bytes") };
         let line = line.ok_or_else(too_long).and_then(line::read);
         self.recognised |= line.is_ok();
         match line {
             Ok(Line::Header(header)) => return self.header(begin, header),
-            Ok(Line::Checkpoint(noted)) => self.checkpoint(begin, &noted),
+            Ok(Line::Checkpoint(stored)) => self.checkpoint(begin, &stored),
             Ok(Line::Place(entry)) => self.place(begin, &entry),
             Ok(Line::End(end)) => self.end = Some(end),
-            Err(Unreadable { sequence, what }) => {
+            Err(LineError { sequence, what }) => {
                 self.fault(begin.number(), sequence, format!("it cannot be read: {what}"));
             }
         }
@@ -93,18 +93,18 @@ impl Opening {
         Ok(())
     }
 
-    fn checkpoint(&mut self, begin: Begin, noted: &Noted) {
-        let number = noted.number;
+    fn checkpoint(&mut self, begin: Begin, stored: &StoredCheckpoint) {
+        let number = stored.number;
         if self.stand.last > 0 {
             self.fault(begin.number(), None, format!("checkpoint {number} stands among the places"));
         }
-        match self.checkpoints.stand.takes(noted) {
-            Ok(()) => self.checkpoints.take(begin, noted),
+        match self.checkpoints.stand.takes(stored) {
+            Ok(()) => self.checkpoints.take(begin, stored),
             Err(why) => self.fault(begin.number(), None, format!("checkpoint {number} {why}")),
         }
     }
 
-    fn place(&mut self, begin: Begin, entry: &Entry) {
+    fn place(&mut self, begin: Begin, entry: &LogEntry) {
         let (sequence, last) = (entry.sequence(), self.stand.last);
         let what = match self.stand.judge(sequence) {
             Judged::After(_) => {
@@ -146,9 +146,9 @@ impl Opening {
         }
     }
 
-    fn mark(&mut self, begin: Begin, entry: &Entry) {
+    fn mark(&mut self, begin: Begin, entry: &LogEntry) {
         let last = self.marks.last().map(|mark| mark.begin.before);
-        if let Entry::Message(raw) = entry
+        if let LogEntry::Message(raw) = entry
             && last.is_none_or(|last| begin.before - last >= MARK_EVERY)
         {
             self.marks.push(Mark { begin, stand: self.stand, time_ns: raw.time_ns });

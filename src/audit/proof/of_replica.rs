@@ -7,9 +7,9 @@ use super::shown::Shown;
 use super::{Proof, Unprovable};
 use crate::domain::{BroadcastId, Needs, UserId, in_log};
 use crate::log::EventLog;
-use crate::log::merkle::inclusion;
-use crate::notary::checkpoint::Signed;
-use crate::notary::ranges::{Leaves, hash_of};
+use crate::log::merkle::inclusion_ranges;
+use crate::notary::checkpoint::SignedCheckpoint;
+use crate::notary::ranges::{LeafReader, hash_of};
 use crate::projection::{Projection, Unavailable};
 
 /// Why a replica gives no proof.
@@ -42,7 +42,7 @@ impl From<Unavailable> for NoProof {
 pub async fn prove(
     log: &dyn EventLog,
     projection: &Projection,
-    signed: Option<Signed>,
+    signed: Option<SignedCheckpoint>,
     (broadcast, user): (BroadcastId, Option<UserId>),
     patience: Duration,
 ) -> Result<Proof, NoProof> {
@@ -58,8 +58,8 @@ pub async fn prove(
         return Err(NoProof::Behind(size, projection.position().sequence));
     }
     let mut path = Vec::new();
-    let mut leaves = Leaves::of_any_node(log);
-    for range in inclusion(sequence - 1, size) {
+    let mut leaves = LeafReader::of_any_node(log);
+    for range in inclusion_ranges(sequence - 1, size) {
         path.push(hash_of(&mut leaves, projection, range).await.map_err(NoProof::Away)?);
     }
     Ok(Proof::of(shown, sequence, path, signed)?)

@@ -6,15 +6,15 @@ use crate::audit::source::Source;
 use crate::domain::{BroadcastId, Channel, Event, Recorded, UserId};
 use crate::log::RawMessage;
 use crate::log::envelope::{Decoded, decode};
-use crate::log::merkle::{Frontier, Hash, inclusion};
-use crate::log::reader::Entry;
-use crate::notary::checkpoint::Signed;
+use crate::log::merkle::{Frontier, Hash, inclusion_ranges};
+use crate::log::reader::LogEntry;
+use crate::notary::checkpoint::SignedCheckpoint;
 
 /// Proves that a user has acknowledged a broadcast, or without a user, that it was announced. `signed` is the newest
 /// checkpoint of the source by somebody who counts. Of the log no more than one batch is in memory at any time.
 pub async fn prove(
     source: &Source,
-    signed: Option<Signed>,
+    signed: Option<SignedCheckpoint>,
     broadcast: BroadcastId,
     user: Option<&UserId>,
 ) -> anyhow::Result<Proof> {
@@ -65,8 +65,8 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// Ends the visit, by an error, when the event is found.
-    fn look(&mut self, entry: Entry) -> anyhow::Result<()> {
-        let Entry::Message(raw) = entry else { return Ok(()) };
+    fn look(&mut self, entry: LogEntry) -> anyhow::Result<()> {
+        let LogEntry::Message(raw) = entry else { return Ok(()) };
         let Decoded::Event(recorded) = decode(&raw) else { return Ok(()) };
         if self.is_it(&recorded) {
             self.found = Some(raw);
@@ -94,8 +94,8 @@ impl Search<'_> {
 /// The hashes of the ranges beside a leaf.
 async fn path(source: &Source, index: u64, size: u64) -> anyhow::Result<Vec<Hash>> {
     let mut ranges: Vec<_> =
-        inclusion(index, size).into_iter().map(|range| (range, Frontier::default())).collect();
-    let visit = |entry: Entry| {
+        inclusion_ranges(index, size).into_iter().map(|range| (range, Frontier::default())).collect();
+    let visit = |entry: LogEntry| {
         let place = entry.sequence() - 1;
         if let Some((_, tree)) = ranges.iter_mut().find(|(range, _)| range.contains(&place)) {
             tree.push(entry.leaf());

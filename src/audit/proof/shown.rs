@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::Unprovable;
 use crate::domain::{Broadcast, BroadcastId, Channel, Event, Timestamp, UserId};
 use crate::log::RawMessage;
-use crate::log::envelope::{Decoded, decode, place_of, type_of};
+use crate::log::envelope::{Decoded, decode, subject_and_id, type_of};
 use crate::log::facts::{Fact, facts_of};
-use crate::log::leaf::{Stated, Statement};
-use crate::log::merkle::{Hash, includes, inclusion};
+use crate::log::leaf::{StatedMessage, Statement};
+use crate::log::merkle::{Hash, inclusion_ranges, verify_inclusion};
 use crate::log::names::Subject;
 use crate::log::names::header::FACTS_ROOT;
 
@@ -109,12 +109,12 @@ impl Shown {
 }
 
 /// The message that a statement is of, if this is its body.
-fn message(sequence: u64, stated: Stated, body: Vec<u8>) -> RawMessage {
-    let Stated { time_ns, subject, headers, .. } = stated;
+fn message(sequence: u64, stated: StatedMessage, body: Vec<u8>) -> RawMessage {
+    let StatedMessage { time_ns, subject, headers, .. } = stated;
     RawMessage { sequence, time_ns, subject, headers, body: body.into() }
 }
 
-fn announced(sequence: u64, stated: Stated, body: &str) -> Result<(Channel, What), String> {
+fn announced(sequence: u64, stated: StatedMessage, body: &str) -> Result<(Channel, What), String> {
     let body = STANDARD.decode(body).map_err(|_| "the body that it shows is no base64")?;
     let statement = Statement { sequence, message: Some(stated.clone()) };
     let raw = message(sequence, stated, body);
@@ -138,18 +138,18 @@ impl OneFact {
         let leaves: Vec<_> = facts.iter().map(Fact::leaf).collect();
         let (number, count) = (number as u64, leaves.len() as u64);
         let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
-        let path = inclusion(number, count).into_iter().map(|range| {
+        let path = inclusion_ranges(number, count).into_iter().map(|range| {
             let beside = leaves.get(at(range.start)..at(range.end)).unwrap_or_default();
             Hash::of(beside.iter().copied())
         });
         Some(Self { path: path.collect(), fact: facts.get(at(number))?.clone(), number, facts: count })
     }
 
-    fn says(&self, stated: Stated) -> Result<(Channel, What), String> {
+    fn says(&self, stated: StatedMessage) -> Result<(Channel, What), String> {
         let raw = message(0, stated, Vec::new());
         let unknown = |why| format!("what it shows is no event that this build knows: {why}");
         let (name, version) = type_of(&raw).map_err(unknown)?;
-        let (subject, _) = place_of(&raw).map_err(unknown)?;
+        let (subject, _) = subject_and_id(&raw).map_err(unknown)?;
         let Subject::Acks(channel, broadcast_id) = subject else {
             return Err("no acknowledgements belong on the subject of the event".to_owned());
         };
@@ -162,7 +162,7 @@ impl OneFact {
         }
         let root = raw.header(FACTS_ROOT).and_then(|root| root.parse().ok());
         let root = root.ok_or("the event has no root over its acknowledgements")?;
-        if !includes(root, self.facts, self.number, self.fact.leaf(), &self.path) {
+        if !verify_inclusion(root, self.facts, self.number, self.fact.leaf(), &self.path) {
             return Err("the acknowledgement is not one of the event".to_owned());
         }
         Ok((channel, What::Acknowledged { broadcast_id, user: user.clone(), at: *at }))

@@ -8,11 +8,11 @@ use uuid::Uuid;
 use super::shown::What;
 use super::*;
 use crate::audit::source::Source;
-use crate::domain::{Acknowledged, Acknowledgement, Broadcast, Event, Kind, Timestamp};
+use crate::domain::{Acknowledged, Acknowledgement, Broadcast, Event, Severity, Timestamp};
 use crate::log::memory::MemoryLog;
 use crate::log::merkle::Frontier;
 use crate::log::names::Subject;
-use crate::log::reader::Entry;
+use crate::log::reader::LogEntry;
 use crate::log::{EventLog as _, NewEvent};
 use crate::notary::note::SecretKey;
 
@@ -51,7 +51,7 @@ async fn announce(log: &MemoryLog, subject: &str, n: u128) -> u64 {
     let broadcast = Broadcast {
         id: id(n),
         message: format!("number {n}").try_into().unwrap(),
-        kind: Kind::Alert,
+        severity: Severity::Alert,
         created_by: user("ann"),
         created_at: Timestamp::from_unix_ms(1_000),
     };
@@ -87,10 +87,10 @@ async fn log() -> MemoryLog {
     log
 }
 
-async fn signed(log: &MemoryLog, size: u64, keys: &[SecretKey]) -> Signed {
+async fn signed(log: &MemoryLog, size: u64, keys: &[SecretKey]) -> SignedCheckpoint {
     let mut tree = Frontier::default();
     let source = Source::Log(Arc::new(log.clone()));
-    let push = |entry: Entry| {
+    let push = |entry: LogEntry| {
         tree.push(entry.leaf());
         Ok(())
     };
@@ -98,7 +98,7 @@ async fn signed(log: &MemoryLog, size: u64, keys: &[SecretKey]) -> Signed {
     let epoch = source.head().await.unwrap().epoch;
     let log = "example.com/tidings".parse().unwrap();
     let checkpoint = Checkpoint { log, epoch, size, root: tree.root() };
-    Signed { note: Note::sign(checkpoint.to_string(), keys), checkpoint }
+    SignedCheckpoint { note: Note::sign(checkpoint.to_string(), keys), checkpoint }
 }
 
 async fn proof(log: &MemoryLog, size: u64, n: u128, who: Option<&str>) -> Result<Proof, String> {

@@ -9,8 +9,8 @@ use tokio::time::sleep;
 
 /// A bucket has no leader for some seconds after a node of NATS was lost, and nobody answers for it meanwhile. So often it is
 /// asked for before that counts as an answer.
-const ASKED: u32 = 4;
-const ASKED_EVERY: Duration = Duration::from_secs(1);
+const CONFIRMATIONS: u32 = 4;
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 
 /// The stream of a bucket; `None` when there is no such bucket.
 pub(super) async fn find(context: &Context, name: String) -> Result<Option<Stream>, GetStreamError> {
@@ -22,7 +22,7 @@ pub(super) async fn find(context: &Context, name: String) -> Result<Option<Strea
                 GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                     return Ok(None);
                 }
-                GetStreamErrorKind::Request if asked < ASKED => sleep(ASKED_EVERY).await,
+                GetStreamErrorKind::Request if asked < CONFIRMATIONS => sleep(CONFIRM_EVERY).await,
                 _ => return Err(error),
             },
         }

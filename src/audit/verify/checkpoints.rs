@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::thread;
 
-use crate::audit::finding::{Finding, Kind};
+use crate::audit::finding::{Finding, FindingKind};
 use crate::log::Epoch;
 use crate::log::merkle::Hash;
 use crate::notary::checkpoint::Checkpoint;
-use crate::notary::note::{Note, PublicKey, Unproven};
-use crate::notary::stream::Noted;
+use crate::notary::note::{Note, PublicKey, VerifyError};
+use crate::notary::stream::StoredCheckpoint;
 
 /// Different faults of checkpoints that are kept, and other logs that are named; the rest is counted.
 const MOST_FAULTS: usize = 1_000;
@@ -62,26 +62,26 @@ impl SignedRoots {
     }
 
     /// Reads what stands next in the stream of checkpoints, on all cores.
-    pub fn take(&mut self, batch: &[Noted]) {
-        for (noted, read) in batch.iter().zip(read_all(batch, &self.keys)) {
-            if let Err(what) = read.and_then(|checkpoint| self.take_one(noted, &checkpoint)) {
-                self.fault(noted.number, what);
+    pub fn take(&mut self, batch: &[StoredCheckpoint]) {
+        for (stored, read) in batch.iter().zip(read_all(batch, &self.keys)) {
+            if let Err(what) = read.and_then(|checkpoint| self.take_one(stored, &checkpoint)) {
+                self.fault(stored.number, what);
             }
         }
     }
 
-    fn take_one(&mut self, noted: &Noted, checkpoint: &Checkpoint) -> Result<(), String> {
+    fn take_one(&mut self, stored: &StoredCheckpoint, checkpoint: &Checkpoint) -> Result<(), String> {
         let Checkpoint { size, root, epoch, .. } = *checkpoint;
         if Some(epoch) != self.epoch {
             // A log that was begun anew is said once, not once for each time that the old one was signed.
             if self.of_others.len() < MOST_FAULTS || self.of_others.contains_key(&epoch) {
-                self.of_others.entry(epoch).or_insert((noted.number, noted.number)).1 = noted.number;
+                self.of_others.entry(epoch).or_insert((stored.number, stored.number)).1 = stored.number;
             } else {
                 self.more_faults += 1;
             }
             return Ok(());
         }
-        self.roots.push(SignedRoot { size, root, number: noted.number });
+        self.roots.push(SignedRoot { size, root, number: stored.number });
         match &mut self.newest {
             Some((before, _, _)) if size < *before => {
                 Err(format!("it is of size {size}, and one of size {before} came before it"))
@@ -91,11 +91,11 @@ impl SignedRoots {
             )),
             Some((before, other, text)) => {
                 (*before, *other) = (size, root);
-                text.clone_from(&noted.text);
+                text.clone_from(&stored.text);
                 Ok(())
             }
             newest => {
-                *newest = Some((size, root, noted.text.clone()));
+                *newest = Some((size, root, stored.text.clone()));
                 Ok(())
             }
         }
@@ -114,7 +114,7 @@ impl SignedRoots {
 
     /// Reports what is wrong with the checkpoints, whatever the log is: once for those that follow each other.
     pub(super) fn report(&self, report: &mut impl FnMut(Finding)) {
-        let mut find = |what: String| report(Finding::of_all(Kind::Checkpoint, what));
+        let mut find = |what: String| report(Finding::of_all(FindingKind::Checkpoint, what));
         for Fault { first, last, what } in &self.faults {
             find(if first == last {
                 format!("checkpoint {first}: {what}")
@@ -138,8 +138,8 @@ impl SignedRoots {
 }
 
 /// Reads each on its own. A signature takes longer to check than everything else of it.
-fn read_all(batch: &[Noted], keys: &[PublicKey]) -> Vec<Result<Checkpoint, String>> {
-    let read = |part: &[Noted]| part.iter().map(|noted| read(noted, keys)).collect::<Vec<_>>();
+fn read_all(batch: &[StoredCheckpoint], keys: &[PublicKey]) -> Vec<Result<Checkpoint, String>> {
+    let read = |part: &[StoredCheckpoint]| part.iter().map(|stored| read(stored, keys)).collect::<Vec<_>>();
     let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
     let share = batch.len().div_ceil(threads).max(16);
     if keys.is_empty() || batch.len() <= share {
@@ -153,14 +153,14 @@ fn read_all(batch: &[Noted], keys: &[PublicKey]) -> Vec<Result<Checkpoint, Strin
     })
 }
 
-fn read(noted: &Noted, keys: &[PublicKey]) -> Result<Checkpoint, String> {
-    let note: Note = noted.text.parse()?;
+fn read(stored: &StoredCheckpoint, keys: &[PublicKey]) -> Result<Checkpoint, String> {
+    let note: Note = stored.text.parse()?;
     let checkpoint = note.text().parse()?;
     if !keys.is_empty() {
         match note.verified_by(keys) {
             Ok(_) => {}
-            Err(unproven @ Unproven::Forged(_)) => return Err(unproven.to_string()),
-            Err(Unproven::NobodyKnown) => {
+            Err(unproven @ VerifyError::InvalidSignature(_)) => return Err(unproven.to_string()),
+            Err(VerifyError::NoTrustedKey) => {
                 return Err(
                     "signed by none of the keys given. If a key was replaced, give the old one, too: \
                      --key new.pub --key old.pub"
@@ -183,12 +183,12 @@ mod tests {
         SecretKey::new("example.com/log".parse().unwrap(), &[seed; 32])
     }
 
-    fn noted(number: u64, key: &SecretKey) -> Noted {
+    fn stored(number: u64, key: &SecretKey) -> StoredCheckpoint {
         let root = Hash::leaf(&number.to_be_bytes());
         let log = key.public().name().clone();
         let checkpoint = Checkpoint { log, epoch: EPOCH, size: number * 10, root };
         let text = Note::sign(checkpoint.to_string(), std::slice::from_ref(key)).to_string();
-        Noted { number, time_ns: 0, text }
+        StoredCheckpoint { number, time_ns: 0, text }
     }
 
     fn findings(signed: &SignedRoots) -> Vec<String> {
@@ -201,7 +201,7 @@ mod tests {
     fn checkpoints_of_a_retired_key_are_one_finding_and_none_when_it_is_given_too() {
         let (old, new) = (key(1), key(2));
         let all: Vec<_> =
-            (1..=90).map(|number| noted(number, if number <= 80 { &old } else { &new })).collect();
+            (1..=90).map(|number| stored(number, if number <= 80 { &old } else { &new })).collect();
         let mut signed = SignedRoots::of(EPOCH, vec![new.public().clone()]);
         all.chunks(64).for_each(|batch| signed.take(batch));
         let found = findings(&signed);
@@ -217,10 +217,13 @@ mod tests {
     #[test]
     fn what_is_wrong_with_checkpoints_is_bounded_and_the_rest_is_counted() {
         let mut signed = SignedRoots::of(EPOCH, vec![]);
-        let junk =
-            |number: u64| Noted { number, time_ns: 0, text: format!("a/{number}\n1\n\n— a AAAAAA==\n") };
+        let junk = |number: u64| StoredCheckpoint {
+            number,
+            time_ns: 0,
+            text: format!("a/{number}\n1\n\n— a AAAAAA==\n"),
+        };
         signed.take(&(1..=5_000).map(junk).collect::<Vec<_>>());
-        signed.take(&(5_001..=9_000).map(|number| noted(10_000 - number, &key(1))).collect::<Vec<_>>());
+        signed.take(&(5_001..=9_000).map(|number| stored(10_000 - number, &key(1))).collect::<Vec<_>>());
         let found = findings(&signed);
         assert!(found.len() <= MOST_FAULTS + 1, "{}", found.len());
         assert!(found.last().unwrap().ends_with("more checkpoints have a fault"), "{:?}", found.last());

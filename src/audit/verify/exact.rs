@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::domain::{Event, Recorded};
-use crate::log::envelope::{OF_OUTBOX, OF_REPLICA, attribute, encode};
+use crate::log::envelope::{OUTBOX_SUFFIX, SOURCE_PREFIX, attribute, encode};
 use crate::log::names::Subject;
 use crate::log::{NewEvent, RawMessage, TraceParent};
 
@@ -48,8 +48,8 @@ fn is_of_a_replica(source: &str) -> bool {
         (1..=64).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
     };
-    let name = source.strip_prefix(OF_REPLICA);
-    name.map(|name| name.strip_suffix(OF_OUTBOX).unwrap_or(name)).is_some_and(fits)
+    let name = source.strip_prefix(SOURCE_PREFIX);
+    name.map(|name| name.strip_suffix(OUTBOX_SUFFIX).unwrap_or(name)).is_some_and(fits)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 
 use super::{Replica, bucket};
-use crate::audit::finding::{Finding, Kind};
+use crate::audit::finding::{Finding, FindingKind};
 use crate::audit::source::Head;
 use crate::log::provision::replicas_stream;
 use crate::push::heartbeat::{self, Heartbeat};
@@ -40,6 +40,6 @@ pub(super) fn compare_ends(head: Head, replicas: &[Replica], report: &mut impl F
             }
             _ => continue,
         };
-        report(Finding::of_all(Kind::Replica, format!("replica {}: {what}", replica.name)));
+        report(Finding::of_all(FindingKind::Replica, format!("replica {}: {what}", replica.name)));
     }
 }

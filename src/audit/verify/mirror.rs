@@ -13,16 +13,16 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{Verified, bucket};
-use crate::audit::finding::{Finding, Kind};
+use crate::audit::finding::{Finding, FindingKind};
 use crate::domain::{BroadcastId, ByUser, Channel, Timestamp};
 use crate::log::names::{
     ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, UserToken, bucket_stream, bucket_subject, header,
 };
-use crate::log::{Epoch, RawMessage, looking};
+use crate::log::{Epoch, RawMessage, direct_get};
 
 /// The mirror may take this long to write what the log has, and is asked this often.
 const PATIENCE: Duration = Duration::from_secs(10);
-const ASKED_EVERY: Duration = Duration::from_millis(250);
+const CONFIRM_EVERY: Duration = Duration::from_millis(250);
 
 /// Broadcasts whose acknowledgements are kept at hand.
 const AT_HAND: usize = 16;
@@ -64,7 +64,7 @@ pub async fn compare(
     for name in [ACTIVE_BUCKET, ACKS_BUCKET] {
         let found = bucket::find(context, bucket_stream(name)).await;
         let Some(bucket) = found.with_context(|| format!("looking for the bucket {name}"))? else {
-            report(Finding::of_all(Kind::Mirror, format!("there is no bucket {name}")));
+            report(Finding::of_all(FindingKind::Mirror, format!("there is no bucket {name}")));
             continue;
         };
         if !caught_up(&bucket, name, verified, report).await? {
@@ -109,10 +109,10 @@ async fn caught_up(
             let at = position.map_or(0, |position| position.sequence);
             let what =
                 format!("the bucket {name} is at {at}, and the log at {}: nobody mirrors it", verified.size);
-            report(Finding::of_all(Kind::Mirror, what));
+            report(Finding::of_all(FindingKind::Mirror, what));
             return Ok(false);
         }
-        sleep(ASKED_EVERY).await;
+        sleep(CONFIRM_EVERY).await;
     }
 }
 
@@ -150,7 +150,7 @@ async fn compare_active(
                 shown(found),
                 shown(active)
             );
-            report(Finding::of_all(Kind::Mirror, what));
+            report(Finding::of_all(FindingKind::Mirror, what));
         }
     }
     Ok(())
@@ -178,7 +178,7 @@ async fn compare_acks(
     let mut next = 1;
     // Up to the last one that was there when it was asked how many there are.
     while next <= info.state.last_sequence {
-        let batch = looking::batch(client, &info.config.name, next).await;
+        let batch = direct_get::batch(client, &info.config.name, next).await;
         let batch = batch.context("reading the acknowledgements")?;
         let Some(last) = batch.last() else { break };
         next = last.sequence + 1;
@@ -194,7 +194,7 @@ async fn compare_acks(
     if right < expected {
         let what =
             format!("the bucket has {right} of the {expected} acknowledgements that are young enough for it");
-        report(Finding::of_all(Kind::Mirror, what));
+        report(Finding::of_all(FindingKind::Mirror, what));
     }
     Ok(())
 }
@@ -214,7 +214,7 @@ fn agrees(
     let Some(value) = held.value.filter(|_| of_this_log || held.epoch.is_none()) else { return Ok(false) };
     match logged.fault(key, value)? {
         Some(fault) => {
-            report(Finding::of_all(Kind::Mirror, format!("the key {key} {fault}")));
+            report(Finding::of_all(FindingKind::Mirror, format!("the key {key} {fault}")));
             Ok(false)
         }
         None => Ok(logged.at(key)? >= Some(since)),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::exact::is_as_written;
 use super::schemas::Schemas;
-use crate::audit::finding::{Finding, Kind};
+use crate::audit::finding::{Finding, FindingKind};
 use crate::domain::{Channel, Event, Recorded, Timestamp};
 use crate::log::envelope::{Skipped, attribute, headers};
 use crate::log::facts::root_of;
@@ -39,21 +39,21 @@ impl Places {
                     closer_look(&self.schemas, raw, recorded, &mut find);
                 }
                 if let Some(fault) = time_fault(raw, recorded) {
-                    find(Kind::Time, fault);
+                    find(FindingKind::Time, fault);
                 }
             }
             What::Skipped(Skipped::Future { what }, _) => {
-                find(Kind::Unknown, format!("this build does not know {what}; a newer one may"));
+                find(FindingKind::Unknown, format!("this build does not know {what}; a newer one may"));
             }
             What::Skipped(Skipped::Foreign { why }, _) => {
-                find(Kind::Unknown, format!("it is no event of Tidings: {why}"));
+                find(FindingKind::Unknown, format!("it is no event of Tidings: {why}"));
             }
             What::Hole => {}
         }
         if let Some(channel) = what.guarded() {
             let before = self.heads.insert(channel.clone(), raw.sequence).unwrap_or(0);
             if let Some(fault) = guard_fault(raw, before) {
-                find(Kind::Guard, fault);
+                find(FindingKind::Guard, fault);
             }
         }
     }
@@ -64,16 +64,16 @@ pub(super) fn closer_look(
     schemas: &Schemas,
     raw: &RawMessage,
     recorded: &Recorded,
-    find: &mut impl FnMut(Kind, String),
+    find: &mut impl FnMut(FindingKind, String),
 ) {
     if let Some(fault) = schemas.fault(raw) {
-        find(Kind::Schema, fault);
+        find(FindingKind::Schema, fault);
     }
     for fault in envelope_faults(raw, recorded).unwrap_or_default() {
-        find(Kind::Envelope, fault);
+        find(FindingKind::Envelope, fault);
     }
     if let Some(fault) = facts_fault(raw, &recorded.event) {
-        find(Kind::Facts, fault);
+        find(FindingKind::Facts, fault);
     }
 }
 

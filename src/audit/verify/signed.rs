@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoints::{SignedRoot, SignedRoots};
-use crate::audit::finding::{Finding, Kind};
+use crate::audit::finding::{Finding, FindingKind};
 use crate::audit::source::Head;
 use crate::disk::private::write_private;
 use crate::disk::read_small;
@@ -52,8 +52,8 @@ const MOST_DIFFERENT: usize = 1_000;
 /// The number of what this auditor has kept: checkpoints count from 1.
 const KEPT: u64 = 0;
 
-fn kind(wanted: SignedRoot) -> Kind {
-    if wanted.number == KEPT { Kind::Known } else { Kind::Checkpoint }
+fn kind(wanted: SignedRoot) -> FindingKind {
+    if wanted.number == KEPT { FindingKind::Known } else { FindingKind::Checkpoint }
 }
 
 fn name(wanted: SignedRoot) -> String {
@@ -100,7 +100,7 @@ impl Roots {
                     "the log has the epoch {}; the one verified before had {}",
                     head.epoch, known.epoch
                 );
-                report(Finding::of_all(Kind::Known, what));
+                report(Finding::of_all(FindingKind::Known, what));
             }
             None => {}
         }
@@ -144,7 +144,12 @@ impl Roots {
         }
         match std::mem::take(&mut self.differs_more) {
             0 => {}
-            more => report(Finding::of_all(Kind::Checkpoint, format!("{more} more checkpoints are false"))),
+            more => {
+                report(Finding::of_all(
+                    FindingKind::Checkpoint,
+                    format!("{more} more checkpoints are false"),
+                ));
+            }
         }
     }
 

@@ -7,11 +7,11 @@ use tempfile::TempDir;
 use super::places::Places;
 use super::signed::Roots;
 use super::{OPEN_PATIENCE, Replica};
-use crate::audit::finding::{Finding, Kind};
+use crate::audit::finding::{Finding, FindingKind};
 use crate::audit::source::Head;
 use crate::domain::{Change, Digest, Event, Recorded, State};
 use crate::log::merkle::Hash;
-use crate::log::reader::{Entry, MAX_BATCH};
+use crate::log::reader::{LogEntry, MAX_BATCH};
 use crate::projection::cursor::CursorRecord;
 use crate::projection::ledger::{Folded, Ledger, Step};
 use crate::projection::store::Store;
@@ -62,14 +62,14 @@ impl Walk {
     }
 
     /// Looks at the next place.
-    pub(super) fn visit(&mut self, entry: &Entry, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
+    pub(super) fn visit(&mut self, entry: &LogEntry, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
         let step = Step::of(entry);
         match entry {
-            Entry::Message(raw) => {
+            LogEntry::Message(raw) => {
                 self.report_holes(report);
                 self.places.look(raw, &step.what, report);
             }
-            Entry::Hole(sequence) => {
+            LogEntry::Hole(sequence) => {
                 self.holes = Some((self.holes.map_or(*sequence, |(first, _)| first), *sequence));
             }
         }
@@ -102,7 +102,7 @@ impl Walk {
         let steps = std::mem::take(&mut self.steps);
         let Self { ledger, store, state, tree, doubles, .. } = self;
         let tell = |state: &State, folded: Folded| match without_effect(state, &folded) {
-            Effect::Missing(why) => report(Finding::at(folded.recorded.sequence, Kind::Order, why)),
+            Effect::Missing(why) => report(Finding::at(folded.recorded.sequence, FindingKind::Order, why)),
             Effect::Double => *doubles += 1,
             Effect::There => {}
         };
@@ -118,7 +118,7 @@ impl Walk {
                     "replica {name} has the digest {digest}, and the log gives {}",
                     self.state.digest
                 );
-                report(Finding::at(sequence, Kind::Replica, what));
+                report(Finding::at(sequence, FindingKind::Replica, what));
             }
         }
         Ok(())

@@ -10,19 +10,19 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::audit::terminal::{Column, Table};
-use crate::commands::{connect_to_look, print};
+use crate::commands::{connect_read_only, print};
 use crate::config::{Nats, StatusFormat};
 use crate::domain::{Digest, Timestamp};
+use crate::error_log::causes;
 use crate::log::Epoch;
 use crate::log::health;
 use crate::log::jetstream::{epoch_of, nanoseconds};
-use crate::log::moment::rfc3339;
 use crate::log::names::{CHECKPOINT_STREAM, LOG_STREAM, MIRROR_LEASE_KEY, REPLICAS_BUCKET, bucket_subject};
 use crate::log::provision::{self, NoEpoch, mirrored_streams, replicas_stream};
+use crate::log::time::rfc3339;
 use crate::push::clock_check::CLOCK_OFFSET_MS;
 use crate::push::heartbeat::{self, Heartbeat};
 use crate::submit::mode::Mode;
-use crate::trouble::causes;
 use crate::warnings::Warning;
 
 /// The exit code when NATS could not be asked.
@@ -73,7 +73,7 @@ pub(super) async fn status(nats: &Nats, format: StatusFormat) -> anyhow::Result<
 }
 
 async fn look(nats: &Nats) -> anyhow::Result<Status> {
-    let connection = connect_to_look(nats).await?;
+    let connection = connect_read_only(nats).await?;
     let context = provision::context(&connection.client);
     let server = connection.client.server_info();
     let cluster = server.cluster.clone().filter(|name| !name.is_empty());

@@ -14,10 +14,10 @@ use crate::audit::source::Source;
 use crate::audit::terminal::printable;
 use crate::clock::{Clock as _, SystemClock};
 use crate::commands::progress::Progress;
-use crate::commands::{connect_to_look, print};
+use crate::commands::{connect_read_only, print};
 use crate::config;
 use crate::log::provision;
-use crate::notary::stream::Checkpoints;
+use crate::notary::stream::CheckpointStream;
 
 /// Exports to a file, or to stdout, and says what is in the file.
 pub(super) async fn run(options: config::Export) -> anyhow::Result<()> {
@@ -38,8 +38,8 @@ pub(super) async fn run(options: config::Export) -> anyhow::Result<()> {
 }
 
 async fn write(options: &config::Export, out: &mut impl std::io::Write) -> anyhow::Result<Exported> {
-    let connection = connect_to_look(&options.nats).await?;
-    let checkpoints = Checkpoints::find(provision::context(&connection.client)).await?;
+    let connection = connect_read_only(&options.nats).await?;
+    let checkpoints = CheckpointStream::find(provision::context(&connection.client)).await?;
     let source = Source::Log(log_behind(&connection));
     let progress = Progress::over(0);
     let at = |sequence, of| progress.at_of(sequence, of);

@@ -21,7 +21,7 @@ use crate::config::{Check, CheckFormat, Prove};
 use crate::disk::private::write_private;
 use crate::domain::UserId;
 use crate::duration;
-use crate::log::moment::rfc3339;
+use crate::log::time::rfc3339;
 use crate::notary::note::PublicKey;
 
 /// How often it is asked for a new checkpoint.
@@ -114,7 +114,7 @@ fn sentence(Proven { says, checkpoint, signed_by }: &Proven) -> String {
         What::Announced { broadcast, late } => {
             let message = json!(broadcast.message.as_str());
             let by = named(&broadcast.created_by);
-            let (id, kind, at) = (broadcast.id, broadcast.kind.as_str(), broadcast.created_at);
+            let (id, kind, at) = (broadcast.id, broadcast.severity.as_str(), broadcast.created_at);
             let effect = if *late {
                 " It was overtaken before it reached the log, and is without effect."
             } else {

@@ -10,7 +10,7 @@ use super::exit::{FOUND, UNSIGNED};
 use super::keys::{given, own};
 use super::{Opened, note};
 use crate::audit::export::Export;
-use crate::audit::finding::{Finding, Kind};
+use crate::audit::finding::{Finding, FindingKind};
 use crate::audit::terminal::json_line;
 use crate::audit::verify::{self, Evidence, Known, Verified, live, mirror};
 use crate::clock::{Clock as _, SystemClock};
@@ -64,10 +64,10 @@ const fn is_unsigned(verified: &Verified) -> bool {
 /// Everything that is wrong with a file as a file.
 fn report_faults(file: &Export, report: &mut impl FnMut(Finding)) {
     for fault in file.faults() {
-        report(Finding { kind: Kind::File, sequence: fault.sequence, what: fault.to_string() });
+        report(Finding { kind: FindingKind::File, sequence: fault.sequence, what: fault.to_string() });
     }
     if file.more_faults() > 0 {
-        report(Finding::of_all(Kind::File, format!("{} faults more", file.more_faults())));
+        report(Finding::of_all(FindingKind::File, format!("{} faults more", file.more_faults())));
     }
 }
 
@@ -75,7 +75,7 @@ fn report_faults(file: &Export, report: &mut impl FnMut(Finding)) {
 struct Output {
     text: bool,
     /// How many of each kind.
-    found: BTreeMap<Kind, u64>,
+    found: BTreeMap<FindingKind, u64>,
     /// What went wrong with printing.
     broken: anyhow::Result<()>,
 }

@@ -20,13 +20,14 @@ use crate::commands::data_dir::DataDir;
 use crate::config::{Auth, OnOutage, Serve};
 use crate::critical_tasks::CriticalTasks;
 use crate::domain::Channel;
+use crate::error_log::LogLimiter;
 use crate::http::identity::authenticator::Authenticator;
 use crate::http::refusal_log::RefusalLog;
 use crate::http::state::{App, Parts};
 use crate::http::ws::Edge;
 use crate::http::{router, server, state};
 use crate::log::EventLog;
-use crate::log::connection::Connection;
+use crate::log::connection::NatsConnection;
 use crate::log::jetstream::JetStreamLog;
 use crate::log::provision::Provision;
 use crate::metrics::Metrics;
@@ -42,10 +43,9 @@ use crate::push::hub::{self, Hub};
 use crate::push::presence::{self, Identity, Presence};
 use crate::push::release;
 use crate::shutdown::Shutdown;
-use crate::submit::mode::Modes;
+use crate::submit::mode::CurrentMode;
 use crate::submit::outbox::Outbox;
 use crate::submit::{self, Acks, Submit};
-use crate::trouble::Repeated;
 use crate::warnings::Warnings;
 
 /// That NATS refuses a lease or a heartbeat is said this often while it lasts.
@@ -63,7 +63,7 @@ pub(super) struct Base<'a> {
     projection_directory: PathBuf,
     outbox_directory: PathBuf,
     identity: Identity,
-    connection: Connection,
+    connection: NatsConnection,
     provision: Provision,
     shutdown: Shutdown,
     clock: Arc<dyn Clock>,
@@ -78,7 +78,7 @@ impl<'a> Base<'a> {
         options: &'a Serve,
         data_dir: &DataDir,
         replica: String,
-        (connection, provision): (Connection, Provision),
+        (connection, provision): (NatsConnection, Provision),
         shutdown: Shutdown,
         authenticator: Authenticator,
         warnings: Warnings,
@@ -121,7 +121,7 @@ impl<'a> Base<'a> {
         &self,
         projection: &Projection,
         errands: Arc<dyn Errands>,
-        modes: &Modes,
+        modes: &CurrentMode,
         announcements: Vec<mpsc::Receiver<Announcement>>,
         counts: &watch::Receiver<BTreeMap<Channel, Counts>>,
     ) -> std::io::Result<Hub> {
@@ -137,7 +137,7 @@ impl<'a> Base<'a> {
         Hub::start(options, projection, announcements, counts)
     }
 
-    fn presence(&self, hub: Hub, projection: Projection, modes: Modes) -> Presence {
+    fn presence(&self, hub: Hub, projection: Projection, modes: CurrentMode) -> Presence {
         Presence {
             identity: self.identity.clone(),
             name: watch::Sender::new(self.identity.replica.clone()),
@@ -148,7 +148,7 @@ impl<'a> Base<'a> {
             modes,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
-            refused: Repeated::every(REFUSED_SAID_EVERY),
+            refused: LogLimiter::every(REFUSED_SAID_EVERY),
             warnings: self.warnings.clone(),
             clock_check: ClockCheck::default(),
         }
@@ -162,7 +162,7 @@ impl<'a> Base<'a> {
             instance: self.identity.instance,
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
-            refused: Repeated::every(REFUSED_SAID_EVERY),
+            refused: LogLimiter::every(REFUSED_SAID_EVERY),
             warnings: self.warnings.clone(),
         }
     }
@@ -355,7 +355,7 @@ impl<'a> Running<'a> {
 
     async fn stop(mut self) {
         self.drain().await;
-        self.submit.say_what_waits();
+        self.submit.log_what_waits();
         let name = self.name.borrow().clone();
         let Base { connection, provision, identity, .. } = self.base;
         self.presence.abort();

@@ -33,8 +33,8 @@ fn unknown_below(path: &str, value: &Value, known: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::{Acknowledged, Acknowledgement, Broadcast, Cleared, Unreadable};
-    use crate::domain::{BroadcastId, Kind, Message, Timestamp};
+    use crate::domain::event::{Acknowledged, Acknowledgement, Broadcast, Cleared, DecodeError};
+    use crate::domain::{BroadcastId, Message, Severity, Timestamp};
     use serde_json::json;
     use uuid::Uuid;
 
@@ -46,7 +46,7 @@ mod tests {
             Event::Created(Broadcast {
                 id: broadcast_id,
                 message: Message::parse("hi").unwrap(),
-                kind: Kind::Info,
+                severity: Severity::Info,
                 created_by: by,
                 created_at: at,
             }),
@@ -98,12 +98,12 @@ mod tests {
                 let mut more = body.clone();
                 more["audience"] = value;
                 let why = unreadable(&event, &more);
-                assert!(matches!(&why, Unreadable::UnknownField(field) if field == "audience"), "{why:?}");
+                assert!(matches!(&why, DecodeError::UnknownField(field) if field == "audience"), "{why:?}");
                 // A newer build may have loosened a rule as well.
                 let first = body.as_object().unwrap().keys().next().unwrap();
                 more[first] = json!(7);
                 let why = unreadable(&event, &more);
-                assert!(matches!(&why, Unreadable::UnknownField(field) if field == "audience"), "{why:?}");
+                assert!(matches!(&why, DecodeError::UnknownField(field) if field == "audience"), "{why:?}");
             }
         }
         let acknowledged = &whole()[2];
@@ -111,10 +111,10 @@ mod tests {
         body["acknowledgements"][0]["level"] = json!("seen");
         let why = unreadable(acknowledged, &body);
         assert!(
-            matches!(&why, Unreadable::UnknownField(field) if field == "acknowledgements.level"),
+            matches!(&why, DecodeError::UnknownField(field) if field == "acknowledgements.level"),
             "{why:?}"
         );
-        assert!(matches!(unreadable(acknowledged, &json!({})), Unreadable::Malformed(_)));
-        assert!(matches!(unreadable(acknowledged, &json!([])), Unreadable::Malformed(_)));
+        assert!(matches!(unreadable(acknowledged, &json!({})), DecodeError::Malformed(_)));
+        assert!(matches!(unreadable(acknowledged, &json!([])), DecodeError::Malformed(_)));
     }
 }

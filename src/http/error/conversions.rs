@@ -8,7 +8,7 @@ use super::response::capitalised;
 use crate::audit::proof::Unprovable;
 use crate::audit::proof::of_replica::NoProof;
 use crate::domain::message::MAX_MESSAGE_CHARS;
-use crate::domain::{Kind, Rejection};
+use crate::domain::{Rejection, Severity};
 use crate::http::server::socket_limit::Refused;
 use crate::projection::Unavailable;
 use crate::push::admission;
@@ -30,7 +30,7 @@ impl From<Rejection> for ApiError {
                     .with("character", format!("U+{:04X}", u32::from(character)))
                     .with("position", place)
             }
-            Rejection::UnknownType { .. } => ruled_out("unknown_type").with("allowed", json!(Kind::ALL)),
+            Rejection::UnknownType { .. } => ruled_out("unknown_type").with("allowed", json!(Severity::ALL)),
             Rejection::KeyReused => ruled_out("idempotency_key_reused"),
             Rejection::UnknownBroadcast { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message)

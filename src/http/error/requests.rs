@@ -123,7 +123,7 @@ impl From<QueryError> for ApiError {
             QueryError::Malformed(why) => {
                 Self::malformed("malformed_query", format!("The query cannot be parsed: {why}."))
             }
-            QueryError::Repeated(name) => {
+            QueryError::LogLimiter(name) => {
                 let message = format!("The query parameter `{}` must not be repeated.", excerpt(&name));
                 Self::malformed("malformed_query", message)
             }

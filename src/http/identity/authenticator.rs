@@ -13,10 +13,10 @@ use super::principal::Principal;
 use super::token::Verifier;
 use super::token_source::{Credential, TokenSource, TokenSources, find};
 use crate::domain::{Timestamp, UserId};
+use crate::error_log::causes;
 use crate::http::query::Query;
 use crate::http::request_kind::RequestKind;
 use crate::shutdown::Hangups;
-use crate::trouble::causes;
 
 /// How requests are authenticated.
 pub enum AuthMode {

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{Address, CONNECT_TIMEOUT, reconnect_delay};
+use super::{CONNECT_TIMEOUT, NatsAddress, reconnect_delay};
 use crate::disk::private::warn_of_readers;
 use crate::disk::{read_bounded, read_small};
 
@@ -26,7 +26,7 @@ const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
 /// Bytes of a file of certificates at most: all authorities that a system trusts take a quarter of a megabyte.
 const CERTIFICATES_BYTES: usize = 4 << 20;
 
-fn servers(address: &Address) -> anyhow::Result<Vec<ServerAddr>> {
+fn servers(address: &NatsAddress) -> anyhow::Result<Vec<ServerAddr>> {
     let parsed: Result<_, _> = address.servers.iter().map(|server| server.parse()).collect();
     parsed.with_context(|| format!("reading the address of {address}"))
 }
@@ -41,7 +41,7 @@ fn without_login(server: ServerAddr) -> anyhow::Result<ServerAddr> {
 }
 
 /// As the client takes them.
-pub(super) fn hosts(address: &Address) -> anyhow::Result<Vec<ServerAddr>> {
+pub(super) fn hosts(address: &NatsAddress) -> anyhow::Result<Vec<ServerAddr>> {
     servers(address)?.into_iter().map(without_login).collect()
 }
 
@@ -52,7 +52,7 @@ fn login(server: &ServerAddr) -> Option<(String, Option<String>)> {
 }
 
 /// How to reach a server and be let in, without any habits of a connection that stays.
-pub(super) fn login_options(address: &Address, name: &str) -> anyhow::Result<ConnectOptions> {
+pub(super) fn login_options(address: &NatsAddress, name: &str) -> anyhow::Result<ConnectOptions> {
     let mut options = ConnectOptions::new()
         .name(name)
         .ping_interval(PING_INTERVAL)
@@ -98,7 +98,7 @@ fn has_certificates(file: &Path) -> anyhow::Result<()> {
 }
 
 /// Said once for each address, and not whenever its files are read again.
-pub(super) fn warn_of_exposed_files(address: &Address) {
+pub(super) fn warn_of_exposed_files(address: &NatsAddress) {
     if let Some(credentials) = &address.credentials {
         warn_of_readers(credentials, "the NATS credentials");
     }

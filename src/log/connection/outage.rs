@@ -11,22 +11,22 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::login::{hosts, login_options};
-use super::{Address, CONNECT_TIMEOUT, Connection, without_password};
-use crate::trouble::{Repeated, causes};
+use super::{CONNECT_TIMEOUT, NatsAddress, NatsConnection, without_password};
+use crate::error_log::{LogLimiter, causes};
 
 /// How often it is looked whether the connection is up, and how often the servers are tried while it is not.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const TRY_EVERY: Duration = Duration::from_secs(5);
 
 /// The same reason is said this often.
-const SAID_EVERY: Duration = Duration::from_secs(10);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A server that has not even refused within this time does not answer.
-const TRY_PATIENCE: Duration = Duration::from_secs(3);
+const TRY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What is known of an outage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outage {
+pub(super) struct OutageCause {
     /// A server refused the login: an option has to change.
     pub(super) login_refused: bool,
     /// What each server answered, in one line; empty while that is not known.
@@ -34,10 +34,10 @@ pub(super) struct Outage {
 }
 
 /// Watches a connection until it is closed.
-pub(super) async fn watch(connection: Connection) {
-    let repeated = Repeated::every(SAID_EVERY);
+pub(super) async fn watch(connection: NatsConnection) {
+    let repeated = LogLimiter::every(LOG_EVERY);
     while !connection.is_closing() {
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
         if connection.is_up() {
             continue;
         }
@@ -46,38 +46,38 @@ pub(super) async fn watch(connection: Connection) {
             continue;
         }
         connection.outage.send_replace(outage);
-        let why = connection.why_not();
+        let why = connection.outage_reason();
         if repeated.is_due(&why) {
             warn!("no connection to NATS: {why}");
         }
         tokio::select! {
             () = sleep(TRY_EVERY) => {}
-            () = connection.is_made() => {}
+            () = connection.reconnected() => {}
         }
         if connection.is_up() {
-            repeated.over();
+            repeated.reset();
         }
     }
 }
 
 /// Tries each server once.
-async fn diagnose(address: &Address, name: &str) -> Outage {
-    let Ok(servers) = hosts(address) else { return Outage::default() };
+async fn diagnose(address: &NatsAddress, name: &str) -> OutageCause {
+    let Ok(servers) = hosts(address) else { return OutageCause::default() };
     let tried = join_all(servers.into_iter().map(|server| try_one(address, name, server))).await;
-    Outage {
+    OutageCause {
         login_refused: tried.iter().any(|(_, login_refused)| *login_refused),
         servers: tried.into_iter().map(|(what, _)| what).collect::<Vec<_>>().join("; "),
     }
 }
 
 /// What a server answers, and whether it refuses the login.
-async fn try_one(address: &Address, name: &str, server: ServerAddr) -> (String, bool) {
+async fn try_one(address: &NatsAddress, name: &str, server: ServerAddr) -> (String, bool) {
     let shown = without_password(server.as_url_str());
     let options = match login_options(address, name) {
         Ok(options) => options.connection_timeout(CONNECT_TIMEOUT),
         Err(error) => return (format!("{shown}: {}", causes(&error)), false),
     };
-    match timeout(TRY_PATIENCE, options.connect(server)).await {
+    match timeout(TRY_TIMEOUT, options.connect(server)).await {
         Ok(Ok(client)) => {
             let _ = client.drain().await;
             (format!("{shown} answers"), false)

@@ -73,7 +73,7 @@ fn the_proofs_of_a_well_known_tree() {
         (1, 5, &[KNOWN_ROOTS[1], THIRD_AND_FOURTH, FIFTH]),
     ];
     for (index, size, known) in inclusions {
-        assert_eq!(of(&inclusion(index, size)), known, "{index} of {size}");
+        assert_eq!(of(&inclusion_ranges(index, size)), known, "{index} of {size}");
     }
     let consistencies: [(u64, u64, &[&str]); 4] = [
         (1, 1, &[]),
@@ -82,7 +82,7 @@ fn the_proofs_of_a_well_known_tree() {
         (2, 5, &[THIRD_AND_FOURTH, FIFTH]),
     ];
     for (smaller, larger, known) in consistencies {
-        assert_eq!(of(&consistency(smaller, larger)), known, "{larger} after {smaller}");
+        assert_eq!(of(&consistency_ranges(smaller, larger)), known, "{larger} after {smaller}");
     }
 }
 
@@ -93,13 +93,13 @@ fn every_leaf_of_every_small_tree_is_proved_and_nowhere_else() {
         let root = part(&all, &(0..size));
         for index in 0..size {
             let leaf = all[usize::try_from(index).unwrap()];
-            let proof = proof(&all, &inclusion(index, size));
-            assert!(includes(root, size, index, leaf, &proof), "{index} of {size}");
-            assert!(!includes(root, size, (index + 1) % size, leaf, &proof) || size == 1);
-            assert!(!includes(root, size, index, Hash::empty(), &proof));
-            assert!(!includes(root, size, index, leaf, &[&proof[..], &[leaf]].concat()));
+            let proof = proof(&all, &inclusion_ranges(index, size));
+            assert!(verify_inclusion(root, size, index, leaf, &proof), "{index} of {size}");
+            assert!(!verify_inclusion(root, size, (index + 1) % size, leaf, &proof) || size == 1);
+            assert!(!verify_inclusion(root, size, index, Hash::empty(), &proof));
+            assert!(!verify_inclusion(root, size, index, leaf, &[&proof[..], &[leaf]].concat()));
             if let Some((_, shorter)) = proof.split_last() {
-                assert!(!includes(root, size, index, leaf, shorter));
+                assert!(!verify_inclusion(root, size, index, leaf, shorter));
             }
         }
     }
@@ -112,15 +112,15 @@ fn every_small_tree_goes_on_from_every_smaller_one() {
     changed[0] = Hash::empty();
     for larger in 0..=40 {
         for smaller in 0..=larger {
-            let proof = proof(&all, &consistency(smaller, larger));
+            let proof = proof(&all, &consistency_ranges(smaller, larger));
             let of = |leaves: &[Hash], size| (size, part(leaves, &(0..size)));
             assert!(
-                goes_on_from(of(&all, smaller), of(&all, larger), &proof),
+                verify_consistency(of(&all, smaller), of(&all, larger), &proof),
                 "{larger} goes on from {smaller}"
             );
             if smaller > 0 {
-                assert!(!goes_on_from(of(&changed, smaller), of(&all, larger), &proof));
-                assert!(!goes_on_from(of(&all, smaller), of(&changed, larger), &proof));
+                assert!(!verify_consistency(of(&changed, smaller), of(&all, larger), &proof));
+                assert!(!verify_consistency(of(&all, smaller), of(&changed, larger), &proof));
             }
         }
     }
@@ -142,11 +142,11 @@ proptest! {
     fn a_changed_proof_proves_nothing(size in 2_u64..200, index in any::<u64>(), which in any::<usize>()) {
         let index = index % size;
         let all = leaves(size);
-        let mut proof = proof(&all, &inclusion(index, size));
+        let mut proof = proof(&all, &inclusion_ranges(index, size));
         let which = which % proof.len();
         proof[which].0[0] ^= 1;
         let leaf = all[usize::try_from(index).unwrap()];
-        prop_assert!(!includes(Hash::of(all), size, index, leaf, &proof));
+        prop_assert!(!verify_inclusion(Hash::of(all), size, index, leaf, &proof));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(super) const ENOUGH_BYTES: usize = 1 << 20;
 
 /// What stands at a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Last {
+pub enum LastEntry {
     /// A message with this [`RawMessage::leaf`].
     Message(Hash),
     /// Nothing: the log has lost that message.
@@ -21,14 +21,14 @@ pub enum Last {
 
 /// One place of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum LogEntry {
     /// A message.
     Message(RawMessage),
     /// The log has no message here any more (a damaged block). Skipped in the same way on every replica.
     Hole(u64),
 }
 
-impl Entry {
+impl LogEntry {
     /// Its place.
     pub const fn sequence(&self) -> u64 {
         match self {
@@ -46,10 +46,10 @@ impl Entry {
     }
 
     /// What a cursor behind it remembers.
-    pub fn as_last(&self) -> Last {
+    pub fn as_last(&self) -> LastEntry {
         match self {
-            Self::Message(message) => Last::Message(message.leaf()),
-            Self::Hole(_) => Last::Hole,
+            Self::Message(message) => LastEntry::Message(message.leaf()),
+            Self::Hole(_) => LastEntry::Hole,
         }
     }
 }
@@ -58,16 +58,16 @@ impl Entry {
 /// it waits until it is full.
 #[derive(Default)]
 pub(super) struct Batch {
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<LogEntry>,
     /// In their bodies.
     bytes: usize,
 }
 
 impl Batch {
-    pub(super) fn push(&mut self, entry: Entry) {
+    pub(super) fn push(&mut self, entry: LogEntry) {
         self.bytes += match &entry {
-            Entry::Message(message) => message.body.len(),
-            Entry::Hole(_) => 0,
+            LogEntry::Message(message) => message.body.len(),
+            LogEntry::Hole(_) => 0,
         };
         self.entries.push(entry);
     }
@@ -77,6 +77,6 @@ impl Batch {
     }
 
     pub(super) fn last(&self) -> Option<u64> {
-        self.entries.last().map(Entry::sequence)
+        self.entries.last().map(LogEntry::sequence)
     }
 }

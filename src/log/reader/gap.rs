@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use tracing::{error, warn};
 
 use super::batch::Batch;
-use super::{ASKED, Entry, Interrupted, MISSING_ASKED_EVERY, Reader};
+use super::{CONFIRM_MISSING_EVERY, CONFIRMATIONS, Interrupted, LogEntry, Reader};
 use crate::log::{RawMessage, ReadError};
 
 /// So many messages in a row may be gone for their places to be holes, each with a leaf of its own: some seconds' work. With more
@@ -43,11 +43,11 @@ impl Reader {
                 );
             }
             for hole in next..there {
-                self.push(Entry::Hole(hole), batch).await?;
+                self.push(LogEntry::Hole(hole), batch).await?;
             }
             next = there;
             if let Some(message) = found.filter(|_| next < missing.end) {
-                self.push(Entry::Message(message), batch).await?;
+                self.push(LogEntry::Message(message), batch).await?;
                 (next, fetched) = (next + 1, fetched + 1);
             }
         }
@@ -57,11 +57,11 @@ impl Reader {
     /// The leader's first message from a place on; asked three times before it is believed that none is at that place.
     pub(super) async fn first_from(&self, sequence: u64) -> Result<Option<RawMessage>, ReadError> {
         let mut found = self.log.first_from(sequence).await?;
-        for _ in 1..ASKED {
+        for _ in 1..CONFIRMATIONS {
             if found.as_ref().is_some_and(|message| message.sequence == sequence) {
                 break;
             }
-            sleep(MISSING_ASKED_EVERY).await;
+            sleep(CONFIRM_MISSING_EVERY).await;
             found = self.log.first_from(sequence).await?;
         }
         Ok(found)

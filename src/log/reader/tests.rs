@@ -93,7 +93,7 @@ impl EventLog for Faltering {
 async fn next_batch(deliveries: &mut mpsc::Receiver<Delivery>) -> Option<(u64, u64)> {
     loop {
         if let Delivery::Batch(batch) = deliveries.recv().await? {
-            let sequences: Vec<_> = batch.iter().map(Entry::sequence).collect();
+            let sequences: Vec<_> = batch.iter().map(LogEntry::sequence).collect();
             assert!(sequences.len() <= MAX_BATCH && sequences.is_sorted());
             return Some((*sequences.first()?, *sequences.last()?));
         }
@@ -132,7 +132,7 @@ async fn time_in_which_nobody_takes_what_was_read_is_not_silence() {
     let (first, mut last) = next_batch(&mut deliveries).await.unwrap();
     assert!(first == 1 && last < LENGTH / 2, "{last}");
     // The next look finds room for one batch, and the one after it does not.
-    sleep(LOOK_EVERY * 7 / 2).await;
+    sleep(POLL_INTERVAL * 7 / 2).await;
     while last < LENGTH {
         let (first, next) = next_batch(&mut deliveries).await.unwrap();
         assert_eq!(first, last + 1);

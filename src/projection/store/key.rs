@@ -68,7 +68,7 @@ impl Key<'_> {
 }
 
 /// Where the first acknowledgement of a record stands, by the record's key.
-pub(super) fn place_of(key: &[u8]) -> anyhow::Result<Place> {
+pub(super) fn subject_and_id(key: &[u8]) -> anyhow::Result<Place> {
     let place = key.split_last_chunk::<4>().and_then(|(before, number)| {
         let (_, sequence) = before.split_last_chunk::<8>()?;
         Some((u64::from_be_bytes(*sequence), usize::try_from(u32::from_be_bytes(*number)).ok()?))

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use uuid::Uuid;
 
-use super::key::{Key, place_of};
+use super::key::{Key, subject_and_id};
 use super::{AckAt, Store, Stored};
 use crate::domain::{Acknowledgement, BroadcastId, Timestamp};
 use crate::projection::acks::{Place, Read, Reading};
@@ -15,7 +15,7 @@ impl Store {
         let mut found = Vec::new();
         for record in self.ack_records(id, Some(after))? {
             let (key, record) = record?;
-            for read in Reading::of(place_of(&key)?, &record) {
+            for read in Reading::of(subject_and_id(&key)?, &record) {
                 let read = read?;
                 if found.len() >= limit {
                     return Ok(found);
@@ -63,7 +63,7 @@ impl Store {
     ) -> anyhow::Result<()> {
         for record in self.ack_records(id, after)? {
             let (key, record) = record?;
-            Reading::of(place_of(&key)?, &record).try_for_each(|read| visit(read?))?;
+            Reading::of(subject_and_id(&key)?, &record).try_for_each(|read| visit(read?))?;
         }
         Ok(())
     }
@@ -93,7 +93,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::{Acknowledged, Broadcast, Event, Kind, Recorded, State, evolve};
+    use crate::domain::{Acknowledged, Broadcast, Event, Recorded, Severity, State, evolve};
     use crate::projection::store::Batch;
 
     fn id(n: u128) -> BroadcastId {
@@ -110,7 +110,13 @@ mod tests {
             let at = Timestamp::from_unix_ms(i64::try_from(sequence).unwrap());
             let event = if sequence <= 2 {
                 let (message, created_by) = ("hi".to_owned().try_into().unwrap(), "ann".parse().unwrap());
-                Event::Created(Broadcast { id: about, message, kind: Kind::Info, created_by, created_at: at })
+                Event::Created(Broadcast {
+                    id: about,
+                    message,
+                    severity: Severity::Info,
+                    created_by,
+                    created_at: at,
+                })
             } else {
                 let users = (0..3).map(|n| format!("user-{sequence}-{n}"));
                 let acknowledgements = users.map(|user| {

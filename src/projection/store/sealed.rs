@@ -17,7 +17,7 @@ use anyhow::Context as _;
 
 use super::key::Key;
 use super::{Store, Writes};
-use crate::domain::packed_set::Entry;
+use crate::domain::packed_set::PackedEntry;
 use crate::domain::{AckMap, BroadcastId, Fingerprint, PackedSet};
 
 /// Users in a bucket on average, at most: a bucket takes 1.5 KiB, see `FULL` in `acks.rs` for why not more.
@@ -76,7 +76,7 @@ impl Store {
                 users.sort_unstable();
                 users
             });
-            let bucket_of = |(user, _): &Entry| first_bits(*user, bits);
+            let bucket_of = |(user, _): &PackedEntry| first_bits(*user, bits);
             let mut buckets = users.chunk_by(|one, next| bucket_of(one) == bucket_of(next)).peekable();
             while buckets.peek().is_some() {
                 pace.step(|| {
@@ -122,7 +122,7 @@ impl Store {
 }
 
 /// A bucket of these users.
-fn bucket(users: &[Entry]) -> Vec<u8> {
+fn bucket(users: &[PackedEntry]) -> Vec<u8> {
     users.iter().flat_map(|(user, sequence)| user.bytes().into_iter().chain(sequence.to_be_bytes())).collect()
 }
 

@@ -21,7 +21,7 @@ use crate::log::{Epoch, NewEvent, TraceParent};
 use crate::submit::attempt::Attempt;
 use crate::submit::mode::Mode;
 use crate::submit::outbox::Outbox;
-use crate::submit::{PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError};
+use crate::submit::{PROJECTION_TIMEOUT, RETRY_PAUSE, Submit, SubmitError};
 
 /// Acknowledgements taken from the queue for one round, and what its last lot has beyond that.
 const DRAINED_AT_ONCE: usize = 10_000;
@@ -116,7 +116,7 @@ impl SameLog {
                 // It has lost its end; or a leader that was deposed a moment ago answers.
                 Ok(Ok(_)) if !may_ask_again() => return Err(SubmitError::CatchingUp),
                 Ok(Err(_)) | Err(_) if !may_ask_again() => {
-                    submit.modes.tell(|machine| machine.appended(false));
+                    submit.modes.update(|machine| machine.appended(false));
                     return Err(SubmitError::Away);
                 }
                 Ok(Ok(_) | Err(_)) | Err(_) => sleep(RETRY_PAUSE).await,
@@ -291,7 +291,7 @@ impl Begun {
     }
 
     fn refuse(self, error: &SubmitError) {
-        let error = error.clone().honest(self.unsure, self.new.id);
+        let error = error.clone().or_unknown_if(self.unsure, self.new.id);
         self.answer(|_, _| Err(error.clone()));
     }
 
@@ -355,7 +355,7 @@ fn stored_bytes(user: &str) -> usize {
 async fn confirm(submit: Arc<Submit>, begun: Begun, sequence: u64) {
     let broadcast = begun.new.event.broadcast_id();
     let mut firsts = Vec::new();
-    if submit.projection.reached(sequence, PROJECTION_PATIENCE).await {
+    if submit.projection.reached(sequence, PROJECTION_TIMEOUT).await {
         let needs = Needs::acknowledged(broadcast, begun.fingerprints.iter().copied());
         let users = begun.fingerprints.clone();
         let looked = submit.projection.with(needs, move |view| {

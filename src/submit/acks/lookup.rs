@@ -18,7 +18,7 @@ use crate::domain::{Channel, Needs, Rejection};
 use crate::log::Epoch;
 use crate::log::names::Subject;
 use crate::submit::mode::Mode;
-use crate::submit::{PROJECTION_PATIENCE, RETRY_PAUSE, Submit, SubmitError};
+use crate::submit::{PROJECTION_TIMEOUT, RETRY_PAUSE, Submit, SubmitError};
 
 /// Acknowledgements that one round looks up, each with a few reads of the store: about a millisecond, with no lock held.
 const LOOKED_UP_AT_ONCE: usize = 256;
@@ -159,7 +159,7 @@ impl Work {
     /// Another replica may have shown the broadcast to the user a moment ago, so the log is asked where the channel's head is.
     /// What was unknown there is unknown for as long as the head does not move, and is not looked up again.
     async fn settle(&self, channel: Channel, unknown: Vec<Unknown>) {
-        let until = Instant::now() + PROJECTION_PATIENCE;
+        let until = Instant::now() + PROJECTION_TIMEOUT;
         let Some(head) = self.head(&channel, until).await else {
             return self.refuse_all(unknown.into_iter().map(|one| one.lot), &SubmitError::CatchingUp);
         };
@@ -188,7 +188,7 @@ impl Work {
         match timeout_at(until, asked).await {
             Ok(Ok(head)) => Some(head),
             Ok(Err(error)) => {
-                self.submit.say_no_head(&error);
+                self.submit.log_no_head(&error);
                 sleep(RETRY_PAUSE).await;
                 None
             }

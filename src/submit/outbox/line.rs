@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{Base, Entry};
-use crate::domain::event::Unreadable;
-use crate::domain::{Condition, Event, Timestamp};
+use super::{Base, OutboxEntry};
+use crate::domain::event::DecodeError;
+use crate::domain::{Event, Precondition, Timestamp};
 use crate::log::NewEvent;
 use crate::log::names::{InvalidSubject, Subject};
 
@@ -19,12 +19,12 @@ const CHECKSUM_DIGITS: usize = 32;
 
 /// The JSON of a line. Field names are for ever: a newer build must read what an older one left behind.
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct LineFields {
     entry: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base: Option<Base>,
-    #[serde(default, skip_serializing_if = "Condition::is_always")]
-    condition: Condition,
+    #[serde(default, skip_serializing_if = "Precondition::is_always")]
+    condition: Precondition,
     subject: String,
     id: Uuid,
     time: Timestamp,
@@ -40,9 +40,9 @@ struct Line {
 }
 
 /// The line of an entry, with its end.
-pub(super) fn line(entry: &Entry) -> serde_json::Result<Vec<u8>> {
+pub(super) fn line(entry: &OutboxEntry) -> serde_json::Result<Vec<u8>> {
     let kind = entry.new.event.event_type();
-    let json = serde_json::to_string(&Line {
+    let json = serde_json::to_string(&LineFields {
         entry: entry.number,
         base: entry.base,
         condition: entry.condition.clone(),
@@ -65,7 +65,7 @@ fn checksum(json: &[u8]) -> String {
 }
 
 /// Something in the file that is no entry.
-pub(super) struct Damaged<'a> {
+pub(super) struct DamagedLine<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) why: String,
     /// Whether whole entries follow: then it was damaged after it had been written, and not cut off while it was.
@@ -73,8 +73,8 @@ pub(super) struct Damaged<'a> {
 }
 
 /// The entries of a file, and what in it is none.
-pub(super) fn read(file: &[u8]) -> (VecDeque<Arc<Entry>>, Vec<Damaged<'_>>) {
-    let (mut entries, mut damaged) = (VecDeque::new(), Vec::<Damaged<'_>>::new());
+pub(super) fn read(file: &[u8]) -> (VecDeque<Arc<OutboxEntry>>, Vec<DamagedLine<'_>>) {
+    let (mut entries, mut damaged) = (VecDeque::new(), Vec::<DamagedLine<'_>>::new());
     for bytes in file.split_inclusive(|byte| *byte == b'\n') {
         match parse(bytes) {
             Ok(entry) => {
@@ -83,32 +83,32 @@ pub(super) fn read(file: &[u8]) -> (VecDeque<Arc<Entry>>, Vec<Damaged<'_>>) {
                     earlier.inside = true;
                 }
             }
-            Err(why) => damaged.push(Damaged { bytes, why, inside: false }),
+            Err(why) => damaged.push(DamagedLine { bytes, why, inside: false }),
         }
     }
     (entries, damaged)
 }
 
-fn parse(line: &[u8]) -> Result<Entry, String> {
+fn parse(line: &[u8]) -> Result<OutboxEntry, String> {
     let line = line.strip_suffix(b"\n").ok_or("its end is missing")?;
     let (sum, json) = line.split_at_checked(CHECKSUM_DIGITS).ok_or("it is too short")?;
     let json = json.strip_prefix(b" ").ok_or("it has no checksum")?;
     if checksum(json).as_bytes() != sum {
         return Err("its checksum is wrong".to_owned());
     }
-    let line: Line = serde_json::from_slice(json).map_err(|e| format!("it is no entry: {e}"))?;
+    let line: LineFields = serde_json::from_slice(json).map_err(|e| format!("it is no entry: {e}"))?;
     let data = serde_json::to_vec(&line.data).map_err(|e| e.to_string())?;
     let event = Event::from_json(&line.kind, line.version, &data).map_err(|unreadable| match unreadable {
-        Unreadable::UnknownType => format!("this build does not know {}:{}", line.kind, line.version),
-        Unreadable::UnknownField(field) => {
+        DecodeError::UnknownType => format!("this build does not know {}:{}", line.kind, line.version),
+        DecodeError::UnknownField(field) => {
             format!("this build does not know the field `{}` of {}", field.escape_debug(), line.kind)
         }
-        Unreadable::Malformed(e) => format!("it is not a {}: {e}", line.kind),
+        DecodeError::Malformed(e) => format!("it is not a {}: {e}", line.kind),
     })?;
     let subject: Subject = line.subject.parse().map_err(|error: InvalidSubject| error.to_string())?;
     let trace = line.traceparent.and_then(|trace| trace.parse().ok());
     let sent_to = line.sent_to.and_then(|sent_to| sent_to.parse().ok());
-    let Line { entry: number, base, condition, id, time, source, .. } = line;
+    let LineFields { entry: number, base, condition, id, time, source, .. } = line;
     let new = NewEvent { subject, id, event, time, source, expected: None, trace, sent_to };
-    Ok(Entry { number, base, condition, new })
+    Ok(OutboxEntry { number, base, condition, new })
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::{Acknowledged, Acknowledgement, BroadcastId, Event, SentTo, Timestamp};
 
-const BOUNDS: Bounds = Bounds { entries: 1_000, bytes: 1 << 20 };
+const BOUNDS: OutboxLimits = OutboxLimits { entries: 1_000, bytes: 1 << 20 };
 
 fn draft(id: u128) -> Draft {
     let broadcast_id = BroadcastId(Uuid::from_u128(1));
@@ -24,7 +24,7 @@ fn draft(id: u128) -> Draft {
         sent_to: Some(SentTo { users: 3, connections: 4, approximate: true }),
         trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok(),
     };
-    Draft { base: Some(Base::Entry(3)), condition: Condition::OneOf(vec![broadcast_id]), new }
+    Draft { base: Some(Base::Entry(3)), condition: Precondition::OneOf(vec![broadcast_id]), new }
 }
 
 fn ids(outbox: &Outbox) -> Vec<(u64, u128)> {
@@ -60,12 +60,12 @@ fn what_was_written_is_there_at_the_next_start() {
 #[test]
 fn it_is_bounded_in_entries_and_in_bytes() {
     let directory = tempfile::tempdir().unwrap();
-    let mut outbox = Outbox::open(directory.path(), Bounds { entries: 2, bytes: 1 << 20 }).unwrap();
+    let mut outbox = Outbox::open(directory.path(), OutboxLimits { entries: 2, bytes: 1 << 20 }).unwrap();
     outbox.append(vec![draft(1)]).unwrap();
     assert!(matches!(outbox.append(vec![draft(2), draft(3)]), Err(OutboxError::Full)));
     outbox.append(vec![draft(2)]).unwrap();
     let bytes = outbox.bytes;
-    let mut small = Outbox::open(directory.path(), Bounds { entries: 9, bytes: bytes + 10 }).unwrap();
+    let mut small = Outbox::open(directory.path(), OutboxLimits { entries: 9, bytes: bytes + 10 }).unwrap();
     assert!(matches!(small.append(vec![draft(3)]), Err(OutboxError::Full)));
     assert_eq!(ids(&open(directory.path())), [(1, 1), (2, 2)]);
 }

@@ -11,7 +11,7 @@ use tidings::log::EventLog as _;
 use tidings::log::names::{CHECKPOINT_STREAM, LOG_STREAM};
 use tokio::time::sleep;
 
-use crate::support::checkpoints::{KeyFile, Signed, count, faults, signed};
+use crate::support::checkpoints::{KeyFile, SignedCheckpoint, count, faults, signed};
 use crate::support::log::everything;
 use crate::support::replica::metric_in;
 use crate::support::{Nats, Replica, Spec, eventually};
@@ -65,11 +65,11 @@ async fn signed_to_the_end(nats: &Nats, every: u64) {
 }
 
 /// Fails unless every checkpoint of this log is true, is of this key, and goes on from the one before. Returns them.
-async fn hold(nats: &Nats, key: &KeyFile) -> Vec<Signed> {
+async fn hold(nats: &Nats, key: &KeyFile) -> Vec<SignedCheckpoint> {
     let log = nats.log().await;
     let (epoch, signed) = (log.info().await.unwrap().epoch, signed(nats).await);
     assert_eq!(faults(&signed, epoch, &everything(&log).await), Vec::<String>::new());
-    for Signed { note, text, .. } in &signed {
+    for SignedCheckpoint { note, text, .. } in &signed {
         assert_eq!(note.verified_by(&[key.public()]), Ok(&key.public()), "{text}");
     }
     signed

@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use async_nats::HeaderMap;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tidings::log::moment::{parse_rfc3339, rfc3339};
+use tidings::log::time::{parse_rfc3339, rfc3339};
 
 use crate::support::{Nats, Replica, Spec};
 

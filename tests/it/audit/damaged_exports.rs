@@ -11,18 +11,18 @@ use tidings::audit::export::{Export, Writer};
 use tidings::audit::source::Head;
 use tidings::domain::Timestamp;
 use tidings::log::envelope::{Decoded, decode};
-use tidings::log::reader::Entry;
+use tidings::log::reader::LogEntry;
 use tidings::log::{Epoch, RawMessage};
-use tidings::notary::stream::Noted;
+use tidings::notary::stream::StoredCheckpoint;
 
 use crate::support::checkpoints::of_file;
 use crate::support::contract::schemas::Schemas;
 
 const EPOCH: Epoch = Epoch::from_bits(0x00c0_ffee_0000_0007);
 
-fn message(sequence: u64, time_ns: i64, body: &str) -> Entry {
+fn message(sequence: u64, time_ns: i64, body: &str) -> LogEntry {
     let headers = vec![("x".to_owned(), sequence.to_string())];
-    Entry::Message(RawMessage {
+    LogEntry::Message(RawMessage {
         sequence,
         time_ns,
         subject: "broadcasts.creator.other".to_owned(),
@@ -31,11 +31,11 @@ fn message(sequence: u64, time_ns: i64, body: &str) -> Entry {
     })
 }
 
-fn noted(number: u64) -> Noted {
-    Noted { number, time_ns: 7, text: format!("note {number}") }
+fn noted(number: u64) -> StoredCheckpoint {
+    StoredCheckpoint { number, time_ns: 7, text: format!("note {number}") }
 }
 
-fn written(entries: &[Entry], checkpoints: &[Noted]) -> Vec<u8> {
+fn written(entries: &[LogEntry], checkpoints: &[StoredCheckpoint]) -> Vec<u8> {
     let mut file = Vec::new();
     let head = Head { epoch: EPOCH, last_sequence: entries.len() as u64 };
     let mut writer = Writer::begin(&mut file, head, Timestamp::from_unix_ms(1)).unwrap();
@@ -51,8 +51,9 @@ fn written(entries: &[Entry], checkpoints: &[Noted]) -> Vec<u8> {
 
 /// Eight places, the fifth a hole: line 1 is the header, 2 and 3 are checkpoints, a place is on the line of its sequence
 /// and 3, line 12 is the end.
-fn eight() -> Vec<Entry> {
-    let place = |n| if n == 5 { Entry::Hole(5) } else { message(n, i64::try_from(n).unwrap() * 10, "body") };
+fn eight() -> Vec<LogEntry> {
+    let place =
+        |n| if n == 5 { LogEntry::Hole(5) } else { message(n, i64::try_from(n).unwrap() * 10, "body") };
     (1..=8).map(place).collect()
 }
 
@@ -76,7 +77,7 @@ impl File {
     }
 }
 
-fn entries(export: &Export) -> Vec<Entry> {
+fn entries(export: &Export) -> Vec<LogEntry> {
     let mut all = Vec::new();
     let keep = |entry| {
         all.push(entry);
@@ -87,7 +88,7 @@ fn entries(export: &Export) -> Vec<Entry> {
 }
 
 fn places_lost(export: &Export) -> Vec<u64> {
-    let holes = entries(export).into_iter().filter(|entry| matches!(entry, Entry::Hole(_)));
+    let holes = entries(export).into_iter().filter(|entry| matches!(entry, LogEntry::Hole(_)));
     holes.map(|entry| entry.sequence()).filter(|sequence| *sequence != 5).collect()
 }
 
@@ -123,13 +124,13 @@ fn check(what: &str, change: Change, said: &[Said], lost: &[u64], head: u64) {
     assert_eq!(export.head().last_sequence, head, "{what}");
     let whole = entries(&export);
     assert_eq!(
-        whole.iter().map(Entry::sequence).collect::<Vec<_>>(),
+        whole.iter().map(LogEntry::sequence).collect::<Vec<_>>(),
         (1..=head).collect::<Vec<_>>(),
         "{what}"
     );
     for entry in &whole {
         let known = eight().into_iter().find(|known| known.sequence() == entry.sequence());
-        assert!(known.as_ref() == Some(entry) || matches!(entry, Entry::Hole(_)), "{what}: {entry:?}");
+        assert!(known.as_ref() == Some(entry) || matches!(entry, LogEntry::Hole(_)), "{what}: {entry:?}");
     }
 }
 
@@ -229,8 +230,8 @@ fn the_example_is_read_for_ever() {
     assert_eq!((export.head().last_sequence, of_file(&export).is_empty()), (9, false));
     let all = entries(&export);
     let events = all.iter().filter_map(|entry| match entry {
-        Entry::Message(raw) => Some(decode(raw)),
-        Entry::Hole(_) => None,
+        LogEntry::Message(raw) => Some(decode(raw)),
+        LogEntry::Hole(_) => None,
     });
     let events: Vec<_> = events.collect();
     let is_late = |known: &&Decoded| matches!(known, Decoded::Event(recorded) if recorded.late);
@@ -307,8 +308,11 @@ fn heads_and_ends_that_do_not_fit_are_named() {
 fn without_a_header_a_checkpoint_says_which_log_it_is() {
     let text = format!("example.com/tidings/{EPOCH}\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n");
     let key = tidings::notary::note::SecretKey::new("example.com/tidings".parse().unwrap(), &[7; 32]);
-    let signed =
-        Noted { number: 1, time_ns: 0, text: tidings::notary::note::Note::sign(text, &[key]).to_string() };
+    let signed = StoredCheckpoint {
+        number: 1,
+        time_ns: 0,
+        text: tidings::notary::note::Note::sign(text, &[key]).to_string(),
+    };
     let bytes = written(&eight(), &[signed, noted(2)]);
     let after = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     let export = File::of(&bytes[after..]).open().unwrap();

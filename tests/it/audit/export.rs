@@ -18,7 +18,7 @@ use tidings::log::memory::MemoryLog;
 use tidings::log::merkle::Hash;
 use tidings::log::names::{CHECKPOINT_STREAM, LOG_STREAM, Subject};
 use tidings::log::{EventLog as _, NewEvent};
-use tidings::notary::stream::Checkpoints;
+use tidings::notary::stream::CheckpointStream;
 
 use crate::support::checkpoints::{in_stream, of_file};
 use crate::support::contract::schemas::Schemas;
@@ -33,7 +33,7 @@ async fn a_file_answers_everything_that_the_log_does() {
     let file = case.exported().await;
     let opened = Export::open(&file, |_| {}).unwrap();
     assert_eq!((opened.faults(), opened.more_faults()), (&[][..], 0));
-    let checkpoints = Checkpoints::of(case.nats.jetstream().await).await.unwrap();
+    let checkpoints = CheckpointStream::of(case.nats.jetstream().await).await.unwrap();
     assert_eq!(of_file(&opened), in_stream(&checkpoints).await);
 
     let (log, from_file) = case.both(&file, &["replay"]).await;

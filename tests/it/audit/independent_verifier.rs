@@ -2,7 +2,9 @@
 //! takes our keys, checkpoints and proofs as they are, and refuses what was altered.
 
 use signed_note::{Note, StandardVerifier, VerifierList};
-use tidings::log::merkle::{Frontier, Hash, consistency, goes_on_from, includes, inclusion};
+use tidings::log::merkle::{
+    Frontier, Hash, consistency_ranges, inclusion_ranges, verify_consistency, verify_inclusion,
+};
 use tlog_tiles::{Checkpoint, Hash as TheirHash, check_record, check_tree, record_hash};
 
 use crate::audit::proofs::Signing;
@@ -48,7 +50,7 @@ async fn it_takes_the_checkpoints_and_proofs_of_a_replica() {
             everything(&signing.nats.log().await).await.iter().map(tidings::log::RawMessage::leaf).collect();
         assert_eq!((checkpoint.size(), checkpoint.hash()), (user + 1, &theirs(root(&leaves))));
         if let Some((size, before)) = seen {
-            let proof = hashes(&leaves, consistency(size, user + 1)).into_iter().map(theirs).collect();
+            let proof = hashes(&leaves, consistency_ranges(size, user + 1)).into_iter().map(theirs).collect();
             check_tree(&proof, checkpoint.size(), *checkpoint.hash(), size, before).unwrap();
         }
         seen = Some((checkpoint.size(), *checkpoint.hash()));
@@ -81,21 +83,21 @@ fn it_agrees_on_every_small_tree() {
         let root_now = root(&all);
         for index in 0..size {
             let leaf = all[usize::try_from(index).unwrap()];
-            let proof = hashes(&all, inclusion(index, size));
+            let proof = hashes(&all, inclusion_ranges(index, size));
             for (at, leaf) in [(index, leaf), ((index + 1) % size, leaf), (index, Hash::empty())] {
                 let path = proof.iter().copied().map(theirs).collect();
                 let agreed = check_record(&path, size, theirs(root_now), at, theirs(leaf)).is_ok();
-                assert_eq!(includes(root_now, size, at, leaf, &proof), agreed, "{at} of {size}");
+                assert_eq!(verify_inclusion(root_now, size, at, leaf, &proof), agreed, "{at} of {size}");
                 assert_eq!(agreed, (at, leaf) == (index, all[usize::try_from(index).unwrap()]));
             }
         }
         for smaller in 1..=size {
-            let proof = hashes(&all, consistency(smaller, size));
+            let proof = hashes(&all, consistency_ranges(smaller, size));
             let before = root(&all[..usize::try_from(smaller).unwrap()]);
             for before in [before, Hash::empty()] {
                 let path = proof.iter().copied().map(theirs).collect();
                 let agreed = check_tree(&path, size, theirs(root_now), smaller, theirs(before)).is_ok();
-                let ours = goes_on_from((smaller, before), (size, root_now), &proof);
+                let ours = verify_consistency((smaller, before), (size, root_now), &proof);
                 assert_eq!(ours, agreed, "{size} after {smaller}");
                 assert_eq!(agreed, before != Hash::empty());
             }
@@ -109,12 +111,12 @@ fn it_refuses_every_altered_hash_of_a_proof() {
     let mut tree = Frontier::default();
     tree.extend(all.iter().copied());
     let (index, leaf) = (37, all[37]);
-    let proof = hashes(&all, inclusion(index, 100));
+    let proof = hashes(&all, inclusion_ranges(index, 100));
     for which in 0..proof.len() {
         let mut altered = proof.clone();
         altered[which].0[31] ^= 0x80;
         let path = altered.iter().copied().map(theirs).collect();
         assert!(check_record(&path, 100, theirs(tree.root()), index, theirs(leaf)).is_err());
-        assert!(!includes(tree.root(), 100, index, leaf, &altered));
+        assert!(!verify_inclusion(tree.root(), 100, index, leaf, &altered));
     }
 }

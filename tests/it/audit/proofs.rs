@@ -44,7 +44,7 @@ impl Signing {
         Self { nats, replica, folder }
     }
 
-    pub async fn another(&self, every: u64) -> Replica {
+    pub async fn connect_as(&self, every: u64) -> Replica {
         Replica::start_with(spec(&self.nats, &self.folder, every)).await
     }
 
@@ -153,7 +153,7 @@ fn users_at(sequence: u64) -> [String; 3] {
 #[tokio::test]
 async fn every_kind_of_place_in_logs_of_every_size_is_proven_by_each_replica() {
     let signing = Signing::start(1).await;
-    let replicas = [&signing.replica, &signing.another(1).await, &signing.another(1).await];
+    let replicas = [&signing.replica, &signing.connect_as(1).await, &signing.connect_as(1).await];
     let log = signing.nats.log().await;
     let announced = created("one");
     let (id, name) = (announced.id, announced.id.to_string());

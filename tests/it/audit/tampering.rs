@@ -18,11 +18,11 @@ use tidings::domain::{Acknowledged, Event, Timestamp};
 use tidings::log::facts::root_of;
 use tidings::log::merkle::Frontier;
 use tidings::log::names::header::FACTS_ROOT;
-use tidings::log::reader::Entry;
+use tidings::log::reader::LogEntry;
 use tidings::log::{EventLog as _, RawMessage};
 use tidings::notary::checkpoint::Checkpoint;
 use tidings::notary::note::{Note, SecretKey};
-use tidings::notary::stream::Noted;
+use tidings::notary::stream::StoredCheckpoint;
 
 use crate::support::checkpoints::{KeyFile, of_file};
 use crate::support::{Nats, Replica, Spec, eventually};
@@ -31,7 +31,7 @@ use crate::support::{Nats, Replica, Spec, eventually};
 #[derive(Clone)]
 struct Held {
     head: Head,
-    checkpoints: Vec<Noted>,
+    checkpoints: Vec<StoredCheckpoint>,
     messages: Vec<RawMessage>,
 }
 
@@ -147,7 +147,7 @@ impl Corpus {
         let file = fs::File::create(self.path("resealed.ndjson")).unwrap();
         let mut writer = Writer::begin(file, held.head, Timestamp::from_unix_ms(0)).unwrap();
         held.checkpoints.iter().for_each(|noted| writer.checkpoint(noted).unwrap());
-        held.messages.into_iter().for_each(|message| writer.place(&Entry::Message(message)).unwrap());
+        held.messages.into_iter().for_each(|message| writer.place(&LogEntry::Message(message)).unwrap());
         writer.end().unwrap();
         let found = self.verify("resealed.ndjson", known);
         assert!(found.findings.iter().all(|(kind, ..)| kind != "file"), "it is whole in itself: {found:#?}");
@@ -167,7 +167,7 @@ async fn read(file: &std::path::Path) -> Held {
     let head = source.head().await.unwrap();
     let mut messages = Vec::new();
     let take = |entry| {
-        let Entry::Message(message) = entry else { panic!("a hole") };
+        let LogEntry::Message(message) = entry else { panic!("a hole") };
         messages.push(message);
         Ok(())
     };
@@ -282,7 +282,7 @@ async fn a_history_that_was_rewritten_and_signed_by_another_key_is_found() {
             root: tree.root(),
         };
         let text = Note::sign(checkpoint.to_string(), &[thief]).to_string();
-        held.checkpoints = vec![Noted { number: 1, time_ns: 0, text }];
+        held.checkpoints = vec![StoredCheckpoint { number: 1, time_ns: 0, text }];
     };
     let found = corpus.resealed(true, rewrite);
     found.names("checkpoint", "signed by none of the keys given");

@@ -14,7 +14,7 @@ use tidings::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, CHECKPOINT_SUBJECT, LOG_ST
 use tidings::log::{Epoch, EventLog as _, RawMessage};
 use tidings::notary::checkpoint::Checkpoint;
 use tidings::notary::note::{Note, SecretKey};
-use tidings::notary::stream::Checkpoints;
+use tidings::notary::stream::CheckpointStream;
 
 use crate::support::checkpoints::{KeyFile, in_stream};
 use crate::support::log::everything;
@@ -104,7 +104,7 @@ impl Case {
 
     /// Waits until five events more would be too many.
     async fn signed(&self) {
-        let checkpoints = Checkpoints::of(self.context().await).await.unwrap();
+        let checkpoints = CheckpointStream::of(self.context().await).await.unwrap();
         eventually("the log is signed nearly to its end", || async {
             let head = self.head().await;
             let last = in_stream(&checkpoints).await.pop();
@@ -258,7 +258,7 @@ async fn false_checkpoints_are_found() {
 
     let forked = Case::new().await;
     let key = forked.key.key.clone();
-    let checkpoints = in_stream(&Checkpoints::of(forked.context().await).await.unwrap()).await;
+    let checkpoints = in_stream(&CheckpointStream::of(forked.context().await).await.unwrap()).await;
     let size = checkpoints[0].text.lines().nth(1).unwrap().parse().unwrap();
     forked.sign(&[key], size, wrong).await;
     let said = forked.verify(&[]).await;

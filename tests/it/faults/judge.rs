@@ -10,7 +10,7 @@ use tidings::log::{Epoch, RawMessage};
 use super::hearing;
 use super::people::{Diary, SECRET, Said, Session, Tried};
 use crate::support::Replica;
-use crate::support::checkpoints::{self, Signed};
+use crate::support::checkpoints::{self, SignedCheckpoint};
 use crate::support::replica::metric_in;
 
 /// Descriptors and memory that a replica may have more of than at the start: in the end, and at any moment.
@@ -90,7 +90,7 @@ pub struct Evidence {
     /// What an auditor finds in it.
     pub irregular: Vec<String>,
     /// Every checkpoint that can be read, of whatever log.
-    pub signed: Vec<Signed>,
+    pub signed: Vec<SignedCheckpoint>,
     /// The digest of a clean replay, and that of each replica.
     pub replayed: String,
     pub digests: Vec<String>,

@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use tidings::log::envelope::{Decoded, Skipped, decode};
 use tidings::log::memory::MemoryLog;
 use tidings::log::names::{LOG_STREAM, Subject};
-use tidings::log::reader::{Cursor, Entry, Last};
+use tidings::log::reader::{Cursor, LastEntry, LogEntry};
 use tidings::log::{AppendError, Appended, Epoch, EventLog, LogInfo};
 
 use crate::support::log::{
@@ -262,11 +262,11 @@ async fn a_reader_with_the_cursor_of_another_log_begins_anew(
         log.append(created(&n.to_string())).await.unwrap();
     }
     let epoch = log.info().await.unwrap().epoch;
-    let right = Last::Message(log.get(2).await.unwrap().unwrap().leaf());
+    let right = LastEntry::Message(log.get(2).await.unwrap().unwrap().leaf());
     for (epoch, sequence, last, what) in [
         (Epoch::from_bits(0), 2, right, "another epoch"),
         (epoch, 3, right, "another message at the cursor"),
-        (epoch, 2, Last::Hole, "a message where a hole was"),
+        (epoch, 2, LastEntry::Hole, "a message where a hole was"),
         (epoch, 9, right, "a longer log"),
     ] {
         let cursor = Cursor { epoch: Some(epoch), sequence, last: Some(last) };
@@ -291,7 +291,7 @@ async fn a_reader_records_a_hole_and_goes_on() {
     // Nothing follows the last hole: only silence shows it.
     entries.extend(reading.up_to(6).await);
     let holes: Vec<_> =
-        entries.iter().filter(|entry| matches!(entry, Entry::Hole(_))).map(Entry::sequence).collect();
+        entries.iter().filter(|entry| matches!(entry, LogEntry::Hole(_))).map(LogEntry::sequence).collect();
     assert_eq!((entries.len(), holes), (6, vec![2, 3, 6]));
     // A reader that stands on a hole goes on behind it.
     let mut second = Reading::from(log.clone(), reading.cursor.clone());

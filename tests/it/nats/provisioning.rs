@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::stream::Config;
 use serde_json::{Value, json};
 use tidings::log::Epoch;
-use tidings::log::moment::parse_rfc3339;
+use tidings::log::time::parse_rfc3339;
 use tokio::process::Command;
 
 use crate::operations::replica::{stderr, stdout, tidings};

@@ -11,10 +11,10 @@ use async_nats::jetstream::message::PublishMessage;
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tempfile::TempDir;
-use tidings::log::connection::{Address, connect};
+use tidings::log::connection::{NatsAddress, connect};
 use tidings::log::jetstream::JetStreamLog;
 use tidings::log::names::LOG_STREAM;
-use tidings::log::reader::Entry;
+use tidings::log::reader::LogEntry;
 use tidings::log::{AppendError, Appended, EventLog as _};
 use tidings::submit::SubmitError;
 use tidings::submit::mode::Mode;
@@ -251,8 +251,8 @@ async fn a_damaged_message_vanishes_without_a_word_and_a_reader_records_a_hole()
     let mut reading = Reading::from_start(log.clone());
     reading.epoch().await;
     let entries = reading.up_to(9).await;
-    assert_eq!(entries[3], Entry::Hole(4));
-    assert_eq!(entries.iter().filter(|entry| matches!(entry, Entry::Hole(_))).count(), 1);
+    assert_eq!(entries[3], LogEntry::Hole(4));
+    assert_eq!(entries.iter().filter(|entry| matches!(entry, LogEntry::Hole(_))).count(), 1);
     // Appends go on, and who had read further goes on from there.
     assert_eq!(log.append(created("after")).await.unwrap().sequence, 10);
     assert_eq!(reading.up_to(10).await.len(), 1);
@@ -283,7 +283,8 @@ async fn after_a_crash_a_damaged_stream_comes_back_shorter_and_reuses_sequences(
 async fn after_the_streams_leader_dies_appends_and_readers_go_on() {
     let mut cluster = Cluster::start().await;
     let _provisioned = cluster.log().await;
-    let address = Address { servers: cluster.nodes.iter().map(Nats::url).collect(), ..Address::default() };
+    let address =
+        NatsAddress { servers: cluster.nodes.iter().map(Nats::url).collect(), ..NatsAddress::default() };
     let connection = connect(&address, "test").await.unwrap();
     let log = JetStreamLog::new(connection.client.clone(), nats::provision(3));
     let mut reading = Reading::over(log.clone(), connection.generation);
@@ -322,7 +323,7 @@ async fn an_older_server_is_a_clear_error_that_names_both_versions() {
             }
         }
     });
-    let address = Address { servers: vec![server], ..Address::default() };
+    let address = NatsAddress { servers: vec![server], ..NatsAddress::default() };
     let Err(error) = connect(&address, "test").await else { panic!("it was taken") };
     let said = format!("{error:#}");
     assert!(said.contains("2.9.0") && said.contains("2.11"), "{said}");

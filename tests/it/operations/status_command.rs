@@ -29,7 +29,7 @@ async fn reports(replica: &Replica, problem: &str) {
     .await;
 }
 
-async fn is_sound(replica: &Replica) {
+async fn verify_own_tree(replica: &Replica) {
     eventually("nothing is wrong", || async {
         let (code, status) = status(replica).await;
         code == Some(0) && status["problems"] == Value::Array(Vec::new())
@@ -42,7 +42,7 @@ async fn a_sound_service_is_0_and_a_table_for_people_has_every_stream_and_replic
     let nats = Nats::start().await;
     let replica = Replica::start(&nats).await;
     replica.post_broadcast("one").await;
-    is_sound(&replica).await;
+    verify_own_tree(&replica).await;
     let table = replica.tidings(&["admin", "status", "--format", "table"]).await;
     let said = text(&table);
     let name = status(&replica).await.1["replicas"][0]["replica"].as_str().unwrap().to_owned();
@@ -67,7 +67,7 @@ async fn a_replica_that_is_ready_counts_as_serving_before_its_next_regular_heart
 async fn what_is_wrong_is_1_and_what_cannot_be_asked_is_3() {
     let mut nats = Nats::start().await;
     let mut replica = Replica::start_with(Spec::joining(nats.url()).with(&["--log-max-bytes", "2000"])).await;
-    is_sound(&replica).await;
+    verify_own_tree(&replica).await;
     let post = async |n: u32| {
         replica.request(Method::POST, "").json(&json!({"message": n.to_string()})).send().await
     };
@@ -89,7 +89,7 @@ async fn a_server_of_the_cluster_that_is_down_and_a_majority_that_is_down_are_na
     let mut cluster = Cluster::start().await;
     let spec = Spec::joining(cluster.url()).with(&["--stream-replicas", "3"]);
     let replica = Replica::start_with(spec).await;
-    is_sound(&replica).await;
+    verify_own_tree(&replica).await;
     let leader = cluster.log_leader(0).await;
     let down = (leader + 1) % 3;
     cluster.nodes[down].kill();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use tidings::clock::{Clock as _, SystemClock};
-use tidings::domain::{BroadcastId, Command, Condition, Event, Timestamp};
+use tidings::domain::{BroadcastId, Command, Event, Precondition, Timestamp};
 use tidings::log::names::Subject;
 use tidings::log::{EventLog as _, NewEvent};
 use tidings::submit::mode::Mode;
@@ -55,14 +55,14 @@ async fn accepted(submit: &Submit, command: Command) -> BroadcastId {
 }
 
 /// The same post, with a condition.
-fn create_if(condition: Condition, message: &str) -> Command {
-    let Command::Create { channel, message, kind, by, .. } = create(message) else { unreachable!() };
-    Command::Create { channel, message, kind, by, condition }
+fn create_if(condition: Precondition, message: &str) -> Command {
+    let Command::Create { channel, message, severity, by, .. } = create(message) else { unreachable!() };
+    Command::Create { channel, message, severity, by, condition }
 }
 
 /// With an `If-Match` that names one broadcast.
 fn only_while(active: BroadcastId, message: &str) -> Command {
-    create_if(Condition::OneOf(vec![active]), message)
+    create_if(Precondition::OneOf(vec![active]), message)
 }
 
 /// Lets the log take everything, waits until the outbox is settled, and says what is active then.
@@ -70,7 +70,7 @@ async fn active_in_the_end(log: &Fitful, projecting: &Projecting, submit: &Submi
     log.may_take.add_permits(100);
     log.come_back();
     in_mode(submit, Mode::Cluster).await;
-    assert_eq!(submit.standing().entries, 0);
+    assert_eq!(submit.outbox_stats().entries, 0);
     projecting.look(|view| view.log().channel(&channel()).active).await
 }
 
@@ -135,7 +135,7 @@ async fn a_retry_of_a_post_that_was_overruled_is_told_that_it_is_late() {
     assert!(again.late && !again.local && again.sequence.is_some(), "{again:?}");
     assert_eq!((again.id, again.broadcast), (older.id, older.broadcast));
     // A condition was accepted with it, if there was one: it is no other request.
-    let conditional = create_if(Condition::OneOf(vec![newer]), "a");
+    let conditional = create_if(Precondition::OneOf(vec![newer]), "a");
     assert!(submit.lifecycle(conditional, Some(key("k")), None).await.unwrap().late);
     projecting.stop().await;
 }
@@ -182,7 +182,7 @@ async fn a_post_whose_if_match_lists_the_broadcast_that_came_to_be_active_takes_
     let (projecting, submit) = alone(&log, &directory).await;
     let overruled = accepted(&submit, create("a")).await;
     let newer = elsewhere(&log, "b").await;
-    let either = Condition::OneOf(vec![overruled, newer]);
+    let either = Precondition::OneOf(vec![overruled, newer]);
     let conditional = accepted(&submit, create_if(either, "c")).await;
     assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(conditional));
     assert!(is_late(&projecting, overruled).await);
@@ -197,7 +197,7 @@ async fn a_post_with_if_none_match_does_not_replace_what_came_meanwhile_however_
     accepted(&submit, create("a")).await;
     accepted(&submit, clear()).await;
     let other = elsewhere(&log, "b").await;
-    let conditional = accepted(&submit, create_if(Condition::NoneActive, "c")).await;
+    let conditional = accepted(&submit, create_if(Precondition::NoneActive, "c")).await;
     assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(other));
     assert!(is_late(&projecting, conditional).await);
     projecting.stop().await;
@@ -209,7 +209,7 @@ async fn a_post_with_if_none_match_takes_effect_behind_a_clear_of_its_own_replic
     let (projecting, submit) = alone(&log, &directory).await;
     accepted(&submit, create("a")).await;
     accepted(&submit, clear()).await;
-    let conditional = accepted(&submit, create_if(Condition::NoneActive, "c")).await;
+    let conditional = accepted(&submit, create_if(Precondition::NoneActive, "c")).await;
     assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(conditional));
     projecting.stop().await;
 }
@@ -221,7 +221,7 @@ async fn a_post_with_if_match_star_replaces_what_is_older_and_nothing_that_is_ne
         let (projecting, submit) = alone(&log, &directory).await;
         accepted(&submit, create("a")).await;
         let older = elsewhere(&log, "b").await;
-        let conditional = accepted(&submit, create_if(Condition::AnyActive, "c")).await;
+        let conditional = accepted(&submit, create_if(Precondition::AnyActive, "c")).await;
         let expected = if newer_comes { elsewhere(&log, "d").await } else { conditional };
         assert_eq!(active_in_the_end(&log, &projecting, &submit).await, Some(expected));
         assert_eq!(is_late(&projecting, conditional).await, newer_comes);
@@ -277,7 +277,7 @@ async fn an_acknowledgement_of_a_broadcast_that_was_lost_with_its_log_does_not_g
     assert_eq!(subject(1).await, Some(Subject::Lifecycle(channel()).to_string()));
     assert_eq!(subject(2).await, Some(Subject::Acks(channel(), kept).to_string()));
     assert_eq!(subject(3).await, None);
-    assert_eq!(submit.standing().rejected, 1);
+    assert_eq!(submit.outbox_stats().rejected, 1);
     let rejected = fs::read_to_string(directory.path().join("projection.outbox/rejected")).unwrap();
     assert!(rejected.contains("does not have the broadcast") && rejected.contains("ann"), "{rejected}");
     projecting.stop().await;

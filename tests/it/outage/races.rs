@@ -10,7 +10,7 @@ use tidings::log::names::Subject;
 use tidings::log::{EventLog as _, NewEvent};
 use tidings::push::hub::{Attached, Connecting, Outgoing};
 use tidings::submit::mode::Mode;
-use tidings::submit::{Acks, Done};
+use tidings::submit::{Acks, Submitted};
 use tokio::time::timeout;
 
 use crate::support::fitful::{Fitful, alone, in_mode, shows_pending};
@@ -28,7 +28,7 @@ async fn what_the_log_takes_as_it_goes_away_again_is_settled_too() {
     log.leave(&submit).await;
     // Its answer comes after all, and nothing waits any more.
     log.may_take.add_permits(1);
-    eventually("it is relayed", || async { submit.standing().entries == 0 }).await;
+    eventually("it is relayed", || async { submit.outbox_stats().entries == 0 }).await;
     log.come_back();
     in_mode(&submit, Mode::Cluster).await;
     assert!(!shows_pending(&projecting), "the log alone is shown");
@@ -45,7 +45,7 @@ async fn who_hangs_up_leaves_nothing_half_done() {
     }
     submit.lifecycle(create("last"), None, None).await.unwrap();
     let shown = projecting.look(|view| view.pending_broadcasts(&channel()).len()).await;
-    assert_eq!(shown, submit.standing().entries, "what is on disk is shown");
+    assert_eq!(shown, submit.outbox_stats().entries, "what is on disk is shown");
     projecting.stop().await;
 }
 
@@ -104,7 +104,7 @@ async fn a_key_that_another_replica_used_for_something_else_meanwhile_is_said() 
     log.log.append(elsewhere).await.unwrap();
     log.come_back();
     in_mode(&submit, Mode::Cluster).await;
-    assert_eq!(submit.standing().rejected, 1);
+    assert_eq!(submit.outbox_stats().rejected, 1);
     let rejected = fs::read_to_string(directory.path().join("projection.outbox/rejected")).unwrap();
     assert!(rejected.contains("here"), "{rejected}");
     projecting.stop().await;
@@ -130,7 +130,11 @@ async fn what_was_decided_before_the_log_went_on_is_relayed_as_what_it_is() {
     let last = log.log.get(4).await.unwrap().unwrap();
     assert_eq!(last.subject, Subject::Late(channel()).to_string(), "the second took its place before");
     let again = submit.lifecycle(clear(), Some(key("key")), None).await.unwrap();
-    assert_eq!(again, Done { sequence: Some(4), local: false, ..cleared }, "a retry is told where it stands");
+    assert_eq!(
+        again,
+        Submitted { sequence: Some(4), local: false, ..cleared },
+        "a retry is told where it stands"
+    );
     projecting.stop().await;
 }
 

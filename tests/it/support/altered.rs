@@ -1,9 +1,9 @@
 //! A log in memory that answers some of what it is asked in a way of its own.
 
 use futures_util::future::BoxFuture;
-use tidings::log::condition::StreamReport;
 use tidings::log::memory::MemoryLog;
 use tidings::log::names::Subject;
+use tidings::log::stream_report::StreamReport;
 use tidings::log::{AppendError, Appended, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError};
 
 /// What is different from the log in memory.

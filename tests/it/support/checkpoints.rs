@@ -10,7 +10,7 @@ use tidings::log::names::{CHECKPOINT_STREAM, CHECKPOINT_SUBJECT};
 use tidings::log::{Epoch, RawMessage};
 use tidings::notary::checkpoint::Checkpoint;
 use tidings::notary::note::{Note, PublicKey, SecretKey};
-use tidings::notary::stream::{Checkpoints, Noted};
+use tidings::notary::stream::{CheckpointStream, StoredCheckpoint};
 
 use super::Nats;
 
@@ -40,7 +40,7 @@ impl KeyFile {
 
 /// A checkpoint as it stands in the stream.
 #[derive(Clone, Debug)]
-pub struct Signed {
+pub struct SignedCheckpoint {
     pub number: u64,
     pub note: Note,
     pub checkpoint: Checkpoint,
@@ -49,18 +49,18 @@ pub struct Signed {
 }
 
 /// Every checkpoint that somebody signed, in order; none while the stream is not there. What is no checkpoint is left out.
-pub async fn signed(nats: &Nats) -> Vec<Signed> {
-    let Some(stream) = Checkpoints::find(nats.jetstream().await).await.unwrap() else { return vec![] };
+pub async fn signed(nats: &Nats) -> Vec<SignedCheckpoint> {
+    let Some(stream) = CheckpointStream::find(nats.jetstream().await).await.unwrap() else { return vec![] };
     let read = |number, text: String| {
         let note: Note = text.parse().ok()?;
-        Some(Signed { number, checkpoint: note.text().parse().ok()?, note, text })
+        Some(SignedCheckpoint { number, checkpoint: note.text().parse().ok()?, note, text })
     };
     let all = in_stream(&stream).await.into_iter();
     all.filter_map(|noted| read(noted.number, noted.text)).collect()
 }
 
 /// Everything that stands in the stream of checkpoints.
-pub async fn in_stream(checkpoints: &Checkpoints) -> Vec<Noted> {
+pub async fn in_stream(checkpoints: &CheckpointStream) -> Vec<StoredCheckpoint> {
     let mut all = Vec::new();
     let take = |batch| {
         all.extend::<Vec<_>>(batch);
@@ -71,7 +71,7 @@ pub async fn in_stream(checkpoints: &Checkpoints) -> Vec<Noted> {
 }
 
 /// The same of an exported file.
-pub fn of_file(export: &Export) -> Vec<Noted> {
+pub fn of_file(export: &Export) -> Vec<StoredCheckpoint> {
     let mut all = Vec::new();
     let take = |batch| {
         all.extend::<Vec<_>>(batch);
@@ -118,10 +118,10 @@ pub fn roots(log: &[RawMessage]) -> Vec<Hash> {
 }
 
 /// What is wrong with the checkpoints of a log: one that is not true of it, or that does not go on from the one before.
-pub fn faults(signed: &[Signed], epoch: Epoch, log: &[RawMessage]) -> Vec<String> {
+pub fn faults(signed: &[SignedCheckpoint], epoch: Epoch, log: &[RawMessage]) -> Vec<String> {
     let roots = roots(log);
     let (mut faults, mut before) = (Vec::new(), 0);
-    for Signed { number, checkpoint, .. } in signed.iter().filter(|s| s.checkpoint.epoch == epoch) {
+    for SignedCheckpoint { number, checkpoint, .. } in signed.iter().filter(|s| s.checkpoint.epoch == epoch) {
         let Checkpoint { size, root, .. } = checkpoint;
         match usize::try_from(*size).ok().and_then(|size| roots.get(size)) {
             Some(true_root) if true_root == root => {}

@@ -6,10 +6,11 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tidings::clock::{Clock as _, SystemClock};
 use tidings::domain::{
-    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Cleared, Event, Kind, Message, Timestamp,
+    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Channel, Cleared, Event, Message, Severity,
+    Timestamp,
 };
 use tidings::log::names::Subject;
-use tidings::log::reader::{Cursor, Delivery, Entry, Reader, Seen};
+use tidings::log::reader::{Cursor, Delivery, LogEntry, Reader, ReaderStatus};
 use tidings::log::{
     AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError,
 };
@@ -34,7 +35,7 @@ pub fn created(message: &str) -> NewEvent {
     let broadcast = Broadcast {
         id: BroadcastId(id),
         message: Message::parse(message).unwrap(),
-        kind: Kind::Info,
+        severity: Severity::Info,
         created_by: "ann".parse().unwrap(),
         created_at: now,
     };
@@ -152,7 +153,7 @@ pub struct Reading {
     deliveries: mpsc::Receiver<Delivery>,
     /// Says that the connection was made anew.
     pub reconnect: watch::Sender<u64>,
-    seen: watch::Receiver<Seen>,
+    seen: watch::Receiver<ReaderStatus>,
     task: JoinHandle<()>,
     /// Where it stands: a reader that goes on from here misses nothing.
     pub cursor: Cursor,
@@ -204,7 +205,7 @@ impl Reading {
     }
 
     /// What comes next, up to a sequence, each place once and in order, all of one log.
-    pub async fn up_to(&mut self, sequence: u64) -> Vec<Entry> {
+    pub async fn up_to(&mut self, sequence: u64) -> Vec<LogEntry> {
         let mut entries = Vec::new();
         while self.cursor.sequence < sequence {
             match self.delivery().await {
@@ -217,7 +218,7 @@ impl Reading {
         entries
     }
 
-    fn step(&mut self, entry: &Entry) {
+    fn step(&mut self, entry: &LogEntry) {
         assert_eq!(entry.sequence(), self.cursor.sequence + 1, "every place once and in order");
         self.cursor.sequence = entry.sequence();
         self.cursor.last = Some(entry.as_last());
@@ -244,9 +245,9 @@ impl Drop for Reading {
 }
 
 /// The message in a place that has one.
-pub fn message(entry: &Entry) -> &RawMessage {
+pub fn message(entry: &LogEntry) -> &RawMessage {
     match entry {
-        Entry::Message(message) => message,
-        Entry::Hole(sequence) => panic!("a hole at {sequence}"),
+        LogEntry::Message(message) => message,
+        LogEntry::Hole(sequence) => panic!("a hole at {sequence}"),
     }
 }

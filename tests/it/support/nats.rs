@@ -15,7 +15,7 @@ use async_nats::jetstream;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tidings::log::Epoch;
-use tidings::log::connection::{Address, Connection, connect};
+use tidings::log::connection::{NatsAddress, NatsConnection, connect};
 use tidings::log::jetstream::JetStreamLog;
 use tidings::log::names::EPOCH_METADATA;
 use tidings::log::provision::Provision;
@@ -283,8 +283,8 @@ impl Nats {
     }
 
     /// A connection as a replica makes it.
-    pub async fn connection(&self) -> Connection {
-        let address = Address { servers: vec![self.url()], ..Address::default() };
+    pub async fn connection(&self) -> NatsConnection {
+        let address = NatsAddress { servers: vec![self.url()], ..NatsAddress::default() };
         connect(&address, "test").await.unwrap()
     }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 use tidings::clock::SystemClock;
 use tidings::config::SOCKET_LIMITS;
 use tidings::critical_tasks::CriticalTasks;
-use tidings::domain::{Audience, Command, Condition, Digest, Kind, Message, Needs, SentTo, View};
+use tidings::domain::{Audience, Command, Digest, Message, Needs, Precondition, SentTo, Severity, View};
 use tidings::log::EventLog;
 use tidings::metrics::Metrics;
 use tidings::projection::{Announcement, Options, Projection, Supervisor};
 use tidings::push::hub::{self, Hub};
-use tidings::submit::outbox::{Bounds, Outbox};
+use tidings::submit::outbox::{Outbox, OutboxLimits};
 use tidings::submit::{self, IdempotencyKey, Submit};
 use tidings::warnings::Warnings;
 use tokio::sync::{mpsc, watch};
@@ -118,7 +118,7 @@ impl Projecting {
         append_timeout: Duration,
         accept_on_outage: bool,
     ) -> Arc<Submit> {
-        let bounds = Bounds { entries: 100, bytes: 1 << 20 };
+        let bounds = OutboxLimits { entries: 100, bytes: 1 << 20 };
         let outbox = Outbox::open(&self.directory.with_extension("outbox"), bounds).unwrap();
         let options = submit::Options {
             replica: "test".to_owned(),
@@ -145,9 +145,9 @@ pub fn create(message: &str) -> Command {
     Command::Create {
         channel: channel(),
         message: Message::parse(message).unwrap(),
-        kind: Kind::Info,
+        severity: Severity::Info,
         by: "ann".parse().unwrap(),
-        condition: Condition::Always,
+        condition: Precondition::Always,
     }
 }
 
@@ -159,5 +159,5 @@ pub const fn key(key: &str) -> IdempotencyKey<'_> {
 
 /// The command to clear what is active.
 pub fn clear() -> Command {
-    Command::Clear { channel: channel(), by: "ann".parse().unwrap(), condition: Condition::Always }
+    Command::Clear { channel: channel(), by: "ann".parse().unwrap(), condition: Precondition::Always }
 }

@@ -135,7 +135,7 @@ async fn a_projection_is_begun_anew_once_for_a_checkpoint_however_often_that_is_
     projecting.digest_at(4).await;
     assert_eq!(projecting.projection.position().rebuilt_for, Some((4, Hash::leaf(b"wrong"))));
     projecting.projection.rebuild_for((4, Hash::leaf(b"wrong"))).await;
-    projecting.projection.distrust().await;
+    projecting.projection.report_damage().await;
     eventually("it is begun anew", || async {
         let position = projecting.projection.position();
         position.life == 1 && position.caught_up

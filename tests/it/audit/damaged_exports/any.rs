@@ -10,8 +10,8 @@ use tidings::audit::export::Writer;
 use tidings::audit::source::Head;
 use tidings::domain::Timestamp;
 use tidings::log::RawMessage;
-use tidings::log::reader::Entry;
-use tidings::notary::stream::Noted;
+use tidings::log::reader::LogEntry;
+use tidings::notary::stream::StoredCheckpoint;
 
 use super::{EPOCH, File, eight, entries, message, noted, written};
 use crate::support::checkpoints::of_file;
@@ -21,14 +21,14 @@ use crate::support::terminal::Terminal;
 #[test]
 fn any_part_of_a_long_file_is_found_by_its_place_and_by_its_time() {
     let all: Vec<_> = (1..=5_000)
-        .map(|n| if n % 7 == 0 { Entry::Hole(n) } else { message(n, i64::try_from(n).unwrap() * 10, "") })
+        .map(|n| if n % 7 == 0 { LogEntry::Hole(n) } else { message(n, i64::try_from(n).unwrap() * 10, "") })
         .collect();
     let file = File::of(&written(&all, &[noted(1)]));
     let export = file.open().unwrap();
     for (from, to) in [(1, 1), (1_023, 1_026), (2_048, 2_048), (4_999, 5_000), (5_000, 6_000), (6_000, 7_000)]
     {
         let mut found = Vec::new();
-        let keep = |entry: Entry| {
+        let keep = |entry: LogEntry| {
             found.push(entry);
             Ok(())
         };
@@ -99,11 +99,11 @@ fn any_entry() -> impl Strategy<Value = Option<RawMessage>> {
     prop::option::weighted(0.8, message)
 }
 
-fn placed(messages: Vec<Option<RawMessage>>) -> Vec<Entry> {
+fn placed(messages: Vec<Option<RawMessage>>) -> Vec<LogEntry> {
     let numbered = (1..).zip(messages);
     let place = |(sequence, message): (u64, Option<RawMessage>)| match message {
-        Some(raw) => Entry::Message(RawMessage { sequence, ..raw }),
-        None => Entry::Hole(sequence),
+        Some(raw) => LogEntry::Message(RawMessage { sequence, ..raw }),
+        None => LogEntry::Hole(sequence),
     };
     numbered.map(place).collect()
 }
@@ -117,7 +117,7 @@ proptest! {
         notes in prop::collection::vec((any::<i64>(), any::<String>()), 0..4),
     ) {
         let all = placed(messages);
-        let noted = |(number, (time_ns, text))| Noted { number, time_ns, text };
+        let noted = |(number, (time_ns, text))| StoredCheckpoint { number, time_ns, text };
         let checkpoints: Vec<_> = (1..).zip(notes).map(noted).collect();
         let export = File::of(&written(&all, &checkpoints)).open().unwrap();
         prop_assert_eq!(export.faults(), &[][..]);
@@ -143,7 +143,7 @@ proptest! {
         }
         let Ok(after) = File::of(&bytes).open() else { return Ok(()) };
         let all = entries(&after);
-        let sequences: Vec<_> = all.iter().map(Entry::sequence).collect();
+        let sequences: Vec<_> = all.iter().map(LogEntry::sequence).collect();
         prop_assert_eq!(sequences, (1..=after.head().last_sequence).collect::<Vec<_>>());
         prop_assert!(after.last_before(50).unwrap() <= after.head().last_sequence);
         if after.faults().is_empty() {

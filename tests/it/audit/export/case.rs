@@ -38,8 +38,8 @@ impl Case {
         replica.clear().await; // 7
         let id = replica.post_broadcast("three").await["id"].as_str().unwrap().to_owned(); // 8
         assert_eq!(replica.acknowledge(&id, "eve").await["sequence"], LAST);
-        let checkpoints = Checkpoints::of(nats.jetstream().await).await.unwrap();
-        eventually("it is signed", || async { checkpoints.reach().await.unwrap().last >= 1 }).await;
+        let checkpoints = CheckpointStream::of(nats.jetstream().await).await.unwrap();
+        eventually("it is signed", || async { checkpoints.extent().await.unwrap().last >= 1 }).await;
         replica.kill();
         nats.stop();
         nats.damage("this one is lost");

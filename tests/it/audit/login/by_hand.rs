@@ -3,8 +3,8 @@
 use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value, json};
-use tidings::log::moment::{parse_rfc3339, rfc3339};
 use tidings::log::names::{ACTIVE_BUCKET, CHECKPOINT_STREAM, LOG_STREAM, bucket_stream};
+use tidings::log::time::{parse_rfc3339, rfc3339};
 
 use crate::support::checkpoints::signed;
 use crate::support::shipped;

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::domain::{InvalidTime, parse_rfc3339 as parse};
+use crate::domain::{InvalidTimestamp, parse_rfc3339 as parse};
 
 /// A time in nanoseconds since 1970-01-01T00:00:00Z, as RFC 3339 with nine decimals.
 pub fn rfc3339(ns: i64) -> String {
@@ -11,18 +11,18 @@ pub fn rfc3339(ns: i64) -> String {
 
 /// Why a text names no time that JetStream could have recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum InvalidMoment {
+pub enum InvalidLogTime {
     /// It is not an RFC 3339 time.
     #[error(transparent)]
-    Form(#[from] InvalidTime),
+    Form(#[from] InvalidTimestamp),
     /// It does not fit nanoseconds in 64 bits.
     #[error("out of range: nanoseconds cover the years 1678 to 2261")]
     OutOfRange,
 }
 
 /// Nanoseconds since 1970-01-01T00:00:00Z of an RFC 3339 time.
-pub fn parse_rfc3339(text: &str) -> Result<i64, InvalidMoment> {
-    i64::try_from(parse(text)?.as_nanosecond()).map_err(|_| InvalidMoment::OutOfRange)
+pub fn parse_rfc3339(text: &str) -> Result<i64, InvalidLogTime> {
+    i64::try_from(parse(text)?.as_nanosecond()).map_err(|_| InvalidLogTime::OutOfRange)
 }
 
 #[cfg(test)]

@@ -24,12 +24,12 @@ pub fn causes(error: &anyhow::Error) -> String {
 
 /// Lets a line through that would otherwise be written again and again while one trouble lasts.
 #[derive(Debug)]
-pub struct Repeated {
+pub struct LogLimiter {
     every: Duration,
     written: Mutex<Option<(Instant, String)>>,
 }
 
-impl Repeated {
+impl LogLimiter {
     /// The same text at most this often; another text at most once a second.
     pub const fn every(every: Duration) -> Self {
         Self { every, written: Mutex::new(None) }
@@ -50,7 +50,7 @@ impl Repeated {
     }
 
     /// The trouble is over: the next line is written at once.
-    pub fn over(&self) {
+    pub fn reset(&self) {
         *self.written.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
@@ -73,14 +73,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_line_is_not_repeated_before_its_time_and_another_one_not_within_a_second() {
-        let repeated = Repeated::every(Duration::from_secs(10));
+        let repeated = LogLimiter::every(Duration::from_secs(10));
         let seconds = |seconds| advance(Duration::from_secs(seconds));
         assert!(repeated.is_due("a") && !repeated.is_due("a") && !repeated.is_due("b"));
         seconds(1).await;
         assert!(!repeated.is_due("a") && repeated.is_due("b") && !repeated.is_due("a"));
         seconds(10).await;
         assert!(repeated.is_due("b"));
-        repeated.over();
+        repeated.reset();
         assert!(repeated.is_due("b"));
     }
 }

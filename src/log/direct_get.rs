@@ -14,8 +14,8 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 
 use super::jetstream::flatten;
-use super::moment::parse_rfc3339;
 use super::names::LOG_STREAM;
+use super::time::parse_rfc3339;
 use super::{Messages, RawMessage, ReadError};
 
 /// Messages asked for at once, and bytes. nats-server closes a connection for which 64 MiB wait.
@@ -26,13 +26,13 @@ const BATCH_BYTES: usize = 4 << 20;
 const SHARED_BATCH_BYTES: usize = 1 << 20;
 
 /// How often a log that ends here is asked for more.
-const ASK_EVERY: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A server that has said nothing more of a batch for so long does not answer.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a direct get adds to a message to say where it stands.
-const ADDED: [&str; 6] = [
+const DIRECT_GET_HEADERS: [&str; 6] = [
     "Nats-Stream",
     "Nats-Subject",
     "Nats-Sequence",
@@ -43,26 +43,26 @@ const ADDED: [&str; 6] = [
 
 /// How much of a connection a reader may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub enum ConnectionUse {
     /// All of it: the next batch comes while the one before is looked at.
-    Alone,
+    Exclusive,
     /// A part: little at a time, and the next batch only when the one before was taken.
     Shared,
 }
 
-impl Reading {
+impl ConnectionUse {
     const fn batch_bytes(self) -> usize {
         match self {
-            Self::Alone => BATCH_BYTES,
+            Self::Exclusive => BATCH_BYTES,
             Self::Shared => SHARED_BATCH_BYTES,
         }
     }
 }
 
 /// Where a look stands.
-struct Looking {
+struct DirectGetCursor {
     client: Client,
-    reading: Reading,
+    connection_use: ConnectionUse,
     from: u64,
     /// What was handed on last.
     last: Option<RawMessage>,
@@ -72,33 +72,33 @@ struct Looking {
 }
 
 /// Every message from a sequence on, for ever. It ends when another log is met, as a consumer would, and with an error.
-pub(super) fn follow(client: Client, from: u64, reading: Reading) -> Messages {
-    let looking = Looking { client, reading, from, last: None, asked: None, ended: false };
-    let batches = stream::unfold(looking, |mut looking| async {
-        if looking.ended {
+pub(super) fn follow(client: Client, from: u64, connection_use: ConnectionUse) -> Messages {
+    let cursor = DirectGetCursor { client, connection_use, from, last: None, asked: None, ended: false };
+    let batches = stream::unfold(cursor, |mut cursor| async {
+        if cursor.ended {
             return None;
         }
-        let batch = looking.more().await.transpose()?;
-        looking.ended = batch.is_err();
+        let batch = cursor.next_batch().await.transpose()?;
+        cursor.ended = batch.is_err();
         let messages: Vec<_> = match batch {
             Ok(batch) => batch.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(ReadError::Away(error))],
         };
-        Some((stream::iter(messages), looking))
+        Some((stream::iter(messages), cursor))
     });
     batches.flatten().boxed()
 }
 
-impl Looking {
+impl DirectGetCursor {
     /// What comes next, once there is something. `None`: it is not the same log any more.
-    async fn more(&mut self) -> anyhow::Result<Option<Vec<RawMessage>>> {
+    async fn next_batch(&mut self) -> anyhow::Result<Option<Vec<RawMessage>>> {
         loop {
             let from = self.last.as_ref().map_or(self.from, |last| last.sequence);
             let answers = match self.asked.take() {
                 Some(answers) => answers,
-                None => ask(&self.client, LOG_STREAM, from, self.reading.batch_bytes()).await?,
+                None => request(&self.client, LOG_STREAM, from, self.connection_use.batch_bytes()).await?,
             };
-            let mut batch = answered(answers).await?;
+            let mut batch = collect(answers).await?;
             let full = batch.len() >= BATCH;
             if let Some(last) = &self.last {
                 if batch.first() != Some(last) {
@@ -107,13 +107,13 @@ impl Looking {
                 batch.remove(0);
             }
             if let Some(last) = batch.last() {
-                if full && self.reading == Reading::Alone {
-                    self.asked = Some(ask(&self.client, LOG_STREAM, last.sequence, BATCH_BYTES).await?);
+                if full && self.connection_use == ConnectionUse::Exclusive {
+                    self.asked = Some(request(&self.client, LOG_STREAM, last.sequence, BATCH_BYTES).await?);
                 }
                 self.last = Some(last.clone());
                 return Ok(Some(batch));
             }
-            sleep(ASK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
@@ -121,10 +121,10 @@ impl Looking {
 /// The first messages of a stream from a sequence on, 256 or 4 MiB of them at most; none at its end. Any node that has the
 /// stream may answer, so that its end may be one of a moment ago.
 pub async fn batch(client: &Client, stream: &str, from: u64) -> anyhow::Result<Vec<RawMessage>> {
-    answered(ask(client, stream, from, BATCH_BYTES).await?).await
+    collect(request(client, stream, from, BATCH_BYTES).await?).await
 }
 
-async fn ask(client: &Client, stream: &str, from: u64, bytes: usize) -> anyhow::Result<Subscriber> {
+async fn request(client: &Client, stream: &str, from: u64, bytes: usize) -> anyhow::Result<Subscriber> {
     let inbox = client.new_inbox();
     let answers = client.subscribe(inbox.clone()).await?;
     let request = json!({"seq": from.max(1), "batch": BATCH, "max_bytes": bytes}).to_string();
@@ -135,10 +135,10 @@ async fn ask(client: &Client, stream: &str, from: u64, bytes: usize) -> anyhow::
     Ok(answers)
 }
 
-async fn answered(mut answers: Subscriber) -> anyhow::Result<Vec<RawMessage>> {
+async fn collect(mut answers: Subscriber) -> anyhow::Result<Vec<RawMessage>> {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
-        let answer = timeout(ANSWER_PATIENCE, answers.next()).await;
+        let answer = timeout(ANSWER_TIMEOUT, answers.next()).await;
         let answer = answer.context("asking for messages: NATS does not answer")?;
         let answer = answer.context("asking for messages: the connection is closed")?;
         match answer.status.map(|status| status.as_u16()) {
@@ -162,7 +162,7 @@ fn raw(answer: &Message) -> anyhow::Result<RawMessage> {
         sequence: place("Nats-Sequence")?.parse().context("a place is a number")?,
         time_ns: parse_rfc3339(place("Nats-Time-Stamp")?)?,
         subject: place("Nats-Subject")?.to_owned(),
-        headers: flatten(headers, &ADDED),
+        headers: flatten(headers, &DIRECT_GET_HEADERS),
         body: answer.payload.clone(),
     })
 }

@@ -10,65 +10,21 @@ use tracing::{error, info, warn};
 
 use super::health::NEARLY_FULL_PERCENT;
 use super::names::LOG_STREAM;
+use super::stream_report::{CopyState, StreamReport};
 use super::{LogInfo, ReadError};
-use crate::trouble::Repeated;
+use crate::error_log::LogLimiter;
 use crate::warnings::{Warning, Warnings};
 
 /// A copy that is not current is reported after this long: it catches up within seconds when its server was restarted, and
 /// lags for moments under load.
-const LAGGING_PATIENCE: Duration = Duration::from_secs(10);
+const LAG_TOLERANCE: Duration = Duration::from_secs(10);
 
 /// That messages are gone, or a setting is wrong, is logged again after this long.
-const SAID_EVERY: Duration = Duration::from_mins(10);
-
-/// How a copy of the stream is, as the stream's leader reports it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CopyState {
-    /// The leader's own.
-    Leader,
-    /// It has all that the leader has.
-    Current,
-    /// Its server runs, and it is behind.
-    Lagging,
-    /// Its server does not run, or cannot be reached.
-    Offline,
-}
-
-impl CopyState {
-    /// Every one.
-    pub const ALL: [Self; 4] = [Self::Leader, Self::Current, Self::Lagging, Self::Offline];
-
-    /// The word for it in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Leader => "leader",
-            Self::Current => "current",
-            Self::Lagging => "lagging",
-            Self::Offline => "offline",
-        }
-    }
-}
-
-/// What NATS reports of the log's stream beside [`LogInfo`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StreamReport {
-    /// Copies that the stream is configured to have (`num_replicas`).
-    pub copies: usize,
-    /// Copies that this replica would give it (`--stream-replicas`).
-    pub copies_wanted: usize,
-    /// Whether its server is a node of a cluster, where other nodes could keep copies.
-    pub is_clustered: bool,
-    /// The servers that keep a copy, by name.
-    pub servers: BTreeMap<String, CopyState>,
-    /// Messages that the stream had and has no more: in a log none ever is.
-    pub missing: u64,
-    /// Settings that break a guarantee, each as a sentence.
-    pub broken_settings: Vec<String>,
-}
+const LOG_EVERY: Duration = Duration::from_mins(10);
 
 /// What was seen last, and what was logged of it.
 #[derive(Default)]
-struct Known {
+struct MonitorState {
     /// Whether the last probe found a leader.
     has_leader: bool,
     report: Option<StreamReport>,
@@ -77,48 +33,48 @@ struct Known {
 }
 
 /// The condition of the log's stream.
-pub struct Condition {
+pub struct StreamMonitor {
     warnings: Warnings,
-    known: Mutex<Known>,
-    incomplete: Repeated,
-    settings: Repeated,
+    state: Mutex<MonitorState>,
+    incomplete: LogLimiter,
+    settings: LogLimiter,
 }
 
-impl Condition {
+impl StreamMonitor {
     /// Nothing is known yet. What is wrong will be a warning here.
     pub fn new(warnings: Warnings) -> Self {
         Self {
             warnings,
-            known: Mutex::default(),
-            incomplete: Repeated::every(SAID_EVERY),
-            settings: Repeated::every(SAID_EVERY),
+            state: Mutex::default(),
+            incomplete: LogLimiter::every(LOG_EVERY),
+            settings: LogLimiter::every(LOG_EVERY),
         }
     }
 
     /// Whether the stream has a leader, and what that last reported.
-    pub fn last_seen(&self) -> (bool, StreamReport) {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        (known.has_leader, known.report.clone().unwrap_or_default())
+    pub fn latest(&self) -> (bool, StreamReport) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.has_leader, state.report.clone().unwrap_or_default())
     }
 
     /// The log did not answer, or NATS has no leader for it.
-    pub fn saw_no_answer(&self, error: Option<&ReadError>) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).has_leader = false;
+    pub fn record_failure(&self, error: Option<&ReadError>) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).has_leader = false;
         self.warnings.set(Warning::LogNoLeader, matches!(error, Some(ReadError::NoLeader)));
     }
 
     /// The leader answered this.
-    pub fn saw(&self, info: LogInfo, report: StreamReport) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.has_leader = true;
-        let copies_away = known.follow_copies(&report);
-        known.follow_number_of_copies(&report);
+    pub fn record(&self, info: LogInfo, report: StreamReport) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.has_leader = true;
+        let copies_away = state.log_copies(&report);
+        state.log_fewer_copies(&report);
         let is_alone = report.is_clustered && report.copies == 1;
         let is_short = report.copies < report.copies_wanted || is_alone;
-        self.follow_messages(info, &report);
-        self.follow_settings(&report);
-        known.report = Some(report);
-        drop(known);
+        self.log_missing_messages(info, &report);
+        self.log_broken_settings(&report);
+        state.report = Some(report);
+        drop(state);
         let nearly_full = info.bytes >= info.max_bytes / 100 * NEARLY_FULL_PERCENT;
         self.warnings.set(Warning::LogNoLeader, false);
         self.warnings.set(Warning::LogCopyAway, copies_away);
@@ -126,7 +82,7 @@ impl Condition {
         self.warnings.set(Warning::LogNearlyFull, nearly_full);
     }
 
-    fn follow_messages(&self, info: LogInfo, report: &StreamReport) {
+    fn log_missing_messages(&self, info: LogInfo, report: &StreamReport) {
         self.warnings.set(Warning::LogIncomplete, report.missing > 0);
         if report.missing > 0 && self.incomplete.is_due("incomplete") {
             error!(
@@ -142,11 +98,11 @@ impl Condition {
         }
     }
 
-    fn follow_settings(&self, report: &StreamReport) {
+    fn log_broken_settings(&self, report: &StreamReport) {
         let is_broken = !report.broken_settings.is_empty();
         self.warnings.set(Warning::LogSettings, is_broken);
         if !is_broken {
-            return self.settings.over();
+            return self.settings.reset();
         }
         let broken = report.broken_settings.join("; ");
         if self.settings.is_due(&broken) {
@@ -157,9 +113,9 @@ impl Condition {
     }
 }
 
-impl Known {
+impl MonitorState {
     /// Logs a copy that goes away, and its return. Whether one is away now.
-    fn follow_copies(&mut self, report: &StreamReport) -> bool {
+    fn log_copies(&mut self, report: &StreamReport) -> bool {
         let now = Instant::now();
         for (server, state) in &report.servers {
             if matches!(state, CopyState::Leader | CopyState::Current) {
@@ -168,10 +124,10 @@ impl Known {
                 }
                 continue;
             }
-            let (since, is_said) = self.away.entry(server.clone()).or_insert((now, false));
-            let patience = if *state == CopyState::Offline { Duration::ZERO } else { LAGGING_PATIENCE };
-            if !*is_said && now.duration_since(*since) >= patience {
-                *is_said = true;
+            let (since, is_logged) = self.away.entry(server.clone()).or_insert((now, false));
+            let patience = if *state == CopyState::Offline { Duration::ZERO } else { LAG_TOLERANCE };
+            if !*is_logged && now.duration_since(*since) >= patience {
+                *is_logged = true;
                 let what = if *state == CopyState::Offline {
                     "is offline"
                 } else {
@@ -185,11 +141,11 @@ impl Known {
             }
         }
         self.away.retain(|server, _| report.servers.contains_key(server));
-        self.away.values().any(|(_, is_said)| *is_said)
+        self.away.values().any(|(_, is_logged)| *is_logged)
     }
 
     /// Logs when somebody takes copies away. How it was at the start is said there.
-    fn follow_number_of_copies(&self, report: &StreamReport) {
+    fn log_fewer_copies(&self, report: &StreamReport) {
         if let Some(before) = &self.report
             && report.copies < before.copies
             && report.copies < report.copies_wanted
@@ -225,32 +181,32 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_copy_that_is_offline_is_a_warning_at_once_and_one_that_lags_after_a_while() {
         let warnings = Warnings::default();
-        let condition = Condition::new(warnings.clone());
-        condition.saw(info(1), report(CopyState::Current));
+        let condition = StreamMonitor::new(warnings.clone());
+        condition.record(info(1), report(CopyState::Current));
         assert_eq!(warnings.now(), []);
-        condition.saw(info(1), report(CopyState::Offline));
+        condition.record(info(1), report(CopyState::Offline));
         assert_eq!(warnings.now(), [Warning::LogCopyAway]);
-        condition.saw(info(1), report(CopyState::Current));
-        condition.saw(info(1), report(CopyState::Lagging));
+        condition.record(info(1), report(CopyState::Current));
+        condition.record(info(1), report(CopyState::Lagging));
         assert_eq!(warnings.now(), []);
-        tokio::time::advance(LAGGING_PATIENCE).await;
-        condition.saw(info(1), report(CopyState::Lagging));
+        tokio::time::advance(LAG_TOLERANCE).await;
+        condition.record(info(1), report(CopyState::Lagging));
         assert_eq!(warnings.now(), [Warning::LogCopyAway]);
         // Its server was taken out of the group.
         let mut report = report(CopyState::Current);
         report.servers.remove("n2");
-        condition.saw(info(1), report);
+        condition.record(info(1), report);
         assert_eq!(warnings.now(), []);
     }
 
     #[tokio::test]
     async fn what_is_wrong_with_the_stream_is_a_warning_for_as_long_as_it_lasts() {
         let warnings = Warnings::default();
-        let condition = Condition::new(warnings.clone());
+        let condition = StreamMonitor::new(warnings.clone());
         let sound = report(CopyState::Current);
-        condition.saw_no_answer(Some(&ReadError::NoLeader));
+        condition.record_failure(Some(&ReadError::NoLeader));
         assert_eq!(warnings.now(), [Warning::LogNoLeader]);
-        assert!(!condition.last_seen().0);
+        assert!(!condition.latest().0);
         for (bytes, report, warning) in [
             (800, sound.clone(), Warning::LogNearlyFull),
             (1, StreamReport { missing: 1, ..sound.clone() }, Warning::LogIncomplete),
@@ -266,10 +222,10 @@ mod tests {
                 Warning::LogSettings,
             ),
         ] {
-            condition.saw(info(bytes), report.clone());
+            condition.record(info(bytes), report.clone());
             assert_eq!(warnings.now(), [warning]);
-            assert_eq!(condition.last_seen(), (true, report));
-            condition.saw(info(1), sound.clone());
+            assert_eq!(condition.latest(), (true, report));
+            condition.record(info(1), sound.clone());
             assert_eq!(warnings.now(), []);
         }
     }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::note::Note;
-use super::stream::Reach;
+use super::stream::StreamExtent;
 use crate::log::Epoch;
 use crate::projection::Position;
 
 /// The newest checkpoint of a log. It stands for all before it: its root is over everything that theirs are over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ReadCheckpoint {
     pub(super) checkpoint: Checkpoint,
     /// As it stands in the stream.
     pub(super) note: Note,
@@ -21,25 +21,25 @@ pub(super) struct Seen {
 
 /// What a notary has read and said, of one log.
 #[derive(Debug, Default)]
-pub(super) struct Desk {
+pub(super) struct CheckpointState {
     /// Which log.
     pub(super) epoch: Option<Epoch>,
     /// How far the stream of checkpoints was read. `None`: not yet for this log.
-    pub(super) read: Option<Reach>,
-    pub(super) newest: Option<Seen>,
+    pub(super) read: Option<StreamExtent>,
+    pub(super) newest: Option<ReadCheckpoint>,
     /// In which life of the projection its tree was held to the store's own records.
-    pub(super) sound_in: Option<u64>,
+    pub(super) verified_in: Option<u64>,
     /// In which life of the projection it was asked to begin anew.
-    pub(super) asked_in: Option<u64>,
+    pub(super) rebuild_requested_in: Option<u64>,
     /// The checkpoint of which it was said that the log ends before it.
-    pub(super) said_short: Option<Checkpoint>,
+    pub(super) reported_short: Option<Checkpoint>,
     /// The one of which it was said that it differs for good.
-    pub(super) said_diverged: Option<Checkpoint>,
+    pub(super) reported_diverged: Option<Checkpoint>,
 }
 
-impl Desk {
+impl CheckpointState {
     /// Turns to a log. What was read for another one does not count.
-    pub(super) fn turn_to(&mut self, epoch: Epoch) {
+    pub(super) fn switch_to(&mut self, epoch: Epoch) {
         if self.epoch != Some(epoch) {
             *self = Self { epoch: Some(epoch), ..Self::default() };
         }
@@ -47,14 +47,14 @@ impl Desk {
 
     /// The place up to which the stream was read, if what stands there shows that it goes on from there: where to look, and
     /// the time that must have been recorded there.
-    pub(super) fn known(&self, now: &Reach) -> Option<(u64, i64)> {
+    pub(super) fn known(&self, now: &StreamExtent) -> Option<(u64, i64)> {
         let read = self.read.filter(|read| read.created_ns == now.created_ns && read.last <= now.last);
         read.map(|read| (read.last, read.last_time_ns))
     }
 
     /// The stream was read up to here, and this is the newest checkpoint in what was not known before. `goes_on` says that it is
     /// the stream of before; else all of it was read.
-    pub(super) fn have_read(&mut self, now: Reach, goes_on: bool, found: Option<Seen>) {
+    pub(super) fn record_read(&mut self, now: StreamExtent, goes_on: bool, found: Option<ReadCheckpoint>) {
         self.read = Some(now);
         match (found, &mut self.newest) {
             // It was placed once more, or in a stream that was made anew.
@@ -83,9 +83,11 @@ impl Desk {
     pub(super) fn has_work(&self, position: &Position, signs_every: Option<u64>) -> bool {
         match &self.newest {
             _ if position.diverged || position.halt.is_some() => false,
-            Some(Seen { checkpoint, agreed_in, .. }) if *agreed_in != Some(position.life) => {
+            Some(ReadCheckpoint { checkpoint, agreed_in, .. }) if *agreed_in != Some(position.life) => {
                 let of_this_log = position.epoch == Some(checkpoint.epoch);
-                of_this_log && position.sequence >= checkpoint.size && self.asked_in != Some(position.life)
+                of_this_log
+                    && position.sequence >= checkpoint.size
+                    && self.rebuild_requested_in != Some(position.life)
             }
             newest => {
                 let signed = newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
@@ -118,32 +120,32 @@ mod tests {
         Checkpoint { log: "example.com/log".parse().unwrap(), epoch: epoch(1), size, root }
     }
 
-    fn seen(size: u64, agreed_in: Option<u64>) -> Seen {
+    fn seen(size: u64, agreed_in: Option<u64>) -> ReadCheckpoint {
         let checkpoint = checkpoint(size);
-        Seen { note: Note::sign(checkpoint.to_string(), &[]), checkpoint, time_ns: 0, agreed_in }
+        ReadCheckpoint { note: Note::sign(checkpoint.to_string(), &[]), checkpoint, time_ns: 0, agreed_in }
     }
 
-    fn reach(created: i64, last: u64) -> Reach {
-        Reach { created_ns: created, first: 1, last, last_time_ns: 1, bytes: 1, max_bytes: 0 }
+    fn extent(created: i64, last: u64) -> StreamExtent {
+        StreamExtent { created_ns: created, first: 1, last, last_time_ns: 1, bytes: 1, max_bytes: 0 }
     }
 
-    fn desk() -> Desk {
-        let mut desk = Desk::default();
-        desk.turn_to(epoch(1));
-        desk
+    fn state() -> CheckpointState {
+        let mut state = CheckpointState::default();
+        state.switch_to(epoch(1));
+        state
     }
 
     #[test]
     fn the_first_checkpoint_is_due_with_the_first_event_and_the_next_behind_one_that_was_agreed_with() {
-        let mut desk = desk();
+        let mut state = state();
         let (never, always) = (|_: i64| false, |_: i64| true);
-        assert!(!desk.is_due(0, 0, 5, always));
-        assert!(desk.is_due(0, 1, 5, never));
-        desk.have_read(reach(9, 1), false, Some(seen(10, None)));
-        assert!(!desk.is_due(0, 100, 5, always), "it was not compared");
-        desk.newest.as_mut().unwrap().agreed_in = Some(0);
-        assert!(!desk.is_due(1, 100, 5, always), "this life has not compared it");
-        let due = |size, old: fn(i64) -> bool| desk.is_due(0, size, 5, old);
+        assert!(!state.is_due(0, 0, 5, always));
+        assert!(state.is_due(0, 1, 5, never));
+        state.record_read(extent(9, 1), false, Some(seen(10, None)));
+        assert!(!state.is_due(0, 100, 5, always), "it was not compared");
+        state.newest.as_mut().unwrap().agreed_in = Some(0);
+        assert!(!state.is_due(1, 100, 5, always), "this life has not compared it");
+        let due = |size, old: fn(i64) -> bool| state.is_due(0, size, 5, old);
         assert_eq!([due(10, always), due(9, always), due(11, never), due(14, never)], [false; 4]);
         assert_eq!([due(11, always), due(15, never)], [true; 2]);
     }
@@ -152,41 +154,41 @@ mod tests {
     fn there_is_work_when_something_can_be_compared_or_signed() {
         let at =
             |sequence| Position { epoch: Some(epoch(1)), sequence, caught_up: true, ..Position::default() };
-        let mut desk = desk();
-        let work = |desk: &Desk, position: Position| desk.has_work(&position, Some(5));
-        assert_eq!([0, 1].map(|sequence| work(&desk, at(sequence))), [false, true]);
-        assert!(!desk.has_work(&at(1), None), "it has no key");
-        desk.have_read(reach(9, 1), false, Some(seen(10, None)));
-        assert_eq!([9, 10].map(|sequence| work(&desk, at(sequence))), [false, true]);
-        assert!(desk.has_work(&at(10), None));
-        desk.newest.as_mut().unwrap().agreed_in = Some(0);
-        assert_eq!([14, 15].map(|sequence| work(&desk, at(sequence))), [false, true]);
-        assert!(!work(&desk, Position { caught_up: false, ..at(15) }));
-        assert!(!work(&desk, Position { diverged: true, ..at(15) }));
-        assert!(!work(&desk, Position { halt: Some(Halt::Stalled), ..at(15) }));
-        assert!(work(&desk, Position { life: 1, ..at(10) }), "another life compares again");
-        desk.asked_in = Some(1);
-        assert!(!work(&desk, Position { life: 1, ..at(10) }), "it is being begun anew");
+        let mut state = state();
+        let work = |state: &CheckpointState, position: Position| state.has_work(&position, Some(5));
+        assert_eq!([0, 1].map(|sequence| work(&state, at(sequence))), [false, true]);
+        assert!(!state.has_work(&at(1), None), "it has no key");
+        state.record_read(extent(9, 1), false, Some(seen(10, None)));
+        assert_eq!([9, 10].map(|sequence| work(&state, at(sequence))), [false, true]);
+        assert!(state.has_work(&at(10), None));
+        state.newest.as_mut().unwrap().agreed_in = Some(0);
+        assert_eq!([14, 15].map(|sequence| work(&state, at(sequence))), [false, true]);
+        assert!(!work(&state, Position { caught_up: false, ..at(15) }));
+        assert!(!work(&state, Position { diverged: true, ..at(15) }));
+        assert!(!work(&state, Position { halt: Some(Halt::Stalled), ..at(15) }));
+        assert!(work(&state, Position { life: 1, ..at(10) }), "another life compares again");
+        state.rebuild_requested_in = Some(1);
+        assert!(!work(&state, Position { life: 1, ..at(10) }), "it is being begun anew");
     }
 
     #[test]
     fn what_was_read_is_not_read_again_unless_the_stream_or_the_log_is_another_one() {
-        let mut desk = desk();
-        desk.have_read(reach(9, 3), false, Some(seen(10, Some(0))));
-        assert_eq!(desk.known(&reach(9, 5)), Some((3, 1)));
-        assert_eq!(desk.known(&reach(10, 5)), None, "another stream");
-        assert_eq!(desk.known(&reach(9, 2)), None, "an older one of the same creation");
-        desk.have_read(reach(9, 5), true, None);
-        assert_eq!(desk.newest, Some(seen(10, Some(0))), "what came was not of this log");
-        desk.have_read(reach(10, 1), false, Some(seen(10, None)));
-        assert_eq!(desk.newest, Some(seen(10, Some(0))), "the same one, in a new stream");
-        desk.have_read(reach(11, 0), false, None);
-        assert_eq!(desk.newest, None, "a new stream, and nothing in it");
-        desk.have_read(reach(11, 1), true, Some(seen(7, None)));
-        desk.turn_to(epoch(1));
-        assert_eq!(desk.newest, Some(seen(7, None)));
-        desk.turn_to(epoch(2));
-        assert!(desk.newest.is_none() && desk.known(&reach(11, 1)).is_none());
+        let mut state = state();
+        state.record_read(extent(9, 3), false, Some(seen(10, Some(0))));
+        assert_eq!(state.known(&extent(9, 5)), Some((3, 1)));
+        assert_eq!(state.known(&extent(10, 5)), None, "another stream");
+        assert_eq!(state.known(&extent(9, 2)), None, "an older one of the same creation");
+        state.record_read(extent(9, 5), true, None);
+        assert_eq!(state.newest, Some(seen(10, Some(0))), "what came was not of this log");
+        state.record_read(extent(10, 1), false, Some(seen(10, None)));
+        assert_eq!(state.newest, Some(seen(10, Some(0))), "the same one, in a new stream");
+        state.record_read(extent(11, 0), false, None);
+        assert_eq!(state.newest, None, "a new stream, and nothing in it");
+        state.record_read(extent(11, 1), true, Some(seen(7, None)));
+        state.switch_to(epoch(1));
+        assert_eq!(state.newest, Some(seen(7, None)));
+        state.switch_to(epoch(2));
+        assert!(state.newest.is_none() && state.known(&extent(11, 1)).is_none());
     }
 
     #[test]

@@ -12,18 +12,18 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::moment::parse_rfc3339;
 use super::names::LOG_STREAM;
+use super::time::parse_rfc3339;
 use super::{RawMessage, ReadError};
 
 #[derive(Deserialize)]
-struct Answer {
-    message: Stored,
+struct GetResponse {
+    message: StoredMessage,
 }
 
 /// A message as the API tells of it: bytes in base64.
 #[derive(Deserialize)]
-struct Stored {
+struct StoredMessage {
     subject: String,
     seq: u64,
     #[serde(default)]
@@ -40,13 +40,13 @@ pub(super) async fn get(
 ) -> Result<Option<RawMessage>, ReadError> {
     let answer = context.request(format!("STREAM.MSG.GET.{LOG_STREAM}"), request).await;
     match answer.map_err(|error| ReadError::Away(error.into()))? {
-        Response::Ok(Answer { message }) => read(message).map(Some).map_err(ReadError::Away),
+        Response::Ok(GetResponse { message }) => read(message).map(Some).map_err(ReadError::Away),
         Response::Err { error } if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
         Response::Err { error } => Err(ReadError::Away(error.into())),
     }
 }
 
-fn read(stored: Stored) -> anyhow::Result<RawMessage> {
+fn read(stored: StoredMessage) -> anyhow::Result<RawMessage> {
     let decoded = |text: &str| STANDARD.decode(text).context("a stored message is told of in base64");
     let mut headers = headers(&String::from_utf8(decoded(&stored.hdrs)?).context("headers are UTF-8")?);
     // As the other ways of reading have them.

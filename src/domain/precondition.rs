@@ -7,7 +7,7 @@ use super::types::BroadcastId;
 /// The precondition of a post or a clear (RFC 9110, section 13.1), as JSON in the outbox of a replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Condition {
+pub enum Precondition {
     /// No precondition: whatever is active, if anything is.
     #[default]
     Always,
@@ -19,7 +19,7 @@ pub enum Condition {
     NoneActive,
 }
 
-impl Condition {
+impl Precondition {
     /// Whether it holds while this broadcast is active in the channel.
     pub fn holds(&self, active: Option<BroadcastId>) -> bool {
         match self {
@@ -49,24 +49,24 @@ mod tests {
     #[test]
     fn a_condition_is_about_what_is_active() {
         let id = |n| BroadcastId(Uuid::from_u128(n));
-        let held = |condition: &Condition| [None, Some(id(1)), Some(id(2))].map(|id| condition.holds(id));
-        assert_eq!(held(&Condition::Always), [true, true, true]);
-        assert_eq!(held(&Condition::AnyActive), [false, true, true]);
-        assert_eq!(held(&Condition::OneOf(vec![id(2), id(3)])), [false, false, true]);
-        assert_eq!(held(&Condition::NoneActive), [true, false, false]);
+        let held = |condition: &Precondition| [None, Some(id(1)), Some(id(2))].map(|id| condition.holds(id));
+        assert_eq!(held(&Precondition::Always), [true, true, true]);
+        assert_eq!(held(&Precondition::AnyActive), [false, true, true]);
+        assert_eq!(held(&Precondition::OneOf(vec![id(2), id(3)])), [false, false, true]);
+        assert_eq!(held(&Precondition::NoneActive), [true, false, false]);
     }
 
     #[test]
     fn it_is_written_as_it_will_be_read() {
         let id = BroadcastId(Uuid::from_u128(1));
         for (condition, json) in [
-            (Condition::Always, r#""always""#),
-            (Condition::AnyActive, r#""any_active""#),
-            (Condition::OneOf(vec![id]), r#"{"one_of":["00000000-0000-0000-0000-000000000001"]}"#),
-            (Condition::NoneActive, r#""none_active""#),
+            (Precondition::Always, r#""always""#),
+            (Precondition::AnyActive, r#""any_active""#),
+            (Precondition::OneOf(vec![id]), r#"{"one_of":["00000000-0000-0000-0000-000000000001"]}"#),
+            (Precondition::NoneActive, r#""none_active""#),
         ] {
             assert_eq!(serde_json::to_string(&condition).unwrap(), json);
-            assert_eq!(serde_json::from_str::<Condition>(json).unwrap(), condition);
+            assert_eq!(serde_json::from_str::<Precondition>(json).unwrap(), condition);
         }
     }
 }

@@ -12,16 +12,16 @@ use std::sync::Arc;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{CONFLICT_PATIENCE, RETRY_PAUSE, Relayed, Stay, Submit};
-use crate::domain::{BroadcastId, Channel, Condition, Event, Needs, Timestamp, View, Written};
+use super::{CONFLICT_TIMEOUT, NotRelayed, RETRY_PAUSE, RelayProgress, Submit};
+use crate::domain::{BroadcastId, Channel, Event, EventRef, Needs, Precondition, Timestamp, View};
 use crate::log::ReadError;
 use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
-use crate::submit::outbox::{Base, Entry};
+use crate::submit::outbox::{Base, OutboxEntry};
 
 /// What became of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum Relayed {
     /// It is in the log, at this sequence.
     InLog(u64),
     /// It is in the log without effect, or will never be in it.
@@ -29,8 +29,8 @@ pub(super) enum Fate {
 }
 
 /// What the log says about an entry.
-pub(super) struct Found {
-    pub(super) fate: Option<Fate>,
+pub(super) struct Lookup {
+    pub(super) outcome: Option<Relayed>,
     /// The last lifecycle event of its channel.
     pub(super) head: u64,
     /// The broadcast that is active in its channel.
@@ -38,52 +38,52 @@ pub(super) struct Found {
 }
 
 /// What became of a lifecycle event that is in the log: one without effect counts as overruled.
-fn fate_of(view: View<'_>, id: Uuid, Written { about, sequence, .. }: Written) -> Fate {
-    let had_effect = view.in_log(about).is_some_and(|known| match &known.end {
+fn outcome_of(view: View<'_>, id: Uuid, EventRef { broadcast, sequence, .. }: EventRef) -> Relayed {
+    let had_effect = view.in_log(broadcast).is_some_and(|known| match &known.end {
         _ if known.broadcast.id.0 == id => !known.late,
         Some(end) => end.sequence == sequence,
         None => false,
     });
-    if had_effect { Fate::InLog(sequence) } else { Fate::Overruled }
+    if had_effect { Relayed::InLog(sequence) } else { Relayed::Overruled }
 }
 
 /// What has to be active for an entry to take effect.
-pub(super) fn condition_of(entry: &Entry) -> Cow<'_, Condition> {
+pub(super) fn condition_of(entry: &OutboxEntry) -> Cow<'_, Precondition> {
     match &entry.new.event {
         Event::Created(_) => Cow::Borrowed(&entry.condition),
-        Event::Cleared(cleared) => Cow::Owned(Condition::OneOf(vec![cleared.broadcast_id])),
-        Event::Acknowledged(_) => Cow::Owned(Condition::Always),
+        Event::Cleared(cleared) => Cow::Owned(Precondition::OneOf(vec![cleared.broadcast_id])),
+        Event::Acknowledged(_) => Cow::Owned(Precondition::Always),
     }
 }
 
 impl Submit {
     /// Looks for an entry in the log, as far as the projection has read it.
-    pub(super) async fn find(&self, entry: &Entry, channel: &Channel) -> Result<Found, Stay> {
+    pub(super) async fn find(&self, entry: &OutboxEntry, channel: &Channel) -> Result<Lookup, NotRelayed> {
         let (id, event, channel) = (entry.new.id, entry.new.event.clone(), channel.clone());
-        let about = event.broadcast_id();
-        let needs = Needs { written: vec![id], ..Needs::broadcast(about) };
+        let broadcast = event.broadcast_id();
+        let needs = Needs { lifecycle_events: vec![id], ..Needs::broadcast(broadcast) };
         let looked = self.projection.with(needs, move |view| {
-            let known = view.in_log(about);
+            let known = view.in_log(broadcast);
             if let (Event::Created(accepted), Some(known)) = (&event, known)
                 && !accepted.announces_the_same(&known.broadcast)
             {
-                return Err(Stay::Never("its Idempotency-Key stands for another broadcast in the log"));
+                return Err(NotRelayed::Never("its Idempotency-Key stands for another broadcast in the log"));
             }
-            let fate = view.written_in_log(id).map(|written| fate_of(view, id, written));
+            let outcome = view.lifecycle_event_in_log(id).map(|written| outcome_of(view, id, written));
             let state = view.log().channel(&channel);
-            Ok(Found { fate, head: state.lifecycle_head, active: state.active })
+            Ok(Lookup { outcome, head: state.lifecycle_head, active: state.active })
         });
-        looked.await.unwrap_or(Err(Stay::Again))
+        looked.await.unwrap_or(Err(NotRelayed::Again))
     }
 
     /// Whether an event takes effect when it comes into the log now.
     pub(super) async fn still_applies(
         &self,
-        entry: &Entry,
+        entry: &OutboxEntry,
         channel: &Channel,
-        found: &Found,
-        relayed: &Relayed,
-    ) -> Result<bool, Stay> {
+        found: &Lookup,
+        relayed: &RelayProgress,
+    ) -> Result<bool, NotRelayed> {
         let condition = condition_of(entry);
         let holds = condition.holds(found.active);
         if !holds || condition.names_broadcasts() {
@@ -95,7 +95,7 @@ impl Submit {
                 Some(epoch) == self.projection.position().epoch && sequence == found.head
             }
             Some(Base::Entry(number)) => {
-                relayed.fates.get(channel) == Some(&(number, Fate::InLog(found.head)))
+                relayed.outcomes.get(channel) == Some(&(number, Relayed::InLog(found.head)))
             }
             _ => false,
         };
@@ -107,7 +107,7 @@ impl Submit {
             if self.no_head.is_due(&error) {
                 warn!("the log does not say what came last on {channel}: {error}");
             }
-            Stay::Again
+            NotRelayed::Again
         })?;
         Ok(last.is_none_or(|last| (broadcast.created_at, entry.new.id) > last))
     }
@@ -133,7 +133,7 @@ impl Submit {
     /// in the next log would be of something that was never there.
     pub(super) async fn acknowledged_in_log(
         &self,
-        entries: &[Arc<Entry>],
+        entries: &[Arc<OutboxEntry>],
     ) -> Result<BTreeSet<BroadcastId>, std::time::Duration> {
         let named: BTreeSet<_> = entries
             .iter()
@@ -155,7 +155,7 @@ impl Submit {
         if known.len() == named.len() {
             return Ok(known);
         }
-        if !self.projection.reached(info.last_sequence, CONFLICT_PATIENCE).await {
+        if !self.projection.reached(info.last_sequence, CONFLICT_TIMEOUT).await {
             return Err(RETRY_PAUSE);
         }
         let known = self.known_in_log(&named).await?;

@@ -6,11 +6,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// A failure that is over sooner is not worth a warning: streams elect leaders.
-const PATIENCE: Duration = Duration::from_secs(10);
+const FAILURE_GRACE: Duration = Duration::from_secs(10);
 
 /// The troubles of one notary.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct FailureLog {
     /// Since when everything has failed.
     since: Option<Instant>,
     said: bool,
@@ -19,11 +19,11 @@ pub(super) struct Trouble {
     unsigned_since: Option<Instant>,
 }
 
-impl Trouble {
+impl FailureLog {
     /// It has failed. Says so once, when it goes on. Whether it has gone on for as long.
     pub(super) fn has(&mut self, error: &anyhow::Error) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
-        if !self.said && since.elapsed() >= PATIENCE {
+        if !self.said && since.elapsed() >= FAILURE_GRACE {
             self.said = true;
             warn!(
                 "no checkpoint can be read or signed: {error:#}. New events stay unsigned meanwhile. Check that the stream \
@@ -56,13 +56,13 @@ impl Trouble {
 
 /// What a look through the stream passed over: one line for all of it, however much somebody has written there.
 #[derive(Default)]
-pub(super) struct PassedOver {
+pub(super) struct SkippedCheckpoints {
     count: u64,
     /// The newest of it, and why it does not count.
     newest: Option<(u64, String)>,
 }
 
-impl PassedOver {
+impl SkippedCheckpoints {
     pub(super) fn note(&mut self, number: u64, why: String) {
         self.count += 1;
         self.newest.get_or_insert((number, why));
@@ -85,25 +85,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_signed_grows_old_until_it_is_signed() {
-        let mut trouble = Trouble::default();
-        assert_eq!(trouble.unsigned(0, 0), Duration::ZERO);
-        assert_eq!(trouble.unsigned(0, 1), Duration::ZERO);
+        let mut failures = FailureLog::default();
+        assert_eq!(failures.unsigned(0, 0), Duration::ZERO);
+        assert_eq!(failures.unsigned(0, 1), Duration::ZERO);
         tokio::time::advance(Duration::from_secs(7)).await;
-        assert_eq!(trouble.unsigned(0, 5), Duration::from_secs(7));
-        assert_eq!(trouble.unsigned(3, 5), Duration::ZERO, "a checkpoint came");
+        assert_eq!(failures.unsigned(0, 5), Duration::from_secs(7));
+        assert_eq!(failures.unsigned(3, 5), Duration::ZERO, "a checkpoint came");
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(trouble.unsigned(3, 5), Duration::from_secs(2));
-        assert_eq!(trouble.unsigned(5, 5), Duration::ZERO);
+        assert_eq!(failures.unsigned(3, 5), Duration::from_secs(2));
+        assert_eq!(failures.unsigned(5, 5), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_that_goes_on_is_said_once_until_it_is_over() {
-        let mut trouble = Trouble::default();
+        let mut failures = FailureLog::default();
         let full = anyhow::anyhow!("maximum bytes exceeded");
-        assert!(!trouble.has(&full));
-        tokio::time::advance(PATIENCE).await;
-        assert!(trouble.has(&full));
-        trouble.is_over();
-        assert!(!trouble.said && trouble.since.is_none());
+        assert!(!failures.has(&full));
+        tokio::time::advance(FAILURE_GRACE).await;
+        assert!(failures.has(&full));
+        failures.is_over();
+        assert!(!failures.said && failures.since.is_none());
     }
 }
