@@ -37,6 +37,7 @@ pub mod clock;
 pub mod duration;
 pub mod json;
 pub mod suggest;
+pub mod rate_limit;
 pub mod blocking;
 pub mod crash_point;
 pub mod error_log;

@@ -4,8 +4,9 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::identity::Auth;
+use crate::http::rates::Rates;
 use crate::http::rates::peer::Proxies;
-use crate::http::rates::{Rate, Rates};
+use crate::rate_limit::RateLimit;
 
 /// The rate limits of this replica.
 #[derive(Clone, Debug, Args)]
@@ -35,15 +36,20 @@ pub struct RateOptions {
 }
 
 impl RateOptions {
-    /// The rate limits.
+    /// The rate limit of acknowledgements, by user.
+    pub fn acks(&self, auth: Auth) -> Option<RateLimit> {
+        let [_, acks, ..] = self.per_minute(auth);
+        RateLimit::new("acks", "acknowledgements", acks)
+    }
+
+    /// The rate limits of requests.
     pub fn rates(&self, auth: Auth) -> Rates {
-        let [creates, acks, connects, refusals] = self.per_minute(auth);
+        let [creates, _, connects, refusals] = self.per_minute(auth);
         Rates {
-            creates: Rate::new("creates", "broadcasts", creates),
-            clears: Rate::new("clears", "clears", creates),
-            acks: Rate::new("acks", "acknowledgements", acks),
-            connects: Rate::new("connects", "connections", connects),
-            refusals: Rate::new("refusals", "requests without a valid token", refusals),
+            creates: RateLimit::new("creates", "broadcasts", creates),
+            clears: RateLimit::new("clears", "clears", creates),
+            connects: RateLimit::new("connects", "connections", connects),
+            refusals: RateLimit::new("refusals", "requests without a valid token", refusals),
             proxies: Proxies::new(self.trusted_proxies.clone()),
         }
     }

@@ -112,6 +112,22 @@ pub enum Rejection {
     KeyReused,
 }
 
+impl Rejection {
+    /// The code of this error for clients.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::MessageEmpty => "message_empty",
+            Self::MessageTooLong { .. } => "message_too_long",
+            Self::MessageForbiddenCharacter { .. } => "message_forbidden_character",
+            Self::UnknownType { .. } => "unknown_type",
+            Self::UnknownBroadcast { .. } => "unknown_broadcast",
+            Self::NotActive { .. } => "not_active",
+            Self::AlreadyActive { .. } => "already_active",
+            Self::KeyReused => "idempotency_key_reused",
+        }
+    }
+}
+
 /// Judges `command` by `view`, which must hold what [`State::needs`](super::State::needs) names for it.
 ///
 /// `now` and `id` are what the event will carry. `Ok(None)` means that nothing has to be written: it is already so,

@@ -31,7 +31,7 @@ pub async fn acknowledge(
     let id = BroadcastId::from_client(request.required("broadcast_id")?).map_err(|_| {
         ApiError::invalid("invalid_broadcast_id", "`broadcast_id` must be the id of a broadcast, a UUID.")
     })?;
-    let rate_limit = app.rates.acknowledge(&principal.user)?;
+    let rate_limit = app.acks.charge(&principal.user)?;
     let done = app.acks.acknowledge(channel, id, principal.user, trace_of(&headers)).await?;
     let crate::submit::Acknowledged { already, sequence } = done;
     let mode = sequence.is_none().then_some(LocalMode::Local);

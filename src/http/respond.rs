@@ -7,9 +7,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::error;
 
-use super::rates::RateLimitState;
+use super::rates;
 use crate::json;
 use crate::log::Position;
+use crate::rate_limit::Quota;
 
 /// The header with the position in the log that a response reflects.
 const POSITION: HeaderName = HeaderName::from_static("tidings-position");
@@ -78,9 +79,9 @@ pub fn retry_after_seconds(refused: &Response) -> Option<u64> {
 }
 
 /// With the state of a quota, where there is one.
-pub fn with_rate_limit(mut response: Response, state: Option<RateLimitState>) -> Response {
-    if let Some(state) = state {
-        state.write_headers(&mut response);
+pub fn with_rate_limit(mut response: Response, quota: Option<Quota>) -> Response {
+    if let Some(quota) = quota {
+        rates::write_headers(&quota, &mut response);
     }
     response
 }

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{self, BoxFuture};
-use futures_util::stream::{self, BoxStream};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::future::BoxFuture;
 
 use super::admission::Permit;
 use super::frame::Received;
@@ -16,8 +14,9 @@ use super::moment::{Moment, Stopwatch};
 use super::session::{self, Action, Session};
 use super::socket::{Extent, Parting, Read, Slow, Socket, Stage};
 use super::wire::{Close, Frame, ServerMessage, Token};
-use crate::domain::{BroadcastId, Channel, UserId};
+use crate::domain::{Channel, UserId};
 use crate::metrics::{ByCode, Metrics};
+use crate::submit::AckReply;
 
 /// How a WebSocket is limited.
 #[derive(Clone, Copy, Debug)]
@@ -41,61 +40,28 @@ const GOODBYE_TIME: Duration = Duration::from_secs(5);
 /// When the replica stops, acknowledgements that are under way are answered first, for at most this long.
 const FINISH_TIME: Duration = Duration::from_secs(7);
 
-/// An acknowledgement that a client asks for.
-#[derive(Debug)]
-pub struct Asking {
-    /// The client, as its shard names it.
-    pub name: usize,
-    /// Where the broadcast was sent.
-    pub channel: Channel,
-    /// What is acknowledged.
-    pub broadcast: BroadcastId,
-    /// Who does.
-    pub user: UserId,
-}
-
-/// What a client is answered to an acknowledgement.
-#[derive(Debug)]
-pub struct Answered {
-    /// The client, as its shard names it.
-    pub name: usize,
-    /// What was acknowledged.
-    pub broadcast: BroadcastId,
-    /// Whether it is durable.
-    pub confirmed: bool,
-    /// The answer. Those that say the same share it.
-    pub answer: Frame,
-}
-
-/// A token was looked at: what it grants, or what is answered to one that is not good.
+/// The outcome of a token refresh: what the token grants, or the error for the client.
 pub type Refreshed = Result<Granted, ServerMessage<'static>>;
 
-/// What a token grants to a connection that lives.
+/// What a token grants to an open connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Granted {
-    /// For how long.
+    /// Until the token expires.
     pub lasts: Duration,
-    /// Whether it learns what creators and team learn.
+    /// Whether the connection receives what creators and team receive.
     pub staff: bool,
 }
 
-/// What a client asks for that takes time. The edge does it, and words the answer.
-pub trait Errands: Send + Sync {
-    /// Acknowledges what clients have asked for together. Each is answered once, many of them at a time.
-    fn acknowledge(&self, asked: Vec<Asking>) -> BoxStream<'static, Vec<Answered>>;
-
-    /// Looks at a token that is to be of this user, for a connection to this channel.
-    fn refresh(&self, token: Token, user: UserId, channel: Channel) -> BoxFuture<'static, Refreshed>;
+/// Verifies the tokens that clients send to refresh their connections.
+pub trait TokenVerifier: Send + Sync {
+    /// Verifies a token, which must belong to this user, for a connection to this channel.
+    fn verify(&self, token: Token, user: UserId, channel: Channel) -> BoxFuture<'static, Refreshed>;
 }
 
-/// None are run: of a hub that has event streams alone, which ask for nothing.
-impl Errands for () {
-    fn acknowledge(&self, _: Vec<Asking>) -> BoxStream<'static, Vec<Answered>> {
-        stream::empty().boxed()
-    }
-
-    fn refresh(&self, _: Token, _: UserId, _: Channel) -> BoxFuture<'static, Refreshed> {
-        future::pending().boxed()
+/// Never answers: for a hub whose clients have no tokens.
+impl TokenVerifier for () {
+    fn verify(&self, _: Token, _: UserId, _: Channel) -> BoxFuture<'static, Refreshed> {
+        Box::pin(std::future::pending())
     }
 }
 
@@ -282,15 +248,16 @@ impl Client {
         self.say(answer.frame().websocket().clone(), watch, limits)
     }
 
-    /// An acknowledgement was confirmed or not; the answer is sent. Ends what waited for that.
+    /// Sends the reply to an acknowledgement. Ends the connection if it was only waiting for that.
     pub(super) fn acknowledged(
         &mut self,
-        answered: &Answered,
+        reply: &AckReply,
+        frame: &Frame,
         watch: &Stopwatch,
         limits: &Limits,
     ) -> Result<(), Slow> {
-        self.session.acknowledged(answered.broadcast, answered.confirmed);
-        self.say(answered.answer.websocket().clone(), watch, limits)?;
+        self.session.acknowledged(reply.broadcast, reply.result.is_ok());
+        self.say(frame.websocket().clone(), watch, limits)?;
         if let Some(Ending::Finishing(why, _)) = self.ending()
             && self.session.acks_in_flight() == 0
         {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::client::{Answered, Client, Errands, Limits, Refreshed};
+use super::client::{Client, Limits, Refreshed, TokenVerifier};
 use super::hub::Outgoing;
 use super::moment::Stopwatch;
 use super::socket::Slow;
@@ -13,6 +13,7 @@ use super::wire::{Close, Frame};
 use crate::domain::{Fingerprint, UserId};
 use crate::metrics::Metrics;
 use crate::projection::Projection;
+use crate::submit::{AckReply, Acks};
 
 /// What the hub works with.
 pub(super) struct Means {
@@ -20,8 +21,10 @@ pub(super) struct Means {
     pub(super) projection: Projection,
     /// Where it counts.
     pub(super) metrics: Metrics,
-    /// What WebSockets may ask for.
-    pub(super) errands: Arc<dyn Errands>,
+    /// The write path of acknowledgements.
+    pub(super) acks: Acks,
+    /// Verifies tokens that clients refresh.
+    pub(super) tokens: Arc<dyn TokenVerifier>,
     /// How WebSockets are limited.
     pub(super) limits: Limits,
     /// What time it is.
@@ -193,11 +196,11 @@ impl Connection {
         }
     }
 
-    /// An acknowledgement of its own is answered.
-    pub(super) fn acknowledged(&mut self, answered: &Answered, tape: &mut Tape, means: &Means) {
+    /// Sends the reply to an acknowledgement of its own.
+    pub(super) fn acknowledged(&mut self, reply: &AckReply, frame: &Frame, tape: &mut Tape, means: &Means) {
         self.catch_up(tape, means);
         if let Line::Socket(client) = &mut self.line
-            && let Err(Slow) = client.acknowledged(answered, &means.watch, &means.limits)
+            && let Err(Slow) = client.acknowledged(reply, frame, &means.watch, &means.limits)
         {
             self.end(Close::Slow, means);
         }

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use mio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::client::{Errands, Limits, Places};
+use super::client::{Limits, Places, TokenVerifier};
 use super::connection::{Means, user_hash};
 use super::counts::Counts;
 use super::local::{Local, LocalPresence};
@@ -23,7 +23,7 @@ use crate::critical_tasks::CriticalTasks;
 use crate::domain::{BroadcastId, Channel, UserId};
 use crate::metrics::Metrics;
 use crate::projection::{Announcement, Projection};
-use crate::submit;
+use crate::submit::{self, Acks};
 
 /// Requests of connections that wait for a shard.
 const INBOX: usize = 4_096;
@@ -95,8 +95,10 @@ pub struct Options {
     pub channels: Vec<Channel>,
     /// Connections that this replica takes.
     pub max_connections: usize,
-    /// What WebSockets may ask for.
-    pub errands: Arc<dyn Errands>,
+    /// The write path of acknowledgements.
+    pub acks: Acks,
+    /// Verifies tokens that clients refresh.
+    pub tokens: Arc<dyn TokenVerifier>,
     /// How WebSockets are limited.
     pub limits: Limits,
     /// Where it counts.
@@ -115,7 +117,7 @@ impl Hub {
         announcements: Vec<mpsc::Receiver<Announcement>>,
         counts: &watch::Receiver<BTreeMap<Channel, Counts>>,
     ) -> io::Result<Self> {
-        let Options { mut channels, max_connections, errands, limits, metrics, modes, tasks } = options;
+        let Options { mut channels, max_connections, acks, tokens, limits, metrics, modes, tasks } = options;
         channels.sort();
         for channel in &channels {
             metrics.begin(channel);
@@ -123,8 +125,9 @@ impl Hub {
         let of = announcements.len();
         let local = Arc::new(Local::new(&channels, of, max_connections));
         let shards = announcements.into_iter().enumerate().map(|(number, announcements)| {
-            let (projection, metrics, errands) = (projection.clone(), metrics.clone(), errands.clone());
-            let means = Means { projection, metrics, errands, limits, watch: Stopwatch::start() };
+            let (projection, metrics) = (projection.clone(), metrics.clone());
+            let (acks, tokens) = (acks.clone(), tokens.clone());
+            let means = Means { projection, metrics, acks, tokens, limits, watch: Stopwatch::start() };
             let (inbox, requests) = mpsc::channel(INBOX);
             let shard =
                 Shard::new((number, of), &channels, means, local.clone(), counts.clone(), modes.clone())?;

@@ -4,7 +4,7 @@ pub(super) mod personal;
 
 use std::collections::HashSet;
 
-use super::client::{Answered, Limits, Refreshed};
+use super::client::{Limits, Refreshed};
 use super::connection::{Connection, Means};
 use super::hub::{ConnectionId, Outgoing};
 use super::roster::Roster;
@@ -14,6 +14,7 @@ use super::wire::{BroadcastView, Close, ConnectedStats, Frame, Place, ServerMess
 use crate::domain::{BroadcastId, EndReason, UserId, in_log};
 use crate::log::Epoch;
 use crate::projection::{Active, Projection};
+use crate::submit::AckReply;
 use personal::Personal;
 
 /// A channel's connections and what they were last shown. The connections are in order: who came first is told first, always.
@@ -147,10 +148,10 @@ impl Room {
         }
     }
 
-    /// An acknowledgement of this connection is answered.
-    pub(super) fn acknowledged(&mut self, id: ConnectionId, answered: &Answered, means: &Means) {
+    /// Sends this connection the reply to an acknowledgement.
+    pub(super) fn acknowledged(&mut self, id: ConnectionId, reply: &AckReply, frame: &Frame, means: &Means) {
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.acknowledged(answered, &mut self.tape, means);
+            connection.acknowledged(reply, frame, &mut self.tape, means);
             if connection.is_troubled() {
                 self.troubled.push(id);
             }

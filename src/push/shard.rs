@@ -4,7 +4,7 @@
 //! after it: no gap and no double by construction. What everybody is told goes out in steps; between two of them the
 //! shard takes in what has come meanwhile, so that it goes out joined to what the rest still lack.
 
-mod acknowledging;
+mod acks;
 mod attending;
 mod telling;
 
@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::client::{Answered, Refreshed};
+use super::client::Refreshed;
 use super::connection::{Connection, Means, user_hash};
 use super::counts::Counts;
 use super::drain::{Drain, next_tick, retry_after_ms};
@@ -32,8 +32,8 @@ use crate::crash_point::CrashPoint;
 use crate::domain::{Channel, UserId};
 use crate::metrics::{ByChannel, gauge};
 use crate::projection::Announcement;
-use crate::submit;
-use acknowledging::Acknowledging;
+use crate::submit::{self, AckReply};
+use acks::AckTraffic;
 use attending::Sockets;
 
 /// Creators and team are told of new counts at most this often.
@@ -55,7 +55,7 @@ pub(super) enum Request {
     Detach(Channel, ConnectionId),
     SendActive(Channel, ConnectionId),
     Refreshed(usize, Refreshed),
-    Answered(Vec<Answered>),
+    AckReplies(Vec<AckReply>),
     Drain(Duration, oneshot::Sender<()>),
     Release(Duration),
     Resume,
@@ -91,7 +91,7 @@ pub(super) struct Shard {
     local: Arc<Local>,
     drain: Option<Drain>,
     sockets: Sockets,
-    acknowledging: Acknowledging,
+    acks: AckTraffic,
 }
 
 impl Shard {
@@ -120,7 +120,7 @@ impl Shard {
             local,
             drain: None,
             sockets: Sockets::new()?,
-            acknowledging: Acknowledging::default(),
+            acks: AckTraffic::default(),
         })
     }
 
@@ -134,7 +134,7 @@ impl Shard {
         let mut stats = interval(STATS_EVERY);
         stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let is_busy = self.is_telling() || self.sockets.are_unread() || self.acknowledging.is_answering();
+            let is_busy = self.is_telling() || self.sockets.are_unread() || self.acks.has_replies();
             tokio::select! {
                 biased;
                 // What the clock asks for comes first: it is ready seldom, and could wait for ever behind what always is.
@@ -175,10 +175,10 @@ impl Shard {
     /// What every round does, whatever has come in: some of what is told and answered, and the sockets and timers that are due.
     fn serve(&mut self, inbox: &mpsc::WeakSender<Request>) {
         self.tell_some(TOLD_AT_ONCE);
-        self.answer_some(TOLD_AT_ONCE);
+        self.send_ack_replies(TOLD_AT_ONCE);
         self.attend(inbox);
         self.keep_time(inbox);
-        self.ask(inbox);
+        self.submit_acks(inbox);
         self.look_after_troubled();
     }
 
@@ -198,7 +198,7 @@ impl Shard {
                 }
             }
             Request::Refreshed(name, refreshed) => self.refreshed(name, refreshed),
-            Request::Answered(answered) => self.acknowledging.take_in(answered),
+            Request::AckReplies(replies) => self.acks.replies.extend(replies),
             Request::Drain(over, reply) => {
                 self.begin_drain(over).done.push(reply);
                 self.finish_drain();

@@ -14,7 +14,7 @@ use super::frame::{self, Opcode};
 use crate::domain::{Broadcast, BroadcastId, EndReason, Message, Severity, Timestamp, UserId, in_log};
 use crate::json;
 use crate::log::{Epoch, Position};
-use crate::submit;
+use crate::submit::{self, AckReply, Acknowledged};
 pub use client_message::{ClientMessage, Token};
 pub use close::Close;
 
@@ -183,6 +183,22 @@ impl ServerMessage<'_> {
     /// That the active broadcast ended.
     pub const fn cleared(broadcast_id: Option<BroadcastId>, reason: EndReason, place: Place) -> Self {
         Self::BroadcastCleared { message: "Active broadcast has been cleared", broadcast_id, reason, place }
+    }
+
+    /// The reply to an acknowledgement; a sequence is one of the log of this epoch.
+    pub fn ack_reply(reply: &AckReply, epoch: Option<Epoch>) -> Self {
+        let broadcast_id = reply.broadcast;
+        match &reply.result {
+            Ok(Acknowledged { already, sequence }) => {
+                let place = sequence.map_or_else(Place::default, |sequence| Place::of(epoch, sequence));
+                Self::Acknowledged { broadcast_id, already: *already, place }
+            }
+            Err(error) => Self::Error {
+                code: error.code(),
+                message: error.to_string(),
+                broadcast_id: Some(broadcast_id),
+            },
+        }
     }
 
     /// Encodes it, once for however many connections.

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::domain::Rejection;
 use crate::projection::Unavailable;
+use crate::rate_limit::RateLimited;
 
 /// Why a command was not confirmed. The text is shown to the client.
 #[derive(Clone, Debug, Error)]
@@ -12,6 +13,9 @@ pub enum SubmitError {
     /// A rule of the domain forbids it. Nothing was written.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// The user has used up a rate limit. Nothing was written.
+    #[error(transparent)]
+    RateLimited(#[from] RateLimited),
     /// Too many commands are waiting. Nothing was written.
     #[error("Too many requests are waiting. Nothing was changed; try again shortly.")]
     Busy,
@@ -58,6 +62,23 @@ pub enum SubmitError {
 }
 
 impl SubmitError {
+    /// The code of this error for clients.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Rejected(rejection) => rejection.code(),
+            Self::RateLimited(_) => RateLimited::CODE,
+            Self::Busy => "busy",
+            Self::Contended => "contended",
+            Self::LogFull => "log_full",
+            Self::TooLarge => "event_too_large",
+            Self::CatchingUp => "catching_up",
+            Self::Away => "log_away",
+            Self::OutboxFull => "outbox_full",
+            Self::OutboxFailed => "outbox_failed",
+            Self::Unknown { .. } => "log_unavailable",
+        }
+    }
+
     /// Most errors state that nothing was written. After an attempt without an answer that is not known.
     pub(super) fn or_unknown_if(self, unsure: bool, id: Uuid) -> Self {
         match self {

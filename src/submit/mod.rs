@@ -36,7 +36,7 @@ use crate::log::{EventLog, ReadError, TraceParent};
 use crate::metrics::Metrics;
 use crate::projection::Projection;
 use crate::warnings::{Warning, Warnings};
-pub use acks::{Acknowledged, Acks, Answered, Answers, Asked};
+pub use acks::{AckReply, AckRequest, AckResult, Acknowledged, Acks, Replies};
 use attempt::Attempt;
 pub use error::SubmitError;
 use mode::CurrentMode;

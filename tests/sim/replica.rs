@@ -80,10 +80,12 @@ impl Replica {
         let (projection, supervisor) =
             Projection::start(log.clone(), options, link.generation(), vec![announce]);
         let submit = spec.submit(log, projection.clone(), &metrics);
+        let acks = Acks::start(submit.clone(), None);
         let options = hub::Options {
             channels: spec.channels.clone(),
             max_connections: 100,
-            errands: Arc::new(()),
+            acks: acks.clone(),
+            tokens: Arc::new(()),
             limits: SOCKET_LIMITS,
             metrics,
             modes: submit.modes().watch(),
@@ -93,7 +95,7 @@ impl Replica {
         let hub = Hub::start(options, &projection, vec![announcements], &counts).unwrap();
         tokio::spawn(follow(submit.modes().clone(), spec.mode_log.clone()));
         Arc::new(Self {
-            acks: Acks::start(submit.clone()),
+            acks,
             spec,
             link,
             projection,

@@ -24,7 +24,7 @@ use crate::error_log::LogLimiter;
 use crate::http::identity::authenticator::Authenticator;
 use crate::http::refusal_log::RefusalLog;
 use crate::http::state::{App, Parts};
-use crate::http::ws::Edge;
+use crate::http::ws::ConnectionTokens;
 use crate::http::{router, server, state};
 use crate::log::EventLog;
 use crate::log::connection::NatsConnection;
@@ -36,7 +36,6 @@ use crate::notary::note::SecretKey;
 use crate::projection::mirror::Mirror;
 use crate::projection::{self, Announcement, Projection};
 use crate::push::admission::Admission;
-use crate::push::client::Errands;
 use crate::push::clock_check::ClockCheck;
 use crate::push::counts::Counts;
 use crate::push::hub::{self, Hub};
@@ -120,7 +119,7 @@ impl<'a> Base<'a> {
     fn hub(
         &self,
         projection: &Projection,
-        errands: Arc<dyn Errands>,
+        acks: Acks,
         modes: &CurrentMode,
         announcements: Vec<mpsc::Receiver<Announcement>>,
         counts: &watch::Receiver<BTreeMap<Channel, Counts>>,
@@ -128,7 +127,11 @@ impl<'a> Base<'a> {
         let options = hub::Options {
             channels: self.options.channels.clone(),
             max_connections: self.options.max_connections,
-            errands,
+            acks,
+            tokens: Arc::new(ConnectionTokens {
+                authenticator: self.authenticator.clone(),
+                clock: self.clock.clone(),
+            }),
             limits: self.options.socket_limits(),
             metrics: self.metrics.clone(),
             modes: modes.watch(),
@@ -207,16 +210,6 @@ impl<'a> Base<'a> {
         Ok(Submit::start(log, projection, self.clock.clone(), outbox, options))
     }
 
-    fn edge(&self, submit: Arc<Submit>, projection: Projection) -> Edge {
-        Edge {
-            projection,
-            acks: Acks::start(submit),
-            authenticator: self.authenticator.clone(),
-            rates: Arc::new(self.options.rates.rates(self.options.identity.auth)),
-            clock: self.clock.clone(),
-        }
-    }
-
     /// Auditors of one user; no bound of their own where anybody may claim to be anybody.
     fn readers_per_user(&self) -> Option<usize> {
         let auth = self.options.identity.auth;
@@ -226,7 +219,7 @@ impl<'a> Base<'a> {
     fn app(
         &self,
         submit: Arc<Submit>,
-        edge: &Edge,
+        acks: Acks,
         projection: Projection,
         hub: Hub,
         counts: watch::Receiver<BTreeMap<Channel, Counts>>,
@@ -239,7 +232,6 @@ impl<'a> Base<'a> {
             answer_timeout: self.options.answer_timeout(),
             sockets: self.options.socket_limits(),
         };
-        let Edge { acks, authenticator, rates, clock, projection: _ } = edge.clone();
         App::of(Parts {
             channels: self.options.channels.clone().into(),
             acks,
@@ -253,12 +245,12 @@ impl<'a> Base<'a> {
             warnings: self.warnings.clone(),
             admission: Admission::new(self.options.limits.connections_per_user(self.options.identity.auth)),
             limits,
-            authenticator,
+            authenticator: self.authenticator.clone(),
             refusal_log: RefusalLog::default(),
-            rates,
+            rates: Arc::new(self.options.rates.rates(self.options.identity.auth)),
             serves_page: self.options.identity.auth == Auth::Dev,
             shutdown: self.shutdown.clone(),
-            clock,
+            clock: self.clock.clone(),
         })
     }
 }
@@ -309,14 +301,14 @@ impl<'a> Running<'a> {
         let notary = tokio::spawn(notary.run());
         let submit = base.submit(log, projection.clone())?;
         let modes = submit.modes().clone();
-        let edge = base.edge(submit.clone(), projection.clone());
-        let hub = base.hub(&projection, Arc::new(edge.clone()), &modes, announcements, &counts)?;
+        let acks = Acks::start(submit.clone(), base.options.rates.acks(base.options.identity.auth));
+        let hub = base.hub(&projection, acks.clone(), &modes, announcements, &counts)?;
         let presence = base.presence(hub.clone(), projection.clone(), modes);
         let name = presence.name.subscribe();
         let presence = tokio::spawn(presence.run(tell_counts, tell_serving));
         let release = tokio::spawn(release::watch(hub.clone(), projection.watch(), others_serving));
         let mirror = tokio::spawn(base.mirror(projection.clone()).run());
-        let app = base.app(submit.clone(), &edge, projection, hub.clone(), counts, auditing);
+        let app = base.app(submit.clone(), acks, projection, hub.clone(), counts, auditing);
         let server = tokio::spawn(server::serve(listener, router(app), base.server(), stopped));
         Ok(Self {
             base,

@@ -17,27 +17,27 @@ use crate::submit::SubmitError;
 
 impl From<Rejection> for ApiError {
     fn from(rejection: Rejection) -> Self {
-        let message = rejection.to_string();
-        let ruled_out = |code| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message.clone());
-        let unmet = |code, message| Self::new(StatusCode::PRECONDITION_FAILED, code, message);
+        let (code, message) = (rejection.code(), rejection.to_string());
+        let error = |status| Self::new(status, code, message);
         match rejection {
-            Rejection::MessageEmpty => ruled_out("message_empty"),
-            Rejection::MessageTooLong { length } => ruled_out("message_too_long")
+            Rejection::MessageEmpty | Rejection::KeyReused => error(StatusCode::UNPROCESSABLE_ENTITY),
+            Rejection::MessageTooLong { length } => error(StatusCode::UNPROCESSABLE_ENTITY)
                 .with("character_count", length)
                 .with("max_characters", MAX_MESSAGE_CHARS),
             Rejection::MessageForbiddenCharacter { character, place } => {
-                ruled_out("message_forbidden_character")
+                error(StatusCode::UNPROCESSABLE_ENTITY)
                     .with("character", format!("U+{:04X}", u32::from(character)))
                     .with("position", place)
             }
-            Rejection::UnknownType { .. } => ruled_out("unknown_type").with("allowed", json!(Severity::ALL)),
-            Rejection::KeyReused => ruled_out("idempotency_key_reused"),
-            Rejection::UnknownBroadcast { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "unknown_broadcast", message)
+            Rejection::UnknownType { .. } => {
+                error(StatusCode::UNPROCESSABLE_ENTITY).with("allowed", json!(Severity::ALL))
             }
-            Rejection::NotActive { active } => unmet("not_active", message).with("active", json!(active)),
+            Rejection::UnknownBroadcast { .. } => error(StatusCode::NOT_FOUND),
+            Rejection::NotActive { active } => {
+                error(StatusCode::PRECONDITION_FAILED).with("active", json!(active))
+            }
             Rejection::AlreadyActive { active } => {
-                unmet("already_active", message).with("active", json!(active))
+                error(StatusCode::PRECONDITION_FAILED).with("active", json!(active))
             }
         }
     }
@@ -45,18 +45,19 @@ impl From<Rejection> for ApiError {
 
 impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
-        let message = error.to_string();
+        let (code, message) = (error.code(), error.to_string());
         match error {
             SubmitError::Rejected(rejection) => rejection.into(),
-            SubmitError::Busy => Self::unavailable("busy", message),
-            SubmitError::Contended => Self::unavailable("contended", message),
-            SubmitError::LogFull => Self::unavailable("log_full", message).retry_after(60),
-            SubmitError::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", message),
-            SubmitError::CatchingUp => Self::unavailable("catching_up", message),
-            SubmitError::Away => Self::unavailable("log_away", message).retry_after(5),
-            SubmitError::OutboxFull => Self::unavailable("outbox_full", message).retry_after(60),
-            SubmitError::OutboxFailed => Self::unavailable("outbox_failed", message).retry_after(5),
-            SubmitError::Unknown { id } => Self::unavailable("log_unavailable", message)
+            SubmitError::RateLimited(limited) => limited.into(),
+            SubmitError::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, message),
+            SubmitError::Busy | SubmitError::Contended | SubmitError::CatchingUp => {
+                Self::unavailable(code, message)
+            }
+            SubmitError::Away | SubmitError::OutboxFailed => Self::unavailable(code, message).retry_after(5),
+            SubmitError::LogFull | SubmitError::OutboxFull => {
+                Self::unavailable(code, message).retry_after(60)
+            }
+            SubmitError::Unknown { id } => Self::unavailable(code, message)
                 .retry_after(5)
                 .with("outcome", "unknown")
                 .with("id", id.to_string()),

@@ -8,7 +8,7 @@ use crate::http::excerpt::excerpt;
 use crate::http::identity::error::{AuthError, InvalidToken};
 use crate::http::identity::{Grant, Role};
 use crate::http::query::QueryError;
-use crate::http::rates::Spent;
+use crate::rate_limit::RateLimited;
 use crate::suggest;
 
 /// The challenge to a request without a token, and to one with a token that is not valid (RFC 6750, section 3.1).
@@ -143,10 +143,10 @@ impl From<QueryError> for ApiError {
     }
 }
 
-impl From<Spent> for ApiError {
-    fn from(Spent { what, state }: Spent) -> Self {
-        let message = format!("Too many {what} in a short time.");
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message).with_rate_limit(state)
+impl From<RateLimited> for ApiError {
+    fn from(limited: RateLimited) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, RateLimited::CODE, limited.to_string())
+            .with_rate_limit(limited.quota)
     }
 }
 

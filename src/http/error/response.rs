@@ -8,8 +8,9 @@ use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::http::rates::RateLimitState;
+use crate::http::rates;
 use crate::http::respond;
+use crate::rate_limit::Quota;
 
 /// Headers with the protocol that would be accepted. A reference, which keeps errors small.
 pub(super) type Upgrade = &'static [(HeaderName, &'static str)];
@@ -33,7 +34,7 @@ pub struct ApiError {
     /// The `WWW-Authenticate` challenge (RFC 6750, section 3).
     challenge: Option<&'static str>,
     /// The state of the quota that is used up.
-    rate_limit: Option<Box<RateLimitState>>,
+    rate_limit: Option<Box<Quota>>,
     /// The protocol that would be accepted.
     upgrade: Option<&'static Upgrade>,
     /// Fields of this error alone.
@@ -88,9 +89,9 @@ impl ApiError {
     }
 
     /// Adds the state of the quota that is used up, and when the next request is accepted.
-    pub(super) fn with_rate_limit(self, state: RateLimitState) -> Self {
-        let seconds = state.reset_seconds();
-        Self { rate_limit: Some(state.into()), ..self.retry_after(seconds) }
+    pub(super) fn with_rate_limit(self, quota: Quota) -> Self {
+        let seconds = quota.reset_seconds;
+        Self { rate_limit: Some(quota.into()), ..self.retry_after(seconds) }
     }
 
     /// The status code.
@@ -171,8 +172,8 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some(state) = &self.rate_limit {
-            state.write_headers(&mut response);
+        if let Some(quota) = &self.rate_limit {
+            rates::write_headers(quota, &mut response);
         }
         let extensions = response.extensions_mut();
         extensions.insert(Code(self.code));

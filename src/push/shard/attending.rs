@@ -8,7 +8,7 @@ use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::sync::mpsc;
 
 use super::{Connecting, ConnectionId, Request, Shard, Upgraded};
-use crate::push::client::{Asking, Client, From, Refreshed, Tick};
+use crate::push::client::{Client, From, Refreshed, Tick};
 use crate::push::connection::{Connection, Means};
 use crate::push::hub::Outgoing;
 use crate::push::moment::{Moment, Stopwatch};
@@ -218,12 +218,7 @@ impl Shard {
             }
             Action::SendActive => floor.room.send_active(id, &self.means, self.sequence),
             Action::Close(why) => floor.room.end(id, why, &self.means),
-            Action::Acknowledge(broadcast) => {
-                let channel = floor.channel.clone();
-                let Some(connection) = floor.room.connections.get(id) else { return };
-                let user = connection.user().clone();
-                self.acknowledging.ask(Asking { name, channel, broadcast, user });
-            }
+            Action::Acknowledge(broadcast) => self.acknowledge(name, broadcast),
             Action::Refresh(token) => self.refresh(name, token, inbox),
         }
     }
@@ -233,7 +228,7 @@ impl Shard {
         let Some((floor, id)) = self.place(name) else { return };
         let Some(connection) = self.floors[floor].room.connections.get(id) else { return };
         let (user, channel) = (connection.user().clone(), self.floors[floor].channel.clone());
-        let (refreshed, inbox) = (self.means.errands.refresh(token, user, channel), inbox.clone());
+        let (refreshed, inbox) = (self.means.tokens.verify(token, user, channel), inbox.clone());
         tokio::spawn(async move {
             let refreshed = refreshed.await;
             if let Some(inbox) = inbox.upgrade() {

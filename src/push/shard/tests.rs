@@ -4,6 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::clock::SystemClock;
+use crate::critical_tasks::CriticalTasks;
 use crate::domain::{Acknowledgement, BroadcastId, Change, Timestamp};
 use crate::log::memory::MemoryLog;
 use crate::metrics::Metrics;
@@ -13,6 +15,9 @@ use crate::push::client::{Limits, Places};
 use crate::push::hub::Outgoing;
 use crate::push::moment::Stopwatch;
 use crate::push::session;
+use crate::submit::outbox::{Outbox, OutboxLimits};
+use crate::submit::{Acks, Submit};
+use crate::warnings::Warnings;
 
 /// A text of a client, masked with zeros.
 const PING: &[u8] = b"\x81\x84\0\0\0\0ping";
@@ -58,12 +63,25 @@ fn world() -> World {
         metrics: Metrics::default(),
     };
     let (_, generation) = watch::channel(0);
-    let (projection, supervisor) =
-        Projection::start(Arc::new(MemoryLog::default()), options, generation, vec![]);
+    let log = Arc::new(MemoryLog::default());
+    let (projection, supervisor) = Projection::start(log.clone(), options, generation, vec![]);
+    let outbox =
+        Outbox::open(&directory.path().join("outbox"), OutboxLimits { entries: 10, bytes: 10_000 }).unwrap();
+    let options = submit::Options {
+        replica: "test".to_owned(),
+        channels: vec![channel()],
+        append_timeout: Duration::from_secs(3),
+        accept_on_outage: false,
+        metrics: Metrics::default(),
+        warnings: Warnings::default(),
+        tasks: CriticalTasks::default(),
+    };
+    let submit = Submit::start(log, projection.clone(), Arc::new(SystemClock), outbox, options);
     let means = Means {
         projection,
         metrics: Metrics::default(),
-        errands: Arc::new(()),
+        acks: Acks::start(submit, None),
+        tokens: Arc::new(()),
         limits: LIMITS,
         watch: Stopwatch::start(),
     };

@@ -8,12 +8,14 @@ use futures_util::future::join_all;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::Instrument as _;
+use uuid::Uuid;
 
-use super::lot::{Asker, Lot, Request};
-use super::{Acknowledged, Answer, Answered, Waiting};
+use super::batch::{AckBatch, AckReply, AckRequest, AckResult, Acknowledged, Responder};
+use super::queue::Waiting;
+use crate::clock::Clock;
 use crate::crash_point::CrashPoint;
 use crate::domain::{
-    self, Acknowledgement, BroadcastId, ByUser, Channel, Event, Fingerprint, Needs, Rejection,
+    self, Acknowledgement, BroadcastId, ByUser, Channel, Event, Fingerprint, Needs, Rejection, Timestamp,
 };
 use crate::log::envelope::MAX_ACKS_PER_EVENT;
 use crate::log::names::Subject;
@@ -23,7 +25,7 @@ use crate::submit::mode::Mode;
 use crate::submit::outbox::Outbox;
 use crate::submit::{PROJECTION_TIMEOUT, RETRY_PAUSE, Submit, SubmitError};
 
-/// Acknowledgements taken from the queue for one round, and what its last lot has beyond that.
+/// Soft limit of requests per commit round; the last batch may exceed it.
 const DRAINED_AT_ONCE: usize = 10_000;
 
 /// Without an answer in this time the log is asked again: a question may be lost.
@@ -38,37 +40,42 @@ const BYTES_BESIDE_USER: usize = r#"{"user":"","at":"2026-11-26T03:13:07.772Z"},
 pub(super) async fn commit_until_closed(
     submit: Arc<Submit>,
     waiting: Waiting,
-    mut queue: mpsc::Receiver<Lot>,
+    mut queue: mpsc::Receiver<AckBatch>,
 ) {
-    let (mut lots, mut same_log) = (Vec::new(), SameLog::default());
+    let (mut batches, mut same_log) = (Vec::new(), SameLog::default());
     while let Some(first) = queue.recv().await {
         let mut count = first.requests.len();
-        lots.push(first);
+        batches.push(first);
         while count < DRAINED_AT_ONCE
             && let Ok(next) = queue.try_recv()
         {
             count += next.requests.len();
-            lots.push(next);
+            batches.push(next);
         }
-        waiting.leave(count);
+        waiting.remove(count);
         CrashPoint::BeforeCommit.reached();
-        let commits = group(lots.drain(..)).into_iter().map(|commit| commit.begin(&submit));
+        let commits = group(batches.drain(..), &*submit.clock);
+        for commit in &commits {
+            submit.options.metrics.ack_commit_size.observe(commit.acknowledgements.len());
+        }
         if let Some(outbox) = submit.outbox_unless_with_log().await.transpose() {
-            keep_locally(&submit, outbox, commits.collect()).await;
+            keep_locally(&submit, outbox, commits).await;
             continue;
         }
         let commits = match same_log.ask(&submit).await {
-            Ok(()) => known_or_refused(&submit, commits.collect()).await,
+            Ok(()) => reject_unknown(&submit, commits).await,
             Err(SubmitError::Away) if submit.options.accept_on_outage => {
-                keep_locally(&submit, submit.hold_outbox().await, commits.collect()).await;
+                keep_locally(&submit, submit.hold_outbox().await, commits).await;
                 continue;
             }
             Err(error) => {
-                commits.for_each(|begun| begun.refuse(&error));
+                for commit in commits {
+                    commit.reject(&error);
+                }
                 continue;
             }
         };
-        let appended = join_all(commits.into_iter().map(|begun| begun.append(&submit))).await;
+        let appended = join_all(commits.into_iter().map(|commit| commit.append(&submit))).await;
         let unanswered: Vec<_> = appended.into_iter().flatten().collect();
         if !unanswered.is_empty() {
             keep_locally(&submit, submit.hold_outbox().await, unanswered).await;
@@ -125,85 +132,95 @@ impl SameLog {
     }
 }
 
-/// Those whose broadcast the log has. The others were queued while this replica showed another log: they are refused.
-async fn known_or_refused(submit: &Submit, commits: Vec<Begun>) -> Vec<Begun> {
-    let named = |begun: &Begun| (begun.new.subject.channel().clone(), begun.new.event.broadcast_id());
-    let known = submit.known_in_log(&commits.iter().map(named).collect()).await;
+/// Rejects commits whose broadcast the log does not have: they were queued while this replica showed another log.
+async fn reject_unknown(submit: &Submit, commits: Vec<InFlight>) -> Vec<InFlight> {
+    let targets = commits.iter().map(|commit| (commit.channel.clone(), commit.broadcast)).collect();
+    let known = submit.known_in_log(&targets).await;
     let mut left = Vec::with_capacity(commits.len());
-    for begun in commits {
-        let id = begun.new.event.broadcast_id();
+    for commit in commits {
+        let id = commit.broadcast;
         match &known {
-            Ok(known) if known.contains(&id) => left.push(begun),
-            Ok(_) => begun.refuse(&SubmitError::Rejected(Rejection::UnknownBroadcast { id })),
-            Err(_) => begun.refuse(&SubmitError::CatchingUp),
+            Ok(known) if known.contains(&id) => left.push(commit),
+            Ok(_) => commit.reject(&SubmitError::Rejected(Rejection::UnknownBroadcast { id })),
+            Err(_) => commit.reject(&SubmitError::CatchingUp),
         }
     }
     left
 }
 
-/// What the log does not answer about goes to the outbox, all of it with one sync of the disk.
+/// Writes commits to the outbox, all with one sync of the disk.
 async fn keep_locally(
     submit: &Submit,
     outbox: Result<OwnedMutexGuard<Outbox>, SubmitError>,
-    begun: Vec<Begun>,
+    commits: Vec<InFlight>,
 ) {
-    let events = begun.iter().map(|begun| begun.new.clone()).collect();
+    let events = commits.iter().map(|commit| commit.event(&submit.source)).collect();
     let accepted = match outbox {
         Ok(outbox) => submit.accept_acks(outbox, events).await,
         Err(error) => Err(error),
     };
     match accepted {
         Ok(already) => {
-            for (begun, already) in begun.into_iter().zip(already) {
-                begun.tell(submit, |entry| (already.get(entry).copied(), None));
+            for (commit, already) in commits.into_iter().zip(already) {
+                commit.confirm(submit, |entry| (already.get(entry).copied(), None));
             }
         }
         Err(error) => {
-            for begun in begun {
-                begun.refuse(&error);
+            for commit in commits {
+                commit.reject(&error);
             }
         }
     }
 }
 
-/// Who waits for an entry of an event.
+/// A request that waits for an entry of an event.
 struct Waiter {
     entry: usize,
-    /// The asker, by the place among those of the event, and the number there.
-    asker: usize,
-    nth: usize,
+    /// Its responder, as an index into those of the event.
+    responder: usize,
+    tag: u64,
 }
 
-/// One event in the making, and who waits for it. Waiters for the same user share an entry.
-struct Commit {
+/// One event on its way to the log, and the requests that wait for it. Requests of one user share an entry.
+struct InFlight {
     channel: Channel,
     broadcast: BroadcastId,
+    id: Uuid,
+    salt: Uuid,
+    time: Timestamp,
+    /// That of all requests, if they have the same one.
+    trace: Option<TraceParent>,
     acknowledgements: Vec<Acknowledgement>,
     /// The users' fingerprints, by entry.
     fingerprints: Vec<Fingerprint>,
     entries: ByUser<usize>,
-    askers: Vec<Asker>,
+    responders: Vec<Responder>,
     waiters: Vec<Waiter>,
     bytes: usize,
-    /// The one that all who wait came with.
-    trace: Option<TraceParent>,
-    /// The lot that was looked at last when somebody of it joined.
-    last_lot: Option<usize>,
+    /// Index of the batch that joined last, so that its responder is stored once.
+    last_batch: Option<usize>,
+    /// Whether the log may have the event although it did not confirm it.
+    unsure: bool,
 }
 
-impl Commit {
-    fn new(channel: Channel, broadcast: BroadcastId, trace: Option<TraceParent>) -> Self {
+impl InFlight {
+    /// An event without an entry, for the target of this request.
+    fn for_target_of(request: &AckRequest, clock: &dyn Clock) -> Self {
         Self {
-            channel,
-            broadcast,
+            channel: request.channel.clone(),
+            broadcast: request.broadcast,
+            id: clock.new_id(),
+            salt: clock.new_salt(),
+            time: clock.now(),
+            trace: request.trace,
             acknowledgements: vec![],
             fingerprints: vec![],
             entries: ByUser::default(),
-            askers: vec![],
+            responders: vec![],
             waiters: vec![],
             bytes: 0,
-            trace,
-            last_lot: None,
+            last_batch: None,
+            unsure: false,
         }
     }
 
@@ -211,8 +228,8 @@ impl Commit {
         self.acknowledgements.len() < MAX_ACKS_PER_EVENT && self.bytes + bytes <= MAX_EVENT_BYTES
     }
 
-    /// Takes a request of the so many-th lot in, if its user is there already or there is room; or gives it back.
-    fn take(&mut self, lot: usize, asker: &Asker, request: Request) -> Option<Request> {
+    /// Adds a request of the batch with this index, if its user has an entry or there is room for one; otherwise returns it.
+    fn add(&mut self, batch: usize, responder: &Responder, request: AckRequest) -> Option<AckRequest> {
         let next = self.acknowledgements.len();
         let entry = self.entries.get(&request.fingerprint).copied().unwrap_or(next);
         if entry == next {
@@ -222,148 +239,134 @@ impl Commit {
             }
             self.entries.insert(request.fingerprint, entry);
             self.fingerprints.push(request.fingerprint);
-            self.acknowledgements.push(Acknowledgement { user: request.user, at: request.at });
+            self.acknowledgements.push(Acknowledgement { user: request.user, at: responder.at });
             self.bytes += bytes;
         }
-        if self.last_lot.replace(lot) != Some(lot) {
-            self.askers.push(asker.clone());
+        if self.last_batch.replace(batch) != Some(batch) {
+            self.responders.push(responder.clone());
         }
-        self.waiters.push(Waiter { entry, asker: self.askers.len() - 1, nth: request.nth });
+        self.waiters.push(Waiter { entry, responder: self.responders.len() - 1, tag: request.tag });
         // An event of several traces belongs to none.
         self.trace = self.trace.filter(|known| Some(*known) == request.trace);
         None
     }
 
-    fn begin(self, submit: &Submit) -> Begun {
-        let Self { channel, broadcast, acknowledgements, fingerprints, askers, waiters, trace, .. } = self;
-        submit.options.metrics.ack_commit_size.observe(acknowledgements.len());
-        let new = NewEvent {
-            subject: Subject::Acks(channel, broadcast),
-            id: submit.clock.new_id(),
+    /// The event: the same one each time.
+    fn event(&self, source: &str) -> NewEvent {
+        NewEvent {
+            subject: Subject::Acks(self.channel.clone(), self.broadcast),
+            id: self.id,
             event: Event::Acknowledged(domain::Acknowledged {
-                broadcast_id: broadcast,
-                acknowledgements,
-                salt: Some(submit.clock.new_salt()),
+                broadcast_id: self.broadcast,
+                acknowledgements: self.acknowledgements.clone(),
+                salt: Some(self.salt),
             }),
-            time: submit.clock.now(),
-            source: submit.source.clone(),
+            time: self.time,
+            source: source.to_owned(),
             expected: None,
-            trace,
+            trace: self.trace,
             sent_to: None,
-        };
-        Begun { new, fingerprints, askers, waiters, unsure: false }
+        }
     }
-}
 
-/// An event on its way, and who waits for it.
-struct Begun {
-    new: NewEvent,
-    /// The users' fingerprints, by entry.
-    fingerprints: Vec<Fingerprint>,
-    askers: Vec<Asker>,
-    waiters: Vec<Waiter>,
-    /// The log may have it.
-    unsure: bool,
-}
-
-impl Begun {
-    /// Appends the event, and leaves telling the waiters to a task, so that the next commit can begin. Gives back what
-    /// the log did not answer about.
+    /// Appends the event, and confirms it in a task of its own, so that the next commit can begin. Returns the commit if the
+    /// log did not answer.
     async fn append(mut self, submit: &Arc<Submit>) -> Option<Self> {
-        let mut attempt = Attempt::new(submit, self.new.id);
-        let said_of = TraceParent::span(self.new.trace);
-        match attempt.append(self.new.clone()).instrument(said_of.clone()).await {
+        let mut attempt = Attempt::new(submit, self.id);
+        let span = TraceParent::span(self.trace);
+        match attempt.append(self.event(&submit.source)).instrument(span.clone()).await {
             Ok(appended) => {
                 drop(tokio::spawn(confirm(submit.clone(), self, appended.sequence)));
                 None
             }
-            Err(error) => match said_of.in_scope(|| attempt.refusal(&error)) {
+            Err(error) => match span.in_scope(|| attempt.refusal(&error)) {
                 SubmitError::Unknown { .. } if submit.options.accept_on_outage => {
                     self.unsure = true;
                     Some(self)
                 }
                 refusal => {
-                    self.refuse(&refusal);
+                    self.reject(&refusal);
                     None
                 }
             },
         }
     }
 
-    fn refuse(self, error: &SubmitError) {
-        let error = error.clone().or_unknown_if(self.unsure, self.new.id);
-        self.answer(|_, _| Err(error.clone()));
+    fn reject(self, error: &SubmitError) {
+        let error = error.clone().or_unknown_if(self.unsure, self.id);
+        self.reply(|_, _| Err(error.clone()));
     }
 
-    /// Tells the waiters of each entry whether it was known, and where it stands.
-    fn tell(self, submit: &Submit, told: impl Fn(usize) -> (Option<bool>, Option<u64>)) {
+    /// Confirms each entry: whether the user had acknowledged before, and at which sequence.
+    fn confirm(self, submit: &Submit, outcome: impl Fn(usize) -> (Option<bool>, Option<u64>)) {
         for waiter in &self.waiters {
-            let began = self.askers[waiter.asker].begun();
-            submit.options.metrics.ack_confirmation.observe(began.elapsed());
+            let received = self.responders[waiter.responder].received();
+            submit.options.metrics.ack_confirmation.observe(received.elapsed());
         }
-        self.answer(|entry, brought_news| {
-            let (already, sequence) = told(entry);
-            Ok(Acknowledged { already: already.map(|already| already || !brought_news), sequence })
+        self.reply(|entry, is_first| {
+            let (already, sequence) = outcome(entry);
+            Ok(Acknowledged { already: already.map(|already| already || !is_first), sequence })
         });
     }
 
-    /// Answers each waiter, and each asker once for all of theirs. Of several devices of one user that share an entry, the
-    /// first one brought the news.
-    fn answer(self, answer: impl Fn(usize, bool) -> Answer) {
-        let mut is_news = vec![true; self.fingerprints.len()];
-        let mut answers: Vec<Vec<Answered>> = self.askers.iter().map(|_| Vec::new()).collect();
-        for Waiter { entry, asker, nth } in self.waiters {
-            let brought_news = std::mem::replace(&mut is_news[entry], false);
-            answers[asker].push(Answered { nth, answer: answer(entry, brought_news) });
+    /// Replies to each request, with one message for each responder. Of several requests that share an entry, the first one is
+    /// the one that acknowledged.
+    fn reply(self, result: impl Fn(usize, bool) -> AckResult) {
+        let mut is_new = vec![true; self.fingerprints.len()];
+        let mut replies: Vec<Vec<AckReply>> = self.responders.iter().map(|_| Vec::new()).collect();
+        for Waiter { entry, responder, tag } in self.waiters {
+            let is_first = std::mem::replace(&mut is_new[entry], false);
+            let reply = AckReply { tag, broadcast: self.broadcast, result: result(entry, is_first) };
+            replies[responder].push(reply);
         }
-        for (asker, answers) in self.askers.iter().zip(answers) {
-            asker.tell(answers);
+        for (responder, replies) in self.responders.iter().zip(replies) {
+            responder.send(replies);
         }
     }
 }
 
-/// The requests as few events as possible, in the order of their arrival.
-fn group(lots: impl Iterator<Item = Lot>) -> Vec<Commit> {
-    let mut commits: Vec<Commit> = Vec::new();
+/// Groups requests into as few events as possible, in the order of their arrival.
+fn group(batches: impl Iterator<Item = AckBatch>, clock: &dyn Clock) -> Vec<InFlight> {
+    let mut commits: Vec<InFlight> = Vec::new();
     let mut open: HashMap<BroadcastId, usize, foldhash::fast::RandomState> = HashMap::default();
-    for (lot, Lot { asker, requests }) in lots.enumerate() {
+    for (batch, AckBatch { responder, requests }) in batches.enumerate() {
         for mut request in requests {
             let index = open.entry(request.broadcast).or_insert(usize::MAX);
             if let Some(commit) = commits.get_mut(*index) {
-                match commit.take(lot, &asker, request) {
+                match commit.add(batch, &responder, request) {
                     None => continue,
                     Some(too_much) => request = too_much,
                 }
             }
             *index = commits.len();
-            let mut commit = Commit::new(request.channel.clone(), request.broadcast, request.trace);
-            // An event without any has room for one.
-            let _ = commit.take(lot, &asker, request);
+            let mut commit = InFlight::for_target_of(&request, clock);
+            // An event without an entry has room for one.
+            let _ = commit.add(batch, &responder, request);
             commits.push(commit);
         }
     }
     commits
 }
 
-/// What an acknowledgement takes in an event's body at most: JSON writes some characters in six bytes.
+/// The most bytes that an acknowledgement takes in the body of an event: JSON escapes some characters in six bytes.
 fn stored_bytes(user: &str) -> usize {
     let wide = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
     BYTES_BESIDE_USER + user.bytes().map(|byte| if wide(byte) { 6 } else { 1 }).sum::<usize>()
 }
 
-/// Tells the waiters what the own projection made of the event: it alone knows who was new.
-async fn confirm(submit: Arc<Submit>, begun: Begun, sequence: u64) {
-    let broadcast = begun.new.event.broadcast_id();
+/// Confirms an event by the own projection: it alone knows which users had acknowledged before.
+async fn confirm(submit: Arc<Submit>, commit: InFlight, sequence: u64) {
+    let broadcast = commit.broadcast;
     let mut firsts = Vec::new();
     if submit.projection.reached(sequence, PROJECTION_TIMEOUT).await {
-        let needs = Needs::acknowledged(broadcast, begun.fingerprints.iter().copied());
-        let users = begun.fingerprints.clone();
+        let needs = Needs::acknowledged(broadcast, commit.fingerprints.iter().copied());
+        let users = commit.fingerprints.clone();
         let looked = submit.projection.with(needs, move |view| {
             users.iter().map(|user| view.acknowledged_by(broadcast, *user)).collect::<Vec<_>>()
         });
         firsts = looked.await.unwrap_or_default();
     }
-    begun.tell(&submit, |entry| {
+    commit.confirm(&submit, |entry| {
         let first = firsts.get(entry).copied().flatten();
         (first.map(|first| first != sequence), Some(first.unwrap_or(sequence)))
     });

@@ -11,8 +11,9 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::lot::{Asker, Lot, Request};
-use super::{Judged, Queue, judge};
+use super::batch::{AckBatch, AckRequest, Responder};
+use super::judge::{Judged, judge};
+use super::queue::{CommitQueue, QUEUE};
 use crate::crash_point::CrashPoint;
 use crate::domain::{Channel, Needs, Rejection};
 use crate::log::Epoch;
@@ -31,23 +32,25 @@ pub(super) struct Lookups {
 
 impl Lookups {
     /// Starts the task that asks the log. What turns out to be new goes to `commits`.
-    pub(super) fn start(submit: Arc<Submit>, commits: Queue) -> Self {
-        // Every lot has at least one place of those that may wait, so that the queue is never full.
-        let (unknown, left) = mpsc::channel(super::QUEUE);
+    pub(super) fn start(submit: Arc<Submit>, commits: CommitQueue) -> Self {
+        // Each batch has at least one request, and so many requests may wait: the queue is never full.
+        let (unknown, left) = mpsc::channel(QUEUE);
         let tasks = submit.options.tasks.clone();
         let work = Work { submit, commits };
         tasks.spawn("look-up of acknowledgements in the log", work.clone().ask_log(left));
         Self { rounds: Arc::new(Rounds { work, unknown, waiting: Mutex::default() }) }
     }
 
-    /// Looks these up, each of which has its place among those that wait. Answers come to the asker.
-    pub(super) fn look_up(&self, asker: &Asker, requests: Vec<Request>) {
+    /// Looks these up, each of which has its place among those that wait. Replies go through the responder.
+    pub(super) fn look_up(&self, responder: &Responder, requests: Vec<AckRequest>) {
         if requests.is_empty() {
             return;
         }
-        let lots = by_channel(requests).into_iter().map(|requests| Lot { asker: asker.clone(), requests });
+        let batches = by_channel(requests)
+            .into_iter()
+            .map(|requests| AckBatch { responder: responder.clone(), requests });
         let mut waiting = self.rounds.waiting();
-        waiting.lots.extend(lots);
+        waiting.batches.extend(batches);
         if !std::mem::replace(&mut waiting.are_read, true) {
             drop(waiting);
             // It ends when nothing waits.
@@ -68,7 +71,7 @@ struct Rounds {
 /// What waits for a round. No more than have a place among those that wait.
 #[derive(Default)]
 struct Waiting {
-    lots: VecDeque<Lot>,
+    batches: VecDeque<AckBatch>,
     /// Whether somebody reads the store until nothing waits.
     are_read: bool,
 }
@@ -79,76 +82,76 @@ impl Rounds {
     }
 
     /// What the next round serves; `None` when nothing waits any more.
-    fn next(&self) -> Option<Vec<Lot>> {
+    fn next(&self) -> Option<Vec<AckBatch>> {
         let mut waiting = self.waiting();
         let (mut round, mut count) = (Vec::new(), 0);
         while count < LOOKED_UP_AT_ONCE
-            && let Some(lot) = waiting.lots.pop_front()
+            && let Some(batch) = waiting.batches.pop_front()
         {
-            count += lot.requests.len();
-            round.push(lot);
+            count += batch.requests.len();
+            round.push(batch);
         }
         waiting.are_read = !round.is_empty();
         waiting.are_read.then_some(round)
     }
 
-    /// Answers what the projection knows of all that waits, and passes the rest on.
+    /// Replies to what the projection knows of all that waits, and passes the rest on.
     async fn look_up_waiting(self: Arc<Self>) {
-        while let Some(lots) = self.next() {
+        while let Some(batches) = self.next() {
             CrashPoint::BeforeAckLookup.reached();
             let seen = self.work.seen();
-            for lot in self.work.look(lots).await {
-                if let Err(refused) = self.unknown.try_send(Unknown { seen, lot }) {
+            for batch in self.work.look(batches).await {
+                if let Err(refused) = self.unknown.try_send(Unknown { seen, batch }) {
                     let (mpsc::error::TrySendError::Full(left) | mpsc::error::TrySendError::Closed(left)) =
                         refused;
-                    self.work.refuse(&left.lot, &SubmitError::Busy);
+                    self.work.reject(&left.batch, &SubmitError::Busy);
                 }
             }
         }
     }
 }
 
-/// Lots of one channel each, of no more than one round looks up.
-fn by_channel(requests: Vec<Request>) -> Vec<Vec<Request>> {
-    let mut channels: BTreeMap<Channel, Vec<Request>> = BTreeMap::new();
+/// Batches of one channel each, none larger than one round looks up.
+fn by_channel(requests: Vec<AckRequest>) -> Vec<Vec<AckRequest>> {
+    let mut channels: BTreeMap<Channel, Vec<AckRequest>> = BTreeMap::new();
     for request in requests {
         channels.entry(request.channel.clone()).or_default().push(request);
     }
-    let mut lots = Vec::new();
+    let mut batches = Vec::new();
     for mut requests in channels.into_values() {
         while requests.len() > LOOKED_UP_AT_ONCE {
-            lots.push(requests.split_off(requests.len() - LOOKED_UP_AT_ONCE));
+            batches.push(requests.split_off(requests.len() - LOOKED_UP_AT_ONCE));
         }
-        lots.push(requests);
+        batches.push(requests);
     }
-    lots
+    batches
 }
 
 /// How far the projection was: in which log, and up to which sequence.
 type Seen = (Option<Epoch>, u64);
 
-/// A lot whose broadcasts the store did not have, and how far the projection was when it was asked.
+/// A batch whose broadcasts were not in the store, and how far the projection was when they were looked up.
 struct Unknown {
     seen: Seen,
-    lot: Lot,
+    batch: AckBatch,
 }
 
 /// What rounds and the task that asks the log work with.
 #[derive(Clone)]
 struct Work {
     submit: Arc<Submit>,
-    commits: Queue,
+    commits: CommitQueue,
 }
 
 impl Work {
     /// Settles what the store did not know, by the log's head.
     async fn ask_log(self, mut queue: mpsc::Receiver<Unknown>) {
         let mut round = Vec::new();
-        while queue.recv_many(&mut round, super::QUEUE).await > 0 {
+        while queue.recv_many(&mut round, QUEUE).await > 0 {
             CrashPoint::BeforeHeadLookup.reached();
             let mut channels: BTreeMap<Channel, Vec<Unknown>> = BTreeMap::new();
             for unknown in round.drain(..) {
-                if let Some(first) = unknown.lot.requests.first() {
+                if let Some(first) = unknown.batch.requests.first() {
                     channels.entry(first.channel.clone()).or_default().push(unknown);
                 }
             }
@@ -161,21 +164,21 @@ impl Work {
     async fn settle(&self, channel: Channel, unknown: Vec<Unknown>) {
         let until = Instant::now() + PROJECTION_TIMEOUT;
         let Some(head) = self.head(&channel, until).await else {
-            return self.refuse_all(unknown.into_iter().map(|one| one.lot), &SubmitError::CatchingUp);
+            return self.reject_all(unknown.into_iter().map(|one| one.batch), &SubmitError::CatchingUp);
         };
         let epoch = self.seen().0;
         let (settled, behind): (Vec<_>, Vec<_>) =
             unknown.into_iter().partition(|one| one.seen.0 == epoch && one.seen.1 >= head);
-        self.refuse_unknown(settled.into_iter().map(|one| one.lot));
+        self.reject_unknown(settled.into_iter().map(|one| one.batch));
         if behind.is_empty() {
             return;
         }
         let patience = until.saturating_duration_since(Instant::now());
         if !self.submit.projection.reached(head, patience).await {
-            return self.refuse_all(behind.into_iter().map(|one| one.lot), &SubmitError::CatchingUp);
+            return self.reject_all(behind.into_iter().map(|one| one.batch), &SubmitError::CatchingUp);
         }
-        let left = self.look(behind.into_iter().map(|unknown| unknown.lot).collect()).await;
-        self.refuse_unknown(left);
+        let left = self.look(behind.into_iter().map(|unknown| unknown.batch).collect()).await;
+        self.reject_unknown(left);
     }
 
     /// The sequence of the channel's last lifecycle event in the log; `None` when the log does not say. A replica that is alone
@@ -201,54 +204,55 @@ impl Work {
         (position.epoch, position.sequence)
     }
 
-    /// Judges by all that this replica has of these broadcasts. Returns what is of broadcasts that it does not know.
-    async fn look(&self, lots: Vec<Lot>) -> Vec<Lot> {
+    /// Judges by all that this replica has of these broadcasts. Returns the requests whose broadcast it does not know.
+    async fn look(&self, batches: Vec<AckBatch>) -> Vec<AckBatch> {
         if !self.submit.projection.position().serving {
-            self.refuse_all(lots, &SubmitError::CatchingUp);
+            self.reject_all(batches, &SubmitError::CatchingUp);
             return vec![];
         }
-        let requests = lots.iter().flat_map(|lot| &lot.requests);
+        let requests = batches.iter().flat_map(|batch| &batch.requests);
         let (broadcasts, acknowledged) =
             requests.map(|request| (request.broadcast, (request.broadcast, request.fingerprint))).unzip();
         let needs = Needs { broadcasts, acknowledged, ..Needs::default() };
-        let asked = lots.clone();
+        let to_judge = batches.clone();
         let judged = self.submit.projection.with(needs, move |view| {
-            let judged = asked.into_iter().map(|Lot { asker, requests }| (asker, judge(view, requests)));
+            let judged = to_judge.into_iter();
+            let judged = judged.map(|AckBatch { responder, requests }| (responder, judge(view, requests)));
             judged.collect::<Vec<_>>()
         });
         let Ok(judged) = judged.await else {
-            self.refuse_all(lots, &SubmitError::CatchingUp);
+            self.reject_all(batches, &SubmitError::CatchingUp);
             return vec![];
         };
         let mut left = Vec::new();
-        for (asker, Judged { known, new, unknown }) in judged {
-            self.commits.waiting.leave(known.len());
-            asker.tell(known);
-            self.commits.put(&asker, new);
+        for (responder, Judged { known, new, unknown }) in judged {
+            self.commits.waiting.remove(known.len());
+            responder.send(known);
+            self.commits.push(&responder, new);
             if !unknown.is_empty() {
-                left.push(Lot { asker, requests: unknown });
+                left.push(AckBatch { responder, requests: unknown });
             }
         }
         left
     }
 
-    fn refuse_unknown(&self, lots: impl IntoIterator<Item = Lot>) {
-        for Lot { asker, requests } in lots {
-            self.commits.waiting.leave(requests.len());
-            asker.refuse_each(&requests, |request| {
+    fn reject_unknown(&self, batches: impl IntoIterator<Item = AckBatch>) {
+        for AckBatch { responder, requests } in batches {
+            self.commits.waiting.remove(requests.len());
+            responder.reject_each(&requests, |request| {
                 SubmitError::Rejected(Rejection::UnknownBroadcast { id: request.broadcast })
             });
         }
     }
 
-    fn refuse_all(&self, lots: impl IntoIterator<Item = Lot>, error: &SubmitError) {
-        for lot in lots {
-            self.refuse(&lot, error);
+    fn reject_all(&self, batches: impl IntoIterator<Item = AckBatch>, error: &SubmitError) {
+        for batch in batches {
+            self.reject(&batch, error);
         }
     }
 
-    fn refuse(&self, lot: &Lot, error: &SubmitError) {
-        self.commits.waiting.leave(lot.requests.len());
-        lot.asker.refuse(&lot.requests, error);
+    fn reject(&self, batch: &AckBatch, error: &SubmitError) {
+        self.commits.waiting.remove(batch.requests.len());
+        batch.responder.reject(&batch.requests, error);
     }
 }

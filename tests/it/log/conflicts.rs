@@ -110,7 +110,7 @@ async fn an_acknowledgement_does_not_go_into_a_log_that_was_made_anew_unnoticed(
         } else {
             projecting.submit(new.clone(), PATIENCE)
         };
-        let acks = Acks::start(submit);
+        let acks = Acks::start(submit, None);
         let acknowledged = acks.acknowledge(channel(), broadcast, "bob".parse().unwrap(), None);
         let answer = timeout(PATIENCE, acknowledged).await.unwrap();
         assert!(matches!(answer, Err(SubmitError::CatchingUp)), "{answer:?}");
@@ -157,7 +157,7 @@ async fn the_log_is_asked_which_one_it_is_once_for_each_connection_and_not_for_e
     let broadcast = tidings::domain::BroadcastId(post.id);
     written.log.append(post).await.unwrap();
     projecting.digest_at(1).await;
-    let acks = Acks::start(projecting.submit(Altered(written.clone()), PATIENCE));
+    let acks = Acks::start(projecting.submit(Altered(written.clone()), PATIENCE), None);
     let acknowledge = async |user: &str| {
         let acknowledged = acks.acknowledge(channel(), broadcast, user.parse().unwrap(), None);
         timeout(PATIENCE, acknowledged).await.unwrap().unwrap();
@@ -189,7 +189,7 @@ async fn an_acknowledgement_does_not_go_into_a_log_that_lost_its_end_unnoticed()
         short.info().await.unwrap().epoch,
         "it says that it is the same"
     );
-    let acks = Acks::start(projecting.submit(short.clone(), Duration::from_millis(300)));
+    let acks = Acks::start(projecting.submit(short.clone(), Duration::from_millis(300)), None);
     let acknowledged = acks.acknowledge(channel(), broadcast, "bob".parse().unwrap(), None);
     let answer = timeout(PATIENCE, acknowledged).await.unwrap();
     assert!(matches!(answer, Err(SubmitError::CatchingUp)), "{answer:?}");

@@ -157,7 +157,7 @@ async fn a_newer_post_with_if_match_does_not_replace_a_broadcast_that_it_does_no
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
     let (projecting, submit, first) = alone_with_a_broadcast(&log, &directory).await;
     // Something pending keeps the view of the channel as it was.
-    let acks = Acks::start(submit.clone());
+    let acks = Acks::start(submit.clone(), None);
     acks.acknowledge(channel(), first, "bob".parse().unwrap(), None).await.unwrap();
     let other = elsewhere(&log, "other").await;
     let conditional = accepted(&submit, only_while(first, "c")).await;
@@ -236,7 +236,7 @@ async fn a_post_with_if_match_star_replaces_what_is_older_and_nothing_that_is_ne
 async fn a_sequence_of_a_log_that_was_lost_is_not_taken_for_one_of_the_next_log() {
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
     let (projecting, submit, first) = alone_with_a_broadcast(&log, &directory).await;
-    let acks = Acks::start(submit.clone());
+    let acks = Acks::start(submit.clone(), None);
     acks.acknowledge(channel(), first, "bob".parse().unwrap(), None).await.unwrap();
     log.log.recreate();
     let newer = in_an_hour("of the next log");
@@ -262,7 +262,7 @@ fn in_an_hour(message: &str) -> NewEvent {
 async fn an_acknowledgement_of_a_broadcast_that_was_lost_with_its_log_does_not_go_into_the_next_log() {
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
     let (projecting, submit, lost) = alone_with_a_broadcast(&log, &directory).await;
-    let acks = Acks::start(submit.clone());
+    let acks = Acks::start(submit.clone(), None);
     let acknowledge = async |id, user: &str| {
         acks.acknowledge(channel(), id, user.parse().unwrap(), None).await.unwrap();
     };

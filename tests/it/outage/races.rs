@@ -74,7 +74,7 @@ async fn what_is_relayed_and_not_settled_is_listed_once() {
     let (log, directory) = (Fitful::new(), tempfile::tempdir().unwrap());
     let (projecting, submit) = alone(&log, &directory).await;
     let first = submit.lifecycle(create("first"), None, None).await.unwrap().broadcast.unwrap();
-    let acks = Acks::start(submit.clone());
+    let acks = Acks::start(submit.clone(), None);
     acks.acknowledge(channel(), first, "bob".parse().unwrap(), None).await.unwrap();
     submit.lifecycle(create("second"), None, None).await.unwrap();
     log.may_take.add_permits(2);
@@ -118,7 +118,7 @@ async fn what_was_decided_before_the_log_went_on_is_relayed_as_what_it_is() {
     let first = created("first");
     log.log.append(first.clone()).await.unwrap();
     projecting.digest_at(1).await;
-    let acks = Acks::start(submit.clone());
+    let acks = Acks::start(submit.clone(), None);
     acks.acknowledge(channel(), BroadcastId(first.id), "bob".parse().unwrap(), None).await.unwrap();
     log.log.append(created("second")).await.unwrap();
     projecting.digest_at(2).await;

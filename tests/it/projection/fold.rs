@@ -230,7 +230,7 @@ async fn comes_back_right(meddle: impl FnOnce(&Path), log: &MemoryLog, ids: &[Br
 }
 
 fn acks(projecting: &Projecting, log: &MemoryLog) -> Acks {
-    Acks::start(projecting.submit(log.clone(), Duration::from_secs(3)))
+    Acks::start(projecting.submit(log.clone(), Duration::from_secs(3)), None)
 }
 
 async fn already(acks: &Acks, id: BroadcastId, user: &str) -> Option<bool> {

@@ -11,7 +11,7 @@ use tidings::domain::{BroadcastId, Rejection};
 use tidings::log::memory::MemoryLog;
 use tidings::log::names::Subject;
 use tidings::log::{EventLog as _, ReadError};
-use tidings::submit::{Acks, Answers, Asked, Submit, SubmitError};
+use tidings::submit::{AckRequest, Acks, Replies, Submit, SubmitError};
 use tokio::sync::Semaphore;
 
 use crate::support::altered::{Alter, Altered};
@@ -64,22 +64,22 @@ async fn core(log: &Counting) -> Core {
     let projecting = Projecting::start(Altered(log.clone()), &directory.path().join("projection"));
     projecting.digest_at(0).await;
     let submit = projecting.submit(Altered(log.clone()), PATIENCE);
-    Core { projecting, acks: Acks::start(submit.clone()), submit, _directory: directory }
+    Core { projecting, acks: Acks::start(submit.clone(), None), submit, _directory: directory }
 }
 
-fn of(broadcast: BroadcastId, user: &str) -> Asked {
-    Asked { channel: channel(), broadcast, user: user.parse().unwrap(), trace: None }
+fn of(broadcast: BroadcastId, user: &str) -> AckRequest {
+    AckRequest::new(0, channel(), broadcast, user.parse().unwrap(), None)
 }
 
-fn of_nothing(count: usize) -> Vec<Asked> {
+fn of_nothing(count: usize) -> Vec<AckRequest> {
     (0..count).map(|n| of(BroadcastId(SystemClock.new_id()), &format!("user-{n}"))).collect()
 }
 
 /// Why each was refused.
-async fn refusals(mut answers: Answers) -> Vec<SubmitError> {
+async fn refusals(mut replies: Replies) -> Vec<SubmitError> {
     let mut refused = Vec::new();
-    while let Some(some) = answers.next().await {
-        refused.extend(some.into_iter().map(|one| one.answer.unwrap_err()));
+    while let Some(some) = replies.next().await {
+        refused.extend(some.into_iter().map(|one| one.result.unwrap_err()));
     }
     refused
 }
@@ -96,7 +96,7 @@ async fn acknowledgements_of_unknown_ids_share_their_questions_to_the_log() {
     core.submit.lifecycle(create("known"), None, None).await.unwrap();
     let before = log.asked();
     let all = of_nothing(COUNT);
-    let ids: HashSet<_> = all.iter().map(|asked| asked.broadcast).collect();
+    let ids: HashSet<_> = all.iter().map(|request| request.broadcast).collect();
     let mut named = HashSet::new();
     for error in refusals(core.acks.acknowledge_all(all)).await {
         let SubmitError::Rejected(Rejection::UnknownBroadcast { id }) = error else { panic!("{error:?}") };
@@ -143,7 +143,7 @@ async fn an_acknowledgement_of_what_the_projection_has_not_read_yet_is_looked_up
     log.log.append(created).await.unwrap();
     log.may_answer.add_permits(10);
     let answered = tokio::time::timeout(Duration::from_secs(20), answers.next()).await.unwrap().unwrap();
-    let acknowledged = answered[0].answer.as_ref().unwrap();
+    let acknowledged = answered[0].result.as_ref().unwrap();
     assert_eq!(acknowledged.already, Some(false), "{acknowledged:?}");
     core.projecting.stop().await;
 }

@@ -15,7 +15,7 @@ use tidings::metrics::Metrics;
 use tidings::projection::{Announcement, Options, Projection, Supervisor};
 use tidings::push::hub::{self, Hub};
 use tidings::submit::outbox::{Outbox, OutboxLimits};
-use tidings::submit::{self, IdempotencyKey, Submit};
+use tidings::submit::{self, Acks, IdempotencyKey, Submit};
 use tidings::warnings::Warnings;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -81,12 +81,13 @@ impl Projecting {
     }
 
     /// A hub that pushes what it announces from now on.
-    pub fn hub(&mut self, submit: &Submit) -> Hub {
+    pub fn hub(&mut self, submit: &Arc<Submit>) -> Hub {
         let announcements = std::mem::replace(&mut self.announcements, mpsc::channel(1).1);
         let options = hub::Options {
             channels: vec![channel()],
             max_connections: 10,
-            errands: Arc::new(()),
+            acks: Acks::start(submit.clone(), None),
+            tokens: Arc::new(()),
             limits: SOCKET_LIMITS,
             metrics: Metrics::default(),
             modes: submit.modes().watch(),
