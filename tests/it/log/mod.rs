@@ -1,6 +1,7 @@
-//! The log: its contract, its epoch, and commands that are appended at the same time.
+//! The log: its contract, its epoch, and requests that are made at the same time.
 
 mod concurrency;
 mod conflicts;
 mod contract;
 mod epoch;
+mod linearizability;
