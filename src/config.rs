@@ -9,7 +9,7 @@ mod nats;
 mod rates;
 mod sockets;
 mod streams;
-mod unshown;
+mod redacted;
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -27,13 +27,13 @@ pub use audit::{
     Audit, Check, CheckFormat, Export, LogFrom, Prove, Replay, ReplayFormat, State, StateFormat, Verify,
     VerifyFormat,
 };
-pub use checkpoints::Checkpoints;
+pub use checkpoints::CheckpointOptions;
 pub use identity::{Auth, IdentityOptions, SECRET_VARIABLE, Secret};
-pub use limits::Limits as EdgeLimits;
-pub use nats::Nats;
+pub use limits::LimitOptions;
+pub use nats::NatsOptions;
 pub use rates::RateOptions;
 pub use sockets::SOCKET_LIMITS;
-pub use streams::Streams;
+pub use streams::StreamOptions;
 
 /// Room that the embedded server's store has beyond the log's own limit: the checkpoints, the KV buckets and the server's
 /// books.
@@ -112,7 +112,7 @@ pub struct Serve {
 
     /// Where the log is.
     #[command(flatten, next_help_heading = "NATS and the log")]
-    pub nats: Nats,
+    pub nats: NatsOptions,
 
     /// The nats-server to run without --nats. Default: the one on PATH.
     #[arg(help_heading = "NATS and the log", long, env = "TIDINGS_NATS_SERVER", value_name = "FILE")]
@@ -125,11 +125,11 @@ pub struct Serve {
 
     /// What this deployment chooses about the streams.
     #[command(flatten, next_help_heading = "NATS and the log")]
-    pub streams: Streams,
+    pub streams: StreamOptions,
 
     /// What is signed of the log, and by whom.
     #[command(flatten, next_help_heading = "Checkpoints")]
-    pub checkpoints: Checkpoints,
+    pub checkpoints: CheckpointOptions,
 
     /// This replica's name, unique among the replicas: of two live ones with one name, the later one counts under another.
     /// Default: an id kept in the data directory.
@@ -181,7 +181,7 @@ pub struct Serve {
 
     /// How much of this replica anyone may take.
     #[command(flatten, next_help_heading = "Limits")]
-    pub limits: EdgeLimits,
+    pub limits: LimitOptions,
 
     /// Bytes that a request's body may have.
     #[arg(help_heading = "Limits", long, env = "TIDINGS_MAX_BODY_BYTES", default_value_t = 32 * 1024, value_name = "BYTES")]
@@ -261,7 +261,7 @@ pub struct Serve {
 
 impl Serve {
     /// What applies of those options whose default depends on others, by their ids; 0 for any number.
-    pub fn worked_out(&self) -> [(&'static str, usize); 7] {
+    pub fn effective_defaults(&self) -> [(&'static str, usize); 7] {
         let (auth, limits) = (self.identity.auth, &self.limits);
         let any = |most: Option<usize>| most.unwrap_or_default();
         let rates = self.rates.per_minute(auth).map(|rate| rate.try_into().unwrap_or(usize::MAX));

@@ -14,7 +14,7 @@ const ROOM_BYTES: usize = 1 << 20;
 
 /// Whether this happened because the disk takes nothing: it is full, or cannot be written to at all. What is on it is
 /// none the worse for that.
-pub fn takes_nothing(error: &anyhow::Error) -> bool {
+pub fn is_full(error: &anyhow::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     causes.any(|cause| matches!(cause.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
@@ -69,11 +69,11 @@ pub fn has_room(file: &Path) -> anyhow::Result<()> {
 
 /// Notices that a disk which was full has room again, by the free blocks that it counts: cheap enough to ask often.
 #[derive(Debug, Default)]
-pub struct Fullness {
+pub struct FreeSpaceWatch {
     full: bool,
 }
 
-impl Fullness {
+impl FreeSpaceWatch {
     /// Whether there is room now, and was none when this was asked last. Room must be more than what counts as none,
     /// so that a disk on the brink is not taken for one that comes and goes.
     pub fn is_over(&mut self, folder: &Path) -> bool {
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_over_once_and_with_room_to_spare() {
-        let mut fullness = Fullness::default();
+        let mut fullness = FreeSpaceWatch::default();
         let megabytes = [9, 3, 0, 2, 3, 5, 9, 3, 5, 0, 0, 9];
         let over: Vec<_> = megabytes.map(|free| fullness.notes(free * (1 << 20))).into();
         assert_eq!(over.iter().filter(|over| **over).count(), 2, "{over:?}");

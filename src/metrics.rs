@@ -2,7 +2,7 @@
 
 mod labels;
 mod process;
-mod standing;
+mod collector;
 pub mod text;
 
 use std::sync::atomic::AtomicU64;
@@ -17,8 +17,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::domain::Channel;
+pub use collector::{
+    LogGauges, OutboxGauges, ProjectionGauges, QueueGauges, ScrapeValues, StreamGauges, TokenKeyGauges,
+};
 pub use labels::{ByChannel, ByCode, ByOutcome, ByReason, ByRequest, ByRoute};
-pub use standing::{Log, Outage, Projection, Queues, Standing, Stream, TokenKeys};
 
 /// Upper bounds of the buckets of durations, in seconds: from a local append to the patience of a client.
 const DURATIONS: [f64; 15] =
@@ -221,12 +223,12 @@ impl Metrics {
     }
 
     /// The metrics as OpenMetrics, with what is read at this moment.
-    fn open_metrics(&self, standing: &Standing) -> Result<String, std::fmt::Error> {
+    fn open_metrics(&self, values: &ScrapeValues) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::default();
         process::register(&mut registry);
         let r = registry.sub_registry_with_prefix("tidings");
         r.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        standing.register(r);
+        values.register(r);
         self.register_requests(r);
         self.register_log(r);
         self.register_push(r);

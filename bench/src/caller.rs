@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::frames::{find, number_after};
 
 /// What is not answered by then is not answered.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// One connection.
 pub struct Caller {
@@ -34,7 +34,7 @@ impl Caller {
     pub fn connect(server: SocketAddrV4, token: String) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(server).context("a caller connects")?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         Ok(Self { stream, server, token })
     }
 

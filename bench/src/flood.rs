@@ -16,7 +16,7 @@ use crate::measure::own_cpu;
 use kinds::{Kind, Pace, Tokens};
 
 /// The kernel refuses nobody a connection on loopback for longer, unless the server's queue is full.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the kernel keeps for somebody who reads nothing: next to nothing.
 const NARROW: usize = 2_048;
@@ -172,7 +172,7 @@ impl Crowd {
         if !self.kind.reads() {
             sockopt::set_socket_recv_buffer_size(&socket, NARROW)?;
         }
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(CONNECT_PATIENCE))?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(CONNECT_TIMEOUT))?;
         bind(&socket, &SocketAddrV4::new(self.from, 0))?;
         connect(&socket, &self.server)?;
         let stream = TcpStream::from(socket);

@@ -36,7 +36,7 @@ const DEAF_RECEIVE_BUFFER: usize = 4 * 1024;
 const EVENTS: usize = 64;
 
 /// What did not happen by then does not happen.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TIMEOUT: Duration = Duration::from_mins(3);
 
 /// What comes twice comes the second time soon.
 const AFTERWARDS: Duration = Duration::from_millis(100);
@@ -197,7 +197,7 @@ impl Load {
             if let Some(accepted) = self.accepted.take() {
                 return Ok(accepted);
             }
-            ensure!(begun.elapsed() < PATIENCE, "a broadcast is not answered");
+            ensure!(begun.elapsed() < TIMEOUT, "a broadcast is not answered");
             self.turn()?;
         }
     }
@@ -222,13 +222,13 @@ impl Load {
     pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
         let begun = Instant::now();
         while !done(self) {
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > TIMEOUT {
                 let Self { upgraded, refused, lost, .. } = *self;
                 let Heard { greeted, deliveries, confirmed, .. } = self.heard;
                 bail!(
                     "not after {} s: {what}. Of {} clients {upgraded} got in, {greeted} were greeted, {refused} refused and \
                      {lost} lost; {deliveries} deliveries, {confirmed} confirmations; {:?}",
-                    PATIENCE.as_secs(),
+                    TIMEOUT.as_secs(),
                     self.plan.clients,
                     self.heard.trouble
                 );

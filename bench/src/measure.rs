@@ -17,7 +17,7 @@ const SETTLED: Duration = Duration::from_millis(200);
 const SETTLED_SHARE: u32 = 50;
 
 /// What never rests is no base for a measurement.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Of the kernel's clock ticks, on every Linux that there is.
 const TICK: Duration = Duration::from_millis(10);
@@ -78,7 +78,7 @@ impl Measured {
     /// The same, once none of its threads runs or waits for a core.
     pub fn cpu_at_rest(&self) -> anyhow::Result<CpuTime> {
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        while begun.elapsed() < TIMEOUT {
             if !self.is_running()? {
                 return self.cpu();
             }
@@ -104,7 +104,7 @@ impl Measured {
     /// Waits until it does nearly nothing.
     pub fn settle(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        while begun.elapsed() < TIMEOUT {
             let before = self.cpu()?;
             sleep(SETTLED);
             if self.cpu()?.since(&before) < SETTLED / SETTLED_SHARE {

@@ -18,7 +18,7 @@ use crate::log::jetstream::JetStreamLog;
 const NAME: &str = "tidings-auditors";
 
 /// A connection that is not up after so long counts as down.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A second connection of a replica, made when the first auditor asks and kept from then on.
 pub struct AuditConnection {
@@ -51,7 +51,7 @@ impl AuditConnection {
         if !own.is_up() {
             let made = *reconnected.borrow_and_update();
             // The first time, or after an outage.
-            let up = timeout(CONNECT_PATIENCE, reconnected.wait_for(|now| *now > made)).await;
+            let up = timeout(CONNECT_TIMEOUT, reconnected.wait_for(|now| *now > made)).await;
             up.context("the connection for auditors is not up")?.context("the connection is closed")?;
         }
         if !own.is_up() {

@@ -10,27 +10,27 @@
 //! A line each (`schemas/export.json`). The end is written last, so that a file without one is no whole export.
 
 mod checkpoints;
-mod file;
+mod reader;
 mod line;
 mod lines;
-mod opening;
+mod scan;
 
 use std::io::Write;
 
 use anyhow::{Context as _, bail};
 
-use super::source::{Head, Source};
+use super::source::{LogHead, Source};
 use crate::domain::Timestamp;
 use crate::log::merkle::{Frontier, Hash};
 use crate::log::reader::LogEntry;
 use crate::notary::stream::{CheckpointStream, StoredCheckpoint};
-pub use file::{Export, Fault};
+pub use reader::{ExportFile, FileFault};
 
 /// What was exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exported {
+pub struct ExportSummary {
     /// Which log, and up to where.
-    pub head: Head,
+    pub head: LogHead,
     /// The root over all places.
     pub root: Hash,
     /// How many places the log has lost.
@@ -40,17 +40,17 @@ pub struct Exported {
 }
 
 /// Writes an export, a line at a time, in the order that the form wants.
-pub struct Writer<W> {
+pub struct ExportWriter<W> {
     out: W,
-    head: Head,
+    head: LogHead,
     tree: Frontier,
     holes: u64,
     checkpoints: u64,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> ExportWriter<W> {
     /// Begins with the header.
-    pub fn begin(mut out: W, head: Head, exported_at: Timestamp) -> anyhow::Result<Self> {
+    pub fn begin(mut out: W, head: LogHead, exported_at: Timestamp) -> anyhow::Result<Self> {
         out.write_all(line::header(head, exported_at).as_bytes())?;
         Ok(Self { out, head, tree: Frontier::default(), holes: 0, checkpoints: 0 })
     }
@@ -63,21 +63,21 @@ impl<W: Write> Writer<W> {
     }
 
     /// The next place.
-    pub fn place(&mut self, entry: &LogEntry) -> anyhow::Result<()> {
+    pub fn entry(&mut self, entry: &LogEntry) -> anyhow::Result<()> {
         self.holes += u64::from(matches!(entry, LogEntry::Hole(_)));
         self.tree.push(entry.leaf());
-        self.write(&line::place(entry)).with_context(|| format!("writing sequence {}", entry.sequence()))
+        self.write(&line::entry_line(entry)).with_context(|| format!("writing sequence {}", entry.sequence()))
     }
 
     fn write(&mut self, line: &str) -> anyhow::Result<()> {
-        if line.len() > line::LONGEST {
-            bail!("its line would be longer than the {} MiB of one", line::LONGEST >> 20);
+        if line.len() > line::MAX_LINE_BYTES {
+            bail!("its line would be longer than the {} MiB of one", line::MAX_LINE_BYTES >> 20);
         }
         Ok(self.out.write_all(line.as_bytes())?)
     }
 
     /// Ends with the root. Fails when the log did not come whole.
-    pub fn end(mut self) -> anyhow::Result<Exported> {
+    pub fn end(mut self) -> anyhow::Result<ExportSummary> {
         let Self { head, holes, checkpoints, .. } = self;
         if self.tree.size() != head.last_sequence {
             bail!("the log has {} places, and {} were read", head.last_sequence, self.tree.size());
@@ -85,7 +85,7 @@ impl<W: Write> Writer<W> {
         let root = self.tree.root();
         self.out.write_all(line::end(head.last_sequence, root).as_bytes())?;
         self.out.flush()?;
-        Ok(Exported { head, root, holes, checkpoints })
+        Ok(ExportSummary { head, root, holes, checkpoints })
     }
 }
 
@@ -96,14 +96,14 @@ pub async fn export(
     exported_at: Timestamp,
     out: impl Write,
     mut at: impl FnMut(u64, u64),
-) -> anyhow::Result<Exported> {
+) -> anyhow::Result<ExportSummary> {
     // Before the log is asked where it ends: nothing was signed up to here that the file does not have.
     let last_signed = match signed {
         Some(signed) => signed.extent().await?.last,
         None => 0,
     };
     let head = source.head().await?;
-    let mut writer = Writer::begin(out, head, exported_at)?;
+    let mut writer = ExportWriter::begin(out, head, exported_at)?;
     if let Some(signed) = signed {
         let write = |batch: Vec<StoredCheckpoint>| {
             let asked = batch.iter().take_while(|stored| stored.number <= last_signed);
@@ -111,11 +111,11 @@ pub async fn export(
         };
         signed.each(write).await?;
     }
-    let place = |entry: LogEntry| {
+    let entry = |entry: LogEntry| {
         at(entry.sequence(), head.last_sequence);
-        writer.place(&entry)
+        writer.entry(&entry)
     };
-    source.each_entry(1, head.last_sequence, place).await?;
+    source.each_entry(1, head.last_sequence, entry).await?;
     if source.head().await?.epoch != head.epoch {
         bail!("the log was replaced by another one while it was exported; start again");
     }

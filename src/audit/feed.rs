@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::AuditLog;
-use super::replay::{Filter, Form, told};
+use super::replay::{Filter, OutputFormat, render};
 use crate::log::LogInfo;
 use crate::log::reader::{Cursor, Delivery, LogEntry, Reader};
 
@@ -20,18 +20,18 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const EVENTS_AT_ONCE: usize = 32;
 
 /// A reader who takes nothing for so long is gone.
-const READER_PATIENCE: Duration = Duration::from_secs(30);
+const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// After so long without news, an empty line is sent: who has left is noticed by that, and whoever is between does not close
 /// the connection.
-const SILENCE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// A part that has an end is given up when the log cannot be read for so long.
-const LOG_PATIENCE: Duration = Duration::from_secs(10);
+const LOG_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Which part of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct Selection {
     /// From this sequence on.
     pub from: u64,
     /// So many events at most; `None`: all of them.
@@ -45,32 +45,32 @@ pub struct Part {
 pub async fn feed(
     AuditLog { log, reconnected, turns }: AuditLog,
     info: LogInfo,
-    part: Part,
+    selection: Selection,
     lines: &mpsc::Sender<String>,
 ) -> anyhow::Result<()> {
-    if !part.follow && part.from > info.last_sequence {
+    if !selection.follow && selection.from > info.last_sequence {
         return Ok(());
     }
-    let sequence = (part.from - 1).min(info.last_sequence);
+    let sequence = (selection.from - 1).min(info.last_sequence);
     let (sender, mut deliveries) = mpsc::channel(1);
     let (reader, _) =
         Reader::new(log, Cursor { epoch: Some(info.epoch), sequence, last: None }, sender, reconnected);
     let mut reading = JoinSet::new();
     reading.spawn(reader.run());
-    let end = if part.follow { u64::MAX } else { info.last_sequence };
-    let mut feeding =
-        Feeding { lines, turns, part, end, left: part.limit.unwrap_or(u64::MAX), text: String::new() };
-    let fed = feeding.run(&mut deliveries).await;
+    let end = if selection.follow { u64::MAX } else { info.last_sequence };
+    let mut feed =
+        Feed { lines, turns, selection, end, left: selection.limit.unwrap_or(u64::MAX), text: String::new() };
+    let outcome = feed.run(&mut deliveries).await;
     // A reader that outlives its connection would complain of it.
     reading.shutdown().await;
-    fed
+    outcome
 }
 
 /// One reader's part, under way.
-struct Feeding<'a> {
+struct Feed<'a> {
     lines: &'a mpsc::Sender<String>,
     turns: Arc<Semaphore>,
-    part: Part,
+    selection: Selection,
     /// The last sequence of it.
     end: u64,
     /// Events that may still be told.
@@ -78,10 +78,10 @@ struct Feeding<'a> {
     text: String,
 }
 
-impl Feeding<'_> {
+impl Feed<'_> {
     async fn run(&mut self, deliveries: &mut mpsc::Receiver<Delivery>) -> anyhow::Result<()> {
-        let mut heard = Instant::now();
-        let patience = if self.part.follow { SILENCE } else { LOG_PATIENCE };
+        let mut last_news = Instant::now();
+        let timeout_after = if self.selection.follow { KEEP_ALIVE_EVERY } else { LOG_TIMEOUT };
         loop {
             tokio::select! {
                 delivery = deliveries.recv() => match delivery {
@@ -89,19 +89,19 @@ impl Feeding<'_> {
                     Some(Delivery::Head(_)) => {}
                     Some(Delivery::Epoch(epoch)) => bail!("the log is another one now, with the epoch {epoch}"),
                     Some(Delivery::Batch(entries)) => {
-                        if self.tell(entries).await? {
+                        if self.send_entries(entries).await? {
                             return Ok(());
                         }
-                        heard = Instant::now();
+                        last_news = Instant::now();
                     }
                 },
-                () = sleep_until(heard + patience) => {
-                    if !self.part.follow {
-                        bail!("the log could not be read for {} s", LOG_PATIENCE.as_secs());
+                () = sleep_until(last_news + timeout_after) => {
+                    if !self.selection.follow {
+                        bail!("the log could not be read for {} s", LOG_TIMEOUT.as_secs());
                     }
                     self.text.push('\n');
                     self.hand_on().await?;
-                    heard = Instant::now();
+                    last_news = Instant::now();
                 }
                 () = self.lines.closed() => return Ok(()),
             }
@@ -109,18 +109,18 @@ impl Feeding<'_> {
     }
 
     /// Whether that was all.
-    async fn tell(&mut self, entries: Vec<LogEntry>) -> anyhow::Result<bool> {
-        let from = self.part.from;
+    async fn send_entries(&mut self, entries: Vec<LogEntry>) -> anyhow::Result<bool> {
+        let from = self.selection.from;
         let mut entries = entries.into_iter().filter(|entry| entry.sequence() >= from).peekable();
         let mut over = false;
         while !over && entries.peek().is_some() {
             // A large event takes a while, in which the threads that serve must not stand still.
-            let part: Vec<_> = entries.by_ref().take(EVENTS_AT_ONCE).collect();
-            let last = part.last().map_or(0, LogEntry::sequence);
+            let selection: Vec<_> = entries.by_ref().take(EVENTS_AT_ONCE).collect();
+            let last = selection.last().map_or(0, LogEntry::sequence);
             let turn = self.turns.clone().acquire_owned().await?;
             let made = tokio::task::spawn_blocking(move || {
-                let line = |entry| told(entry, &Filter::default(), Form::Ndjson, &mut |_| {});
-                part.iter().filter_map(line).collect::<Vec<_>>()
+                let line = |entry| render(entry, &Filter::default(), OutputFormat::Ndjson, &mut |_| {});
+                selection.iter().filter_map(line).collect::<Vec<_>>()
             });
             let made = made.await?;
             // A reader who is slow must not keep the others from their turn.
@@ -142,9 +142,9 @@ impl Feeding<'_> {
         if self.text.is_empty() {
             return Ok(());
         }
-        match timeout(READER_PATIENCE, self.lines.send(std::mem::take(&mut self.text))).await {
+        match timeout(READER_TIMEOUT, self.lines.send(std::mem::take(&mut self.text))).await {
             Ok(_) => Ok(()),
-            Err(_) => bail!("its reader took nothing for {} s", READER_PATIENCE.as_secs()),
+            Err(_) => bail!("its reader took nothing for {} s", READER_TIMEOUT.as_secs()),
         }
     }
 }
@@ -180,14 +180,14 @@ mod tests {
         task: tokio::task::JoinHandle<anyhow::Result<()>>,
     }
 
-    async fn fed(log: &MemoryLog, part: Part) -> Fed {
+    async fn fed(log: &MemoryLog, selection: Selection) -> Fed {
         let (sender, lines) = mpsc::channel(4);
         let info = log.info().await.unwrap();
         let (never, reconnected) = watch::channel(0);
         let log = AuditLog { log: Arc::new(log.clone()), reconnected, turns: Arc::new(Semaphore::new(1)) };
         let task = tokio::spawn(async move {
             let _never = never;
-            feed(log, info, part, &sender).await
+            feed(log, info, selection, &sender).await
         });
         Fed { lines, task }
     }
@@ -203,7 +203,7 @@ mod tests {
         }
     }
 
-    const ALL: Part = Part { from: 1, limit: None, follow: false };
+    const ALL: Selection = Selection { from: 1, limit: None, follow: false };
 
     #[tokio::test(start_paused = true)]
     async fn a_part_ends_at_its_limit_or_at_the_end_of_the_log() {
@@ -212,17 +212,17 @@ mod tests {
             append(&log, n, 0);
         }
         log.inject("elsewhere", vec![], "the last is no event".into());
-        for (part, count) in [
+        for (selection, count) in [
             (ALL, 700),
-            (Part { from: 300, ..ALL }, 401),
-            (Part { limit: Some(300), ..ALL }, 300),
-            (Part { from: 699, limit: Some(300), ..ALL }, 2),
-            (Part { from: 701, ..ALL }, 0),
-            (Part { from: 702, ..ALL }, 0),
-            (Part { limit: Some(3), follow: true, ..ALL }, 3),
+            (Selection { from: 300, ..ALL }, 401),
+            (Selection { limit: Some(300), ..ALL }, 300),
+            (Selection { from: 699, limit: Some(300), ..ALL }, 2),
+            (Selection { from: 701, ..ALL }, 0),
+            (Selection { from: 702, ..ALL }, 0),
+            (Selection { limit: Some(3), follow: true, ..ALL }, 3),
         ] {
-            let (told, fed) = fed(&log, part).await.all().await;
-            assert_eq!((told, fed.is_ok()), (count, true), "{part:?}");
+            let (told, fed) = fed(&log, selection).await.all().await;
+            assert_eq!((told, fed.is_ok()), (count, true), "{selection:?}");
         }
     }
 
@@ -230,10 +230,13 @@ mod tests {
     async fn silence_is_an_empty_line() {
         let log = MemoryLog::default();
         append(&log, 1, 0);
-        let mut fed = fed(&log, Part { follow: true, ..ALL }).await;
+        let mut fed = fed(&log, Selection { follow: true, ..ALL }).await;
         assert!(fed.lines.recv().await.unwrap().len() > 1);
         let begun = Instant::now();
-        assert_eq!((fed.lines.recv().await.as_deref(), begun.elapsed() >= SILENCE), (Some("\n"), true));
+        assert_eq!(
+            (fed.lines.recv().await.as_deref(), begun.elapsed() >= KEEP_ALIVE_EVERY),
+            (Some("\n"), true)
+        );
         append(&log, 2, 0);
         assert!(fed.lines.recv().await.unwrap().contains("000000000002"));
         drop(fed.lines);
@@ -244,7 +247,7 @@ mod tests {
     async fn another_log_is_not_told_as_if_it_were_this_one() {
         let log = MemoryLog::default();
         append(&log, 1, 0);
-        let mut fed = fed(&log, Part { follow: true, ..ALL }).await;
+        let mut fed = fed(&log, Selection { follow: true, ..ALL }).await;
         fed.lines.recv().await.unwrap();
         log.recreate();
         append(&log, 2, 0);
@@ -263,6 +266,6 @@ mod tests {
         let begun = Instant::now();
         let why = fed.task.await.unwrap().unwrap_err().to_string();
         assert!(why.contains("its reader took nothing for 30 s"), "{why}");
-        assert!(begun.elapsed() >= READER_PATIENCE);
+        assert!(begun.elapsed() >= READER_TIMEOUT);
     }
 }

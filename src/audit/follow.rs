@@ -9,13 +9,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::READ_AHEAD;
-use super::replay::{Filter, Form, Lost, told};
+use super::replay::{Filter, HoleNotes, OutputFormat, render};
 use super::source::Source;
 use crate::log::EventLog;
 use crate::log::reader::{Cursor, Delivery, Reader, ReaderStatus};
 
 /// A log that cannot be followed for so long is away, also when no question about it has failed.
-const PATIENCE: Duration = Duration::from_secs(3);
+const LOG_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Sends the events that the log has and every one that it gets to `lines`, each once and in order, until nobody takes
 /// them any more. When the log turns out to be another one, it goes on from that one's start.
@@ -23,7 +23,7 @@ pub async fn follow(
     log: Arc<dyn EventLog>,
     reconnected: watch::Receiver<u64>,
     filter: &Filter,
-    form: Form,
+    format: OutputFormat,
     lines: mpsc::Sender<String>,
     note: &mut impl FnMut(String),
 ) -> anyhow::Result<()> {
@@ -36,8 +36,8 @@ pub async fn follow(
         Reader::new(log, Cursor { epoch: Some(info.epoch), sequence, last: None }, sender, reconnected);
     let mut reading = JoinSet::new();
     reading.spawn(reader.run());
-    let mut outage = Outage { seen, since: None, said: false };
-    let mut text = form.heading();
+    let mut outage = Outage { seen, since: None, is_reported: false };
+    let mut text = format.heading();
     loop {
         if !text.is_empty() && lines.send(std::mem::take(&mut text)).await.is_err() {
             return Ok(());
@@ -52,16 +52,16 @@ pub async fn follow(
                 }
                 Some(Delivery::Batch(entries)) => {
                     let wanted = entries.iter().filter(|entry| entry.sequence() >= from);
-                    let mut lost = Lost::default();
+                    let mut lost = HoleNotes::default();
                     let line = |entry| {
                         lost.look(entry, note);
-                        told(entry, filter, form, note)
+                        render(entry, filter, format, note)
                     };
                     text = wanted.filter_map(line).collect();
                     lost.end(note);
                 }
             },
-            said = outage.next() => note(said),
+            is_reported = outage.next() => note(is_reported),
             () = lines.closed() => return Ok(()),
         }
     }
@@ -71,7 +71,7 @@ pub async fn follow(
 struct Outage {
     seen: watch::Receiver<ReaderStatus>,
     since: Option<Instant>,
-    said: bool,
+    is_reported: bool,
 }
 
 impl Outage {
@@ -82,13 +82,13 @@ impl Outage {
             let mut until = None;
             if seen.following.is_some() {
                 self.since = None;
-                if std::mem::take(&mut self.said) {
+                if std::mem::take(&mut self.is_reported) {
                     return "NATS is back: following the log again".to_owned();
                 }
-            } else if !self.said {
-                let given_up = *self.since.get_or_insert_with(Instant::now) + PATIENCE;
+            } else if !self.is_reported {
+                let given_up = *self.since.get_or_insert_with(Instant::now) + LOG_TIMEOUT;
                 if seen.away || Instant::now() >= given_up {
-                    self.said = true;
+                    self.is_reported = true;
                     return "NATS is away, or has no log: waiting for it".to_owned();
                 }
                 until = Some(given_up);

@@ -8,7 +8,7 @@ pub mod export;
 pub mod feed;
 pub mod finding;
 pub mod follow;
-pub mod moment;
+pub mod time_point;
 pub mod proof;
 pub mod replay;
 pub mod source;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! c2sp.org/tlog-proof@v1
-//! extra {base64 of JSON}      what is shown of the event, see [`shown`]
+//! extra {base64 of JSON}      what is shown of the event, see [`extra`]
 //! index {number}              its leaf: its sequence − 1
 //! {hash in base64}            of each range that `merkle::inclusion` names
 //!
@@ -14,7 +14,7 @@
 
 pub mod of_replica;
 pub mod of_source;
-pub mod shown;
+pub mod extra;
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,10 +27,10 @@ use crate::domain::{BroadcastId, UserId};
 use crate::log::merkle::{Hash, verify_inclusion};
 use crate::notary::checkpoint::{Checkpoint, SignedCheckpoint};
 use crate::notary::note::{Note, PublicKey};
-use shown::{Says, Shown};
+use extra::{ProofExtra, ProvenEvent};
 
 /// The first line.
-const FORM: &str = "c2sp.org/tlog-proof@v1";
+const FORMAT_LINE: &str = "c2sp.org/tlog-proof@v1";
 
 /// Bytes of a proof at most. The log takes messages of 256 KiB; one of ours makes a proof of some 3 KB.
 pub const MAX_BYTES: usize = 2 << 20;
@@ -41,7 +41,7 @@ const MAX_PATH: usize = 64;
 /// That an event is in the log that a checkpoint was signed of. Nothing of it is known to be true until [`Proof::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
-    shown: Shown,
+    shown: ProofExtra,
     index: u64,
     path: Vec<Hash>,
     note: Note,
@@ -49,9 +49,9 @@ pub struct Proof {
 
 /// What a proof has proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proven {
+pub struct VerifiedProof {
     /// What is in the log, and where.
-    pub says: Says,
+    pub event: ProvenEvent,
     /// Of which log, by what was signed of it.
     pub checkpoint: Checkpoint,
     /// Who signed that.
@@ -60,7 +60,7 @@ pub struct Proven {
 
 /// Why there is no proof of something.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Unprovable {
+pub enum ProofError {
     /// The log has no such broadcast.
     #[error("the log has no broadcast {0}")]
     UnknownBroadcast(BroadcastId),
@@ -83,7 +83,7 @@ pub enum Unprovable {
     #[error(
         "no checkpoint signed by a trusted key exists for this log; a replica signs with `--checkpoint-key`"
     )]
-    NobodySigns,
+    NoCheckpoint,
     /// The event at the first sequence is newer than the newest checkpoint, whose size is the second.
     #[error(
         "event {0} is not signed yet: the newest checkpoint ends at event {1}. Unless replicas are configured otherwise, the \
@@ -101,45 +101,45 @@ pub enum Unprovable {
 impl Proof {
     /// A proof of these parts, if it is one: the hashes lead from the event to the root that was signed.
     fn of(
-        shown: Shown,
+        shown: ProofExtra,
         sequence: u64,
         path: Vec<Hash>,
         signed: SignedCheckpoint,
-    ) -> Result<Self, Unprovable> {
+    ) -> Result<Self, ProofError> {
         let size = signed.checkpoint.size;
         let proof = Self { shown, index: sequence - 1, path, note: signed.note };
-        match proof.says(&signed.checkpoint) {
+        match proof.event(&signed.checkpoint) {
             Ok(_) => Ok(proof),
-            Err(_) => Err(Unprovable::Differs(size)),
+            Err(_) => Err(ProofError::Differs(size)),
         }
     }
 
     /// What it says, under the root of a checkpoint.
-    fn says(&self, checkpoint: &Checkpoint) -> Result<Says, String> {
-        let (says, leaf) = self.shown.says()?;
-        if Some(self.index) != says.sequence.checked_sub(1) {
+    fn event(&self, checkpoint: &Checkpoint) -> Result<ProvenEvent, String> {
+        let (event, leaf) = self.shown.event()?;
+        if Some(self.index) != event.sequence.checked_sub(1) {
             return Err("its index is not the place of the event that it shows".to_owned());
         }
         if !verify_inclusion(checkpoint.root, checkpoint.size, self.index, leaf, &self.path) {
             return Err("the event that it shows is not in the log that was signed".to_owned());
         }
-        Ok(says)
+        Ok(event)
     }
 
     /// What is proven, to whoever trusts these keys; else why nothing is.
-    pub fn check(&self, keys: &[PublicKey]) -> Result<Proven, String> {
+    pub fn check(&self, keys: &[PublicKey]) -> Result<VerifiedProof, String> {
         let signed_by =
             self.note.verified_by(keys).map_err(|unproven| format!("its checkpoint: {unproven}"))?;
         let checkpoint: Checkpoint =
             self.note.text().parse().map_err(|why: String| format!("its checkpoint: {why}"))?;
-        Ok(Proven { says: self.says(&checkpoint)?, signed_by: signed_by.clone(), checkpoint })
+        Ok(VerifiedProof { event: self.event(&checkpoint)?, signed_by: signed_by.clone(), checkpoint })
     }
 }
 
 impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let extra = serde_json::to_vec(&self.shown).map_err(|_| fmt::Error)?;
-        writeln!(f, "{FORM}\nextra {}\nindex {}", STANDARD.encode(extra), self.index)?;
+        writeln!(f, "{FORMAT_LINE}\nextra {}\nindex {}", STANDARD.encode(extra), self.index)?;
         for hash in &self.path {
             writeln!(f, "{hash}")?;
         }
@@ -155,8 +155,8 @@ impl FromStr for Proof {
             return Err("it is too long for a proof".to_owned());
         }
         let mut lines = text.split('\n');
-        if lines.next() != Some(FORM) {
-            return Err(format!("its first line is not {FORM}"));
+        if lines.next() != Some(FORMAT_LINE) {
+            return Err(format!("its first line is not {FORMAT_LINE}"));
         }
         let (head, note) = text.split_once("\n\n").ok_or("it has no checkpoint")?;
         let mut lines = head.split('\n').skip(1);

@@ -83,7 +83,7 @@ fn involves(event: &Event, user: &UserId) -> bool {
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum OutputFormat {
     /// A CloudEvent a line.
     Ndjson,
     /// A table of this width.
@@ -99,7 +99,7 @@ const COLUMNS: [Column; 6] = [
     Column::text("WHAT", 36),
 ];
 
-impl Form {
+impl OutputFormat {
     /// What stands before the first event.
     pub(super) fn heading(self) -> String {
         match self {
@@ -120,7 +120,7 @@ impl Form {
 pub async fn replay(
     source: &Source,
     filter: &Filter,
-    form: Form,
+    format: OutputFormat,
     out: &mut impl Write,
     note: &mut impl FnMut(String),
     mut progress: impl FnMut(u64, u64),
@@ -128,11 +128,11 @@ pub async fn replay(
     let head = source.head().await?.last_sequence;
     let (from, to) = (filter.start(source).await?, filter.end(source, head).await?);
     let mut printed = false;
-    out.write_all(form.heading().as_bytes())?;
-    let mut lost = Lost::default();
+    out.write_all(format.heading().as_bytes())?;
+    let mut lost = HoleNotes::default();
     let print = |entry: LogEntry| {
         lost.look(&entry, note);
-        if let Some(line) = told(&entry, filter, form, note) {
+        if let Some(line) = render(&entry, filter, format, note) {
             out.write_all(line.as_bytes())?;
             printed = true;
         }
@@ -154,9 +154,9 @@ pub async fn replay(
 
 /// Says what the log has lost: messages that follow each other once.
 #[derive(Default)]
-pub(super) struct Lost(Option<(u64, u64)>);
+pub(super) struct HoleNotes(Option<(u64, u64)>);
 
-impl Lost {
+impl HoleNotes {
     /// Looks at the next place.
     pub(super) fn look(&mut self, entry: &LogEntry, note: &mut impl FnMut(String)) {
         match entry {
@@ -176,10 +176,10 @@ impl Lost {
 }
 
 /// The line for one place of the log, when it is asked for. What is passed over is said in a note.
-pub(super) fn told(
+pub(super) fn render(
     entry: &LogEntry,
     filter: &Filter,
-    form: Form,
+    format: OutputFormat,
     note: &mut impl FnMut(String),
 ) -> Option<String> {
     let raw = match entry {
@@ -187,7 +187,7 @@ pub(super) fn told(
         LogEntry::Message(_) | LogEntry::Hole(_) => return None,
     };
     match decode(raw) {
-        Decoded::Event(recorded) => filter.wants(raw, &recorded.event).then(|| form.line(raw, &recorded)),
+        Decoded::Event(recorded) => filter.wants(raw, &recorded.event).then(|| format.line(raw, &recorded)),
         Decoded::Skipped(Skipped::Future { what: why } | Skipped::Foreign { why }) => {
             note(format!("sequence {}: passed over: {why}", raw.sequence));
             None

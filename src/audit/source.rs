@@ -6,8 +6,8 @@ use anyhow::{Context as _, bail};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::export::Export;
-use super::{READ_AHEAD, moment};
+use super::export::ExportFile;
+use super::{READ_AHEAD, time_point};
 use crate::log::reader::{Cursor, Delivery, LogEntry, Reader};
 use crate::log::{Epoch, EventLog};
 
@@ -17,12 +17,12 @@ pub enum Source {
     /// The log itself, on NATS.
     Log(Arc<dyn EventLog>),
     /// What was exported of it. Reading it waits for the disk on the thread that asks.
-    File(Arc<Export>),
+    File(Arc<ExportFile>),
 }
 
 /// Which log a source is, and where it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct LogHead {
     /// Which incarnation.
     pub epoch: Epoch,
     /// The last sequence; 0 when empty.
@@ -31,11 +31,11 @@ pub struct Head {
 
 impl Source {
     /// Which log it is, and where it ends now.
-    pub async fn head(&self) -> anyhow::Result<Head> {
+    pub async fn head(&self) -> anyhow::Result<LogHead> {
         match self {
             Self::Log(log) => {
                 let info = log.info().await.context("asking the log who it is")?;
-                Ok(Head { epoch: info.epoch, last_sequence: info.last_sequence })
+                Ok(LogHead { epoch: info.epoch, last_sequence: info.last_sequence })
             }
             Self::File(export) => Ok(export.head()),
         }
@@ -45,7 +45,7 @@ impl Source {
     /// none.
     pub async fn last_before(&self, moment_ns: i64) -> anyhow::Result<u64> {
         match self {
-            Self::Log(log) => Ok(moment::last_before(&**log, moment_ns).await?),
+            Self::Log(log) => Ok(time_point::last_before(&**log, moment_ns).await?),
             Self::File(export) => export.last_before(moment_ns),
         }
     }

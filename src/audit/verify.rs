@@ -8,10 +8,10 @@ pub mod checkpoints;
 mod exact;
 pub mod live;
 pub mod mirror;
-mod places;
+mod checks;
 mod schemas;
-mod signed;
-mod walk;
+mod roots;
+mod pass;
 
 use std::time::Duration;
 
@@ -24,16 +24,16 @@ use crate::log::Epoch;
 use crate::log::merkle::Hash;
 use crate::projection::store::Store;
 use checkpoints::SignedRoots;
-pub use signed::Known;
-use signed::Roots;
-use walk::Walk;
+use pass::LogPass;
+pub use roots::Baseline;
+use roots::ExpectedRoots;
 
 /// The folder that the log is folded into is new and empty.
-const OPEN_PATIENCE: Duration = Duration::from_mins(1);
+const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What a live replica says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replica {
+pub struct ReplicaReport {
     /// Its name.
     pub name: String,
     /// The log that it has read.
@@ -48,9 +48,9 @@ pub struct Evidence {
     /// Everything in the stream of checkpoints.
     pub signed: SignedRoots,
     /// What the auditor kept of an earlier time.
-    pub known: Option<Known>,
+    pub baseline: Option<Baseline>,
     /// What live replicas say.
-    pub replicas: Vec<Replica>,
+    pub replicas: Vec<ReplicaReport>,
 }
 
 /// A log that was walked over to its end.
@@ -68,28 +68,28 @@ pub struct Verified {
     /// How many of these were signed.
     pub compared_signed: u64,
     /// Up to where it is as it should be, by these; what comes after is not signed yet.
-    pub right_up_to: u64,
+    pub verified_up_to: u64,
     /// The newest checkpoint of this log.
     pub newest: Option<String>,
     /// Events that say once more what was said before, which is no fault.
-    pub doubles: u64,
-    walk: Walk,
+    pub repeats: u64,
+    pass: LogPass,
 }
 
 impl Verified {
     /// What an auditor keeps of it, if nothing was wrong.
-    pub fn to_keep(&self) -> Known {
-        Known { epoch: self.epoch, size: self.size, root: self.root, checkpoint: self.newest.clone() }
+    pub fn to_baseline(&self) -> Baseline {
+        Baseline { epoch: self.epoch, size: self.size, root: self.root, checkpoint: self.newest.clone() }
     }
 
     /// What was folded: channels and what is active in memory,
     pub fn state(&self) -> &State {
-        &self.walk.state
+        &self.pass.state
     }
 
     /// and everything on disk, until this value goes.
     pub fn store(&self) -> &Store {
-        &self.walk.store
+        &self.pass.store
     }
 }
 
@@ -101,31 +101,31 @@ pub async fn verify(
     report: &mut impl FnMut(Finding),
 ) -> anyhow::Result<Verified> {
     let head = source.head().await?;
-    let Evidence { signed, known, replicas } = evidence;
+    let Evidence { signed, baseline, replicas } = evidence;
     if signed.epoch().is_some_and(|epoch| epoch != head.epoch) {
         bail!("the log was replaced by another one while its checkpoints were read; start again");
     }
-    let mut roots = Roots::of(head, signed, known.as_ref(), report);
+    let mut roots = ExpectedRoots::of(head, signed, baseline.as_ref(), report);
     roots.compare(0, Hash::empty(), report);
-    let mut walk = Walk::new(head, roots, replicas)?;
+    let mut pass = LogPass::new(head, roots, replicas)?;
     let visit = |entry| {
-        walk.visit(&entry, report)?;
+        pass.visit(&entry, report)?;
         at(entry.sequence());
         Ok(())
     };
     source.each_entry(1, head.last_sequence, visit).await?;
-    walk.end(head.last_sequence, report)?;
+    pass.end(head.last_sequence, report)?;
     live::compare_ends(head, replicas, report);
     Ok(Verified {
         epoch: head.epoch,
-        size: walk.sequence(),
-        root: walk.root(),
-        digest: walk.state.digest,
-        compared: walk.roots.compared(),
-        compared_signed: walk.roots.compared_signed(),
-        right_up_to: walk.roots.right_up_to(),
-        newest: walk.roots.newest().map(ToOwned::to_owned),
-        doubles: walk.doubles,
-        walk,
+        size: pass.sequence(),
+        root: pass.root(),
+        digest: pass.state.digest,
+        compared: pass.roots.compared(),
+        compared_signed: pass.roots.compared_signed(),
+        verified_up_to: pass.roots.verified_up_to(),
+        newest: pass.roots.newest().map(ToOwned::to_owned),
+        repeats: pass.repeats,
+        pass,
     })
 }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::data_dir::{self, DataDir, InUse};
 use super::{connect_read_only, embedded_nats, keys, print, tokens};
-use crate::config::{Admin, Nats, Streams};
+use crate::config::{Admin, NatsOptions, StreamOptions};
 use crate::log::names::LOG_STREAM;
 use crate::notary::note::KeyName;
 use crate::projection::store::set_aside;
@@ -22,7 +22,7 @@ use crate::projection::store::set_aside;
 const RUNNING: u8 = 3;
 
 /// A health check that takes longer has its answer.
-const HEALTH_PATIENCE: Duration = Duration::from_secs(3);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(command: Admin) -> anyhow::Result<ExitCode> {
     match command {
@@ -43,7 +43,7 @@ pub(super) async fn run(command: Admin) -> anyhow::Result<ExitCode> {
 }
 
 /// Exit code 0 when everything is as defined, 1 when something differs.
-async fn provision(nats: &Nats, streams: &Streams, adopt: bool) -> anyhow::Result<ExitCode> {
+async fn provision(nats: &NatsOptions, streams: &StreamOptions, adopt: bool) -> anyhow::Result<ExitCode> {
     let connection = connect_read_only(nats).await?;
     let provision = streams.provision();
     if adopt && let Some(epoch) = provision.adopt(&provision.context(&connection.client)).await? {
@@ -104,7 +104,7 @@ async fn health(url: Option<String>, directory: &Path) -> anyhow::Result<ExitCod
         url.trim_end_matches('/').strip_prefix("http://").context("the URL must begin with http://")?;
     // Whoever listens everywhere is asked on this machine.
     let reachable = address.replacen("0.0.0.0:", "127.0.0.1:", 1).replacen("[::]:", "[::1]:", 1);
-    let answer = timeout(HEALTH_PATIENCE, ask(&reachable)).await;
+    let answer = timeout(HEALTH_TIMEOUT, ask(&reachable)).await;
     let answer = answer.with_context(|| format!("{url} did not answer in time"))??;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     print(&format!("{body}\n"))?;

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use exit::WrongUsage;
 
 use super::progress::Progress;
-use super::stdout::{Writer, abandoned};
+use super::stdout::{StdoutWriter, abandoned};
 use super::{connect_read_only, fail_with, print};
-use crate::audit::export::Export;
+use crate::audit::export::ExportFile;
 use crate::audit::follow::follow;
-use crate::audit::replay::{Filter, Form, replay};
+use crate::audit::replay::{Filter, OutputFormat, replay};
 use crate::audit::source::Source;
 use crate::audit::state::fold_up_to;
 use crate::audit::terminal::{json_pages, printable};
@@ -36,7 +36,7 @@ use crate::notary::stream::{CheckpointStream, StoredCheckpoint};
 use crate::shutdown::Shutdown;
 
 /// How many faults of a file are worth a note.
-const FAULTS_SAID: usize = 10;
+const MAX_FAULTS_NOTED: usize = 10;
 
 /// The width of a table where no terminal says how wide it is.
 const TABLE_WIDTH: usize = 120;
@@ -62,15 +62,15 @@ async fn run_command(command: Audit) -> anyhow::Result<ExitCode> {
 }
 
 /// A log that was found where an auditor said.
-struct Opened {
+struct AuditInput {
     source: Source,
     /// The exported file, if it is in one.
-    file: Option<Arc<Export>>,
+    file: Option<Arc<ExportFile>>,
     /// How NATS is reached, if it is there.
     connection: Option<NatsConnection>,
 }
 
-impl Opened {
+impl AuditInput {
     /// Opens the file that is named, or connects.
     async fn of(from: &LogFrom) -> anyhow::Result<Self> {
         let Some(path) = &from.file else {
@@ -79,7 +79,7 @@ impl Opened {
             return Ok(Self { source, file: None, connection: Some(connection) });
         };
         let progress = Progress::over(fs::metadata(path).map_or(0, |found| found.len()));
-        let file = Arc::new(Export::open(path, |bytes| progress.at(bytes))?);
+        let file = Arc::new(ExportFile::open(path, |bytes| progress.at(bytes))?);
         Ok(Self { source: Source::File(file.clone()), file: Some(file), connection: None })
     }
 
@@ -119,19 +119,19 @@ impl Opened {
 }
 
 /// The same, with a note about each thing that is wrong with a file, as far as that is of use to people.
-async fn opened(from: &LogFrom) -> anyhow::Result<Opened> {
-    let opened = Opened::of(from).await?;
-    if let (Some(file), Some(path)) = (&opened.file, &from.file) {
+async fn open_input(from: &LogFrom) -> anyhow::Result<AuditInput> {
+    let input = AuditInput::of(from).await?;
+    if let (Some(file), Some(path)) = (&input.file, &from.file) {
         let name = path.display();
-        for fault in file.faults().iter().take(FAULTS_SAID) {
+        for fault in file.faults().iter().take(MAX_FAULTS_NOTED) {
             note(format!("{name}: {fault}"));
         }
-        let more = file.faults().len().saturating_sub(FAULTS_SAID) as u64 + file.more_faults();
+        let more = file.faults().len().saturating_sub(MAX_FAULTS_NOTED) as u64 + file.more_faults();
         if more > 0 {
             note(format!("{name}: {more} faults more; `tidings audit verify --file` names them"));
         }
     }
-    Ok(opened)
+    Ok(input)
 }
 
 fn log_behind(connection: &NatsConnection) -> Arc<dyn EventLog> {
@@ -151,11 +151,11 @@ async fn print_replay(options: Replay) -> anyhow::Result<()> {
         let what = format!("--type: there is no event {unknown:?}; there are {}", known.join(", "));
         return Err(WrongUsage(what).into());
     }
-    let opened = opened(&options.from).await?;
-    let form = match options.format {
-        ReplayFormat::Auto if stdout().is_terminal() => Form::Table(table_width()),
-        ReplayFormat::Table => Form::Table(table_width()),
-        ReplayFormat::Auto | ReplayFormat::Ndjson => Form::Ndjson,
+    let input = open_input(&options.from).await?;
+    let format = match options.format {
+        ReplayFormat::Auto if stdout().is_terminal() => OutputFormat::Table(table_width()),
+        ReplayFormat::Table => OutputFormat::Table(table_width()),
+        ReplayFormat::Auto | ReplayFormat::Ndjson => OutputFormat::Ndjson,
     };
     let filter = Filter {
         from: options.from_seq,
@@ -167,25 +167,29 @@ async fn print_replay(options: Replay) -> anyhow::Result<()> {
         user: options.user,
         broadcast: options.broadcast,
     };
-    if let Some(connection) = opened.connection.filter(|_| options.follow) {
-        return print_as_it_grows(connection, &filter, form).await;
+    if let Some(connection) = input.connection.filter(|_| options.follow) {
+        return print_as_it_grows(connection, &filter, format).await;
     }
     let mut out = BufWriter::new(stdout().lock());
     // What is printed on a terminal shows by itself how far it is.
     let progress = if stdout().is_terminal() { Progress::hidden() } else { Progress::over(0) };
     let told = |sequence, of| progress.at_of(sequence, of);
     let mut said = |line: String| progress.note(&line);
-    replay(&opened.source, &filter, form, &mut out, &mut said, told).await?;
+    replay(&input.source, &filter, format, &mut out, &mut said, told).await?;
     Ok(out.flush()?)
 }
 
 /// Ends by a signal, or when nobody reads any more.
-async fn print_as_it_grows(connection: NatsConnection, filter: &Filter, form: Form) -> anyhow::Result<()> {
+async fn print_as_it_grows(
+    connection: NatsConnection,
+    filter: &Filter,
+    format: OutputFormat,
+) -> anyhow::Result<()> {
     let (_begin, mut shutdown) = Shutdown::listen()?;
-    let (lines, writer) = Writer::start()?;
+    let (lines, writer) = StdoutWriter::start()?;
     let (log, mut note) = (log_behind(&connection), note);
     tokio::select! {
-        followed = follow(log, connection.generation, filter, form, lines, &mut note) => followed?,
+        followed = follow(log, connection.generation, filter, format, lines, &mut note) => followed?,
         () = shutdown.wait() => {}
         () = abandoned() => {}
     }
@@ -193,7 +197,7 @@ async fn print_as_it_grows(connection: NatsConnection, filter: &Filter, form: Fo
 }
 
 async fn print_state(options: State) -> anyhow::Result<()> {
-    let source = opened(&options.from).await?.source;
+    let source = open_input(&options.from).await?.source;
     let at = sequence_at(&source, &options).await?;
     let progress = Progress::over(at);
     let state = fold_up_to(&source, at, |sequence| progress.at(sequence)).await?;

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::data_dir::{CHECKPOINT_KEY, CHECKPOINT_PUBLIC_KEY, DataDir};
 use crate::clock::SystemClock;
-use crate::config::{Checkpoints, Serve};
+use crate::config::{CheckpointOptions, Serve};
 use crate::disk::private;
 use crate::notary::note::{KeyName, SecretKey};
 
@@ -42,7 +42,7 @@ fn read_or_generate(name: &KeyName, file: &Path) -> anyhow::Result<SecretKey> {
 }
 
 /// Reads the keys that were given, but for one that a start would make.
-pub(super) fn check(options: &Checkpoints) -> anyhow::Result<()> {
+pub(super) fn check(options: &CheckpointOptions) -> anyhow::Result<()> {
     match (&options.checkpoint_key[..], &options.checkpoint_key_name) {
         ([file], Some(_)) if is_missing(file) => Ok(()),
         (files, _) => files.iter().try_for_each(|file| read(file).map(drop)),
@@ -66,7 +66,7 @@ pub(super) fn of_replica(
     data_dir: &DataDir,
     replica: &str,
 ) -> anyhow::Result<Vec<SecretKey>> {
-    let Checkpoints { checkpoint_key: given, checkpoint_key_name: name, .. } = &options.checkpoints;
+    let CheckpointOptions { checkpoint_key: given, checkpoint_key_name: name, .. } = &options.checkpoints;
     let keys = match (&given[..], name) {
         ([file], Some(name)) => vec![read_or_generate(name, file)?],
         ([], _) if options.nats.nats.is_empty() => vec![of_data_dir(data_dir, replica)?],

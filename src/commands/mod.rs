@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tracing::error;
 
-use crate::config::{Cli, Command, Contract, LogFormat, LogFrom, Nats};
+use crate::config::{Cli, Command, Contract, LogFormat, LogFrom, NatsOptions};
 use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::disk::private;
 use crate::error_log::causes;
@@ -105,7 +105,7 @@ fn fail_with(error: &anyhow::Error, code: ExitCode) -> ExitCode {
 }
 
 /// Connects a command that only looks: to the NATS that is named, or to the one that a replica runs for itself.
-async fn connect_read_only(nats: &Nats) -> anyhow::Result<NatsConnection> {
+async fn connect_read_only(nats: &NatsOptions) -> anyhow::Result<NatsConnection> {
     if !nats.nats.is_empty() {
         return connect(&nats.address(nats.nats.clone()), "tidings").await;
     }

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::audit::terminal::printable;
 
 /// What is over sooner needs no bar.
-const PATIENCE: Duration = Duration::from_millis(300);
+const SHOW_AFTER: Duration = Duration::from_millis(300);
 
 const LOOK: &str = "{percent:>3}% [{bar:40}] {human_pos} of {human_len}, {eta} to go";
 
@@ -26,7 +26,7 @@ impl Progress {
         let progress = Self::hidden();
         progress.bar.set_length(total);
         if stderr().is_terminal() {
-            progress.due.set(Some(Instant::now() + PATIENCE));
+            progress.due.set(Some(Instant::now() + SHOW_AFTER));
         }
         progress
     }

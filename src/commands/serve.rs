@@ -26,7 +26,7 @@ use crate::log::embedded::{self, EmbeddedNats, EmbeddedOptions};
 use crate::log::provision::{NoEpoch, Provision, Refused};
 use crate::shutdown::{Hangups, Shutdown};
 use crate::warnings::Warnings;
-use running::{Base, Running};
+use running::{Resources, Running};
 
 /// What the kernel keeps for a connection that does not read. Left alone, Linux lets that grow to 4 MiB for each, and a
 /// slow client is noticed thousands of messages later. Connections have it from the socket that they come in by.
@@ -36,7 +36,7 @@ const SEND_BUFFER_BYTES: u32 = 64 * 1024;
 const BACKLOG: u32 = 4_096;
 
 /// A start waits this long for NATS before it goes on without.
-const JOIN_PATIENCE: Duration = Duration::from_secs(3);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Whether somebody has said how many connections there may be, so that fewer are worth a warning.
 pub(super) fn connections_are_chosen(matches: &ArgMatches) -> bool {
@@ -67,7 +67,7 @@ pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> a
     let mut joining = tokio::spawn(join(connection.clone(), provision.clone()));
     let mut stopping = shutdown.clone();
     let joining = tokio::select! {
-        joined = timeout(JOIN_PATIENCE, &mut joining) => if let Ok(joined) = joined {
+        joined = timeout(JOIN_TIMEOUT, &mut joining) => if let Ok(joined) = joined {
             joined??;
             None
         } else {
@@ -81,13 +81,20 @@ pub(super) async fn serve(mut options: Serve, connections_are_chosen: bool) -> a
     };
 
     let keys = keys::of_replica(&options, &data_dir, &replica)?;
-    let base =
-        Base::new(&options, &data_dir, replica, (connection, provision), shutdown, authenticator, warnings);
-    let authenticator = base.authenticator.clone();
+    let resources = Resources::new(
+        &options,
+        &data_dir,
+        replica,
+        (connection, provision),
+        shutdown,
+        authenticator,
+        warnings,
+    );
+    let authenticator = resources.authenticator.clone();
     let reloading = tokio::spawn(async move {
         authenticator.reload_at(hangups).await;
     });
-    let running = Running::start(base, listener, joining, keys)?;
+    let running = Running::start(resources, listener, joining, keys)?;
     if let Err(error) = data_dir.write(data_dir::HTTP_URL, &url) {
         warn!("commands do not find this replica by its data directory: {error:#}");
     }
@@ -236,7 +243,7 @@ async fn provision_streams(connection: &NatsConnection, provision: &Provision) -
 fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
     let program = std::env::args().next().unwrap_or_else(|| "tidings".to_owned());
     let channel = options.channels.first().map_or("creator", |channel| channel.as_str());
-    let base = format!("{url}/api/{channel}/broadcast");
+    let resources = format!("{url}/api/{channel}/broadcast");
     let (log, place, nats) = if let Some(nats) = embedded {
         let place = format!("--data-dir '{}'", options.nats.data_dir.display());
         (nats.address(), place.clone(), format!("NATS:    {program} admin nats-url {place}\n"))
@@ -254,9 +261,9 @@ fn print_welcome(options: &Serve, url: &str, embedded: Option<&EmbeddedNats>) {
         std::io::stdout(),
         "\nTidings listens at {url}. Its event log is in NATS at {log}.\n\n\
          {page}\
-         Listen:  curl -N{token} '{base}/events{user}'\n\
-         Post:    curl{token} -X POST {base} -H 'Content-Type: application/json' -d '{{\"message\": \"Test\", \"type\": \"info\"}}'\n\
-         Clear:   curl{token} -X POST {base}/clear\n\
+         Listen:  curl -N{token} '{resources}/events{user}'\n\
+         Post:    curl{token} -X POST {resources} -H 'Content-Type: application/json' -d '{{\"message\": \"Test\", \"type\": \"info\"}}'\n\
+         Clear:   curl{token} -X POST {resources}/clear\n\
          Replay:  {program} audit replay {place}\n\
          {nats}"
     );

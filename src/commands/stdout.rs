@@ -17,11 +17,11 @@ const WAITING: usize = 4;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The thread that writes.
-pub(super) struct Writer {
+pub(super) struct StdoutWriter {
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
-impl Writer {
+impl StdoutWriter {
     /// Starts it. Each text is flushed; an error closes the channel.
     pub(super) fn start() -> anyhow::Result<(mpsc::Sender<String>, Self)> {
         let (texts, mut waiting) = mpsc::channel::<String>(WAITING);

@@ -13,7 +13,7 @@ use crate::crash_point;
 const PREFIX: &str = "TIDINGS_";
 
 /// What Kubernetes sets in every container of a namespace for a service that is called `tidings`.
-const OF_KUBERNETES: [&str; 2] = ["TIDINGS_PORT", "TIDINGS_SERVICE_"];
+const KUBERNETES_PREFIXES: [&str; 2] = ["TIDINGS_PORT", "TIDINGS_SERVICE_"];
 
 /// How many letters a name may differ by at most, and still be taken for a misspelt one; and one letter in this many. A short
 /// name is near to every other.
@@ -36,7 +36,7 @@ pub(super) fn warn_of_unknown() {
 fn is_unknown(name: &str, known: &BTreeSet<String>) -> bool {
     name.starts_with(PREFIX)
         && !known.contains(name)
-        && !OF_KUBERNETES.iter().any(|prefix| name.starts_with(prefix))
+        && !KUBERNETES_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Nats, Secret, Streams};
+use super::{NatsOptions, Secret, StreamOptions};
 use crate::domain::UserId;
 use crate::duration::parse_duration;
 use crate::http::identity::Grant;
@@ -81,10 +81,10 @@ pub enum Admin {
     Provision {
         /// Where NATS is.
         #[command(flatten)]
-        nats: Nats,
+        nats: NatsOptions,
         /// What to create.
         #[command(flatten)]
-        streams: Streams,
+        streams: StreamOptions,
         /// Use a stream BROADCASTS that Tidings did not create: give it an epoch. Nothing happens to one that has an epoch.
         #[arg(long)]
         adopt: bool,
@@ -97,7 +97,7 @@ pub enum Admin {
         format: StatusFormat,
         /// Where NATS is.
         #[command(flatten)]
-        nats: Nats,
+        nats: NatsOptions,
     },
     /// Print the URL, with the login, of the NATS that a replica runs for itself.
     #[command(after_help = NATS_URL_HELP)]

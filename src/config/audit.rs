@@ -7,8 +7,8 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Error, Subcommand, ValueEnum};
 
-use super::Nats;
-use crate::audit::moment::Moment;
+use super::NatsOptions;
+use crate::audit::time_point::TimePoint;
 use crate::domain::{BroadcastId, Channel, UserId};
 use crate::duration::parse_duration;
 
@@ -131,7 +131,7 @@ pub struct LogFrom {
 
     /// The log itself.
     #[command(flatten)]
-    pub nats: Nats,
+    pub nats: NatsOptions,
 }
 
 impl LogFrom {
@@ -165,12 +165,12 @@ pub struct Replay {
     /// Only events that the log recorded at this moment or later, by JetStream's clock: a time such as
     /// `2026-11-25T02:43:00Z` (RFC 3339), or how long ago, such as `15m` or `2h`. With --from-seq, the later start wins.
     #[arg(long, value_name = "TIME")]
-    pub since: Option<Moment>,
+    pub since: Option<TimePoint>,
 
     /// Only events that the log recorded at this moment or before, said in the same way. With --to-seq, the earlier end
     /// wins.
     #[arg(long, value_name = "TIME")]
-    pub until: Option<Moment>,
+    pub until: Option<TimePoint>,
 
     /// Only events of this channel.
     #[arg(long, value_name = "NAME")]
@@ -223,7 +223,7 @@ pub struct State {
     /// Count in what the log recorded at this moment or before, by JetStream's clock (`recordedtime` of a replay): a
     /// time such as `2026-11-25T02:43:00Z` (RFC 3339), or how long ago, such as `15m` or `2h`.
     #[arg(long, value_name = "TIME", conflicts_with = "at_seq")]
-    pub at: Option<Moment>,
+    pub at: Option<TimePoint>,
 
     /// How to print.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
@@ -355,7 +355,7 @@ pub struct Export {
 
     /// Where the log is.
     #[command(flatten)]
-    pub nats: Nats,
+    pub nats: NatsOptions,
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::unshown::Unshown;
-use crate::notary::Options;
+use super::redacted::RedactedParser;
+use crate::notary::NotaryOptions;
 use crate::notary::note::{KeyName, PublicKey, SecretKey};
 
 /// What a deployment chooses about checkpoints.
 #[derive(Clone, Debug, Args)]
-pub struct Checkpoints {
+pub struct CheckpointOptions {
     /// Sign checkpoints of the log with the key in this file (`tidings admin keygen` makes one); several while keys are
     /// rotated. A replica that runs a NATS of its own makes itself a key in its data directory. Without a key, it only
     /// compares what others sign.
@@ -24,7 +24,7 @@ pub struct Checkpoints {
     pub checkpoint_key_name: Option<KeyName>,
 
     /// Public keys of others whose checkpoints count. Without any key, everybody's do.
-    #[arg(long, env = "TIDINGS_CHECKPOINT_PUBLIC_KEY", value_delimiter = ',', value_name = "KEY", value_parser = Unshown::<PublicKey>::new())]
+    #[arg(long, env = "TIDINGS_CHECKPOINT_PUBLIC_KEY", value_delimiter = ',', value_name = "KEY", value_parser = RedactedParser::<PublicKey>::new())]
     pub checkpoint_public_key: Vec<PublicKey>,
 
     /// Sign a checkpoint when there are this many new events, or after --checkpoint-every-seconds.
@@ -36,10 +36,10 @@ pub struct Checkpoints {
     pub checkpoint_every_seconds: u64,
 }
 
-impl Checkpoints {
+impl CheckpointOptions {
     /// What a notary with these keys needs to know.
-    pub fn options(&self, keys: Vec<SecretKey>) -> Options {
-        Options {
+    pub fn options(&self, keys: Vec<SecretKey>) -> NotaryOptions {
+        NotaryOptions {
             keys,
             trusted: self.checkpoint_public_key.clone(),
             every_events: self.checkpoint_every_events,

@@ -9,7 +9,7 @@ use axum::http::uri::Authority;
 use clap::{Args, ValueEnum};
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
-use super::unshown::Unshown;
+use super::redacted::RedactedParser;
 use crate::domain::Channel;
 use crate::http::identity::authenticator::{AuthMode, Authenticator};
 use crate::http::identity::jwks::{Jwks, Source};
@@ -34,7 +34,7 @@ pub enum Auth {
 
 impl Auth {
     /// Whether any client can be any user: then a limit for each user bounds nothing.
-    pub const fn believes_everybody(self) -> bool {
+    pub const fn is_unauthenticated(self) -> bool {
         matches!(self, Self::Dev)
     }
 }
@@ -95,7 +95,7 @@ pub struct IdentityOptions {
 
     /// URL of the public keys (JWKS) of the token issuer: the `jwks_uri` of an identity provider. It is fetched again
     /// periodically, and when a token names an unknown key. While it is unavailable, cached keys are valid for up to an hour.
-    #[arg(long, env = "TIDINGS_AUTH_JWKS_URL", hide_env_values = true, value_name = "URL", value_parser = Unshown::<Uri>::new(), conflicts_with_all = ["auth_secret_file", "auth_jwks_file"])]
+    #[arg(long, env = "TIDINGS_AUTH_JWKS_URL", hide_env_values = true, value_name = "URL", value_parser = RedactedParser::<Uri>::new(), conflicts_with_all = ["auth_secret_file", "auth_jwks_file"])]
     pub auth_jwks_url: Option<Uri>,
 
     /// How often public keys are read again, in seconds.

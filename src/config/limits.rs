@@ -22,7 +22,7 @@ const DAY_SECONDS: u64 = 24 * 3_600;
 
 /// The limits of requests and connections.
 #[derive(Clone, Debug, Args)]
-pub struct Limits {
+pub struct LimitOptions {
     /// TCP connections of all kinds. Default: 1,000 more than --max-connections. Where the system allows fewer file
     /// descriptors, both limits are lower.
     #[arg(long, env = "TIDINGS_MAX_SOCKETS", value_name = "N", value_parser = at_least_one())]
@@ -58,7 +58,7 @@ pub struct Limits {
     pub idle_timeout_seconds: u64,
 }
 
-impl Limits {
+impl LimitOptions {
     /// TCP connections of all kinds, when so many are WebSockets and event streams.
     pub fn sockets(&self, max_connections: usize) -> usize {
         self.max_sockets.unwrap_or_else(|| max_connections.saturating_add(SOCKETS_BESIDE_CONNECTIONS))
@@ -94,16 +94,16 @@ impl Limits {
 }
 
 /// Each request may take that much memory.
-fn up_to(most: u64) -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=most)
+fn up_to(limit: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=limit)
 }
 
 /// The option, where 0 means no limit; by default a limit, except in dev auth, where few trusted people connect.
 fn bound(chosen: Option<usize>, auth: Auth, default: usize) -> Option<usize> {
     match chosen {
         Some(0) => None,
-        Some(most) => Some(most),
-        None if auth.believes_everybody() => None,
+        Some(limit) => Some(limit),
+        None if auth.is_unauthenticated() => None,
         None => Some(default),
     }
 }

@@ -8,7 +8,7 @@ use crate::log::connection::NatsAddress;
 
 /// Where the log is.
 #[derive(Clone, Debug, Args)]
-pub struct Nats {
+pub struct NatsOptions {
     /// URLs of a NATS to join, of one server or several of one cluster; `nats://user:password@host` where it asks for
     /// that. Without it, `serve` runs a nats-server of its own, and the other commands look for that one in the data
     /// directory.
@@ -36,7 +36,7 @@ pub struct Nats {
     pub data_dir: PathBuf,
 }
 
-impl Nats {
+impl NatsOptions {
     /// How to reach these servers. The one that a replica runs for itself, on loopback, has no TLS, and its URL has the login.
     pub fn address(&self, servers: Vec<String>) -> NatsAddress {
         if self.nats.is_empty() {

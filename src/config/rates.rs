@@ -57,7 +57,7 @@ impl RateOptions {
     /// Broadcasts, acknowledgements, connections and refusals per minute; 0: no limit.
     pub fn per_minute(&self, auth: Auth) -> [u32; 4] {
         let rate = |chosen: Option<u32>, with_tokens| {
-            chosen.unwrap_or(if auth.believes_everybody() { 0 } else { with_tokens })
+            chosen.unwrap_or(if auth.is_unauthenticated() { 0 } else { with_tokens })
         };
         [
             rate(self.creates_per_minute, 60),

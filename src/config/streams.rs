@@ -8,7 +8,7 @@ use crate::log::provision::Provision;
 
 /// What a deployment chooses about the streams.
 #[derive(Clone, Debug, Args)]
-pub struct Streams {
+pub struct StreamOptions {
     /// Copies of each stream over the NATS cluster: 1; 3 on three nodes; or 5 on five. An even number costs more and survives no more losses.
     #[arg(long, env = "TIDINGS_STREAM_REPLICAS", default_value_t = 1, value_name = "N", value_parser = odd_copies)]
     pub stream_replicas: u8,
@@ -27,7 +27,7 @@ pub struct Streams {
     pub acks_max_bytes: u64,
 }
 
-impl Streams {
+impl StreamOptions {
     /// The definitions with these choices.
     pub fn provision(&self) -> Provision {
         Provision {

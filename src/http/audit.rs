@@ -21,7 +21,7 @@ use super::query::{Query, number};
 use super::respond;
 use super::state::{App, READ_TIMEOUT};
 use crate::audit::connection::AuditLog;
-use crate::audit::feed::{Part, feed};
+use crate::audit::feed::{Selection, feed};
 use crate::audit::proof::of_replica::prove;
 use crate::domain::{BroadcastId, UserId};
 use crate::log::Position;
@@ -76,7 +76,7 @@ pub async fn events(
 async fn feed_until_stopped(
     feed: impl Future<Output = anyhow::Result<()>>,
     app: App,
-    part: Part,
+    part: Selection,
     lasts: Option<Duration>,
 ) -> anyhow::Result<()> {
     let ended = async {
@@ -171,7 +171,7 @@ async fn newest(app: &App) -> Result<Option<SignedCheckpoint>, ApiError> {
 }
 
 /// `from_sequence`, `limit` and `follow` of a query.
-fn part(query: &Query) -> Result<Part, ApiError> {
+fn part(query: &Query) -> Result<Selection, ApiError> {
     let follow = match query.get("follow") {
         None | Some("false") => false,
         Some("true") => true,
@@ -189,7 +189,7 @@ fn part(query: &Query) -> Result<Part, ApiError> {
             return Err(ApiError::malformed("invalid_limit", message));
         }
     };
-    Ok(Part { from, limit, follow })
+    Ok(Selection { from, limit, follow })
 }
 
 fn positive(text: &str) -> Option<u64> {
@@ -218,10 +218,10 @@ mod tests {
     #[test]
     fn events_are_limited_unless_they_follow() {
         let part = |text: &str| part(&query(text));
-        assert_eq!(part(""), Ok(Part { from: 1, limit: Some(DEFAULT_LIMIT), follow: false }));
-        let some = Part { from: 7, limit: Some(MAX_LIMIT), follow: false };
+        assert_eq!(part(""), Ok(Selection { from: 1, limit: Some(DEFAULT_LIMIT), follow: false }));
+        let some = Selection { from: 7, limit: Some(MAX_LIMIT), follow: false };
         assert_eq!(part("?from_sequence=7&limit=5000&follow=false"), Ok(some));
-        assert_eq!(part("?follow=true"), Ok(Part { from: 1, limit: None, follow: true }));
+        assert_eq!(part("?follow=true"), Ok(Selection { from: 1, limit: None, follow: true }));
         assert_eq!(part("?follow=true&limit=2").map(|part| part.limit), Ok(Some(2)));
         for bad in ["from_sequence=0", "from_sequence=-1", "limit=0", "limit=5001", "limit=x", "follow=yes"] {
             assert!(part(&format!("?{bad}")).is_err(), "{bad}");

@@ -13,7 +13,7 @@ use super::state::App;
 use crate::contract::{ASYNCAPI, OPENAPI};
 use crate::log::stream_report::CopyState;
 use crate::metrics::text::Format;
-use crate::metrics::{self, Standing};
+use crate::metrics::{self, ScrapeValues};
 use crate::projection::Halt;
 use crate::submit::mode::Mode;
 
@@ -70,17 +70,17 @@ pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Respo
     Ok(([(CONTENT_TYPE, format.content_type()), (VARY, "Accept")], text).into_response())
 }
 
-fn standing(app: &App) -> Standing {
+fn standing(app: &App) -> ScrapeValues {
     let (position, seen) = (app.projection.position(), app.projection.seen());
     let (has_leader, report) = app.submit.condition().latest();
     let servers = |state| report.servers.values().filter(|known| **known == state).count();
-    let stream = metrics::Stream {
+    let stream = metrics::StreamGauges {
         has_leader,
         servers: CopyState::ALL.map(|state| (state.as_str(), servers(state))).to_vec(),
         copies: report.copies,
         copies_wanted: report.copies_wanted,
     };
-    let log = metrics::Log {
+    let log = metrics::LogGauges {
         connected: app.nats.is_up(),
         connections: app.nats.made(),
         following: seen.following.is_some(),
@@ -91,7 +91,7 @@ fn standing(app: &App) -> Standing {
         missing: report.missing,
         stream,
     };
-    let projection = metrics::Projection {
+    let projection = metrics::ProjectionGauges {
         sequence: position.sequence,
         skipped_future: position.skipped.0,
         skipped_foreign: position.skipped.1,
@@ -102,14 +102,14 @@ fn standing(app: &App) -> Standing {
         gave_up: position.halt == Some(Halt::GaveUp),
         diverged: position.diverged,
     };
-    let queues = metrics::Queues {
+    let queues = metrics::QueueGauges {
         acks: app.acks.waiting(),
         commands: app.submit.waiting(),
         announcements: app.projection.announcements_waiting(),
         hub_requests: app.hub.requests_waiting(),
     };
     let waiting = app.submit.outbox_stats();
-    let outage = metrics::Outage {
+    let outage = metrics::OutboxGauges {
         degraded: app.submit.modes().now() != Mode::Cluster || projection.stalled,
         entries: waiting.entries,
         bytes: waiting.bytes,
@@ -117,9 +117,17 @@ fn standing(app: &App) -> Standing {
     };
     let keys = app.authenticator.published_keys().map(|keys| {
         let state = keys.state();
-        metrics::TokenKeys { keys: state.keys, age: state.age }
+        metrics::TokenKeyGauges { keys: state.keys, age: state.age }
     });
-    Standing { ready: app.is_ready(), log, projection, queues, outage, keys, warnings: app.warnings.now() }
+    ScrapeValues {
+        ready: app.is_ready(),
+        log,
+        projection,
+        queues,
+        outage,
+        keys,
+        warnings: app.warnings.now(),
+    }
 }
 
 /// `GET /openapi.yaml`: the description of the REST interface.

@@ -24,7 +24,7 @@ use rustix::process::{
 };
 use tracing::{error, info, warn};
 
-use crate::disk::{Fullness, private};
+use crate::disk::{FreeSpaceWatch, private};
 use login::{Login, USER};
 
 /// The hidden subcommand through which the child is started, see [`exec_child`].
@@ -291,7 +291,7 @@ fn port_in(file: &str) -> Option<u16> {
 /// Keeps one child going until it is told to stop.
 fn supervise(server: &Server, mut child: Child, port: u16, stopped: &Receiver<()>) {
     let mut unwatched = false;
-    let mut full_disk = Fullness::default();
+    let mut full_disk = FreeSpaceWatch::default();
     while goes_on(stopped, POLL_INTERVAL) {
         match child.try_wait() {
             Ok(Some(status)) => error!("the embedded nats-server ended ({status}); starting it again"),

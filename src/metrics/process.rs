@@ -24,7 +24,7 @@ mod linux {
     use prometheus_client::metrics::gauge::ConstGauge;
     use prometheus_client::registry::{Registry, Unit};
 
-    use crate::metrics::standing::{bytes, now};
+    use crate::metrics::collector::{bytes, now};
 
     pub(super) fn register(r: &mut Registry, process: &Process) -> ProcResult<()> {
         let stat = process.stat()?;

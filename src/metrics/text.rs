@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::Metrics;
-use super::standing::Standing;
+use super::collector::ScrapeValues;
 
 /// How the metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,8 @@ impl<'a> Range<'a> {
 
 impl Metrics {
     /// What `/metrics` answers in a format, with what is read at this moment.
-    pub fn in_format(&self, format: Format, standing: &Standing) -> Result<String, std::fmt::Error> {
-        let text = self.open_metrics(standing)?;
+    pub fn in_format(&self, format: Format, values: &ScrapeValues) -> Result<String, std::fmt::Error> {
+        let text = self.open_metrics(values)?;
         match format {
             Format::OpenMetrics => Ok(text),
             Format::Plain => plain(&text),

@@ -65,7 +65,7 @@ const MAX_CLOCK_SKEW_NS: i64 = 600_000_000_000;
 
 /// What a notary needs to know.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct NotaryOptions {
     /// Who signs here. The first one's name is the name of the log. Empty: nobody.
     pub keys: Vec<SecretKey>,
     /// Whose checkpoints count, besides. When nobody is known at all, everybody's do.
@@ -76,7 +76,7 @@ pub struct Options {
     pub every: Duration,
 }
 
-impl Options {
+impl NotaryOptions {
     /// Whose checkpoints count. Empty: everybody's.
     pub fn trusted(&self) -> Vec<PublicKey> {
         let own = self.keys.iter().map(|key| key.public().clone());
@@ -95,7 +95,7 @@ pub struct Notary {
     /// How to create the stream of checkpoints.
     pub provision: Provision,
     /// Who signs, and when.
-    pub options: Options,
+    pub options: NotaryOptions,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// What is counted.

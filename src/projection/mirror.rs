@@ -46,7 +46,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 
 /// How long the projection may take to get where the holder before was, before that counts as beyond the log.
-const AHEAD_PATIENCE: Duration = Duration::from_secs(3);
+const AHEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Acknowledgements on their way into the bucket, and keys looked at, at once.
 const PUTS_IN_FLIGHT: usize = 256;
@@ -258,7 +258,7 @@ impl Writer {
             let Position { epoch, sequence, .. } = *position;
             epoch == Some(place.epoch) && sequence >= place.sequence
         });
-        timeout(AHEAD_PATIENCE, reached).await.is_ok_and(|reached| reached.is_ok())
+        timeout(AHEAD_TIMEOUT, reached).await.is_ok_and(|reached| reached.is_ok())
     }
 
     fn place(&self, sequence: u64) -> Place {

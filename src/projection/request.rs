@@ -53,7 +53,7 @@ pub(super) enum Damage {
 
 impl Damage {
     pub(super) fn of(error: &anyhow::Error) -> Self {
-        if disk::takes_nothing(error) { Self::FullDisk } else { Self::Record }
+        if disk::is_full(error) { Self::FullDisk } else { Self::Record }
     }
 
     pub(super) fn error(self) -> anyhow::Error {

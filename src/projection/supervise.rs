@@ -89,7 +89,7 @@ impl Supervised {
                     ByReason::DISAGREES
                 }
                 // Nothing is wrong with what is on it, and a copy would only fill it more.
-                Err(error) if disk::takes_nothing(&error) || !self.has_room().await => {
+                Err(error) if disk::is_full(&error) || !self.has_room().await => {
                     tokio::select! {
                         biased;
                         () = self.stall(&error) => continue,
@@ -145,7 +145,7 @@ impl Supervised {
     async fn has_room(&mut self) -> bool {
         let file = self.options.directory.with_extension("room");
         let looked = self.owner.serve_during(blocking(move || disk::has_room(&file))).await;
-        !matches!(looked, Ok(Err(error)) if disk::takes_nothing(&error))
+        !matches!(looked, Ok(Err(error)) if disk::is_full(&error))
     }
 
     /// Throws away what is on disk and in memory.

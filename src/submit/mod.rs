@@ -101,7 +101,7 @@ pub struct Submit {
     projection: Projection,
     clock: Arc<dyn Clock>,
     source: String,
-    options: Options,
+    options: SubmitOptions,
     locks: HashMap<Channel, ChannelLock>,
     modes: CurrentMode,
     outbox: Arc<Mutex<Outbox>>,
@@ -115,7 +115,7 @@ pub struct Submit {
 
 /// What the write path needs to know.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct SubmitOptions {
     /// The replica's name, for the source of its events.
     pub replica: String,
     /// The channels that exist.
@@ -152,7 +152,7 @@ impl Submit {
         projection: Projection,
         clock: Arc<dyn Clock>,
         outbox: Outbox,
-        options: Options,
+        options: SubmitOptions,
     ) -> Arc<Self> {
         let lock = || ChannelLock { mutex: Mutex::new(()), slots: Semaphore::new(MAX_WAITING) };
         let submit = Arc::new(Self {

@@ -151,7 +151,7 @@ impl Outbox {
             stats,
         };
         match outbox.begin() {
-            Err(error) if disk::takes_nothing(&error) => {
+            Err(error) if disk::is_full(&error) => {
                 error!("the outbox takes nothing until its disk does: {error:#}");
             }
             begun => begun?,

@@ -161,7 +161,7 @@ impl Spec {
 
     fn submit(&self, log: Arc<dyn EventLog>, projection: Projection, metrics: &Metrics) -> Arc<Submit> {
         let outbox = Outbox::open(&self.outbox(), OutboxLimits { entries: 1_000, bytes: 1 << 20 }).unwrap();
-        let options = submit::Options {
+        let options = submit::SubmitOptions {
             replica: format!("r{}", self.number),
             channels: self.channels.clone(),
             append_timeout: Duration::from_secs(3),

@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use crate::audit::source::Head;
+use crate::audit::source::LogHead;
 use crate::audit::terminal::json_line;
 use crate::domain::Timestamp;
 use crate::log::merkle::Hash;
@@ -20,15 +20,15 @@ pub(super) const VERSION: u64 = 1;
 
 /// Bytes that a line has at most, its end apart. A message of the log has 256 KiB at most, and 1 MiB where NATS is left
 /// to its defaults; each of its bytes takes six at most in JSON.
-pub(super) const LONGEST: usize = 8 << 20;
+pub(super) const MAX_LINE_BYTES: usize = 8 << 20;
 
 /// What a line says.
 #[derive(Debug)]
-pub(super) enum Line {
+pub(super) enum ExportLine {
     Header(Header),
     Checkpoint(StoredCheckpoint),
-    Place(LogEntry),
-    End(End),
+    Entry(LogEntry),
+    Footer(Footer),
 }
 
 /// The first line, as far as it can be read.
@@ -44,7 +44,7 @@ pub(super) struct Header {
 /// The last line.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct End {
+pub(super) struct Footer {
     pub(super) end: u64,
     pub(super) root: Hash,
 }
@@ -58,30 +58,30 @@ pub(super) struct LineError {
 }
 
 /// Reads a line, without its end.
-pub(super) fn read(line: &[u8]) -> Result<Line, LineError> {
+pub(super) fn read(line: &[u8]) -> Result<ExportLine, LineError> {
     // Nearly every line is a place, so that is tried before it is asked what it is.
-    let place = match serde_json::from_slice::<Place>(line) {
-        Ok(place) => {
-            let sequence = Some(place.sequence);
-            return place.entry().map(Line::Place).map_err(|what| LineError { sequence, what });
+    let entry_line = match serde_json::from_slice::<EntryLine>(line) {
+        Ok(entry_line) => {
+            let sequence = Some(entry_line.sequence);
+            return entry_line.entry().map(ExportLine::Entry).map_err(|what| LineError { sequence, what });
         }
         Err(error) => error,
     };
     let unreadable = |error: &serde_json::Error| LineError { sequence: None, what: why(error) };
-    let marks: Marks = serde_json::from_slice(line).map_err(|error| unreadable(&error))?;
-    match marks {
-        Marks { tidings_export: Some(_), checkpoint: None, sequence: None, end: None } => {
-            Ok(Line::Header(Header::of(line)))
+    let fields: MarkerFields = serde_json::from_slice(line).map_err(|error| unreadable(&error))?;
+    match fields {
+        MarkerFields { tidings_export: Some(_), checkpoint: None, sequence: None, end: None } => {
+            Ok(ExportLine::Header(Header::of(line)))
         }
-        Marks { tidings_export: None, checkpoint: Some(_), sequence: None, end: None } => {
+        MarkerFields { tidings_export: None, checkpoint: Some(_), sequence: None, end: None } => {
             let signed: CheckpointLine = serde_json::from_slice(line).map_err(|error| unreadable(&error))?;
-            signed.stored().map(Line::Checkpoint).map_err(|what| LineError { sequence: None, what })
+            signed.stored().map(ExportLine::Checkpoint).map_err(|what| LineError { sequence: None, what })
         }
-        Marks { tidings_export: None, checkpoint: None, sequence: None, end: Some(_) } => {
-            serde_json::from_slice(line).map(Line::End).map_err(|error| unreadable(&error))
+        MarkerFields { tidings_export: None, checkpoint: None, sequence: None, end: Some(_) } => {
+            serde_json::from_slice(line).map(ExportLine::Footer).map_err(|error| unreadable(&error))
         }
-        Marks { tidings_export: None, checkpoint: None, sequence: Some(sequence), end: None } => {
-            Err(LineError { sequence: sequence.as_u64(), what: why(&place) })
+        MarkerFields { tidings_export: None, checkpoint: None, sequence: Some(sequence), end: None } => {
+            Err(LineError { sequence: sequence.as_u64(), what: why(&entry_line) })
         }
         _ => Err(LineError {
             sequence: None,
@@ -92,7 +92,7 @@ pub(super) fn read(line: &[u8]) -> Result<Line, LineError> {
 
 /// What tells the kinds of lines apart.
 #[derive(Deserialize)]
-struct Marks {
+struct MarkerFields {
     tidings_export: Option<IgnoredAny>,
     checkpoint: Option<IgnoredAny>,
     sequence: Option<Value>,
@@ -112,14 +112,14 @@ impl Header {
     fn of(line: &[u8]) -> Self {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Strict {
+        struct StrictHeader {
             tidings_export: u64,
             epoch: Epoch,
             last_sequence: u64,
             #[serde(rename = "exported_at")]
             _exported_at: Timestamp,
         }
-        match serde_json::from_slice::<Strict>(line) {
+        match serde_json::from_slice::<StrictHeader>(line) {
             Ok(strict) => Self {
                 version: Some(strict.tidings_export),
                 epoch: Some(strict.epoch),
@@ -155,7 +155,7 @@ impl CheckpointLine {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Place {
+struct EntryLine {
     sequence: u64,
     #[serde(default, deserialize_with = "there")]
     hole: Option<bool>,
@@ -176,7 +176,7 @@ fn there<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Res
     T::deserialize(deserializer).map(Some)
 }
 
-impl Place {
+impl EntryLine {
     fn entry(self) -> Result<LogEntry, String> {
         let sequence = self.sequence;
         if sequence == 0 {
@@ -209,7 +209,7 @@ fn time(text: &str) -> Result<i64, String> {
     parse_rfc3339(text).map_err(|why| format!("its time cannot be read: {why}"))
 }
 
-pub(super) fn header(head: Head, exported_at: Timestamp) -> String {
+pub(super) fn header(head: LogHead, exported_at: Timestamp) -> String {
     json_line(&json!({
         "tidings_export": VERSION,
         "epoch": head.epoch,
@@ -222,7 +222,7 @@ pub(super) fn checkpoint(stored: &StoredCheckpoint) -> String {
     json_line(&json!({"checkpoint": stored.number, "time": rfc3339(stored.time_ns), "note": stored.text}))
 }
 
-pub(super) fn place(entry: &LogEntry) -> String {
+pub(super) fn entry_line(entry: &LogEntry) -> String {
     let raw = match entry {
         LogEntry::Message(raw) => raw,
         LogEntry::Hole(sequence) => return json_line(&json!({"sequence": sequence, "hole": true})),

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::shown::Shown;
-use super::{Proof, Unprovable};
+use super::extra::ProofExtra;
+use super::{Proof, ProofError};
 use crate::domain::{BroadcastId, Needs, UserId, in_log};
 use crate::log::EventLog;
 use crate::log::merkle::inclusion_ranges;
@@ -14,9 +14,9 @@ use crate::projection::{Projection, Unavailable};
 
 /// Why a replica gives no proof.
 #[derive(Debug)]
-pub enum NoProof {
+pub enum ReplicaProofError {
     /// There is none to give.
-    Unprovable(Unprovable),
+    ProofError(ProofError),
     /// It has not read the log as far as it was signed: the one place, and the other.
     Behind(u64, u64),
     /// Its projection cannot answer.
@@ -25,13 +25,13 @@ pub enum NoProof {
     Away(anyhow::Error),
 }
 
-impl From<Unprovable> for NoProof {
-    fn from(unprovable: Unprovable) -> Self {
-        Self::Unprovable(unprovable)
+impl From<ProofError> for ReplicaProofError {
+    fn from(unprovable: ProofError) -> Self {
+        Self::ProofError(unprovable)
     }
 }
 
-impl From<Unavailable> for NoProof {
+impl From<Unavailable> for ReplicaProofError {
     fn from(_: Unavailable) -> Self {
         Self::Unavailable
     }
@@ -45,22 +45,22 @@ pub async fn prove(
     signed: Option<SignedCheckpoint>,
     (broadcast, user): (BroadcastId, Option<UserId>),
     patience: Duration,
-) -> Result<Proof, NoProof> {
+) -> Result<Proof, ReplicaProofError> {
     let sequence = place(projection, broadcast, user.clone()).await?;
-    let signed = signed.ok_or(Unprovable::NobodySigns)?;
+    let signed = signed.ok_or(ProofError::NoCheckpoint)?;
     let size = signed.checkpoint.size;
     if size < sequence {
-        return Err(Unprovable::NotSigned(sequence, size).into());
+        return Err(ProofError::NotSigned(sequence, size).into());
     }
-    let event = log.get(sequence).await.map_err(|error| NoProof::Away(error.into()))?;
-    let shown = Shown::of(&event.ok_or(Unprovable::Lost(sequence))?, user.as_ref())?;
+    let event = log.get(sequence).await.map_err(|error| ReplicaProofError::Away(error.into()))?;
+    let shown = ProofExtra::of(&event.ok_or(ProofError::Lost(sequence))?, user.as_ref())?;
     if !projection.reached(size, patience).await {
-        return Err(NoProof::Behind(size, projection.position().sequence));
+        return Err(ReplicaProofError::Behind(size, projection.position().sequence));
     }
     let mut path = Vec::new();
     let mut leaves = LeafReader::of_any_node(log);
     for range in inclusion_ranges(sequence - 1, size) {
-        path.push(hash_of(&mut leaves, projection, range).await.map_err(NoProof::Away)?);
+        path.push(hash_of(&mut leaves, projection, range).await.map_err(ReplicaProofError::Away)?);
     }
     Ok(Proof::of(shown, sequence, path, signed)?)
 }
@@ -70,17 +70,17 @@ async fn place(
     projection: &Projection,
     broadcast: BroadcastId,
     user: Option<UserId>,
-) -> Result<u64, NoProof> {
+) -> Result<u64, ReplicaProofError> {
     let needs = Needs::acknowledged(broadcast, user.as_ref().map(UserId::fingerprint));
     let look = move |view: crate::domain::View<'_>| {
-        let known = view.broadcast(broadcast).ok_or(Unprovable::UnknownBroadcast(broadcast))?;
+        let known = view.broadcast(broadcast).ok_or(ProofError::UnknownBroadcast(broadcast))?;
         let sequence = match user {
             None => known.sequence,
             Some(user) => {
-                view.acknowledged_at(broadcast, &user).ok_or(Unprovable::NotAcknowledged(broadcast, user))?
+                view.acknowledged_at(broadcast, &user).ok_or(ProofError::NotAcknowledged(broadcast, user))?
             }
         };
-        in_log(sequence).ok_or(Unprovable::NotInLog)
+        in_log(sequence).ok_or(ProofError::NotInLog)
     };
     Ok(projection.with(needs, look).await??)
 }

@@ -1,7 +1,7 @@
 //! A proof from a source alone: read once to find the event, and once more to hash what is beside it.
 
-use super::shown::Shown;
-use super::{Proof, Unprovable};
+use super::extra::ProofExtra;
+use super::{Proof, ProofError};
 use crate::audit::source::Source;
 use crate::domain::{BroadcastId, Channel, Event, Recorded, UserId};
 use crate::log::RawMessage;
@@ -18,16 +18,16 @@ pub async fn prove(
     broadcast: BroadcastId,
     user: Option<&UserId>,
 ) -> anyhow::Result<Proof> {
-    let signed = signed.ok_or(Unprovable::NobodySigns)?;
+    let signed = signed.ok_or(ProofError::NoCheckpoint)?;
     let last = source.head().await?.last_sequence;
     let event = find(source, last, broadcast, user).await?;
-    let shown = Shown::of(&event, user)?;
+    let shown = ProofExtra::of(&event, user)?;
     let size = signed.checkpoint.size;
     if size < event.sequence {
-        return Err(Unprovable::NotSigned(event.sequence, size).into());
+        return Err(ProofError::NotSigned(event.sequence, size).into());
     }
     if size > last {
-        return Err(Unprovable::Shorter(last, size).into());
+        return Err(ProofError::Shorter(last, size).into());
     }
     let path = path(source, event.sequence - 1, size).await?;
     Ok(Proof::of(shown, event.sequence, path, signed)?)
@@ -46,11 +46,11 @@ async fn find(
         (Some(found), ..) => Ok(found),
         (None, Some(_), Some(user)) => {
             visited?;
-            Err(Unprovable::NotAcknowledged(broadcast, user.clone()).into())
+            Err(ProofError::NotAcknowledged(broadcast, user.clone()).into())
         }
         _ => {
             visited?;
-            Err(Unprovable::UnknownBroadcast(broadcast).into())
+            Err(ProofError::UnknownBroadcast(broadcast).into())
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::shown::What;
+use super::extra::ProvenFact;
 use super::*;
 use crate::audit::source::Source;
 use crate::domain::{Acknowledged, Acknowledgement, Broadcast, Event, Severity, Timestamp};
@@ -124,10 +124,13 @@ async fn each_user_of_an_event_is_proven_alone_at_every_size_of_the_log() {
             let proof = proof(&log, size, 1, Some(name)).await.unwrap();
             let text = proof.to_string();
             assert_eq!(text.parse(), Ok(proof.clone()));
-            let Proven { says, checkpoint, signed_by } = proof.check(&trusted()).unwrap();
-            let what =
-                What::Acknowledged { broadcast_id: id(1), user: user(name), at: Timestamp::from_unix_ms(at) };
-            assert_eq!((says.sequence, says.channel.as_str(), says.what), (sequence, "creator", what));
+            let VerifiedProof { event, checkpoint, signed_by } = proof.check(&trusted()).unwrap();
+            let what = ProvenFact::Acknowledged {
+                broadcast_id: id(1),
+                user: user(name),
+                at: Timestamp::from_unix_ms(at),
+            };
+            assert_eq!((event.sequence, event.channel.as_str(), event.what), (sequence, "creator", what));
             assert_eq!((checkpoint.size, &signed_by), (size, key(1).public()));
             let shown = everything_shown(&text);
             for other in others.into_iter().filter(|other| *other != name) {
@@ -161,10 +164,10 @@ async fn what_was_announced_is_proven_with_its_words_and_late_as_late() {
     let log = log().await;
     for (n, sequence, overtaken) in [(1, 2, false), (2, 6, true)] {
         let proof = proof(&log, 9, n, None).await.unwrap();
-        let says = proof.check(&trusted()).unwrap().says;
-        let What::Announced { broadcast, late } = says.what else { panic!("{says:?}") };
+        let event = proof.check(&trusted()).unwrap().event;
+        let ProvenFact::Announced { broadcast, late } = event.what else { panic!("{event:?}") };
         assert_eq!((broadcast.id, broadcast.message.as_str()), (id(n), format!("number {n}").as_str()));
-        assert_eq!((says.sequence, late), (sequence, overtaken));
+        assert_eq!((event.sequence, late), (sequence, overtaken));
         assert_eq!(proof.to_string().parse(), Ok(proof));
     }
 }
@@ -222,7 +225,7 @@ fn flipped(line: &str) -> String {
 }
 
 /// A proof whose JSON was changed, and its index and hashes left as they are.
-fn with_extra(proof: &Proof, change: impl FnOnce(&mut serde_json::Value)) -> Result<Proven, String> {
+fn with_extra(proof: &Proof, change: impl FnOnce(&mut serde_json::Value)) -> Result<VerifiedProof, String> {
     let mut json = serde_json::to_value(&proof.shown).unwrap();
     change(&mut json);
     let text = proof.to_string();
@@ -304,7 +307,7 @@ async fn a_root_counts_only_where_acknowledgements_belong() {
         let statement = crate::log::leaf::Statement::of(&raw);
         let mut shown = serde_json::to_value(&eve.shown).unwrap();
         shown["statement"] = STANDARD.encode(statement.to_bytes()).into();
-        let shown: Shown = serde_json::from_value(shown).unwrap();
+        let shown: ProofExtra = serde_json::from_value(shown).unwrap();
         let forged = Proof { shown, index: sequence - 1, path: vec![], note: signed.note };
         let why = forged.check(&trusted()).unwrap_err();
         assert!(why.contains(words), "{subject}: {why}, not {words}");
@@ -333,7 +336,7 @@ async fn one_changed_byte_is_refused_or_proves_the_same() {
     }
 }
 
-fn checked(bytes: &[u8]) -> Result<Proven, String> {
+fn checked(bytes: &[u8]) -> Result<VerifiedProof, String> {
     std::str::from_utf8(bytes).map_err(|e| e.to_string())?.parse::<Proof>()?.check(&trusted())
 }
 
@@ -346,13 +349,16 @@ fn proofs_that_were_made_once_check_for_ever() {
         let text = read(name);
         let proof: Proof = text.parse().unwrap();
         assert_eq!(proof.to_string(), text);
-        proof.check(std::slice::from_ref(&key)).unwrap().says
+        proof.check(std::slice::from_ref(&key)).unwrap().event
     };
-    let Says { sequence, what, .. } = proven("acknowledged.tlog-proof");
+    let ProvenEvent { sequence, what, .. } = proven("acknowledged.tlog-proof");
     let at = Timestamp::from_unix_ms(2_001);
-    assert_eq!((sequence, what), (4, What::Acknowledged { broadcast_id: id(1), user: user("eve"), at }));
-    let Says { sequence, what, .. } = proven("late.tlog-proof");
-    let What::Announced { broadcast, late } = what else { panic!("{what:?}") };
+    assert_eq!(
+        (sequence, what),
+        (4, ProvenFact::Acknowledged { broadcast_id: id(1), user: user("eve"), at })
+    );
+    let ProvenEvent { sequence, what, .. } = proven("late.tlog-proof");
+    let ProvenFact::Announced { broadcast, late } = what else { panic!("{what:?}") };
     assert_eq!((sequence, broadcast.id, broadcast.message.as_str(), late), (6, id(2), "number 2", true));
 }
 
@@ -368,13 +374,13 @@ proptest! {
         index in "index [0-9]{0,20}",
         rest in "(\n[A-Za-z0-9+/]{43}=){0,3}\n\n(.|\n){0,60}",
     ) {
-        let text = format!("{FORM}\n{extra}{index}{rest}");
+        let text = format!("{FORMAT_LINE}\n{extra}{index}{rest}");
         prop_assert!(checked(text.as_bytes()).is_err());
     }
 
     #[test]
     fn any_json_is_refused(json in "\\{\"statement\":\"[A-Za-z0-9+/=]{0,40}\",\"shown\":\\{\"announcement\":\\{\"body\":\"[A-Za-z=]{0,9}\"\\}\\}\\}") {
-        let text = format!("{FORM}\nextra {}\nindex 0\n\na\n\n— n AAAAAAA=\n", STANDARD.encode(json));
+        let text = format!("{FORMAT_LINE}\nextra {}\nindex 0\n\na\n\n— n AAAAAAA=\n", STANDARD.encode(json));
         prop_assert!(checked(text.as_bytes()).is_err());
     }
 }

@@ -11,11 +11,11 @@ use crate::notary::note::{Note, PublicKey, VerifyError};
 use crate::notary::stream::StoredCheckpoint;
 
 /// Different faults of checkpoints that are kept, and other logs that are named; the rest is counted.
-const MOST_FAULTS: usize = 1_000;
+const MAX_FAULTS: usize = 1_000;
 
 /// A root that the log must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SignedRoot {
+pub(super) struct ExpectedRoot {
     pub(super) size: u64,
     pub(super) root: Hash,
     /// The number of the checkpoint that says so.
@@ -24,7 +24,7 @@ pub(super) struct SignedRoot {
 
 /// Checkpoints one after the other that have the same fault.
 #[derive(Debug)]
-struct Fault {
+struct CheckpointFault {
     first: u64,
     last: u64,
     what: String,
@@ -36,12 +36,12 @@ pub struct SignedRoots {
     /// Which log; `None`: nothing was read.
     epoch: Option<Epoch>,
     keys: Vec<PublicKey>,
-    pub(super) roots: Vec<SignedRoot>,
+    pub(super) roots: Vec<ExpectedRoot>,
     /// The newest checkpoint of this log: its size, its root, and its text in the stream.
     pub(super) newest: Option<(u64, Hash, String)>,
     /// The first and the last checkpoint of each other log.
     of_others: BTreeMap<Epoch, (u64, u64)>,
-    faults: Vec<Fault>,
+    faults: Vec<CheckpointFault>,
     more_faults: u64,
 }
 
@@ -74,14 +74,14 @@ impl SignedRoots {
         let Checkpoint { size, root, epoch, .. } = *checkpoint;
         if Some(epoch) != self.epoch {
             // A log that was begun anew is said once, not once for each time that the old one was signed.
-            if self.of_others.len() < MOST_FAULTS || self.of_others.contains_key(&epoch) {
+            if self.of_others.len() < MAX_FAULTS || self.of_others.contains_key(&epoch) {
                 self.of_others.entry(epoch).or_insert((stored.number, stored.number)).1 = stored.number;
             } else {
                 self.more_faults += 1;
             }
             return Ok(());
         }
-        self.roots.push(SignedRoot { size, root, number: stored.number });
+        self.roots.push(ExpectedRoot { size, root, number: stored.number });
         match &mut self.newest {
             Some((before, _, _)) if size < *before => {
                 Err(format!("it is of size {size}, and one of size {before} came before it"))
@@ -105,8 +105,8 @@ impl SignedRoots {
         let kept = self.faults.len();
         match self.faults.last_mut() {
             Some(last) if last.what == what => last.last = number,
-            _ if kept < MOST_FAULTS => {
-                self.faults.push(Fault { first: number, last: number, what });
+            _ if kept < MAX_FAULTS => {
+                self.faults.push(CheckpointFault { first: number, last: number, what });
             }
             _ => self.more_faults += 1,
         }
@@ -115,7 +115,7 @@ impl SignedRoots {
     /// Reports what is wrong with the checkpoints, whatever the log is: once for those that follow each other.
     pub(super) fn report(&self, report: &mut impl FnMut(Finding)) {
         let mut find = |what: String| report(Finding::of_all(FindingKind::Checkpoint, what));
-        for Fault { first, last, what } in &self.faults {
+        for CheckpointFault { first, last, what } in &self.faults {
             find(if first == last {
                 format!("checkpoint {first}: {what}")
             } else {
@@ -225,7 +225,7 @@ mod tests {
         signed.take(&(1..=5_000).map(junk).collect::<Vec<_>>());
         signed.take(&(5_001..=9_000).map(|number| stored(10_000 - number, &key(1))).collect::<Vec<_>>());
         let found = findings(&signed);
-        assert!(found.len() <= MOST_FAULTS + 1, "{}", found.len());
+        assert!(found.len() <= MAX_FAULTS + 1, "{}", found.len());
         assert!(found.last().unwrap().ends_with("more checkpoints have a fault"), "{:?}", found.last());
     }
 }

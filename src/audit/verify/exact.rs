@@ -60,7 +60,7 @@ mod tests {
     use proptest::sample::Index;
     use uuid::Uuid;
 
-    use super::super::places::closer_look;
+    use super::super::checks::check_in_full;
     use super::super::schemas::Schemas;
     use super::*;
     use crate::domain::{Acknowledged, Acknowledgement, BroadcastId, Timestamp};
@@ -119,7 +119,7 @@ mod tests {
     fn looked_at(raw: &RawMessage) -> Option<(bool, Vec<String>)> {
         let Decoded::Event(recorded) = decode(raw) else { return None };
         let mut found = Vec::new();
-        closer_look(&SCHEMAS, raw, &recorded, &mut |_, what| found.push(what));
+        check_in_full(&SCHEMAS, raw, &recorded, &mut |_, what| found.push(what));
         Some((is_as_written(raw, &recorded, trace_of(raw)), found))
     }
 

@@ -3,21 +3,21 @@
 use anyhow::Context as _;
 use async_nats::jetstream;
 
-use super::{Replica, bucket};
+use super::{ReplicaReport, bucket};
 use crate::audit::finding::{Finding, FindingKind};
-use crate::audit::source::Head;
+use crate::audit::source::LogHead;
 use crate::log::provision::replicas_stream;
 use crate::push::heartbeat::{self, Heartbeat};
 
 /// What each live replica says of itself. Nobody is alive where there is no bucket of heartbeats.
-pub async fn replicas(context: &jetstream::Context) -> anyhow::Result<Vec<Replica>> {
+pub async fn replicas(context: &jetstream::Context) -> anyhow::Result<Vec<ReplicaReport>> {
     let bucket = bucket::find(context, replicas_stream()).await.context("reading the heartbeats")?;
     let Some(bucket) = bucket else { return Ok(vec![]) };
     let heartbeats = heartbeat::heartbeats(&bucket).await?.into_iter();
-    Ok(heartbeats.map(|(heartbeat, _)| Replica::from(heartbeat)).collect())
+    Ok(heartbeats.map(|(heartbeat, _)| ReplicaReport::from(heartbeat)).collect())
 }
 
-impl From<Heartbeat> for Replica {
+impl From<Heartbeat> for ReplicaReport {
     fn from(said: Heartbeat) -> Self {
         Self {
             name: said.replica,
@@ -28,7 +28,7 @@ impl From<Heartbeat> for Replica {
 }
 
 /// A replica that has read further than the log goes has read what is no more; one of another log serves that.
-pub(super) fn compare_ends(head: Head, replicas: &[Replica], report: &mut impl FnMut(Finding)) {
+pub(super) fn compare_ends(head: LogHead, replicas: &[ReplicaReport], report: &mut impl FnMut(Finding)) {
     for replica in replicas {
         let what = match replica.epoch {
             Some(epoch) if epoch != head.epoch => format!("it reads another log, with the epoch {epoch}"),

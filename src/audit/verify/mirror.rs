@@ -21,23 +21,23 @@ use crate::log::names::{
 use crate::log::{Epoch, RawMessage, direct_get};
 
 /// The mirror may take this long to write what the log has, and is asked this often.
-const PATIENCE: Duration = Duration::from_secs(10);
-const CONFIRM_EVERY: Duration = Duration::from_millis(250);
+const MIRROR_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Broadcasts whose acknowledgements are kept at hand.
-const AT_HAND: usize = 16;
+const CACHED_BROADCASTS: usize = 16;
 
 /// Acknowledgements that are about to be forgotten for their age may be there or not.
-const ABOUT_TO_GO_MS: i64 = 5 * 60 * 1_000;
+const EXPIRY_MARGIN_MS: i64 = 5 * 60 * 1_000;
 
 /// What stands at a key: where in the log it comes from, and a value unless it was deleted.
-struct Held {
+struct KvEntry {
     epoch: Option<Epoch>,
     sequence: u64,
     value: Option<Value>,
 }
 
-impl Held {
+impl KvEntry {
     fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, payload: &[u8]) -> Self {
         let deleted = header("KV-Operation").is_some();
         Self {
@@ -49,7 +49,7 @@ impl Held {
 }
 
 #[derive(Deserialize)]
-struct Position {
+struct MirrorPosition {
     epoch: Epoch,
     sequence: u64,
 }
@@ -79,11 +79,11 @@ pub async fn compare(
     Ok(())
 }
 
-async fn held(bucket: &Stream, name: &str, key: &str) -> anyhow::Result<Option<Held>> {
+async fn entry(bucket: &Stream, name: &str, key: &str) -> anyhow::Result<Option<KvEntry>> {
     match bucket.get_last_raw_message_by_subject(&bucket_subject(name, key)).await {
         Ok(found) => {
             let header = |name: &str| found.headers.get(name).map(HeaderValue::as_str);
-            Ok(Some(Held::read(header, &found.payload)))
+            Ok(Some(KvEntry::read(header, &found.payload)))
         }
         Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {key} of the bucket {name}")),
@@ -99,20 +99,20 @@ async fn caught_up(
 ) -> anyhow::Result<bool> {
     let begun = Instant::now();
     loop {
-        let position = held(bucket, name, POSITION_KEY).await?.and_then(|held| held.value);
-        let position = position.and_then(|value| serde_json::from_value::<Position>(value).ok());
+        let position = entry(bucket, name, POSITION_KEY).await?.and_then(|entry| entry.value);
+        let position = position.and_then(|value| serde_json::from_value::<MirrorPosition>(value).ok());
         let position = position.filter(|position| position.epoch == verified.epoch);
         if position.as_ref().is_some_and(|position| position.sequence >= verified.size) {
             return Ok(true);
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > MIRROR_TIMEOUT {
             let at = position.map_or(0, |position| position.sequence);
             let what =
                 format!("the bucket {name} is at {at}, and the log at {}: nobody mirrors it", verified.size);
             report(Finding::of_all(FindingKind::Mirror, what));
             return Ok(false);
         }
-        sleep(CONFIRM_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -128,10 +128,10 @@ async fn compare_active(
         channels.extend(subject?.0.strip_prefix(&prefix).and_then(|key| key.parse().ok()));
     }
     for channel in channels {
-        let found = held(bucket, ACTIVE_BUCKET, channel.as_str()).await?;
+        let found = entry(bucket, ACTIVE_BUCKET, channel.as_str()).await?;
         if found
             .as_ref()
-            .is_some_and(|held| held.epoch == Some(verified.epoch) && held.sequence > verified.size)
+            .is_some_and(|entry| entry.epoch == Some(verified.epoch) && entry.sequence > verified.size)
         {
             // Something happened since.
             continue;
@@ -141,7 +141,7 @@ async fn compare_active(
             value["sequence"] = known.sequence.into();
             value
         });
-        let found = found.and_then(|held| held.value);
+        let found = found.and_then(|entry| entry.value);
         if found != active {
             let shown =
                 |value: Option<Value>| value.map_or_else(|| "nothing".to_owned(), |value| value.to_string());
@@ -157,7 +157,7 @@ async fn compare_active(
 }
 
 #[derive(Deserialize)]
-struct AckValue {
+struct AckRecord {
     at: Timestamp,
     sequence: u64,
 }
@@ -171,10 +171,10 @@ async fn compare_acks(
 ) -> anyhow::Result<()> {
     let info = bucket.get_info().await?;
     let max_age_ms = i64::try_from(info.config.max_age.as_millis()).unwrap_or(i64::MAX);
-    let since = now.as_unix_ms().saturating_sub(max_age_ms).saturating_add(ABOUT_TO_GO_MS);
+    let since = now.as_unix_ms().saturating_sub(max_age_ms).saturating_add(EXPIRY_MARGIN_MS);
     let since = Timestamp::from_unix_ms(since);
-    let mut logged = Logged { verified, at_hand: VecDeque::new() };
-    let mut right = 0_u64;
+    let mut logged = LogAcks { verified, cache: VecDeque::new() };
+    let mut matching = 0_u64;
     let mut next = 1;
     // Up to the last one that was there when it was asked how many there are.
     while next <= info.state.last_sequence {
@@ -183,7 +183,7 @@ async fn compare_acks(
         let Some(last) = batch.last() else { break };
         next = last.sequence + 1;
         for message in &batch {
-            right += u64::from(agrees(message, &mut logged, since, report)?);
+            matching += u64::from(agrees(message, &mut logged, since, report)?);
         }
     }
     let mut expected = 0_u64;
@@ -191,9 +191,10 @@ async fn compare_acks(
         expected += 1;
         Ok(())
     })?;
-    if right < expected {
-        let what =
-            format!("the bucket has {right} of the {expected} acknowledgements that are young enough for it");
+    if matching < expected {
+        let what = format!(
+            "the bucket has {matching} of the {expected} acknowledgements that are young enough for it"
+        );
         report(Finding::of_all(FindingKind::Mirror, what));
     }
     Ok(())
@@ -202,16 +203,16 @@ async fn compare_acks(
 /// Whether it is an acknowledgement that the log has, and young enough to count. Another one is told of.
 fn agrees(
     message: &RawMessage,
-    logged: &mut Logged<'_>,
+    logged: &mut LogAcks<'_>,
     since: Timestamp,
     report: &mut impl FnMut(Finding),
 ) -> anyhow::Result<bool> {
-    let held = Held::read(|name| message.header(name), &message.body);
+    let entry = KvEntry::read(|name| message.header(name), &message.body);
     let key = message.subject.strip_prefix(&bucket_subject(ACKS_BUCKET, ""));
     let Some(key) = key.filter(|key| *key != POSITION_KEY) else { return Ok(false) };
     let verified = logged.verified;
-    let of_this_log = held.epoch == Some(verified.epoch) && held.sequence <= verified.size;
-    let Some(value) = held.value.filter(|_| of_this_log || held.epoch.is_none()) else { return Ok(false) };
+    let of_this_log = entry.epoch == Some(verified.epoch) && entry.sequence <= verified.size;
+    let Some(value) = entry.value.filter(|_| of_this_log || entry.epoch.is_none()) else { return Ok(false) };
     match logged.fault(key, value)? {
         Some(fault) => {
             report(Finding::of_all(FindingKind::Mirror, format!("the key {key} {fault}")));
@@ -222,27 +223,27 @@ fn agrees(
 }
 
 /// Where and when each user acknowledged a broadcast, by their fingerprints.
-type Acks = ByUser<(u64, Timestamp)>;
+type AcksByUser = ByUser<(u64, Timestamp)>;
 
 /// The acknowledgements of the log, by broadcast, those asked for last at hand.
-struct Logged<'a> {
+struct LogAcks<'a> {
     verified: &'a Verified,
-    at_hand: VecDeque<(BroadcastId, Acks)>,
+    cache: VecDeque<(BroadcastId, AcksByUser)>,
 }
 
-impl Logged<'_> {
-    fn of(&mut self, id: BroadcastId) -> anyhow::Result<&Acks> {
-        if let Some(at) = self.at_hand.iter().position(|(known, _)| *known == id) {
-            return Ok(&self.at_hand[at].1);
+impl LogAcks<'_> {
+    fn of(&mut self, id: BroadcastId) -> anyhow::Result<&AcksByUser> {
+        if let Some(at) = self.cache.iter().position(|(known, _)| *known == id) {
+            return Ok(&self.cache[at].1);
         }
-        let mut acks = Acks::default();
+        let mut acks = AcksByUser::default();
         self.verified.store().each_ack(id, |sequence, ack| {
             acks.entry(ack.user.fingerprint()).or_insert((sequence, ack.at));
             Ok(())
         })?;
-        self.at_hand.truncate(AT_HAND - 1);
-        self.at_hand.push_front((id, acks));
-        Ok(&self.at_hand[0].1)
+        self.cache.truncate(CACHED_BROADCASTS - 1);
+        self.cache.push_front((id, acks));
+        Ok(&self.cache[0].1)
     }
 
     fn logged(&mut self, key: &str) -> anyhow::Result<Option<(u64, Timestamp)>> {
@@ -261,11 +262,11 @@ impl Logged<'_> {
         let Some((sequence, at)) = self.logged(key)? else {
             return Ok(Some("is an acknowledgement that the log does not have".to_owned()));
         };
-        let Ok(value) = serde_json::from_value::<AckValue>(value) else {
+        let Ok(value) = serde_json::from_value::<AckRecord>(value) else {
             return Ok(Some("has a value that is none".to_owned()));
         };
-        let right = value.sequence == sequence && value.at == at;
-        Ok((!right)
+        let matching = value.sequence == sequence && value.at == at;
+        Ok((!matching)
             .then(|| format!("says {} at {}; the log has {at} at {sequence}", value.at, value.sequence)))
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::audit::terminal::{Column, Table};
 use crate::commands::{connect_read_only, print};
-use crate::config::{Nats, StatusFormat};
+use crate::config::{NatsOptions, StatusFormat};
 use crate::domain::{Digest, Timestamp};
 use crate::error_log::causes;
 use crate::log::Epoch;
@@ -26,24 +26,24 @@ use crate::submit::mode::Mode;
 use crate::warnings::Warning;
 
 /// The exit code when NATS could not be asked.
-const COULD_NOT_LOOK: u8 = 3;
+const NATS_UNAVAILABLE: u8 = 3;
 
 /// A replica further behind the log than this many events is reported; heartbeats are up to three seconds old.
-const BEHIND: u64 = 10_000;
+const MAX_LAG_EVENTS: u64 = 10_000;
 
 /// Everything that was found.
 #[derive(Debug, Serialize)]
-struct Status {
+struct StatusReport {
     problems: Vec<String>,
     nats: Value,
     streams: BTreeMap<String, Value>,
     mirror: Value,
-    replicas: Vec<Live>,
+    replicas: Vec<LiveReplica>,
 }
 
 /// A live replica, as its last heartbeat describes it.
 #[derive(Debug, Serialize)]
-struct Live {
+struct LiveReplica {
     #[serde(flatten)]
     heartbeat: Heartbeat,
     /// Its clock minus that of NATS, which recorded the heartbeat.
@@ -51,12 +51,12 @@ struct Live {
 }
 
 /// Exit code 0 when all is well, 1 when something is wrong, 3 when NATS could not be asked.
-pub(super) async fn status(nats: &Nats, format: StatusFormat) -> anyhow::Result<ExitCode> {
-    let status = match look(nats).await {
+pub(super) async fn status(nats: &NatsOptions, format: StatusFormat) -> anyhow::Result<ExitCode> {
+    let status = match collect(nats).await {
         Ok(status) => status,
         Err(error) => {
             eprintln!("tidings: {}", causes(&error));
-            return Ok(ExitCode::from(COULD_NOT_LOOK));
+            return Ok(ExitCode::from(NATS_UNAVAILABLE));
         }
     };
     let for_people = match format {
@@ -72,7 +72,7 @@ pub(super) async fn status(nats: &Nats, format: StatusFormat) -> anyhow::Result<
     Ok(ExitCode::from(u8::from(!status.problems.is_empty())))
 }
 
-async fn look(nats: &Nats) -> anyhow::Result<Status> {
+async fn collect(nats: &NatsOptions) -> anyhow::Result<StatusReport> {
     let connection = connect_read_only(nats).await?;
     let context = provision::context(&connection.client);
     let server = connection.client.server_info();
@@ -116,7 +116,7 @@ async fn look(nats: &Nats) -> anyhow::Result<Status> {
     }
     let streams =
         found.iter().map(|(name, stream)| (name.clone(), stream.as_ref().map_or(Value::Null, describe)));
-    Ok(Status {
+    Ok(StatusReport {
         problems,
         nats: json!({"version": server.version, "server": server.server_name, "cluster": cluster}),
         streams: streams.collect(),
@@ -144,10 +144,10 @@ fn describe(stream: &Stream) -> Value {
 }
 
 /// The live replicas, without the hashes of their users.
-async fn live(context: &Context) -> anyhow::Result<Vec<Live>> {
+async fn live(context: &Context) -> anyhow::Result<Vec<LiveReplica>> {
     let bucket = context.get_stream(replicas_stream()).await?;
     let heartbeats = heartbeat::heartbeats(&bucket).await?;
-    Ok(heartbeats.into_iter().map(|(heartbeat, recorded)| Live::new(heartbeat, recorded)).collect())
+    Ok(heartbeats.into_iter().map(|(heartbeat, recorded)| LiveReplica::new(heartbeat, recorded)).collect())
 }
 
 /// Who holds the mirror's lease; null when nobody does.
@@ -169,7 +169,7 @@ fn unsigned(log: u64, checkpoints: u64) -> Option<String> {
     })
 }
 
-impl Live {
+impl LiveReplica {
     fn new(mut heartbeat: Heartbeat, recorded: Timestamp) -> Self {
         for present in heartbeat.channels.values_mut() {
             (present.user_hashes, present.user_sketch) = (None, None);
@@ -179,7 +179,7 @@ impl Live {
     }
 }
 
-fn problems_of_replicas(replicas: &[Live], log: Option<(Epoch, u64)>) -> Vec<String> {
+fn problems_of_replicas(replicas: &[LiveReplica], log: Option<(Epoch, u64)>) -> Vec<String> {
     if replicas.is_empty() {
         return vec!["no replica is connected to this NATS: nobody is served from it".to_owned()];
     }
@@ -188,7 +188,10 @@ fn problems_of_replicas(replicas: &[Live], log: Option<(Epoch, u64)>) -> Vec<Str
     found
 }
 
-fn problems_of(Live { heartbeat, clock_offset_ms }: &Live, log: Option<(Epoch, u64)>) -> Vec<String> {
+fn problems_of(
+    LiveReplica { heartbeat, clock_offset_ms }: &LiveReplica,
+    log: Option<(Epoch, u64)>,
+) -> Vec<String> {
     let name = &heartbeat.replica;
     let mut found = Vec::new();
     if heartbeat.mode != Mode::Cluster.as_str() {
@@ -208,7 +211,7 @@ fn problems_of(Live { heartbeat, clock_offset_ms }: &Live, log: Option<(Epoch, u
         let behind = head.saturating_sub(heartbeat.sequence);
         if heartbeat.epoch.is_some_and(|own| own != epoch) {
             found.push(format!("replica {name} follows another log than the one that is here; restart it"));
-        } else if behind > BEHIND {
+        } else if behind > MAX_LAG_EVENTS {
             found.push(format!(
                 "replica {name} is {behind} events behind the log. It catches up by itself unless its disk is full"
             ));
@@ -227,10 +230,10 @@ fn problems_of(Live { heartbeat, clock_offset_ms }: &Live, log: Option<(Epoch, u
 }
 
 /// Replicas that have different digests at one sequence of one log.
-fn divergence(replicas: &[Live]) -> Vec<String> {
+fn divergence(replicas: &[LiveReplica]) -> Vec<String> {
     let mut known: BTreeMap<(String, u64), (&str, Digest)> = BTreeMap::new();
     let mut found = Vec::new();
-    for Live { heartbeat, .. } in replicas {
+    for LiveReplica { heartbeat, .. } in replicas {
         let Some(epoch) = heartbeat.epoch else { continue };
         for (sequence, digest) in [(heartbeat.sequence, heartbeat.digest), heartbeat.milestone] {
             let entry = known.entry((epoch.to_string(), sequence));
@@ -264,7 +267,7 @@ const REPLICAS: [Column; 5] = [
     Column::number("CLOCK OFFSET", 12),
 ];
 
-impl Status {
+impl StatusReport {
     /// For people.
     fn table(&self) -> String {
         let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -275,7 +278,7 @@ impl Status {
             let limit = if stream["max_bytes"] == -1 { "none".to_owned() } else { cell("max_bytes") };
             [name.clone(), cell("last_sequence"), cell("bytes"), limit, cell("leader")]
         });
-        let replicas = self.replicas.iter().map(|Live { heartbeat, clock_offset_ms }| {
+        let replicas = self.replicas.iter().map(|LiveReplica { heartbeat, clock_offset_ms }| {
             let connections: u64 = heartbeat.channels.values().map(|present| present.connections).sum();
             [
                 heartbeat.replica.clone(),
@@ -305,7 +308,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock as _, SystemClock};
 
-    fn live(replica: &str, mode: Mode, sequence: u64, digest: u8, clock_offset_ms: i64) -> Live {
+    fn live(replica: &str, mode: Mode, sequence: u64, digest: u8, clock_offset_ms: i64) -> LiveReplica {
         let now = SystemClock.now();
         let heartbeat = Heartbeat {
             replica: replica.to_owned(),
@@ -321,7 +324,7 @@ mod tests {
             warnings: Vec::new(),
             channels: BTreeMap::new(),
         };
-        Live { heartbeat, clock_offset_ms }
+        LiveReplica { heartbeat, clock_offset_ms }
     }
 
     fn epoch() -> Epoch {
@@ -330,7 +333,8 @@ mod tests {
 
     #[test]
     fn a_replica_alone_behind_diverged_or_with_a_wrong_clock_is_a_problem() {
-        let said = |replicas: &[Live]| problems_of_replicas(replicas, Some((epoch(), 20_000))).join("\n");
+        let said =
+            |replicas: &[LiveReplica]| problems_of_replicas(replicas, Some((epoch(), 20_000))).join("\n");
         let sound = || live("a", Mode::Cluster, 20_000, 1, 999);
         assert_eq!(said(&[sound(), live("b", Mode::Cluster, 19_000, 2, -999)]), "");
         for (other, problem) in [

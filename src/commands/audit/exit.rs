@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::audit::proof::Unprovable;
+use crate::audit::proof::ProofError;
 
 /// Something is wrong with the log, nothing is proven, or there is no such thing to prove.
 pub(super) const FOUND: u8 = 1;
@@ -20,8 +20,8 @@ pub(super) struct WrongUsage(pub(super) String);
 
 /// The code for what made a command fail.
 pub(super) fn code_of(error: &anyhow::Error) -> u8 {
-    match error.downcast_ref::<Unprovable>() {
-        Some(Unprovable::NobodySigns | Unprovable::NotSigned(..)) => UNSIGNED,
+    match error.downcast_ref::<ProofError>() {
+        Some(ProofError::NoCheckpoint | ProofError::NotSigned(..)) => UNSIGNED,
         Some(_) => FOUND,
         None if error.is::<WrongUsage>() => USAGE,
         None => NOT_READ,
@@ -34,9 +34,9 @@ mod tests {
 
     #[test]
     fn causes_are_told_apart_by_exit_code() {
-        assert_eq!(code_of(&Unprovable::NobodySigns.into()), UNSIGNED);
-        assert_eq!(code_of(&Unprovable::NotSigned(2, 1).into()), UNSIGNED);
-        assert_eq!(code_of(&Unprovable::Differs(2).into()), FOUND);
+        assert_eq!(code_of(&ProofError::NoCheckpoint.into()), UNSIGNED);
+        assert_eq!(code_of(&ProofError::NotSigned(2, 1).into()), UNSIGNED);
+        assert_eq!(code_of(&ProofError::Differs(2).into()), FOUND);
         assert_eq!(code_of(&WrongUsage("a key".to_owned()).into()), USAGE);
         assert_eq!(code_of(&anyhow::anyhow!("NATS does not answer")), NOT_READ);
     }

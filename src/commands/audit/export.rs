@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use rustix::fs::OFlags;
 
 use super::log_behind;
-use crate::audit::export::{Exported, export};
+use crate::audit::export::{ExportSummary, export};
 use crate::audit::source::Source;
 use crate::audit::terminal::printable;
 use crate::clock::{Clock as _, SystemClock};
@@ -24,10 +24,10 @@ pub(super) async fn run(options: config::Export) -> anyhow::Result<()> {
     if options.out.as_os_str() == "-" {
         return write(&options, &mut BufWriter::new(stdout().lock())).await.map(drop);
     }
-    let mut file = Unfinished::create(&options.out, options.force)?;
+    let mut file = PartialFile::create(&options.out, options.force)?;
     let exported = write(&options, &mut file.out).await?;
     file.finish(options.force)?;
-    let Exported { head, root, holes, checkpoints } = exported;
+    let ExportSummary { head, root, holes, checkpoints } = exported;
     let name = options.out.display().to_string();
     print(&format!(
         "{}: the log {} up to sequence {}; holes: {holes}, checkpoints: {checkpoints}\nroot {root}\n",
@@ -37,7 +37,7 @@ pub(super) async fn run(options: config::Export) -> anyhow::Result<()> {
     ))
 }
 
-async fn write(options: &config::Export, out: &mut impl std::io::Write) -> anyhow::Result<Exported> {
+async fn write(options: &config::Export, out: &mut impl std::io::Write) -> anyhow::Result<ExportSummary> {
     let connection = connect_read_only(&options.nats).await?;
     let checkpoints = CheckpointStream::find(provision::context(&connection.client)).await?;
     let source = Source::Log(log_behind(&connection));
@@ -47,7 +47,7 @@ async fn write(options: &config::Export, out: &mut impl std::io::Write) -> anyho
 }
 
 /// A file under another name until it is whole.
-struct Unfinished {
+struct PartialFile {
     out: BufWriter<File>,
     /// Its name until then; removed when it does not come to be whole.
     part: PathBuf,
@@ -55,7 +55,7 @@ struct Unfinished {
     finished: bool,
 }
 
-impl Unfinished {
+impl PartialFile {
     fn create(target: &Path, force: bool) -> anyhow::Result<Self> {
         refuse_to_overwrite(target, force)?;
         let mut part = target.as_os_str().to_owned();
@@ -101,7 +101,7 @@ impl Unfinished {
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for PartialFile {
     fn drop(&mut self) {
         if !self.finished {
             let _ = fs::remove_file(&self.part);

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep};
 
 use super::exit::{FOUND, UNSIGNED, code_of};
 use super::keys::{given, own};
-use super::{Opened, note, opened};
-use crate::audit::proof::shown::{Says, What};
-use crate::audit::proof::{MAX_BYTES, Proof, Proven, of_source};
+use super::{AuditInput, note, open_input};
+use crate::audit::proof::extra::{ProvenEvent, ProvenFact};
+use crate::audit::proof::{MAX_BYTES, Proof, VerifiedProof, of_source};
 use crate::audit::terminal::{json_line, printable};
 use crate::commands::print;
 use crate::config::{Check, CheckFormat, Prove};
@@ -25,17 +25,17 @@ use crate::log::time::rfc3339;
 use crate::notary::note::PublicKey;
 
 /// How often it is asked for a new checkpoint.
-const ASKED_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Writes a proof, once it is known to be one.
 pub(super) async fn prove(options: Prove) -> anyhow::Result<()> {
     let keys = if options.key.is_empty() { own(&options.from)? } else { given(&options.key)? };
-    let opened = opened(&options.from).await?;
-    let proof = match (prove_now(&options, &opened, &keys).await, options.wait) {
+    let input = open_input(&options.from).await?;
+    let proof = match (prove_now(&options, &input, &keys).await, options.wait) {
         (Err(error), Some(wait)) if code_of(&error) == UNSIGNED => {
             note(format!("{error}; waiting up to {} for the next checkpoint", duration::display(wait)));
-            wait_for_more(&opened, &keys, wait).await?.ok_or(error)?;
-            prove_now(&options, &opened, &keys).await?
+            wait_for_more(&input, &keys, wait).await?.ok_or(error)?;
+            prove_now(&options, &input, &keys).await?
         }
         (proof, _) => proof?,
     };
@@ -49,23 +49,23 @@ pub(super) async fn prove(options: Prove) -> anyhow::Result<()> {
     }
 }
 
-async fn prove_now(options: &Prove, opened: &Opened, keys: &[PublicKey]) -> anyhow::Result<Proof> {
-    let newest = opened.newest_signed(keys).await?;
-    of_source::prove(&opened.source, newest, options.broadcast, options.user.as_ref()).await
+async fn prove_now(options: &Prove, input: &AuditInput, keys: &[PublicKey]) -> anyhow::Result<Proof> {
+    let newest = input.newest_signed(keys).await?;
+    of_source::prove(&input.source, newest, options.broadcast, options.user.as_ref()).await
 }
 
 /// Waits until everything is signed that the log has now; `None` when that takes too long.
-async fn wait_for_more(opened: &Opened, keys: &[PublicKey], wait: Duration) -> anyhow::Result<Option<()>> {
-    let (end, last) = (Instant::now() + wait, opened.source.head().await?.last_sequence);
+async fn wait_for_more(input: &AuditInput, keys: &[PublicKey], wait: Duration) -> anyhow::Result<Option<()>> {
+    let (end, last) = (Instant::now() + wait, input.source.head().await?.last_sequence);
     loop {
-        let newest = opened.newest_signed(keys).await?;
+        let newest = input.newest_signed(keys).await?;
         if newest.is_some_and(|newest| newest.checkpoint.size >= last) {
             return Ok(Some(()));
         }
         if Instant::now() >= end {
             return Ok(None);
         }
-        sleep(ASKED_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -79,15 +79,15 @@ pub(super) fn check(options: &Check) -> anyhow::Result<ExitCode> {
     };
     let checked = checked(&proof, &keys);
     print(&match &checked {
-        Ok(proven) if text => sentence(proven),
-        Ok(proven) => json_line(&to_json(proven)),
+        Ok(verified) if text => sentence(verified),
+        Ok(verified) => json_line(&to_json(verified)),
         Err(why) if text => format!("Nothing is proven: {}.\n", printable(why)),
         Err(why) => json_line(&json!({"proven": false, "reason": why})),
     })?;
     Ok(ExitCode::from(if checked.is_ok() { 0 } else { FOUND }))
 }
 
-fn checked(proof: &[u8], keys: &[PublicKey]) -> Result<Proven, String> {
+fn checked(proof: &[u8], keys: &[PublicKey]) -> Result<VerifiedProof, String> {
     let text = std::str::from_utf8(proof).map_err(|_| "it is no text")?;
     text.parse::<Proof>()?.check(keys)
 }
@@ -105,13 +105,13 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// For people, in two lines.
-fn sentence(Proven { says, checkpoint, signed_by }: &Proven) -> String {
-    let Says { sequence, time_ns, channel, what } = says;
+fn sentence(VerifiedProof { event, checkpoint, signed_by }: &VerifiedProof) -> String {
+    let ProvenEvent { sequence, time_ns, channel, what } = event;
     let (what, effect) = match what {
-        What::Acknowledged { broadcast_id, user, at } => {
+        ProvenFact::Acknowledged { broadcast_id, user, at } => {
             (format!("User {} acknowledged broadcast {broadcast_id} in {channel} at {at}", named(user)), "")
         }
-        What::Announced { broadcast, late } => {
+        ProvenFact::Announced { broadcast, late } => {
             let message = json!(broadcast.message.as_str());
             let by = named(&broadcast.created_by);
             let (id, kind, at) = (broadcast.id, broadcast.severity.as_str(), broadcast.created_at);
@@ -140,16 +140,16 @@ fn named(user: &UserId) -> String {
 }
 
 /// For programs.
-fn to_json(Proven { says, checkpoint, signed_by }: &Proven) -> Value {
-    let mut json = match &says.what {
-        What::Acknowledged { broadcast_id, user, at } => json!({
+fn to_json(VerifiedProof { event, checkpoint, signed_by }: &VerifiedProof) -> Value {
+    let mut json = match &event.what {
+        ProvenFact::Acknowledged { broadcast_id, user, at } => json!({
             "proven": true,
             "type": "broadcast.acknowledged",
             "broadcast_id": broadcast_id,
             "user": user,
             "at": at,
         }),
-        What::Announced { broadcast, late } => json!({
+        ProvenFact::Announced { broadcast, late } => json!({
             "proven": true,
             "type": "broadcast.created",
             "broadcast_id": broadcast.id,
@@ -157,9 +157,9 @@ fn to_json(Proven { says, checkpoint, signed_by }: &Proven) -> Value {
             "late": late,
         }),
     };
-    json["channel"] = json!(says.channel);
-    json["sequence"] = says.sequence.into();
-    json["recorded_at"] = rfc3339(says.time_ns).into();
+    json["channel"] = json!(event.channel);
+    json["sequence"] = event.sequence.into();
+    json["recorded_at"] = rfc3339(event.time_ns).into();
     json["epoch"] = json!(checkpoint.epoch);
     json["size"] = checkpoint.size.into();
     json["signed_by"] = signed_by.to_string().into();

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::exit::{FOUND, UNSIGNED};
 use super::keys::{given, own};
-use super::{Opened, note};
-use crate::audit::export::Export;
+use super::{AuditInput, note};
+use crate::audit::export::ExportFile;
 use crate::audit::finding::{Finding, FindingKind};
 use crate::audit::terminal::json_line;
-use crate::audit::verify::{self, Evidence, Known, Verified, live, mirror};
+use crate::audit::verify::{self, Baseline, Evidence, Verified, live, mirror};
 use crate::clock::{Clock as _, SystemClock};
 use crate::commands::print;
 use crate::commands::progress::Progress;
@@ -20,28 +20,28 @@ use crate::config::{Verify, VerifyFormat};
 use crate::log::provision;
 
 /// Findings of one kind that are printed; the rest is counted.
-const MOST_PRINTED: u64 = 1_000;
+const MAX_PRINTED: u64 = 1_000;
 
 /// Verifies, and says what was found.
 pub(super) async fn run(options: Verify) -> anyhow::Result<ExitCode> {
     let keys = if options.key.is_empty() { own(&options.from)? } else { given(&options.key)? };
-    let known = options.known.as_deref().map(Known::read).transpose()?.flatten();
-    let opened = Opened::of(&options.from).await?;
-    let context = opened.connection.as_ref().map(|connection| provision::context(&connection.client));
+    let known = options.known.as_deref().map(Baseline::read).transpose()?.flatten();
+    let input = AuditInput::of(&options.from).await?;
+    let context = input.connection.as_ref().map(|connection| provision::context(&connection.client));
     // Replicas are asked before the log is: they are never ahead of it, then.
     let replicas = match &context {
         Some(context) => live::replicas(context).await?,
         None => Vec::new(),
     };
-    let evidence = Evidence { signed: opened.signed(keys).await?, known, replicas };
+    let evidence = Evidence { signed: input.signed(keys).await?, baseline: known, replicas };
 
     let mut output = Output::new(options.format);
-    let progress = Progress::over(opened.source.head().await?.last_sequence);
+    let progress = Progress::over(input.source.head().await?.last_sequence);
     let mut report = |finding: Finding| progress.beside(|| output.report(&finding));
-    if let Some(file) = &opened.file {
+    if let Some(file) = &input.file {
         report_faults(file, &mut report);
     }
-    let verified = verify::verify(&opened.source, &evidence, |at| progress.at(at), &mut report).await?;
+    let verified = verify::verify(&input.source, &evidence, |at| progress.at(at), &mut report).await?;
     if let Some(context) = &context {
         mirror::compare(context, &verified, SystemClock.now(), &mut report).await?;
     }
@@ -51,7 +51,7 @@ pub(super) async fn run(options: Verify) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(FOUND));
     }
     if let Some(file) = &options.known {
-        verified.to_keep().write(file)?;
+        verified.to_baseline().write(file)?;
     }
     Ok(ExitCode::from(if is_unsigned(&verified) { UNSIGNED } else { 0 }))
 }
@@ -62,7 +62,7 @@ const fn is_unsigned(verified: &Verified) -> bool {
 }
 
 /// Everything that is wrong with a file as a file.
-fn report_faults(file: &Export, report: &mut impl FnMut(Finding)) {
+fn report_faults(file: &ExportFile, report: &mut impl FnMut(Finding)) {
     for fault in file.faults() {
         report(Finding { kind: FindingKind::File, sequence: fault.sequence, what: fault.to_string() });
     }
@@ -93,7 +93,7 @@ impl Output {
     fn report(&mut self, finding: &Finding) {
         let of_kind = self.found.entry(finding.kind).or_default();
         *of_kind += 1;
-        if *of_kind <= MOST_PRINTED {
+        if *of_kind <= MAX_PRINTED {
             self.print(finding);
         }
     }
@@ -113,8 +113,8 @@ impl Output {
     fn finish(&mut self, verified: &Verified, evidence: &Evidence) -> anyhow::Result<()> {
         let findings = self.findings();
         for (kind, count) in std::mem::take(&mut self.found) {
-            if count > MOST_PRINTED {
-                let what = format!("{} more of this kind are not listed", count - MOST_PRINTED);
+            if count > MAX_PRINTED {
+                let what = format!("{} more of this kind are not listed", count - MAX_PRINTED);
                 self.print(&Finding::of_all(kind, what));
             }
             self.found.insert(kind, count);
@@ -123,7 +123,7 @@ impl Output {
         if evidence.signed.checks_no_signature() {
             note("no --key was given: who signed the checkpoints was not looked at".to_owned());
         }
-        let unsigned = verified.size - verified.right_up_to;
+        let unsigned = verified.size - verified.verified_up_to;
         if !self.text {
             return print(&json_line(&json!({
                 "verified": findings == 0 && !is_unsigned(verified),
@@ -133,7 +133,7 @@ impl Output {
                 "root": verified.root,
                 "digest": verified.digest,
                 "compared": verified.compared,
-                "signed_up_to": verified.right_up_to,
+                "signed_up_to": verified.verified_up_to,
                 "replicas": evidence.replicas.len(),
             })));
         }
@@ -149,7 +149,9 @@ impl Output {
         let signed = match unsigned {
             _ if is_unsigned(verified) => "nothing of it".to_owned(),
             0 => "all of it".to_owned(),
-            _ => format!("up to {}; the last {} not yet", verified.right_up_to, counted(unsigned, "place")),
+            _ => {
+                format!("up to {}; the last {} not yet", verified.verified_up_to, counted(unsigned, "place"))
+            }
         };
         print(&format!(
             "{found}\n  log      {}, {}\n  root     {}\n  held to  {} signed or kept, {}\n  signed   {signed}\n",

@@ -15,14 +15,14 @@ use crate::warnings::Warnings;
 
 /// The parts of the file, in this order.
 #[derive(Default)]
-struct Parts {
+struct ConfigSections {
     flags: Vec<String>,
     environment: Vec<String>,
     defaults: Vec<String>,
     not_set: Vec<String>,
 }
 
-impl Parts {
+impl ConfigSections {
     fn of(&mut self, origin: ValueSource) -> &mut Vec<String> {
         match origin {
             ValueSource::CommandLine => &mut self.flags,
@@ -37,37 +37,38 @@ impl Parts {
 pub(in crate::commands) fn printed(matches: &ArgMatches, options: &Serve, verbosity: &Verbosity) -> String {
     let cli = Cli::command();
     let known = cli.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
-    let mut parts = Parts::default();
+    let mut sections = ConfigSections::default();
     for option in known {
         if let Some(name) = option.get_env().and_then(OsStr::to_str) {
-            add(&mut parts, name, option, matches, options);
+            add(&mut sections, name, option, matches, options);
         }
     }
-    let origin = if verbosity.is_chosen { &mut parts.environment } else { &mut parts.defaults };
+    let origin = if verbosity.is_chosen { &mut sections.environment } else { &mut sections.defaults };
     origin.push(format!("{VERBOSITY}={}", verbosity.directives));
     // It has no flag, and is not to be seen.
     if std::env::var_os(SECRET_VARIABLE).is_some_and(|secret| !secret.is_empty()) {
-        parts.environment.push(format!("# {SECRET_VARIABLE} is set, and not shown"));
+        sections.environment.push(format!("# {SECRET_VARIABLE} is set, and not shown"));
     } else {
-        parts.not_set.push(format!("# {SECRET_VARIABLE}="));
+        sections.not_set.push(format!("# {SECRET_VARIABLE}="));
     }
     let titled = [
-        ("flags", parts.flags),
-        ("environment", parts.environment),
-        ("defaults", parts.defaults),
-        ("not set", parts.not_set),
+        ("flags", sections.flags),
+        ("environment", sections.environment),
+        ("defaults", sections.defaults),
+        ("not set", sections.not_set),
     ];
-    let parts = titled.iter().filter(|(_, lines)| !lines.is_empty());
-    let parts: Vec<_> = parts.map(|(title, lines)| format!("# {title}\n{}\n", lines.join("\n"))).collect();
-    parts.join("\n")
+    let sections = titled.iter().filter(|(_, lines)| !lines.is_empty());
+    let sections: Vec<_> =
+        sections.map(|(title, lines)| format!("# {title}\n{}\n", lines.join("\n"))).collect();
+    sections.join("\n")
 }
 
-fn add(parts: &mut Parts, name: &str, option: &Arg, matches: &ArgMatches, options: &Serve) {
+fn add(sections: &mut ConfigSections, name: &str, option: &Arg, matches: &ArgMatches, options: &Serve) {
     let id = option.get_id().as_str();
     let (Some(origin), Some(values)) = (matches.value_source(id), matches.get_raw(id)) else {
-        match options.worked_out().into_iter().find(|(known, _)| *known == id) {
-            Some((_, value)) => parts.defaults.push(format!("{name}={value}")),
-            None => parts.not_set.push(format!("# {name}=")),
+        match options.effective_defaults().into_iter().find(|(known, _)| *known == id) {
+            Some((_, value)) => sections.defaults.push(format!("{name}={value}")),
+            None => sections.not_set.push(format!("# {name}=")),
         }
         return;
     };
@@ -76,7 +77,7 @@ fn add(parts: &mut Parts, name: &str, option: &Arg, matches: &ArgMatches, option
     // Those whose values may have a password; an `@` of another, as in `creator@forum=editors`, hides nothing.
     let shown = if option.is_hide_env_values_set() { without_password(&values) } else { values.clone() };
     let secret = if shown == values { "" } else { "# its login is not shown: " };
-    parts.of(origin).push(format!("{secret}{name}={shown}"));
+    sections.of(origin).push(format!("{secret}{name}={shown}"));
 }
 
 /// Everything about the options that a start would find wrong, and that needs neither the network nor the data directory.

@@ -24,10 +24,10 @@ pub(super) fn fit(options: &mut Serve, chosen: bool) -> anyhow::Result<()> {
              connection, and requests need some too"
         );
     }
-    let Some(most) = raised() else { return Ok(()) };
-    let Some((sockets, connections)) = fitted(most, sockets, connections)? else { return Ok(()) };
+    let Some(limit) = raised() else { return Ok(()) };
+    let Some((sockets, connections)) = fitted(limit, sockets, connections)? else { return Ok(()) };
     let fewer = format!(
-        "this process may have {most} files open, which is too few for {} TCP connections: it takes {sockets}, \
+        "this process may have {limit} files open, which is too few for {} TCP connections: it takes {sockets}, \
          {connections} of them WebSockets and event streams. A higher `ulimit -n` lifts that",
         options.limits.sockets(options.max_connections)
     );
@@ -47,19 +47,19 @@ fn raised() -> Option<usize> {
     let raised = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
     // Some systems have a bound of their own below a hard limit that says there is none.
     let current = if raised.is_ok() { now.maximum } else { now.current };
-    current.map(|most| usize::try_from(most).unwrap_or(usize::MAX))
+    current.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// Sockets, and WebSockets and event streams among them, when there may be so many descriptors; `None` when all fit.
 /// Less room is less for both: requests keep up to a quarter.
-fn fitted(most: usize, sockets: usize, connections: usize) -> anyhow::Result<Option<(usize, usize)>> {
-    let room = most.saturating_sub(OWN);
+fn fitted(limit: usize, sockets: usize, connections: usize) -> anyhow::Result<Option<(usize, usize)>> {
+    let room = limit.saturating_sub(OWN);
     if room >= sockets {
         return Ok(None);
     }
     if room < LEAST_SOCKETS {
         bail!(
-            "this process may have {most} files open, which is too few: {OWN} are its own, and {LEAST_SOCKETS} TCP \
+            "this process may have {limit} files open, which is too few: {OWN} are its own, and {LEAST_SOCKETS} TCP \
              connections are the least. Raise the hard limit (`ulimit -Hn`)"
         );
     }
@@ -77,9 +77,9 @@ mod tests {
         assert_eq!(fitted(21_255, 21_000, 20_000).unwrap(), Some((20_999, 19_999)));
         assert_eq!(fitted(1_024, 21_000, 20_000).unwrap(), Some((768, 576)));
         assert!(fitted(256, 21_000, 20_000).is_err());
-        for most in 320..30_000 {
-            let (sockets, connections) = fitted(most, 21_000, 20_000).unwrap().unwrap_or((21_000, 20_000));
-            assert!(connections < sockets && sockets + OWN <= most.max(21_256), "{most}");
+        for limit in 320..30_000 {
+            let (sockets, connections) = fitted(limit, 21_000, 20_000).unwrap().unwrap_or((21_000, 20_000));
+            assert!(connections < sockets && sockets + OWN <= limit.max(21_256), "{limit}");
         }
     }
 }

@@ -51,13 +51,13 @@ use crate::warnings::Warnings;
 const REFUSED_SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// Requests that are under way when the last connection is told to close, and the closing itself, may take this long.
-const FINISH_PATIENCE: Duration = Duration::from_secs(10);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// NATS may take this long to hear that the replica gives up its lease and its heartbeat.
-const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What was there before any part of the replica, and what several of them take.
-pub(super) struct Base<'a> {
+pub(super) struct Resources<'a> {
     options: &'a Serve,
     projection_directory: PathBuf,
     outbox_directory: PathBuf,
@@ -72,7 +72,7 @@ pub(super) struct Base<'a> {
     tasks: CriticalTasks,
 }
 
-impl<'a> Base<'a> {
+impl<'a> Resources<'a> {
     pub(super) fn new(
         options: &'a Serve,
         data_dir: &DataDir,
@@ -198,7 +198,7 @@ impl<'a> Base<'a> {
 
     fn submit(&self, log: Arc<dyn EventLog>, projection: Projection) -> anyhow::Result<Arc<Submit>> {
         let outbox = Outbox::open(&self.outbox_directory, self.options.outbox_bounds())?;
-        let options = submit::Options {
+        let options = submit::SubmitOptions {
             replica: self.identity.replica.clone(),
             channels: self.options.channels.clone(),
             append_timeout: Duration::from_millis(self.options.append_timeout_ms),
@@ -213,7 +213,7 @@ impl<'a> Base<'a> {
     /// Auditors of one user; no bound of their own where anybody may claim to be anybody.
     fn readers_per_user(&self) -> Option<usize> {
         let auth = self.options.identity.auth;
-        (!auth.believes_everybody()).then_some(state::MAX_READERS_PER_USER)
+        (!auth.is_unauthenticated()).then_some(state::MAX_READERS_PER_USER)
     }
 
     fn app(
@@ -257,7 +257,7 @@ impl<'a> Base<'a> {
 
 /// The parts of a running replica.
 pub(super) struct Running<'a> {
-    base: Base<'a>,
+    resources: Resources<'a>,
     /// While NATS has not answered yet: ends when it was found fit, or with the reason why it is not.
     joining: Option<JoinHandle<anyhow::Result<()>>>,
     submit: Arc<Submit>,
@@ -276,42 +276,42 @@ pub(super) struct Running<'a> {
 impl<'a> Running<'a> {
     /// Starts the parts, each on those above it.
     pub(super) fn start(
-        base: Base<'a>,
+        resources: Resources<'a>,
         listener: TcpListener,
         joining: Option<JoinHandle<anyhow::Result<()>>>,
         keys: Vec<SecretKey>,
     ) -> anyhow::Result<Self> {
         let (announce, announcements) =
-            (0..base.options.shards).map(|_| mpsc::channel(hub::ANNOUNCEMENTS)).unzip();
+            (0..resources.options.shards).map(|_| mpsc::channel(hub::ANNOUNCEMENTS)).unzip();
         let (tell_counts, counts) = watch::channel(BTreeMap::new());
         let (tell_serving, others_serving) = watch::channel(0);
         let (stop_accepting, stopped) = watch::channel(false);
 
-        let log = base.log();
-        let (projection, supervisor) = base.projection(log.clone(), announce);
-        let notary = base.notary(log.clone(), projection.clone(), keys);
+        let log = resources.log();
+        let (projection, supervisor) = resources.projection(log.clone(), announce);
+        let notary = resources.notary(log.clone(), projection.clone(), keys);
         let auditing = state::Auditing {
-            connection: Arc::new(AuditConnection::beside(base.connection.clone())),
+            connection: Arc::new(AuditConnection::beside(resources.connection.clone())),
             trusted: notary.options.trusted().into(),
             newest: notary.newest.subscribe(),
             readers: Arc::new(Semaphore::new(state::MAX_READERS)),
-            readers_per_user: Admission::new(base.readers_per_user()),
+            readers_per_user: Admission::new(resources.readers_per_user()),
             proofs: Arc::new(Semaphore::new(state::MAX_PROOFS)),
         };
         let notary = tokio::spawn(notary.run());
-        let submit = base.submit(log, projection.clone())?;
+        let submit = resources.submit(log, projection.clone())?;
         let modes = submit.modes().clone();
-        let acks = Acks::start(submit.clone(), base.options.rates.acks(base.options.identity.auth));
-        let hub = base.hub(&projection, acks.clone(), &modes, announcements, &counts)?;
-        let presence = base.presence(hub.clone(), projection.clone(), modes);
+        let acks = Acks::start(submit.clone(), resources.options.rates.acks(resources.options.identity.auth));
+        let hub = resources.hub(&projection, acks.clone(), &modes, announcements, &counts)?;
+        let presence = resources.presence(hub.clone(), projection.clone(), modes);
         let name = presence.name.subscribe();
         let presence = tokio::spawn(presence.run(tell_counts, tell_serving));
         let release = tokio::spawn(release::watch(hub.clone(), projection.watch(), others_serving));
-        let mirror = tokio::spawn(base.mirror(projection.clone()).run());
-        let app = base.app(submit.clone(), acks, projection, hub.clone(), counts, auditing);
-        let server = tokio::spawn(server::serve(listener, router(app), base.server(), stopped));
+        let mirror = tokio::spawn(resources.mirror(projection.clone()).run());
+        let app = resources.app(submit.clone(), acks, projection, hub.clone(), counts, auditing);
+        let server = tokio::spawn(server::serve(listener, router(app), resources.server(), stopped));
         Ok(Self {
-            base,
+            resources,
             joining,
             submit,
             projection: supervisor,
@@ -329,13 +329,13 @@ impl<'a> Running<'a> {
     /// Serves until a signal, or until it must not serve any more; then stops in order.
     pub(super) async fn until_stopped(mut self, begin_shutdown: watch::Sender<bool>) -> anyhow::Result<()> {
         let outcome = tokio::select! {
-            () = self.base.shutdown.wait() => Ok(()),
+            () = self.resources.shutdown.wait() => Ok(()),
             unfit = unfit(&mut self.joining) => Err(unfit),
             // Without one of these it would go on answering, and be wrong or of no use.
             ended = &mut self.server => Err(anyhow!("the HTTP server ended: {ended:?}")),
             ended = &mut self.mirror => Err(anyhow!("the mirror to KV ended: {ended:?}")),
             ended = &mut self.notary => Err(anyhow!("the notary ended: {ended:?}")),
-            why = self.base.tasks.panicked() => Err(anyhow!(why)),
+            why = self.resources.tasks.panicked() => Err(anyhow!(why)),
             // It ends with the hub, and the hub with the projection.
             ended = &mut self.presence => Err(anyhow!("the hub or its presence ended: {ended:?}")),
         };
@@ -349,7 +349,7 @@ impl<'a> Running<'a> {
         self.drain().await;
         self.submit.log_what_waits();
         let name = self.name.borrow().clone();
-        let Base { connection, provision, identity, .. } = self.base;
+        let Resources { connection, provision, identity, .. } = self.resources;
         self.presence.abort();
         self.mirror.abort();
         self.notary.abort();
@@ -358,7 +358,7 @@ impl<'a> Running<'a> {
             Mirror::release(&connection.client, &provision, identity.instance).await;
             presence::leave(&connection.client, &name).await;
         };
-        if timeout(GOODBYE_PATIENCE, goodbye).await.is_err() {
+        if timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {
             warn!("NATS does not answer; the lease and the heartbeat of this replica run out by themselves");
         }
         connection.close().await;
@@ -367,16 +367,16 @@ impl<'a> Running<'a> {
     /// `/readyz` has begun to fail. Everything else goes on for the grace, so that a balancer can look elsewhere before
     /// anybody is turned away.
     async fn drain(&mut self) {
-        sleep(Duration::from_secs(self.base.options.drain_grace_seconds)).await;
+        sleep(Duration::from_secs(self.resources.options.drain_grace_seconds)).await;
         self.stop_accepting.send_replace(true);
-        let spread = Duration::from_secs(self.base.options.drain_seconds);
+        let spread = Duration::from_secs(self.resources.options.drain_seconds);
         let requests = async {
             if !self.server.is_finished() {
                 let _ = (&mut self.server).await;
             }
         };
-        if timeout(spread + FINISH_PATIENCE, join(self.hub.drain(spread), requests)).await.is_err() {
-            warn!("some clients did not finish within {} s; they are cut off", FINISH_PATIENCE.as_secs());
+        if timeout(spread + FINISH_TIMEOUT, join(self.hub.drain(spread), requests)).await.is_err() {
+            warn!("some clients did not finish within {} s; they are cut off", FINISH_TIMEOUT.as_secs());
         }
     }
 }

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::ApiError;
 use super::response::capitalised;
-use crate::audit::proof::Unprovable;
-use crate::audit::proof::of_replica::NoProof;
+use crate::audit::proof::ProofError;
+use crate::audit::proof::of_replica::ReplicaProofError;
 use crate::domain::message::MAX_MESSAGE_CHARS;
 use crate::domain::{Rejection, Severity};
 use crate::http::server::socket_limit::Refused;
@@ -96,32 +96,32 @@ impl From<Unavailable> for ApiError {
     }
 }
 
-impl From<NoProof> for ApiError {
-    fn from(no_proof: NoProof) -> Self {
+impl From<ReplicaProofError> for ApiError {
+    fn from(no_proof: ReplicaProofError) -> Self {
         match no_proof {
-            NoProof::Unprovable(unprovable) => unprovable.into(),
-            NoProof::Behind(wanted, have) => Self::behind_event(wanted, have),
-            NoProof::Unavailable => Unavailable.into(),
-            NoProof::Away(_) => Self::log_away(),
+            ReplicaProofError::ProofError(unprovable) => unprovable.into(),
+            ReplicaProofError::Behind(wanted, have) => Self::behind_event(wanted, have),
+            ReplicaProofError::Unavailable => Unavailable.into(),
+            ReplicaProofError::Away(_) => Self::log_away(),
         }
     }
 }
 
-impl From<Unprovable> for ApiError {
-    fn from(unprovable: Unprovable) -> Self {
+impl From<ProofError> for ApiError {
+    fn from(unprovable: ProofError) -> Self {
         let message = sentence(&unprovable.to_string());
         match unprovable {
-            Unprovable::UnknownBroadcast(id) => Self::unknown_broadcast(id),
-            Unprovable::NotAcknowledged(..) => Self::new(StatusCode::NOT_FOUND, "not_acknowledged", message),
-            Unprovable::NobodySigns => Self::no_checkpoint(),
-            Unprovable::NoSalt(sequence) | Unprovable::Lost(sequence) => {
+            ProofError::UnknownBroadcast(id) => Self::unknown_broadcast(id),
+            ProofError::NotAcknowledged(..) => Self::new(StatusCode::NOT_FOUND, "not_acknowledged", message),
+            ProofError::NoCheckpoint => Self::no_checkpoint(),
+            ProofError::NoSalt(sequence) | ProofError::Lost(sequence) => {
                 Self::invalid("not_provable", message).with("sequence", sequence)
             }
-            Unprovable::NotInLog => Self::unavailable("not_signed", message).retry_after(5),
-            Unprovable::NotSigned(sequence, _) => {
+            ProofError::NotInLog => Self::unavailable("not_signed", message).retry_after(5),
+            ProofError::NotSigned(sequence, _) => {
                 Self::unavailable("not_signed", message).retry_after(10).with("sequence", sequence)
             }
-            Unprovable::Shorter(..) | Unprovable::Differs(_) => {
+            ProofError::Shorter(..) | ProofError::Differs(_) => {
                 Self::unavailable("log_differs", message).retry_after(60)
             }
         }

@@ -67,7 +67,7 @@ fn world() -> World {
     let (projection, supervisor) = Projection::start(log.clone(), options, generation, vec![]);
     let outbox =
         Outbox::open(&directory.path().join("outbox"), OutboxLimits { entries: 10, bytes: 10_000 }).unwrap();
-    let options = submit::Options {
+    let options = submit::SubmitOptions {
         replica: "test".to_owned(),
         channels: vec![channel()],
         append_timeout: Duration::from_secs(3),

@@ -29,7 +29,7 @@ use crate::submit::{PROJECTION_TIMEOUT, RETRY_PAUSE, Submit, SubmitError};
 const DRAINED_AT_ONCE: usize = 10_000;
 
 /// Without an answer in this time the log is asked again: a question may be lost.
-const INFO_PATIENCE: Duration = Duration::from_secs(1);
+const INFO_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The most bytes of acknowledgements in one event; a message of the log may have 256 KiB.
 const MAX_EVENT_BYTES: usize = 192 * 1024;
@@ -114,7 +114,7 @@ impl SameLog {
             let (asked, connection) = (Instant::now(), submit.log.connection());
             let may_ask_again =
                 || Instant::now() + RETRY_PAUSE < until && submit.modes.now() == Mode::Cluster;
-            match timeout_at(until.min(asked + INFO_PATIENCE), submit.log.info()).await {
+            match timeout_at(until.min(asked + INFO_TIMEOUT), submit.log.info()).await {
                 Ok(Ok(info)) if info.epoch != shown => return Err(SubmitError::CatchingUp),
                 Ok(Ok(info)) if info.last_sequence >= position.sequence => {
                     self.confirmed = connection.map(|connection| (shown, connection));

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
-use tidings::audit::export::{Export, Writer};
-use tidings::audit::source::Head;
+use tidings::audit::export::{ExportFile, ExportWriter};
+use tidings::audit::source::LogHead;
 use tidings::domain::Timestamp;
 use tidings::log::envelope::{Decoded, decode};
 use tidings::log::reader::LogEntry;
@@ -37,13 +37,13 @@ fn noted(number: u64) -> StoredCheckpoint {
 
 fn written(entries: &[LogEntry], checkpoints: &[StoredCheckpoint]) -> Vec<u8> {
     let mut file = Vec::new();
-    let head = Head { epoch: EPOCH, last_sequence: entries.len() as u64 };
-    let mut writer = Writer::begin(&mut file, head, Timestamp::from_unix_ms(1)).unwrap();
+    let head = LogHead { epoch: EPOCH, last_sequence: entries.len() as u64 };
+    let mut writer = ExportWriter::begin(&mut file, head, Timestamp::from_unix_ms(1)).unwrap();
     for noted in checkpoints {
         writer.checkpoint(noted).unwrap();
     }
     for entry in entries {
-        writer.place(entry).unwrap();
+        writer.entry(entry).unwrap();
     }
     writer.end().unwrap();
     file
@@ -72,12 +72,12 @@ impl File {
         self.folder.path().join("log.ndjson")
     }
 
-    fn open(&self) -> anyhow::Result<Export> {
-        Export::open(&self.path(), |_| {})
+    fn open(&self) -> anyhow::Result<ExportFile> {
+        ExportFile::open(&self.path(), |_| {})
     }
 }
 
-fn entries(export: &Export) -> Vec<LogEntry> {
+fn entries(export: &ExportFile) -> Vec<LogEntry> {
     let mut all = Vec::new();
     let keep = |entry| {
         all.push(entry);
@@ -87,7 +87,7 @@ fn entries(export: &Export) -> Vec<LogEntry> {
     all
 }
 
-fn places_lost(export: &Export) -> Vec<u64> {
+fn places_lost(export: &ExportFile) -> Vec<u64> {
     let holes = entries(export).into_iter().filter(|entry| matches!(entry, LogEntry::Hole(_)));
     holes.map(|entry| entry.sequence()).filter(|sequence| *sequence != 5).collect()
 }
@@ -108,7 +108,7 @@ fn replace(lines: &mut [String], number: usize, from: &str, to: &str) {
 }
 
 /// A file that was changed, opened.
-fn changed(change: Change) -> Export {
+fn changed(change: Change) -> ExportFile {
     let text = String::from_utf8(written(&eight(), &[noted(1), noted(4)])).unwrap();
     let mut lines: Vec<_> = text.split_inclusive('\n').map(str::to_owned).collect();
     change(&mut lines);
@@ -135,7 +135,7 @@ fn check(what: &str, change: Change, said: &[Said], lost: &[u64], head: u64) {
 }
 
 #[track_caller]
-fn said_of(what: &str, export: &Export, said: &[Said]) {
+fn said_of(what: &str, export: &ExportFile, said: &[Said]) {
     let faults = export.faults();
     assert_eq!(faults.len(), said.len(), "{what}: {faults:#?}");
     for (fault, (line, sequence, words)) in faults.iter().zip(said) {
@@ -225,7 +225,7 @@ fn a_changed_message_is_noticed_by_the_root_but_for_headers_of_nats() {
 #[test]
 fn the_example_is_read_for_ever() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/examples/export.ndjson");
-    let export = Export::open(&path, |_| {}).unwrap();
+    let export = ExportFile::open(&path, |_| {}).unwrap();
     said_of("the example", &export, &[]);
     assert_eq!((export.head().last_sequence, of_file(&export).is_empty()), (9, false));
     let all = entries(&export);
@@ -340,7 +340,7 @@ fn what_is_no_export_is_refused() {
     for (path, words) in
         [("/dev/null", "is no regular file"), ("/", "is no regular file"), ("/nowhere", "opening")]
     {
-        let refused = format!("{:#}", Export::open(Path::new(path), |_| {}).unwrap_err());
+        let refused = format!("{:#}", ExportFile::open(Path::new(path), |_| {}).unwrap_err());
         assert!(refused.contains(words), "{refused}");
     }
 }

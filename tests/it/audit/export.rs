@@ -11,7 +11,7 @@ use async_nats::HeaderMap;
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidings::audit::export::{Export, export};
+use tidings::audit::export::{ExportFile, export};
 use tidings::audit::source::Source;
 use tidings::domain::Timestamp;
 use tidings::log::memory::MemoryLog;
@@ -31,7 +31,7 @@ use case::{Case, LAST, command, found, notes, succeeded};
 async fn a_file_answers_everything_that_the_log_does() {
     let case = Case::new().await;
     let file = case.exported().await;
-    let opened = Export::open(&file, |_| {}).unwrap();
+    let opened = ExportFile::open(&file, |_| {}).unwrap();
     assert_eq!((opened.faults(), opened.more_faults()), (&[][..], 0));
     let checkpoints = CheckpointStream::of(case.nats.jetstream().await).await.unwrap();
     assert_eq!(of_file(&opened), in_stream(&checkpoints).await);
@@ -155,7 +155,7 @@ async fn a_file_is_whole_or_is_not_there() {
         assert!(!file.exists());
         assert_eq!(part.exists(), ended.is_none(), "only who was killed leaves it behind");
         if ended.is_none() {
-            let begun = Export::open(&part, |_| {}).unwrap();
+            let begun = ExportFile::open(&part, |_| {}).unwrap();
             assert!(begun.faults().iter().any(|fault| fault.what.contains("the end line is missing")));
         }
     }
@@ -202,7 +202,7 @@ async fn logs_without_checkpoints_and_without_anything_export_too() {
     let auditor = Replica::prepared(Spec::joining(nats.url()));
     let export = ["audit", "export", "--force", file.to_str().unwrap()];
     succeeded(&auditor.tidings(&export).await);
-    let empty = Export::open(&file, |_| {}).unwrap();
+    let empty = ExportFile::open(&file, |_| {}).unwrap();
     assert_eq!((empty.head().last_sequence, empty.root(), empty.faults()), (0, Hash::empty(), &[][..]));
     let replay = command(&["audit", "replay", "--file", file.to_str().unwrap()]).await;
     assert_eq!(
@@ -223,7 +223,7 @@ async fn logs_without_checkpoints_and_without_anything_export_too() {
     let gone = auditor.tidings(&export).await;
     assert_eq!(gone.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&gone.stderr).contains("BROADCASTS does not exist"), "{gone:?}");
-    assert_eq!(Export::open(&file, |_| {}).unwrap().head().last_sequence, 1, "the file is as it was");
+    assert_eq!(ExportFile::open(&file, |_| {}).unwrap().head().last_sequence, 1, "the file is as it was");
 }
 
 #[tokio::test]
@@ -254,7 +254,7 @@ async fn an_export_takes_no_more_memory_for_a_long_log_than_for_a_short_one() {
     let few = export();
     publish(8_000).await;
     let many = export();
-    let exported = Export::open(&folder.path().join("log.ndjson"), |_| {}).unwrap();
+    let exported = ExportFile::open(&folder.path().join("log.ndjson"), |_| {}).unwrap();
     assert_eq!((exported.head().last_sequence, exported.faults()), (12_000, &[][..]));
     assert!(few > 1_000 && many < few + 16 * 1_024, "{few} KiB for 32 MB, {many} KiB for 96 MB");
 }

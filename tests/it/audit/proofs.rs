@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidings::audit::proof::shown::What;
-use tidings::audit::proof::{Proof, Proven};
+use tidings::audit::proof::extra::ProvenFact;
+use tidings::audit::proof::{Proof, VerifiedProof};
 use tidings::domain::{Acknowledged, Event};
 use tidings::log::names::Subject;
 use tidings::log::{EventLog as _, NewEvent};
@@ -78,12 +78,12 @@ impl Signing {
     }
 
     /// What a proof proves to whoever has the public key.
-    fn check(&self, proof: &str) -> Proven {
+    fn check(&self, proof: &str) -> VerifiedProof {
         let key: PublicKey = self.public_key().parse().unwrap();
         proof.parse::<Proof>().unwrap().check(&[key]).unwrap_or_else(|why| panic!("{why}\n{proof}"))
     }
 
-    /// What `audit check` says of a proof.
+    /// What `audit check` prints of a proof.
     async fn told(&self, proof: &str) -> (Option<i32>, Value) {
         let output = check(proof, &["--key", &self.public_key()]).await;
         (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
@@ -177,13 +177,13 @@ async fn every_kind_of_place_in_logs_of_every_size_is_proven_by_each_replica() {
             let asked = replicas.map(|replica| proof_from(replica, &name, user));
             for (status, proof) in futures_util::future::join_all(asked).await {
                 assert_eq!(status, 200, "{place} of {size}: {proof}");
-                let Proven { says, checkpoint, .. } = signing.check(&proof);
-                assert_eq!((says.sequence, checkpoint.size), (place, size));
-                match says.what {
-                    What::Announced { broadcast, late } => {
+                let VerifiedProof { event, checkpoint, .. } = signing.check(&proof);
+                assert_eq!((event.sequence, checkpoint.size), (place, size));
+                match event.what {
+                    ProvenFact::Announced { broadcast, late } => {
                         assert_eq!((place, broadcast.id.0, late), (1, id, false));
                     }
-                    What::Acknowledged { broadcast_id, user: by, .. } => {
+                    ProvenFact::Acknowledged { broadcast_id, user: by, .. } => {
                         assert_eq!((broadcast_id.0, Some(by.as_str())), (id, user));
                     }
                 }
@@ -277,7 +277,7 @@ async fn a_proof_stays_true_over_crashes_rebuilds_and_a_growing_log() {
     signing.signed_up_to(303).await;
     assert_eq!(signing.check(&first), proven, "what was proven once");
     let now = signing.check(&proof_from(&signing.replica, &id, Some("ann")).await.1);
-    assert_eq!((now.says, now.checkpoint.size), (proven.says, 303));
+    assert_eq!((now.event, now.checkpoint.size), (proven.event, 303));
 }
 
 #[tokio::test]

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 use tempfile::TempDir;
-use tidings::audit::export::{Export, Writer};
-use tidings::audit::source::{Head, Source};
+use tidings::audit::export::{ExportFile, ExportWriter};
+use tidings::audit::source::{LogHead, Source};
 use tidings::domain::{Acknowledged, Event, Timestamp};
 use tidings::log::facts::root_of;
 use tidings::log::merkle::Frontier;
@@ -30,7 +30,7 @@ use crate::support::{Nats, Replica, Spec, eventually};
 /// What an exported file holds.
 #[derive(Clone)]
 struct Held {
-    head: Head,
+    head: LogHead,
     checkpoints: Vec<StoredCheckpoint>,
     messages: Vec<RawMessage>,
 }
@@ -145,9 +145,9 @@ impl Corpus {
         }
         held.head.last_sequence = held.messages.len() as u64;
         let file = fs::File::create(self.path("resealed.ndjson")).unwrap();
-        let mut writer = Writer::begin(file, held.head, Timestamp::from_unix_ms(0)).unwrap();
+        let mut writer = ExportWriter::begin(file, held.head, Timestamp::from_unix_ms(0)).unwrap();
         held.checkpoints.iter().for_each(|noted| writer.checkpoint(noted).unwrap());
-        held.messages.into_iter().for_each(|message| writer.place(&LogEntry::Message(message)).unwrap());
+        held.messages.into_iter().for_each(|message| writer.entry(&LogEntry::Message(message)).unwrap());
         writer.end().unwrap();
         let found = self.verify("resealed.ndjson", known);
         assert!(found.findings.iter().all(|(kind, ..)| kind != "file"), "it is whole in itself: {found:#?}");
@@ -161,7 +161,7 @@ impl Corpus {
 }
 
 async fn read(file: &std::path::Path) -> Held {
-    let export = Arc::new(Export::open(file, |_| {}).unwrap());
+    let export = Arc::new(ExportFile::open(file, |_| {}).unwrap());
     let checkpoints = of_file(&export);
     let source = Source::File(export);
     let head = source.head().await.unwrap();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tempfile::TempDir;
-use tidings::audit::export::Export;
+use tidings::audit::export::ExportFile;
 use tidings::log::leaf::Statement;
 use tidings::log::merkle::{Frontier, Hash};
 use tidings::log::names::{CHECKPOINT_STREAM, CHECKPOINT_SUBJECT};
@@ -71,7 +71,7 @@ pub async fn in_stream(checkpoints: &CheckpointStream) -> Vec<StoredCheckpoint> 
 }
 
 /// The same of an exported file.
-pub fn of_file(export: &Export) -> Vec<StoredCheckpoint> {
+pub fn of_file(export: &ExportFile) -> Vec<StoredCheckpoint> {
     let mut all = Vec::new();
     let take = |batch| {
         all.extend::<Vec<_>>(batch);

@@ -121,7 +121,7 @@ impl Projecting {
     ) -> Arc<Submit> {
         let bounds = OutboxLimits { entries: 100, bytes: 1 << 20 };
         let outbox = Outbox::open(&self.directory.with_extension("outbox"), bounds).unwrap();
-        let options = submit::Options {
+        let options = submit::SubmitOptions {
             replica: "test".to_owned(),
             channels: vec![channel()],
             append_timeout,

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
-use tidings::audit::export::Writer;
-use tidings::audit::source::Head;
+use tidings::audit::export::ExportWriter;
+use tidings::audit::source::LogHead;
 use tidings::domain::Timestamp;
 use tidings::log::RawMessage;
 use tidings::log::reader::LogEntry;
@@ -51,10 +51,10 @@ fn any_part_of_a_long_file_is_found_by_its_place_and_by_its_time() {
 fn long(folder: &Path, places: u64) -> std::path::PathBuf {
     let path = folder.join(format!("{places}.ndjson"));
     let out = BufWriter::new(fs::File::create(&path).unwrap());
-    let head = Head { epoch: EPOCH, last_sequence: places };
-    let mut writer = Writer::begin(out, head, Timestamp::from_unix_ms(1)).unwrap();
+    let head = LogHead { epoch: EPOCH, last_sequence: places };
+    let mut writer = ExportWriter::begin(out, head, Timestamp::from_unix_ms(1)).unwrap();
     for n in 1..=places {
-        writer.place(&message(n, i64::try_from(n).unwrap(), &"body ".repeat(16))).unwrap();
+        writer.entry(&message(n, i64::try_from(n).unwrap(), &"body ".repeat(16))).unwrap();
     }
     writer.end().unwrap();
     path

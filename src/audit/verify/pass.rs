@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use tempfile::TempDir;
 
-use super::places::Places;
-use super::signed::Roots;
-use super::{OPEN_PATIENCE, Replica};
+use super::checks::MessageChecks;
+use super::roots::ExpectedRoots;
+use super::{OPEN_TIMEOUT, ReplicaReport};
 use crate::audit::finding::{Finding, FindingKind};
-use crate::audit::source::Head;
+use crate::audit::source::LogHead;
 use crate::domain::{Change, Digest, Event, Recorded, State};
 use crate::log::merkle::Hash;
 use crate::log::reader::{LogEntry, MAX_BATCH};
@@ -18,11 +18,11 @@ use crate::projection::store::Store;
 use crate::projection::tree::Tree;
 
 /// Everything that one pass carries along. Memory stays flat: what was folded is on disk, in a folder of its own.
-pub(super) struct Walk {
-    places: Places,
-    pub(super) roots: Roots,
+pub(super) struct LogPass {
+    checks: MessageChecks,
+    pub(super) roots: ExpectedRoots,
     /// What replicas say of certain places.
-    said: BTreeMap<u64, Vec<(String, Digest)>>,
+    claimed: BTreeMap<u64, Vec<(String, Digest)>>,
     ledger: Ledger,
     pub(super) state: State,
     tree: Tree,
@@ -31,32 +31,36 @@ pub(super) struct Walk {
     /// The first and the last of the lost messages before the next place.
     holes: Option<(u64, u64)>,
     /// Events without an effect that is not a fault: a user who had acknowledged.
-    pub(super) doubles: u64,
+    pub(super) repeats: u64,
     /// Goes last, when the store is closed.
     _folder: TempDir,
 }
 
-impl Walk {
-    pub(super) fn new(head: Head, roots: Roots, replicas: &[Replica]) -> anyhow::Result<Self> {
+impl LogPass {
+    pub(super) fn new(
+        head: LogHead,
+        roots: ExpectedRoots,
+        replicas: &[ReplicaReport],
+    ) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("tidings-verify-")?;
         let cursor = CursorRecord::of(head.epoch);
-        let mut said = BTreeMap::<u64, Vec<_>>::new();
+        let mut claimed = BTreeMap::<u64, Vec<_>>::new();
         for replica in replicas.iter().filter(|replica| replica.epoch == Some(head.epoch)) {
             for (sequence, digest) in replica.digests {
-                said.entry(sequence).or_default().push((replica.name.clone(), digest));
+                claimed.entry(sequence).or_default().push((replica.name.clone(), digest));
             }
         }
         Ok(Self {
-            places: Places::new()?,
+            checks: MessageChecks::new()?,
             roots,
-            said,
+            claimed,
             ledger: Ledger::from(cursor),
             state: State::default(),
             tree: Tree::default(),
             steps: Vec::new(),
-            store: Store::open_scratch(folder.path(), OPEN_PATIENCE)?,
+            store: Store::open_scratch(folder.path(), OPEN_TIMEOUT)?,
             holes: None,
-            doubles: 0,
+            repeats: 0,
             _folder: folder,
         })
     }
@@ -67,7 +71,7 @@ impl Walk {
         match entry {
             LogEntry::Message(raw) => {
                 self.report_holes(report);
-                self.places.look(raw, &step.what, report);
+                self.checks.check(raw, &step.what, report);
             }
             LogEntry::Hole(sequence) => {
                 self.holes = Some((self.holes.map_or(*sequence, |(first, _)| first), *sequence));
@@ -76,7 +80,7 @@ impl Walk {
         let sequence = step.sequence;
         self.steps.push(step);
         // What is compared at a place is compared when everything up to it, and nothing after it, is folded.
-        if self.steps.len() >= MAX_BATCH || self.said.contains_key(&sequence) {
+        if self.steps.len() >= MAX_BATCH || self.claimed.contains_key(&sequence) {
             self.fold(report)?;
         }
         Ok(())
@@ -100,11 +104,11 @@ impl Walk {
     /// Folds what has been looked at.
     fn fold(&mut self, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
         let steps = std::mem::take(&mut self.steps);
-        let Self { ledger, store, state, tree, doubles, .. } = self;
+        let Self { ledger, store, state, tree, repeats, .. } = self;
         let tell = |state: &State, folded: Folded| match without_effect(state, &folded) {
             Effect::Missing(why) => report(Finding::at(folded.recorded.sequence, FindingKind::Order, why)),
-            Effect::Double => *doubles += 1,
-            Effect::There => {}
+            Effect::Repeated => *repeats += 1,
+            Effect::Applied => {}
         };
         ledger.fold_and_write(store, state, tree, steps, tell)?;
         let sequence = self.sequence();
@@ -112,7 +116,7 @@ impl Walk {
             let Some(root) = self.tree.root_at(size) else { break };
             self.roots.compare(size, root, report);
         }
-        for (name, digest) in self.said.remove(&sequence).into_iter().flatten() {
+        for (name, digest) in self.claimed.remove(&sequence).into_iter().flatten() {
             if digest != self.state.digest {
                 let what = format!(
                     "replica {name} has the digest {digest}, and the log gives {}",
@@ -137,9 +141,9 @@ impl Walk {
 
 /// What an event did.
 enum Effect {
-    There,
+    Applied,
     /// Nothing, and that can be: several replicas took the same thing in.
-    Double,
+    Repeated,
     /// Nothing, and that cannot be where every guard was held.
     Missing(String),
 }
@@ -152,12 +156,12 @@ fn without_effect(state: &State, Folded { recorded, change, .. }: &Folded) -> Ef
         (Change::Nothing, Event::Acknowledged(_)) if !is_known => {
             Effect::Missing(format!("it acknowledges {id}, which was not created before it in {channel}"))
         }
-        (Change::Nothing, Event::Acknowledged(_)) => Effect::Double,
-        (Change::Nothing, _) if *late => Effect::Double,
+        (Change::Nothing, Event::Acknowledged(_)) => Effect::Repeated,
+        (Change::Nothing, _) if *late => Effect::Repeated,
         (Change::Nothing, Event::Created(_)) => Effect::Missing(format!("it creates {id} once more")),
         (Change::Nothing, Event::Cleared(_)) => {
             Effect::Missing(format!("it clears {id}, which was not active"))
         }
-        _ => Effect::There,
+        _ => Effect::Applied,
     }
 }

@@ -19,24 +19,24 @@ const CLOCKS_APART_MS: i64 = 5 * 60 * 1_000;
 const GUARD: &str = "Nats-Expected-Last-Subject-Sequence";
 
 /// Looks at one message after the other, in the order of the log.
-pub(super) struct Places {
+pub(super) struct MessageChecks {
     schemas: Schemas,
     /// The last sequence on each channel's lifecycle subject.
     heads: HashMap<Channel, u64>,
 }
 
-impl Places {
+impl MessageChecks {
     pub(super) fn new() -> anyhow::Result<Self> {
         Ok(Self { schemas: Schemas::load()?, heads: HashMap::new() })
     }
 
     /// Tells of everything that is wrong with a message.
-    pub(super) fn look(&mut self, raw: &RawMessage, what: &What, report: &mut impl FnMut(Finding)) {
+    pub(super) fn check(&mut self, raw: &RawMessage, what: &What, report: &mut impl FnMut(Finding)) {
         let mut find = |kind, what: String| report(Finding::at(raw.sequence, kind, what));
         match what {
             What::Event(recorded, trace) => {
                 if !is_as_written(raw, recorded, *trace) {
-                    closer_look(&self.schemas, raw, recorded, &mut find);
+                    check_in_full(&self.schemas, raw, recorded, &mut find);
                 }
                 if let Some(fault) = time_fault(raw, recorded) {
                     find(FindingKind::Time, fault);
@@ -60,7 +60,7 @@ impl Places {
 }
 
 /// Whether a message is by its schemas, and its headers are those of its event.
-pub(super) fn closer_look(
+pub(super) fn check_in_full(
     schemas: &Schemas,
     raw: &RawMessage,
     recorded: &Recorded,

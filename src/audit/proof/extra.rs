@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::Unprovable;
+use super::ProofError;
 use crate::domain::{Broadcast, BroadcastId, Channel, Event, Timestamp, UserId};
 use crate::log::RawMessage;
 use crate::log::envelope::{Decoded, decode, subject_and_id, type_of};
@@ -16,25 +16,25 @@ use crate::log::names::header::FACTS_ROOT;
 
 /// The extra data of a proof, as JSON: `schemas/proof.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shown {
+pub struct ProofExtra {
     /// The bytes of the event's [`Statement`], in base64.
     statement: String,
-    shown: Part,
+    shown: Disclosed,
 }
 
 /// What is shown of the body, of which the statement has the hash alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Part {
+enum Disclosed {
     /// Nothing but one user, by way of the root over the event's facts.
-    Acknowledgement(OneFact),
+    Acknowledgement(FactProof),
     /// All of it, in base64.
     Announcement { body: String },
 }
 
 /// One fact, and how it leads to the root over all of its event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct OneFact {
+struct FactProof {
     fact: Fact,
     /// Which one it is, from 0, and of how many. The root does not say how many there are: nobody may believe this.
     number: u64,
@@ -44,7 +44,7 @@ struct OneFact {
 
 /// What an event says, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Says {
+pub struct ProvenEvent {
     /// Its place in the log, from 1.
     pub sequence: u64,
     /// When the log recorded it, in nanoseconds since 1970-01-01.
@@ -52,12 +52,12 @@ pub struct Says {
     /// In which channel.
     pub channel: Channel,
     /// What it says.
-    pub what: What,
+    pub what: ProvenFact,
 }
 
 /// What can be proven of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum ProvenFact {
     /// A user has acknowledged a broadcast.
     Acknowledged {
         /// Which.
@@ -76,16 +76,16 @@ pub enum What {
     },
 }
 
-impl Shown {
+impl ProofExtra {
     /// Shows that a user acknowledged, or without one, what was announced.
-    pub(super) fn of(raw: &RawMessage, user: Option<&UserId>) -> Result<Self, Unprovable> {
-        let lost = Unprovable::Lost(raw.sequence);
+    pub(super) fn of(raw: &RawMessage, user: Option<&UserId>) -> Result<Self, ProofError> {
+        let lost = ProofError::Lost(raw.sequence);
         let Decoded::Event(recorded) = decode(raw) else { return Err(lost) };
         let shown = match (&recorded.event, user) {
-            (Event::Created(_), None) => Part::Announcement { body: STANDARD.encode(&raw.body) },
+            (Event::Created(_), None) => Disclosed::Announcement { body: STANDARD.encode(&raw.body) },
             (Event::Acknowledged(acknowledged), Some(user)) => {
-                let facts = facts_of(acknowledged).ok_or(Unprovable::NoSalt(raw.sequence))?;
-                Part::Acknowledgement(OneFact::of(&facts, user).ok_or(lost)?)
+                let facts = facts_of(acknowledged).ok_or(ProofError::NoSalt(raw.sequence))?;
+                Disclosed::Acknowledgement(FactProof::of(&facts, user).ok_or(lost)?)
             }
             _ => return Err(lost),
         };
@@ -93,7 +93,7 @@ impl Shown {
     }
 
     /// What it says, and the leaf that must be in the log for it to be true.
-    pub(super) fn says(&self) -> Result<(Says, Hash), String> {
+    pub(super) fn event(&self) -> Result<(ProvenEvent, Hash), String> {
         let bytes = STANDARD.decode(&self.statement).ok();
         let statement = bytes.and_then(|bytes| Statement::from_bytes(&bytes));
         let statement = statement.ok_or("what it shows is no statement of a log")?;
@@ -101,10 +101,10 @@ impl Shown {
         let stated = statement.message.ok_or("it shows a place whose event the log has lost")?;
         let time_ns = stated.time_ns;
         let (channel, what) = match &self.shown {
-            Part::Acknowledgement(one) => one.says(stated)?,
-            Part::Announcement { body } => announced(sequence, stated, body)?,
+            Disclosed::Acknowledgement(one) => one.event(stated)?,
+            Disclosed::Announcement { body } => announced(sequence, stated, body)?,
         };
-        Ok((Says { sequence, time_ns, channel, what }, leaf))
+        Ok((ProvenEvent { sequence, time_ns, channel, what }, leaf))
     }
 }
 
@@ -114,7 +114,7 @@ fn message(sequence: u64, stated: StatedMessage, body: Vec<u8>) -> RawMessage {
     RawMessage { sequence, time_ns, subject, headers, body: body.into() }
 }
 
-fn announced(sequence: u64, stated: StatedMessage, body: &str) -> Result<(Channel, What), String> {
+fn announced(sequence: u64, stated: StatedMessage, body: &str) -> Result<(Channel, ProvenFact), String> {
     let body = STANDARD.decode(body).map_err(|_| "the body that it shows is no base64")?;
     let statement = Statement { sequence, message: Some(stated.clone()) };
     let raw = message(sequence, stated, body);
@@ -124,7 +124,7 @@ fn announced(sequence: u64, stated: StatedMessage, body: &str) -> Result<(Channe
     match decode(&raw) {
         Decoded::Event(recorded) => match recorded.event {
             Event::Created(broadcast) => {
-                Ok((recorded.channel, What::Announced { broadcast, late: recorded.late }))
+                Ok((recorded.channel, ProvenFact::Announced { broadcast, late: recorded.late }))
             }
             Event::Cleared(_) | Event::Acknowledged(_) => Err("the event announces nothing".to_owned()),
         },
@@ -132,7 +132,7 @@ fn announced(sequence: u64, stated: StatedMessage, body: &str) -> Result<(Channe
     }
 }
 
-impl OneFact {
+impl FactProof {
     fn of(facts: &[Fact], user: &UserId) -> Option<Self> {
         let number = facts.iter().position(|fact| fact.user == *user)?;
         let leaves: Vec<_> = facts.iter().map(Fact::leaf).collect();
@@ -145,7 +145,7 @@ impl OneFact {
         Some(Self { path: path.collect(), fact: facts.get(at(number))?.clone(), number, facts: count })
     }
 
-    fn says(&self, stated: StatedMessage) -> Result<(Channel, What), String> {
+    fn event(&self, stated: StatedMessage) -> Result<(Channel, ProvenFact), String> {
         let raw = message(0, stated, Vec::new());
         let unknown = |why| format!("what it shows is no event that this build knows: {why}");
         let (name, version) = type_of(&raw).map_err(unknown)?;
@@ -165,6 +165,6 @@ impl OneFact {
         if !verify_inclusion(root, self.facts, self.number, self.fact.leaf(), &self.path) {
             return Err("the acknowledgement is not one of the event".to_owned());
         }
-        Ok((channel, What::Acknowledged { broadcast_id, user: user.clone(), at: *at }))
+        Ok((channel, ProvenFact::Acknowledged { broadcast_id, user: user.clone(), at: *at }))
     }
 }

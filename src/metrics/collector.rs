@@ -16,26 +16,26 @@ use crate::warnings::Warning;
 
 /// How a replica stands at the moment of a scrape.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct ScrapeValues {
     /// What `/readyz` says.
     pub ready: bool,
     /// How the log stands, as far as this replica sees it.
-    pub log: Log,
+    pub log: LogGauges,
     /// How the projection stands.
-    pub projection: Projection,
+    pub projection: ProjectionGauges,
     /// What waits.
-    pub queues: Queues,
+    pub queues: QueueGauges,
     /// How it does without the log.
-    pub outage: Outage,
+    pub outage: OutboxGauges,
     /// The published keys of tokens, where tokens are signed with such.
-    pub keys: Option<TokenKeys>,
+    pub keys: Option<TokenKeyGauges>,
     /// What is wrong although the replica serves.
     pub warnings: Vec<Warning>,
 }
 
 /// The published keys of tokens (JWKS).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TokenKeys {
+pub struct TokenKeyGauges {
     /// How many there were when they were last read.
     pub keys: usize,
     /// How long ago that was; none: they were never read.
@@ -44,7 +44,7 @@ pub struct TokenKeys {
 
 /// How the log stands.
 #[derive(Clone, Debug, Default)]
-pub struct Log {
+pub struct LogGauges {
     /// Whether NATS is connected.
     pub connected: bool,
     /// Times that a connection to NATS was made.
@@ -62,12 +62,12 @@ pub struct Log {
     /// Messages that its stream had and has no more.
     pub missing: u64,
     /// How it is kept in NATS.
-    pub stream: Stream,
+    pub stream: StreamGauges,
 }
 
 /// How NATS keeps the log's stream.
 #[derive(Clone, Debug, Default)]
-pub struct Stream {
+pub struct StreamGauges {
     /// Whether it has a leader.
     pub has_leader: bool,
     /// How many of its servers are in each state.
@@ -81,7 +81,7 @@ pub struct Stream {
 /// How the projection stands.
 #[expect(clippy::struct_excessive_bools, reason = "each is a gauge of its own")]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Projection {
+pub struct ProjectionGauges {
     /// The last sequence that was applied.
     pub sequence: u64,
     /// Messages skipped because a newer build may know them.
@@ -104,7 +104,7 @@ pub struct Projection {
 
 /// What waits, and for whom.
 #[derive(Clone, Debug, Default)]
-pub struct Queues {
+pub struct QueueGauges {
     /// Acknowledgements for the next commit.
     pub acks: usize,
     /// Lifecycle commands of each channel, the one under way included.
@@ -117,7 +117,7 @@ pub struct Queues {
 
 /// How a replica does without the log.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Outage {
+pub struct OutboxGauges {
     /// Whether it works without the log, brings its outbox to it, or cannot follow it.
     pub degraded: bool,
     /// Entries of the outbox.
@@ -128,7 +128,7 @@ pub struct Outage {
     pub rejected: u64,
 }
 
-impl Standing {
+impl ScrapeValues {
     pub(super) fn register(&self, r: &mut Registry) {
         now(r, "ready", "1 while the replica is ready for traffic", u64::from(self.ready));
         self.log.register(r);
@@ -146,7 +146,7 @@ impl Standing {
     }
 }
 
-impl Log {
+impl LogGauges {
     fn register(&self, r: &mut Registry) {
         now(r, "nats_connected", "1 while NATS is connected", u64::from(self.connected));
         total(r, "nats_connections", "Times that a connection to NATS was made", self.connections);
@@ -163,7 +163,7 @@ impl Log {
     }
 }
 
-impl Stream {
+impl StreamGauges {
     fn register(&self, r: &mut Registry) {
         let has_leader = u64::from(self.has_leader);
         now(r, "nats_stream_leader", "1 while NATS has a leader for the log's stream", has_leader);
@@ -180,7 +180,7 @@ impl Stream {
     }
 }
 
-impl Projection {
+impl ProjectionGauges {
     fn register(&self, r: &mut Registry, head: u64) {
         now(r, "projection_sequence", "Last sequence of the log that was applied", self.sequence);
         let lag = head.saturating_sub(self.sequence);
@@ -222,7 +222,7 @@ impl Projection {
     }
 }
 
-impl TokenKeys {
+impl TokenKeyGauges {
     fn register(&self, r: &mut Registry) {
         now(r, "token_keys", "Published keys that verify tokens, as last read", self.keys);
         if let Some(age) = self.age {
@@ -232,7 +232,7 @@ impl TokenKeys {
     }
 }
 
-impl Queues {
+impl QueueGauges {
     fn register(&self, r: &mut Registry) {
         now(r, "acks_waiting", "Acknowledgements that wait for a look-up or for the next commit", self.acks);
         let commands = Family::<ByChannel, Gauge>::default();
@@ -247,7 +247,7 @@ impl Queues {
     }
 }
 
-impl Outage {
+impl OutboxGauges {
     fn register(&self, r: &mut Registry) {
         let help =
             "1 while the replica works without the log, brings its outbox to it, or cannot write to its disk";

@@ -8,11 +8,11 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
 
-use super::checkpoints::{CheckpointMark, MARK_EVERY};
-use super::line::{self, Line};
-use super::lines::{Begin, Found, Lines};
-use super::opening::{Opened, Opening};
-use crate::audit::source::Head;
+use super::checkpoints::{CheckpointSeekPoint, SEEK_POINT_EVERY};
+use super::line::{self, ExportLine};
+use super::lines::{LineStart, Lines, RawLine};
+use super::scan::{ExportIndex, ExportScan};
+use crate::audit::source::LogHead;
 use crate::audit::terminal::printable;
 use crate::log::merkle::Hash;
 use crate::log::reader::LogEntry;
@@ -21,12 +21,12 @@ use crate::notary::stream::StoredCheckpoint;
 /// Places that a file of any size may lack in all, and a place more for so many bytes of it: a line takes ten times as many,
 /// so this is most of a log. A sequence or a header that would make it more is not believed, since each missing place costs
 /// whoever reads the file time.
-const MOST_MISSING: u64 = 100_000;
-const BYTES_FOR_A_MISSING: u64 = 64;
+const MAX_MISSING: u64 = 100_000;
+const BYTES_PER_MISSING: u64 = 64;
 
 /// Something that is wrong with a file as a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct FileFault {
     /// The line where it was noticed, from 1.
     pub line: u64,
     /// The place of the log that it is about, if it is about one.
@@ -35,7 +35,7 @@ pub struct Fault {
     pub what: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FileFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}", self.line, printable(&self.what))
     }
@@ -43,7 +43,7 @@ impl fmt::Display for Fault {
 
 /// Which places were taken from a file up to somewhere in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stand {
+pub(super) struct SequenceTracker {
     /// The last one.
     pub(super) last: u64,
     /// How many before it are not there.
@@ -54,26 +54,26 @@ pub(super) struct Stand {
 
 /// What a place is that stands next in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Judged {
+pub(super) enum SequenceCheck {
     /// It counts, after so many that are missing.
-    After(u64),
+    Next(u64),
     /// It was there before, or should have been.
-    Again,
+    Duplicate,
     /// More would be missing than is believed.
     TooFar,
 }
 
-impl Stand {
+impl SequenceTracker {
     /// At the start of a file of so many bytes.
     pub(super) const fn of(file_bytes: u64) -> Self {
-        Self { last: 0, missing: 0, most_missing: MOST_MISSING + file_bytes / BYTES_FOR_A_MISSING }
+        Self { last: 0, missing: 0, most_missing: MAX_MISSING + file_bytes / BYTES_PER_MISSING }
     }
 
-    pub(super) const fn judge(self, sequence: u64) -> Judged {
+    pub(super) const fn check(self, sequence: u64) -> SequenceCheck {
         match sequence.checked_sub(self.last + 1) {
-            None => Judged::Again,
-            Some(missing) if missing > self.most_missing - self.missing => Judged::TooFar,
-            Some(missing) => Judged::After(missing),
+            None => SequenceCheck::Duplicate,
+            Some(missing) if missing > self.most_missing - self.missing => SequenceCheck::TooFar,
+            Some(missing) => SequenceCheck::Next(missing),
         }
     }
 
@@ -85,11 +85,11 @@ impl Stand {
 
 /// Where to begin to read so that not everything before has to be read.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Mark {
+pub(super) struct SeekPoint {
     /// The line of a message.
-    pub(super) begin: Begin,
+    pub(super) start: LineStart,
     /// What was taken before it.
-    pub(super) stand: Stand,
+    pub(super) tracker: SequenceTracker,
     /// When the log recorded that message.
     pub(super) time_ns: i64,
 }
@@ -98,11 +98,11 @@ pub(super) struct Mark {
 ///
 /// Of the places it keeps a mark in a thousand or so; they are read from the file whenever somebody wants them.
 #[derive(Debug)]
-pub struct Export {
+pub struct ExportFile {
     path: PathBuf,
     file: File,
     stamp: Stamp,
-    known: Opened,
+    index: ExportIndex,
 }
 
 /// By what it is noticed that somebody writes into a file.
@@ -126,8 +126,8 @@ fn require_uncompressed(file: &File) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Export {
-    /// Reads the file once. One that is damaged has [`Export::faults`]; what is no export at all, of another version, or
+impl ExportFile {
+    /// Reads the file once. One that is damaged has [`ExportFile::faults`]; what is no export at all, of another version, or
     /// cannot be read, is an error. `at` hears how many bytes of it are read.
     pub fn open(path: &Path, mut at: impl FnMut(u64)) -> anyhow::Result<Self> {
         let shown = path.display();
@@ -137,28 +137,28 @@ impl Export {
             bail!("{shown} is no regular file: it is read more than once, so a pipe has to be saved first");
         }
         require_uncompressed(&file).with_context(|| format!("reading {shown}"))?;
-        let mut opening = Opening::of(found.len());
-        let mut lines = Lines::from(&file, Begin::default());
-        while let Some(Found { begin, text }) = lines.next().with_context(|| format!("reading {shown}"))? {
-            opening.take(begin, text).with_context(|| format!("reading {shown}"))?;
-            at(begin.offset);
+        let mut scan = ExportScan::of(found.len());
+        let mut lines = Lines::from(&file, LineStart::default());
+        while let Some(RawLine { start, text }) = lines.next().with_context(|| format!("reading {shown}"))? {
+            scan.take(start, text).with_context(|| format!("reading {shown}"))?;
+            at(start.offset);
         }
         let lines = lines.next_begin().before;
-        let known = opening.finish(lines).with_context(|| format!("reading {shown}"))?;
+        let index = scan.finish(lines).with_context(|| format!("reading {shown}"))?;
         let (path, stamp) = (path.to_owned(), stamp(&found));
-        let export = Self { path, file, stamp, known };
+        let export = Self { path, file, stamp, index };
         export.require_unchanged()?;
         Ok(export)
     }
 
     /// Which log it is, and its last sequence: the header's, or the last one that is there when that cannot be.
-    pub const fn head(&self) -> Head {
-        self.known.head
+    pub const fn head(&self) -> LogHead {
+        self.index.head
     }
 
     /// The root over all places, with holes for those that are not there.
     pub const fn root(&self) -> Hash {
-        self.known.root
+        self.index.root
     }
 
     /// Visits everything that stood in the stream of checkpoints, in order. One batch at a time is in memory.
@@ -166,8 +166,8 @@ impl Export {
         &self,
         mut visit: impl FnMut(Vec<StoredCheckpoint>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        for mark in &self.known.checkpoints.marks {
-            visit(self.checkpoints_from(*mark)?)?;
+        for seek_point in &self.index.checkpoints.seek_points {
+            visit(self.checkpoints_from(*seek_point)?)?;
         }
         self.require_unchanged()
     }
@@ -177,8 +177,8 @@ impl Export {
         &self,
         mut take: impl FnMut(&StoredCheckpoint) -> Option<T>,
     ) -> anyhow::Result<Option<T>> {
-        for mark in self.known.checkpoints.marks.iter().rev() {
-            if let Some(taken) = self.checkpoints_from(*mark)?.iter().rev().find_map(&mut take) {
+        for seek_point in self.index.checkpoints.seek_points.iter().rev() {
+            if let Some(taken) = self.checkpoints_from(*seek_point)?.iter().rev().find_map(&mut take) {
                 return Ok(Some(taken));
             }
         }
@@ -186,22 +186,22 @@ impl Export {
     }
 
     /// The checkpoints from one mark to the next.
-    fn checkpoints_from(&self, mark: CheckpointMark) -> anyhow::Result<Vec<StoredCheckpoint>> {
-        let CheckpointMark { begin, mut stand } = mark;
-        let mut lines = Lines::from(&self.file, begin);
+    fn checkpoints_from(&self, seek_point: CheckpointSeekPoint) -> anyhow::Result<Vec<StoredCheckpoint>> {
+        let CheckpointSeekPoint { start, mut tracker } = seek_point;
+        let mut lines = Lines::from(&self.file, start);
         let mut found = Vec::new();
-        while (found.len() as u64) < MARK_EVERY
+        while (found.len() as u64) < SEEK_POINT_EVERY
             && let Some(line) = lines.next().with_context(|| format!("reading {}", self.path.display()))?
         {
             match line.text.map(line::read) {
-                Some(Ok(Line::Checkpoint(stored))) if stand.takes(&stored).is_ok() => {
-                    stand.take(&stored);
+                Some(Ok(ExportLine::Checkpoint(stored))) if tracker.takes(&stored).is_ok() => {
+                    tracker.take(&stored);
                     found.push(stored);
                 }
-                Some(Ok(Line::End(_))) => break,
+                Some(Ok(ExportLine::Footer(_))) => break,
                 _ => {}
             }
-            if stand == self.known.checkpoints.stand {
+            if tracker == self.index.checkpoints.tracker {
                 break;
             }
         }
@@ -209,22 +209,23 @@ impl Export {
     }
 
     /// What is wrong with the file, as it was noticed: the first thousand faults.
-    pub fn faults(&self) -> &[Fault] {
-        &self.known.faults
+    pub fn faults(&self) -> &[FileFault] {
+        &self.index.faults
     }
 
     /// How many more faults there are.
     pub const fn more_faults(&self) -> u64 {
-        self.known.more_faults
+        self.index.more_faults
     }
 
     /// The last sequence that was recorded before a moment, as the log itself would say; 0 when there is none. Times are
     /// taken to rise with the sequence.
     pub fn last_before(&self, moment_ns: i64) -> anyhow::Result<u64> {
         self.require_unchanged()?;
-        let mut walk = self.walk_from(self.known.marks.partition_point(|mark| mark.time_ns < moment_ns));
+        let mut reader = self
+            .read_from(self.index.seek_points.partition_point(|seek_point| seek_point.time_ns < moment_ns));
         let mut last = 0;
-        while let Some(entry) = self.read(&mut walk)? {
+        while let Some(entry) = self.read(&mut reader)? {
             match entry {
                 LogEntry::Message(raw) if raw.time_ns < moment_ns => last = raw.sequence,
                 LogEntry::Message(_) => break,
@@ -243,11 +244,12 @@ impl Export {
         mut visit: impl FnMut(LogEntry) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         self.require_unchanged()?;
-        let to = to.min(self.known.head.last_sequence);
-        let mut walk = self.walk_from(self.known.marks.partition_point(|mark| mark.stand.last < from));
+        let to = to.min(self.index.head.last_sequence);
+        let mut reader = self
+            .read_from(self.index.seek_points.partition_point(|seek_point| seek_point.tracker.last < from));
         let mut next = from.max(1);
         while next <= to {
-            let found = self.read(&mut walk)?;
+            let found = self.read(&mut reader)?;
             let there = found.as_ref().map_or(to + 1, LogEntry::sequence);
             for hole in next..there.min(to + 1) {
                 visit(LogEntry::Hole(hole))?;
@@ -262,15 +264,16 @@ impl Export {
     }
 
     /// From the last one of so many marks on.
-    fn walk_from(&self, marks: usize) -> Walk<'_> {
-        let start = || Mark { stand: Stand::of(self.stamp.0), ..Mark::default() };
-        let mark = marks.checked_sub(1).and_then(|last| self.known.marks.get(last)).copied();
-        let mark = mark.unwrap_or_else(start);
-        Walk { lines: Lines::from(&self.file, mark.begin), stand: mark.stand }
+    fn read_from(&self, seek_points: usize) -> EntryReader<'_> {
+        let start = || SeekPoint { tracker: SequenceTracker::of(self.stamp.0), ..SeekPoint::default() };
+        let seek_point =
+            seek_points.checked_sub(1).and_then(|last| self.index.seek_points.get(last)).copied();
+        let seek_point = seek_point.unwrap_or_else(start);
+        EntryReader { lines: Lines::from(&self.file, seek_point.start), tracker: seek_point.tracker }
     }
 
-    fn read(&self, walk: &mut Walk<'_>) -> anyhow::Result<Option<LogEntry>> {
-        walk.next().with_context(|| format!("reading {}", self.path.display()))
+    fn read(&self, reader: &mut EntryReader<'_>) -> anyhow::Result<Option<LogEntry>> {
+        reader.next().with_context(|| format!("reading {}", self.path.display()))
     }
 
     fn require_unchanged(&self) -> anyhow::Result<()> {
@@ -282,22 +285,22 @@ impl Export {
 }
 
 /// Goes over the places that count, as they were judged when the file was opened.
-struct Walk<'a> {
+struct EntryReader<'a> {
     lines: Lines<'a>,
-    stand: Stand,
+    tracker: SequenceTracker,
 }
 
-impl Walk<'_> {
+impl EntryReader<'_> {
     fn next(&mut self) -> std::io::Result<Option<LogEntry>> {
         while let Some(found) = self.lines.next()? {
             match found.text.map(line::read) {
-                Some(Ok(Line::Place(entry))) => {
-                    if let Judged::After(_) = self.stand.judge(entry.sequence()) {
-                        self.stand.take(entry.sequence());
+                Some(Ok(ExportLine::Entry(entry))) => {
+                    if let SequenceCheck::Next(_) = self.tracker.check(entry.sequence()) {
+                        self.tracker.take(entry.sequence());
                         return Ok(Some(entry));
                     }
                 }
-                Some(Ok(Line::End(_))) => return Ok(None),
+                Some(Ok(ExportLine::Footer(_))) => return Ok(None),
                 _ => {}
             }
         }

@@ -19,14 +19,14 @@ const CONFIRM_EVERY: Duration = Duration::from_millis(300);
 
 /// A moment as an auditor writes it.
 #[derive(Clone, Copy, Debug)]
-pub enum Moment {
+pub enum TimePoint {
     /// RFC 3339, as nanoseconds since 1970-01-01T00:00:00Z.
     At(i64),
     /// A span of the calendar before now.
     Ago(Span),
 }
 
-impl Moment {
+impl TimePoint {
     /// Nanoseconds since 1970-01-01T00:00:00Z.
     pub fn as_unix_ns(self, now: Timestamp) -> i64 {
         match self {
@@ -41,7 +41,7 @@ impl Moment {
     }
 }
 
-impl FromStr for Moment {
+impl FromStr for TimePoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -102,11 +102,11 @@ mod tests {
             ("100years", 10_000_000_000_000 - 36_524 * 86_400 * 1_000_000_000),
             ("9000years", i64::MIN),
         ] {
-            assert_eq!(text.parse::<Moment>().map(|m| m.as_unix_ns(now)), Ok(ns), "{text}");
+            assert_eq!(text.parse::<TimePoint>().map(|m| m.as_unix_ns(now)), Ok(ns), "{text}");
         }
         for bad in ["", "yesterday", "5", "2026-11-25", "2026-11-25T02:43:00", "9999-01-01T00:00:00Z", "-2h"]
         {
-            assert!(bad.parse::<Moment>().is_err(), "{bad}");
+            assert!(bad.parse::<TimePoint>().is_err(), "{bad}");
         }
     }
 

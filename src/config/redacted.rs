@@ -10,21 +10,21 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, Error};
 
 /// Reads a value, and says what is wrong with it in the words of its type alone.
-pub(super) struct Unshown<T>(PhantomData<fn() -> T>);
+pub(super) struct RedactedParser<T>(PhantomData<fn() -> T>);
 
-impl<T> Unshown<T> {
+impl<T> RedactedParser<T> {
     pub(super) const fn new() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<T> Clone for Unshown<T> {
+impl<T> Clone for RedactedParser<T> {
     fn clone(&self) -> Self {
         Self::new()
     }
 }
 
-impl<T> TypedValueParser for Unshown<T>
+impl<T> TypedValueParser for RedactedParser<T>
 where
     T: FromStr<Err: Display> + Clone + Send + Sync + 'static,
 {

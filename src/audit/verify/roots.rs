@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoints::{SignedRoot, SignedRoots};
+use super::checkpoints::{ExpectedRoot, SignedRoots};
 use crate::audit::finding::{Finding, FindingKind};
-use crate::audit::source::Head;
+use crate::audit::source::LogHead;
 use crate::disk::private::write_private;
 use crate::disk::read_small;
 use crate::log::Epoch;
@@ -16,7 +16,7 @@ use crate::log::merkle::Hash;
 
 /// What an auditor keeps between two verifications, in a file of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
+pub struct Baseline {
     /// Which log it was.
     pub epoch: Epoch,
     /// How far it went.
@@ -27,7 +27,7 @@ pub struct Known {
     pub checkpoint: Option<String>,
 }
 
-impl Known {
+impl Baseline {
     /// Reads the file; `None` when there is none yet.
     pub fn read(file: &Path) -> anyhow::Result<Option<Self>> {
         match read_small(file) {
@@ -52,12 +52,12 @@ const MOST_DIFFERENT: usize = 1_000;
 /// The number of what this auditor has kept: checkpoints count from 1.
 const KEPT: u64 = 0;
 
-fn kind(wanted: SignedRoot) -> FindingKind {
-    if wanted.number == KEPT { FindingKind::Known } else { FindingKind::Checkpoint }
+fn kind(expected: ExpectedRoot) -> FindingKind {
+    if expected.number == KEPT { FindingKind::Known } else { FindingKind::Checkpoint }
 }
 
-fn name(wanted: SignedRoot) -> String {
-    match wanted.number {
+fn name(expected: ExpectedRoot) -> String {
+    match expected.number {
         KEPT => "what this auditor kept".to_owned(),
         number => format!("checkpoint {number}"),
     }
@@ -65,8 +65,8 @@ fn name(wanted: SignedRoot) -> String {
 
 /// Roots that the log must have, by size.
 #[derive(Debug, Default)]
-pub(super) struct Roots {
-    wanted: Vec<SignedRoot>,
+pub(super) struct ExpectedRoots {
+    expected: Vec<ExpectedRoot>,
     /// How many of them were compared.
     compared: usize,
     /// How many of these were signed.
@@ -74,26 +74,26 @@ pub(super) struct Roots {
     /// The newest checkpoint of this log.
     newest: Option<String>,
     /// The last size at which the log was as it should be.
-    right_up_to: u64,
+    verified_up_to: u64,
     /// What the log differs from since then, with the log's root there. If something later is right again, it was
     /// these that were false; if not, it is the log.
-    differs: Vec<(Hash, SignedRoot)>,
+    differs: Vec<(Hash, ExpectedRoot)>,
     differs_more: u64,
 }
 
-impl Roots {
+impl ExpectedRoots {
     /// Puts what was signed and what was kept in order, and reports what cannot be right whatever the log is.
     pub(super) fn of(
-        head: Head,
+        head: LogHead,
         signed: &SignedRoots,
-        known: Option<&Known>,
+        known: Option<&Baseline>,
         report: &mut impl FnMut(Finding),
     ) -> Self {
         signed.report(report);
-        let mut wanted = signed.roots.clone();
+        let mut expected = signed.roots.clone();
         match known {
             Some(known) if known.epoch == head.epoch => {
-                wanted.push(SignedRoot { size: known.size, root: known.root, number: KEPT });
+                expected.push(ExpectedRoot { size: known.size, root: known.root, number: KEPT });
             }
             Some(known) => {
                 let what = format!(
@@ -104,27 +104,28 @@ impl Roots {
             }
             None => {}
         }
-        wanted.sort_by_key(|wanted| wanted.size);
+        expected.sort_by_key(|expected| expected.size);
         let newest = signed.newest.as_ref().map(|(_, _, text)| text.clone());
-        Self { wanted, newest, ..Self::default() }
+        Self { expected, newest, ..Self::default() }
     }
 
     /// The next size at which there is something to compare.
     pub(super) fn next(&self) -> Option<u64> {
-        self.wanted.get(self.compared).map(|wanted| wanted.size)
+        self.expected.get(self.compared).map(|expected| expected.size)
     }
 
     /// Compares the log's root at a size with what is wanted there.
     pub(super) fn compare(&mut self, size: u64, root: Hash, report: &mut impl FnMut(Finding)) {
         let mut right = false;
-        while let Some(wanted) = self.wanted.get(self.compared).copied().filter(|wanted| wanted.size == size)
+        while let Some(expected) =
+            self.expected.get(self.compared).copied().filter(|expected| expected.size == size)
         {
             self.compared += 1;
-            self.compared_signed += u64::from(wanted.number != KEPT);
-            if wanted.root == root {
+            self.compared_signed += u64::from(expected.number != KEPT);
+            if expected.root == root {
                 right = true;
             } else if self.differs.len() < MOST_DIFFERENT {
-                self.differs.push((root, wanted));
+                self.differs.push((root, expected));
             } else {
                 self.differs_more += 1;
             }
@@ -132,15 +133,15 @@ impl Roots {
         if !right {
             return;
         }
-        self.right_up_to = size;
-        for (root, wanted) in self.differs.drain(..) {
+        self.verified_up_to = size;
+        for (root, expected) in self.differs.drain(..) {
             let what = format!(
                 "{} is false: it says {} for size {}, and the log has {root}, which is right as something else shows",
-                name(wanted),
-                wanted.root,
-                wanted.size
+                name(expected),
+                expected.root,
+                expected.size
             );
-            report(Finding::at(wanted.size, kind(wanted), what));
+            report(Finding::at(expected.size, kind(expected), what));
         }
         match std::mem::take(&mut self.differs_more) {
             0 => {}
@@ -156,7 +157,7 @@ impl Roots {
     /// The log has ended: whatever it still differs from was changed, and whatever is still wanted was cut off.
     pub(super) fn end(&mut self, last_sequence: u64, report: &mut impl FnMut(Finding)) {
         let later = self.differs.len().saturating_sub(1) as u64 + self.differs_more;
-        if let Some((root, wanted)) = self.differs.drain(..).next() {
+        if let Some((root, expected)) = self.differs.drain(..).next() {
             let more = if later == 0 {
                 String::new()
             } else {
@@ -164,18 +165,19 @@ impl Roots {
             };
             let what = format!(
                 "something from {} to {} was changed: {} says {} for that size, and the log has {root}{more}",
-                self.right_up_to + 1,
-                wanted.size,
-                name(wanted),
-                wanted.root
+                self.verified_up_to + 1,
+                expected.size,
+                name(expected),
+                expected.root
             );
-            report(Finding::at(wanted.size, kind(wanted), what));
+            report(Finding::at(expected.size, kind(expected), what));
         }
-        let cut_off = self.wanted.split_off(self.compared);
-        let (kept, signed): (Vec<_>, Vec<_>) = cut_off.into_iter().partition(|wanted| wanted.number == KEPT);
-        for wanted in [kept, signed] {
-            let Some(largest) = wanted.last().copied() else { continue };
-            let more = match wanted.len() - 1 {
+        let cut_off = self.expected.split_off(self.compared);
+        let (kept, signed): (Vec<_>, Vec<_>) =
+            cut_off.into_iter().partition(|expected| expected.number == KEPT);
+        for expected in [kept, signed] {
+            let Some(largest) = expected.last().copied() else { continue };
+            let more = match expected.len() - 1 {
                 0 => String::new(),
                 more => format!(" ({more} earlier ones are of more than the log has, too)"),
             };
@@ -199,8 +201,8 @@ impl Roots {
     }
 
     /// Up to where it is as it should be, by what was signed and kept.
-    pub(super) const fn right_up_to(&self) -> u64 {
-        self.right_up_to
+    pub(super) const fn verified_up_to(&self) -> u64 {
+        self.verified_up_to
     }
 
     /// The newest checkpoint of this log, as it stands there.
