@@ -24,7 +24,7 @@ pub(super) async fn run(options: config::Export) -> anyhow::Result<()> {
     if options.out.as_os_str() == "-" {
         return write(&options, &mut BufWriter::new(stdout().lock())).await.map(drop);
     }
-    let mut file = PartialFile::create(&options.out, options.force)?;
+    let mut file = PartialExport::create(&options.out, options.force)?;
     let exported = write(&options, &mut file.out).await?;
     file.finish(options.force)?;
     let ExportSummary { head, root, holes, checkpoints } = exported;
@@ -47,7 +47,7 @@ async fn write(options: &config::Export, out: &mut impl std::io::Write) -> anyho
 }
 
 /// A file under another name until it is whole.
-struct PartialFile {
+struct PartialExport {
     out: BufWriter<File>,
     /// Its name until then; removed when it does not come to be whole.
     part: PathBuf,
@@ -55,7 +55,7 @@ struct PartialFile {
     finished: bool,
 }
 
-impl PartialFile {
+impl PartialExport {
     fn create(target: &Path, force: bool) -> anyhow::Result<Self> {
         refuse_to_overwrite(target, force)?;
         let mut part = target.as_os_str().to_owned();
@@ -101,7 +101,7 @@ impl PartialFile {
     }
 }
 
-impl Drop for PartialFile {
+impl Drop for PartialExport {
     fn drop(&mut self) {
         if !self.finished {
             let _ = fs::remove_file(&self.part);
