@@ -3,6 +3,7 @@
 mod labels;
 mod process;
 mod collector;
+mod gauge;
 pub mod text;
 
 use std::sync::atomic::AtomicU64;
@@ -20,6 +21,7 @@ use crate::domain::Channel;
 pub use collector::{
     LogGauges, OutboxGauges, ProjectionGauges, QueueGauges, ScrapeValues, StreamGauges, TokenKeyGauges,
 };
+pub use gauge::gauge;
 pub use labels::{ByChannel, ByCode, ByOutcome, ByReason, ByRequest, ByRoute};
 
 /// Upper bounds of the buckets of durations, in seconds: from a local append to the patience of a client.
@@ -375,9 +377,4 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }
-}
-
-/// A number as a gauge takes it.
-pub fn gauge(value: impl TryInto<i64>) -> i64 {
-    value.try_into().unwrap_or(i64::MAX)
 }

@@ -9,6 +9,7 @@ pub mod feed;
 pub mod finding;
 pub mod follow;
 pub mod time_point;
+pub mod log_head;
 pub mod proof;
 pub mod replay;
 pub mod source;

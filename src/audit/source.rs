@@ -6,10 +6,11 @@ use anyhow::{Context as _, bail};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::export::ExportFile;
+use super::export::reader::ExportFile;
+use super::log_head::LogHead;
 use super::{READ_AHEAD, time_point};
+use crate::log::EventLog;
 use crate::log::reader::{Cursor, Delivery, LogEntry, Reader};
-use crate::log::{Epoch, EventLog};
 
 /// A log to read from its start to its end. Reading it changes nothing.
 #[derive(Clone)]
@@ -18,15 +19,6 @@ pub enum Source {
     Log(Arc<dyn EventLog>),
     /// What was exported of it. Reading it waits for the disk on the thread that asks.
     File(Arc<ExportFile>),
-}
-
-/// Which log a source is, and where it ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogHead {
-    /// Which incarnation.
-    pub epoch: Epoch,
-    /// The last sequence; 0 when empty.
-    pub last_sequence: u64,
 }
 
 impl Source {

@@ -13,8 +13,6 @@ mod schemas;
 mod roots;
 mod pass;
 
-use std::time::Duration;
-
 use anyhow::bail;
 
 use super::finding::Finding;
@@ -24,23 +22,10 @@ use crate::log::Epoch;
 use crate::log::merkle::Hash;
 use crate::projection::store::Store;
 use checkpoints::SignedRoots;
+pub use live::ReplicaReport;
 use pass::LogPass;
 pub use roots::Baseline;
 use roots::ExpectedRoots;
-
-/// The folder that the log is folded into is new and empty.
-const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// What a live replica says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplicaReport {
-    /// Its name.
-    pub name: String,
-    /// The log that it has read.
-    pub epoch: Option<Epoch>,
-    /// The last sequence that it has read, and the last multiple of 256, each with the digest there.
-    pub digests: [(u64, Digest); 2],
-}
 
 /// What a log is held to, besides itself.
 #[derive(Debug, Default)]

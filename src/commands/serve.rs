@@ -12,7 +12,6 @@ use anyhow::{Context as _, bail};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -191,20 +190,6 @@ async fn stop_embedded(embedded: Option<EmbeddedNats>) -> anyhow::Result<()> {
 async fn join(connection: NatsConnection, provision: Provision) -> anyhow::Result<()> {
     connection.wait_for_server().await?;
     provision_streams(&connection, &provision).await
-}
-
-/// Ends only with the reason why this NATS is not fit.
-async fn unfit(joining: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Error {
-    if let Some(task) = joining {
-        let joined = task.await;
-        *joining = None;
-        match joined {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return error,
-            Err(panicked) => return panicked.into(),
-        }
-    }
-    std::future::pending().await
 }
 
 /// Creates what is missing. What exists and differs in a guarantee stops the start; in a size, it is said.

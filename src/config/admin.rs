@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{NatsOptions, Secret, StreamOptions};
+use super::identity::Secret;
+use super::nats::NatsOptions;
+use super::streams::StreamOptions;
 use crate::domain::UserId;
 use crate::duration::parse_duration;
 use crate::http::identity::Grant;

@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Error, Subcommand, ValueEnum};
 
-use super::NatsOptions;
+use super::nats::NatsOptions;
 use crate::audit::time_point::TimePoint;
 use crate::domain::{BroadcastId, Channel, UserId};
 use crate::duration::parse_duration;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use super::{Auth, at_least_one};
+use super::identity::Auth;
+use super::parsers::at_least_one;
 use crate::http::server::limits::{HeadLimits, Timeouts};
 
 /// TCP connections for everything but WebSockets and event streams, by default.

@@ -1,8 +1,7 @@
-//! How a WebSocket is limited: by default, and by the options of `serve`.
+//! The default limits of a WebSocket.
 
 use std::time::Duration;
 
-use super::Serve;
 use crate::push::client::Limits;
 use crate::push::session;
 
@@ -19,21 +18,3 @@ pub const SOCKET_LIMITS: Limits = Limits {
     unsent_bytes: 256 * 1024,
     unsent_time: Duration::from_secs(10),
 };
-
-impl Serve {
-    /// The limits by these options.
-    pub fn socket_limits(&self) -> Limits {
-        Limits {
-            session: session::Limits {
-                heartbeat: Duration::from_secs(self.heartbeat_seconds),
-                liveness: Duration::from_secs(self.liveness_seconds),
-                messages_per_second: self.messages_per_second,
-                message_burst: self.message_burst,
-            },
-            message_bytes: self.max_message_bytes,
-            message_time: Duration::from_secs(self.message_seconds),
-            unsent_bytes: self.max_unsent_bytes,
-            unsent_time: Duration::from_secs(self.unsent_seconds),
-        }
-    }
-}

@@ -7,9 +7,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Acknowledgement, Recorded};
-use super::state::BroadcastState;
-
 /// Sixteen buckets to a power of two.
 const STEP_BITS: u32 = 4;
 
@@ -41,22 +38,6 @@ impl Delays {
         });
         reached.map(|(bucket, _)| top_of(*bucket))
     }
-}
-
-/// How long after a broadcast this acknowledgement of it came, in milliseconds: by the clock of the log, which recorded both,
-/// whatever the clocks of the replicas say. One that waited in an outbox was recorded long after it was made: then by the
-/// clock of the replica that accepted it, since the broadcast, if that waited too, or else since the log recorded that.
-pub(super) fn delay_ms(
-    known: &BroadcastState,
-    recorded: &Recorded,
-    acknowledgement: &Acknowledgement,
-) -> i64 {
-    let (from, to) = match (known.relayed, recorded.relayed) {
-        (true, true) => (known.broadcast.created_at, acknowledgement.at),
-        (false, true) => (known.recorded_at, acknowledgement.at),
-        (_, false) => (known.recorded_at, recorded.recorded_at),
-    };
-    to.as_unix_ms().saturating_sub(from.as_unix_ms())
 }
 
 /// Below 32 a bucket a value; above, the highest bit and the four below it.

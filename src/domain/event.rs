@@ -171,7 +171,8 @@ impl Event {
             ("broadcast.acknowledged", 1) => serde_json::from_slice(body).map(Self::Acknowledged),
             _ => return Err(DecodeError::UnknownType),
         };
-        read.map_err(|error| match fields::first_unknown(name, version, body) {
+        let known = Self::TYPES.iter().find(|known| (known.name, known.version) == (name, version));
+        read.map_err(|error| match known.and_then(|known| fields::first_unknown(known.fields, body)) {
             Some(field) => DecodeError::UnknownField(field),
             None => DecodeError::Malformed(error),
         })

@@ -2,12 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::decide::Rejection;
-
-/// The most Unicode scalar values a message may have, after trimming.
-///
-/// The seed counted with Python's `len`, which counts code points too.
-pub const MAX_MESSAGE_CHARS: usize = 280;
+use super::rejection::Rejection;
+use super::types::MAX_MESSAGE_CHARS;
 
 /// The length up to which a message is comfortable to read on a phone; advice, not a rule.
 pub const RECOMMENDED_MESSAGE_CHARS: usize = 120;

@@ -6,87 +6,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::ack_set::AckSet;
-use super::decide::Command;
-use super::delays::{Delays, delay_ms};
+use super::broadcast_state::{BroadcastState, End, EndReason, EventRef};
+use super::delays::Delays;
 use super::digest::Digest;
 use super::event::{Acknowledgement, Broadcast, Event, Recorded};
-use super::needs::{Loaded, Needs};
-use super::sent_to::SentTo;
-use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
-
-/// Why a broadcast is no longer active.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EndReason {
-    /// Somebody cleared it.
-    Cleared,
-    /// A newer one took its place.
-    Superseded,
-}
-
-impl EndReason {
-    /// The word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cleared => "cleared",
-            Self::Superseded => "superseded",
-        }
-    }
-}
-
-/// How a broadcast ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct End {
-    /// The event that ended it.
-    pub sequence: u64,
-    /// When the log recorded that.
-    pub at: Timestamp,
-    /// Why.
-    pub reason: EndReason,
-}
-
-/// A broadcast as the log knows it, and who acknowledged it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BroadcastState {
-    /// Where it was sent.
-    pub channel: Channel,
-    /// The announcement.
-    pub broadcast: Broadcast,
-    /// The event that created it.
-    pub sequence: u64,
-    /// When the log recorded it.
-    pub recorded_at: Timestamp,
-    /// Overtaken before it reached the log: on record, never active.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub late: bool,
-    /// It waited in the outbox of the replica that accepted it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub relayed: bool,
-    /// The broadcast whose place it took.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub superseded: Option<BroadcastId>,
-    /// How it ended, if it did.
-    pub end: Option<End>,
-    /// How many users acknowledged it.
-    pub acknowledged: u64,
-    /// How long they took, by the clock of the log where it recorded both at once.
-    pub delays: Delays,
-    /// Who acknowledged it, as much of that as is in memory. Kept apart from the record.
-    #[serde(skip)]
-    pub acknowledgements: AckSet,
-}
-
-impl BroadcastState {
-    /// The sequence at which this user first acknowledged it.
-    pub fn acknowledged_at(&self, user: &UserId) -> Option<u64> {
-        self.acknowledged_by(user.fingerprint())
-    }
-
-    /// The same of a user who is known by the [`UserId::fingerprint`].
-    pub fn acknowledged_by(&self, fingerprint: Fingerprint) -> Option<u64> {
-        self.acknowledgements.get(fingerprint)
-    }
-}
+use super::loaded::Loaded;
+use super::needs::Needs;
+use super::types::{BroadcastId, Channel, Fingerprint, Timestamp};
 
 /// What a channel is about now. Small, and resident for every channel that the log names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,17 +32,6 @@ impl ChannelState {
     pub const fn created_today(&self, now: Timestamp) -> u64 {
         if self.today.0 == now.day() { self.today.1 } else { 0 }
     }
-}
-
-/// A lifecycle event of the log, as its id finds it again. With an id that came twice, the first one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventRef {
-    /// The broadcast that it is about.
-    pub broadcast: BroadcastId,
-    /// Where it stands.
-    pub sequence: u64,
-    /// To how many it went, when its request had an idempotency key.
-    pub sent_to: Option<SentTo>,
 }
 
 /// The working set: every channel, and those broadcasts and event ids that the keys at hand need.
@@ -189,19 +104,6 @@ impl State {
     /// The lifecycle event of this id, when there is one in the log and loaded.
     pub fn lifecycle_event(&self, id: Uuid) -> Option<EventRef> {
         self.lifecycle_events.get(&id).copied()
-    }
-
-    /// What [`decide`](super::decide::decide) will look up for `command` under the event id `id`.
-    pub fn needs(command: &Command, id: Uuid) -> Needs {
-        match command {
-            Command::Create { .. } => {
-                Needs { broadcasts: vec![BroadcastId(id)], lifecycle_events: vec![id], ..Needs::default() }
-            }
-            Command::Clear { .. } => Needs { lifecycle_events: vec![id], ..Needs::default() },
-            Command::Acknowledge { broadcast, user, .. } => {
-                Needs::acknowledged(*broadcast, [user.fingerprint()])
-            }
-        }
     }
 
     /// Adds to `needs` what [`evolve`] will look up for `recorded` and this state does not have.
@@ -330,7 +232,7 @@ impl State {
             let user = acknowledgement.user.fingerprint();
             if known.acknowledgements.add(user, recorded.sequence) {
                 self.digest.add_acknowledgement(id, user, recorded.sequence);
-                let delay = delay_ms(known, recorded, acknowledgement);
+                let delay = known.delay_ms(recorded, acknowledgement);
                 known.delays.add(delay);
                 new.push(acknowledgement.clone());
             }

@@ -6,16 +6,21 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::decide::Rejection;
+use super::hash::first_half_of_sha256;
+use super::parsed::Parsed;
 pub use super::timestamp::Timestamp;
 
 /// The most bytes a user id may have.
 pub const MAX_USER_BYTES: usize = 128;
+
+/// The maximum number of Unicode scalar values in a message, after trimming.
+///
+/// The seed counted with Python's `len`, which counts code points too.
+pub const MAX_MESSAGE_CHARS: usize = 280;
 
 /// The most bytes a channel's name may have.
 pub const MAX_CHANNEL_BYTES: usize = 32;
@@ -96,7 +101,7 @@ impl UserId {
 
     /// The same of an id that is not held as one.
     pub fn fingerprint_of(id: &str) -> Fingerprint {
-        let [high, low] = super::digest::first_half_of_sha256(&[id.as_bytes()]);
+        let [high, low] = first_half_of_sha256(&[id.as_bytes()]);
         Fingerprint { high, low }
     }
 }
@@ -254,25 +259,9 @@ impl Severity {
         }
     }
 
-    /// Reads the word; another one is a rejection that lists the three.
-    pub fn parse(word: &str) -> Result<Self, Rejection> {
-        let known = Self::ALL.into_iter().find(|severity| severity.as_str() == word);
-        known.ok_or_else(|| Rejection::UnknownType { given: word.chars().take(40).collect() })
-    }
-}
-
-/// Reads a string by what it parses to, without a copy of it.
-pub(super) struct Parsed<T>(pub(super) PhantomData<T>);
-
-impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parsed<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
-        text.parse().map_err(E::custom)
+    /// The severity with this word on the wire, if it is one of the three.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|severity| severity.as_str() == word)
     }
 }
 

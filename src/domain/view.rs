@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::ack_set::AckSet;
+use super::broadcast_state::{BroadcastState, EventRef};
 use super::event::{Acknowledgement, Event, Recorded};
-use super::needs::Loaded;
+use super::loaded::Loaded;
 use super::sent_to::SentTo;
-use super::state::{BroadcastState, Change, ChannelState, EventRef, State, evolve};
+use super::state::{Change, ChannelState, State, evolve};
 use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 
 /// Sequences from here on are no places in the log, but count what was accepted here and is not in the log yet: they

@@ -14,8 +14,9 @@ use super::request_body::{Body, Fields};
 use super::respond;
 use super::response_body::{Active, Cleared, Created, Limits, Recorded, Status};
 use super::state::App;
-use crate::domain::message::{MAX_MESSAGE_CHARS, RECOMMENDED_MESSAGE_CHARS};
-use crate::domain::{Command, Message, SentTo, Severity};
+use crate::domain::message::RECOMMENDED_MESSAGE_CHARS;
+use crate::domain::types::MAX_MESSAGE_CHARS;
+use crate::domain::{Command, Message, Rejection, SentTo, Severity};
 use crate::push::wire::BroadcastView;
 use crate::submit::{IdempotencyKey, Submitted};
 
@@ -56,7 +57,9 @@ pub async fn create(
     let (condition, key) = (condition::of_write(&headers)?, idempotency_key(&headers)?);
     let body = Body::read(request, &app, &CREATE).await?;
     let message = Message::parse(body.required("message")?)?;
-    let severity = body.text("type")?.map_or(Ok(Severity::default()), Severity::parse)?;
+    let severity = body.text("type")?.map_or(Ok(Severity::default()), |word| {
+        Severity::from_word(word).ok_or_else(|| Rejection::unknown_type(word))
+    })?;
     let characters = message.character_count();
     let command =
         Command::Create { channel: channel.clone(), message, severity, by: principal.user, condition };

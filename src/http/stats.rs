@@ -11,7 +11,7 @@ use super::query::Query;
 use super::respond;
 use super::response_body::{Stats, StatsEnvelope, Status, connected_users_note};
 use super::state::App;
-use crate::domain::message::MAX_MESSAGE_CHARS;
+use crate::domain::types::MAX_MESSAGE_CHARS;
 use crate::push::counts::Accuracy;
 
 /// `GET /stats`

@@ -1,9 +1,9 @@
 //! The connection to NATS, with the timings that make an outage visible within seconds.
 
+mod address;
 mod login;
 mod outage;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,16 +15,12 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::error_log::LogLimiter;
+pub use address::{NatsAddress, without_password};
 use login::{hosts, login_options, warn_of_exposed_files};
-use outage::OutageCause;
+use outage::{OutageCause, diagnose};
 
 /// The oldest nats-server that has what the log needs (per-message TTL, pull heartbeats, consistent guards).
 const MINIMUM: (i64, i64) = (2, 11);
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Reconnects are spread over up to this, so that a restarted server does not meet every replica at once.
-const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 
 /// While a first connection is awaited: how often to look.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -35,27 +31,12 @@ const SERVER_INFO_DELAY: Duration = Duration::from_millis(20);
 /// What NATS says of one trouble is repeated in the diagnostics this often.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// How often the connection is checked, and how often its servers are tried while it is down.
+const OUTAGE_POLL_INTERVAL: Duration = Duration::from_millis(500);
+const DIAGNOSE_EVERY: Duration = Duration::from_secs(5);
+
 /// What is still on its way at the end has this long to go out.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Where NATS is and how to be let in.
-#[derive(Clone, Debug, Default)]
-pub struct NatsAddress {
-    /// One URL or several of one cluster.
-    pub servers: Vec<String>,
-    /// A credentials file (`.creds`).
-    pub credentials: Option<PathBuf>,
-    /// The certificate authority to trust, in place of the system's. With it nothing is said without TLS.
-    pub tls_ca: Option<PathBuf>,
-    /// This client's certificate and key. With them nothing is said without TLS.
-    pub tls_identity: Option<(PathBuf, PathBuf)>,
-}
-
-impl std::fmt::Display for NatsAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NATS at {}", without_password(&self.servers.join(",")))
-    }
-}
 
 /// A connection, and how often it was made.
 #[derive(Clone)]
@@ -103,7 +84,7 @@ async fn begin_until(
     let connecting = options.retry_on_initial_connect().connect(hosts(address)?);
     let client = connecting.await.with_context(|| format!("connecting to {address}"))?;
     let connection = NatsConnection::new(client, address, name, &made, closing, &known);
-    tokio::spawn(outage::watch(connection.clone()));
+    tokio::spawn(report_outages(connection.clone()));
     Ok(connection)
 }
 
@@ -202,6 +183,33 @@ impl NatsConnection {
     }
 }
 
+/// Finds out and logs why the connection is down, whenever it is, until it is closed.
+async fn report_outages(connection: NatsConnection) {
+    let repeated = LogLimiter::every(LOG_EVERY);
+    while !connection.is_closing() {
+        sleep(OUTAGE_POLL_INTERVAL).await;
+        if connection.is_up() {
+            continue;
+        }
+        let outage = diagnose(&connection.address, &connection.name).await;
+        if connection.is_up() || connection.is_closing() {
+            continue;
+        }
+        connection.outage.send_replace(outage);
+        let why = connection.outage_reason();
+        if repeated.is_due(&why) {
+            warn!("no connection to NATS: {why}");
+        }
+        tokio::select! {
+            () = sleep(DIAGNOSE_EVERY) => {}
+            () = connection.reconnected() => {}
+        }
+        if connection.is_up() {
+            repeated.reset();
+        }
+    }
+}
+
 /// With the connections that are made counted, and what happens to them put into the diagnostics.
 fn observed(
     options: ConnectOptions,
@@ -225,16 +233,6 @@ fn observed(
             report(&event, &server, closing.load(Ordering::Relaxed), &repeated);
         }
     })
-}
-
-/// Doubles from 50 ms up to the maximum, and takes between half and all of it. The jitter comes from a hasher that std
-/// seeds at random in each process: no more is needed to spread a few replicas.
-fn reconnect_delay(attempt: usize) -> Duration {
-    use std::hash::{BuildHasher as _, RandomState};
-    let exponent = u32::try_from(attempt).unwrap_or(u32::MAX).min(10);
-    let ceiling = Duration::from_millis(50).saturating_mul(1 << exponent).min(RECONNECT_DELAY_MAX);
-    let share = RandomState::new().hash_one(attempt) % 1_000;
-    ceiling / 2 + ceiling.mul_f64(0.5) * u32::try_from(share).unwrap_or(0) / 1_000
 }
 
 fn report(event: &Event, server: &str, closing: bool, repeated: &LogLimiter) {
@@ -269,40 +267,4 @@ fn check_version(client: &Client) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// A server list as it may appear in messages: what stands before an `@` is not shown, nor what may belong to it. A comma
-/// divides passwords that should have had `%2C`, too.
-pub fn without_password(servers: &str) -> String {
-    let parts = servers.split("://").map(|part| match part.rsplit_once('@') {
-        Some((_, host)) => format!("…@{host}"),
-        None => part.to_owned(),
-    });
-    parts.collect::<Vec<_>>().join("://")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reconnects_are_quick_at_first_and_never_slower_than_two_seconds() {
-        assert!(reconnect_delay(1) <= Duration::from_millis(100));
-        for attempt in 0..200 {
-            assert!(reconnect_delay(attempt) <= RECONNECT_DELAY_MAX);
-        }
-        assert!(reconnect_delay(usize::MAX) >= RECONNECT_DELAY_MAX / 2);
-    }
-
-    #[test]
-    fn passwords_do_not_show() {
-        for (given, shown) in [
-            ("nats://a:b@h:4222,nats://h2", "nats://…@h:4222,nats://h2"),
-            ("nats://h,tls://a:b,c@d@h2,h3", "nats://h,tls://…@h2,h3"),
-            ("token@h", "…@h"),
-            ("h:4222,h2", "h:4222,h2"),
-        ] {
-            assert_eq!(without_password(given), shown);
-        }
-    }
 }

@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::jetstream::flatten;
+use super::headers::flatten;
 use super::names::LOG_STREAM;
 use super::time::parse_rfc3339;
 use super::{Messages, RawMessage, ReadError};

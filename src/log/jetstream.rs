@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{self, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{Client, HeaderMap};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, future};
 use serde_json::json;
@@ -17,11 +17,12 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::direct_get::ConnectionUse;
-use super::names::{EPOCH_METADATA, LOG_STREAM, Subject};
-use super::provision::{NoEpoch, Provision, context};
+use super::headers::flatten;
+use super::names::{LOG_STREAM, Subject};
+use super::provision::{NoEpoch, Provision, context, epoch_of};
 use super::stream_report::StreamReport;
 use super::{
-    AppendError, Appended, Epoch, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, direct_get,
+    AppendError, Appended, EventLog, LogInfo, Messages, NewEvent, RawMessage, ReadError, direct_get,
     envelope, health, message_get,
 };
 
@@ -159,31 +160,6 @@ fn raw(message: &async_nats::Message, sequence: u64, time_ns: i64) -> RawMessage
         headers: message.headers.as_ref().map(|headers| flatten(headers, &[])).unwrap_or_default(),
         body: message.payload.clone(),
     }
-}
-
-/// The headers of a message, one entry a value, but for those that are not its own.
-pub(super) fn flatten(headers: &HeaderMap, not_its_own: &[&str]) -> Vec<(String, String)> {
-    let mut flat = Vec::with_capacity(headers.len());
-    for (name, values) in headers.iter() {
-        let name: &str = name.as_ref();
-        if !not_its_own.contains(&name) {
-            flat.extend(values.iter().map(|value| (name.to_owned(), value.as_str().to_owned())));
-        }
-    }
-    // The client keeps headers in a hash map; a stable order makes equal messages equal.
-    flat.sort_unstable();
-    flat
-}
-
-/// The epoch in the metadata of the log's stream, if it has one.
-pub fn epoch_of(stream: &stream::Info) -> Option<Epoch> {
-    stream.config.metadata.get(EPOCH_METADATA)?.parse().ok()
-}
-
-/// The epoch of the log that NATS has at this moment.
-pub async fn epoch_now(context: &jetstream::Context) -> anyhow::Result<Epoch> {
-    let stream = context.get_stream(LOG_STREAM).await.context("asking for the log's epoch")?;
-    epoch_of(stream.cached_info()).ok_or_else(|| NoEpoch.into())
 }
 
 /// Nanoseconds since 1970-01-01, in the 64 bits in which JetStream counts them.

@@ -10,6 +10,7 @@ pub mod embedded;
 pub mod envelope;
 pub mod epoch;
 pub mod facts;
+mod headers;
 pub mod health;
 pub mod jetstream;
 pub mod leaf;

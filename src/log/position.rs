@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use super::Epoch;
+use super::epoch::Epoch;
 
 /// A place in a log: the epoch and the sequence, written `{epoch}-{sequence}`, such as `9f2c41d07be3a865-17`.
 ///

@@ -12,13 +12,12 @@ use async_nats::jetstream::context::{
     ContextBuilder, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
 };
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType, Stream,
+    Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType, Stream,
 };
 use async_nats::jetstream::{self, ErrorCode};
 use thiserror::Error;
 
 use super::Epoch;
-use super::jetstream::epoch_of;
 use super::names::{
     ACKS_BUCKET, ACTIVE_BUCKET, CHECKPOINT_STREAM, EPOCH_METADATA, LOG_STREAM, REPLICAS_BUCKET, bucket_stream,
 };
@@ -186,6 +185,17 @@ impl Provision {
      was not created by Tidings. To use it as the log, run `tidings admin provision --adopt` once"
 )]
 pub struct NoEpoch;
+
+/// The epoch in the metadata of the log's stream, if it has one.
+pub fn epoch_of(stream: &Info) -> Option<Epoch> {
+    stream.config.metadata.get(EPOCH_METADATA)?.parse().ok()
+}
+
+/// The epoch of the log that NATS has at this moment.
+pub async fn epoch_now(context: &jetstream::Context) -> anyhow::Result<Epoch> {
+    let stream = context.get_stream(LOG_STREAM).await.context("asking for the log's epoch")?;
+    epoch_of(stream.cached_info()).ok_or_else(|| NoEpoch.into())
+}
 
 /// NATS refuses to create a stream, for a reason that does not go away by itself.
 #[derive(Debug, Error)]

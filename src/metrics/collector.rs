@@ -9,8 +9,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{ByState, ByWarning};
-use super::{ByChannel, ByReason, gauge};
+use super::gauge::gauge;
+use super::labels::{ByChannel, ByReason, ByState, ByWarning};
 use crate::domain::Channel;
 use crate::warnings::Warning;
 

@@ -25,8 +25,8 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::critical_tasks::CriticalTasks;
 use crate::domain::{
-    Audience, BroadcastId, Channel, Command, Event, Rejection, SentTo, State, Timestamp, UserId, View,
-    decide, in_log,
+    Audience, BroadcastId, Channel, Command, Event, Rejection, SentTo, Timestamp, UserId, View, decide,
+    in_log,
 };
 use crate::error_log::LogLimiter;
 use crate::log::envelope::SOURCE_PREFIX;
@@ -246,7 +246,7 @@ impl Submit {
         if !self.projection.position().serving {
             return Err(SubmitError::CatchingUp);
         }
-        let needs = State::needs(&command, id);
+        let needs = command.needs(id);
         let judged = self.projection.with(needs, move |view| match decide(view, &command, now, id) {
             Err(rejection) => Decision::Rejected(rejection),
             Ok(None) => Decision::Submitted(done_before(view, id)),

@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use crate::audit::source::LogHead;
+use crate::audit::log_head::LogHead;
 use crate::audit::terminal::json_line;
 use crate::domain::Timestamp;
 use crate::log::merkle::Hash;

@@ -1,6 +1,5 @@
 //! An exported file as a log to read: looked through once, and then read from wherever it is wanted.
 
-use std::fmt;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -12,87 +11,11 @@ use super::checkpoints::{CheckpointSeekPoint, SEEK_POINT_EVERY};
 use super::line::{self, ExportLine};
 use super::lines::{LineStart, Lines, RawLine};
 use super::scan::{ExportIndex, ExportScan};
-use crate::audit::source::LogHead;
-use crate::audit::terminal::printable;
+use super::tracker::{FileFault, SeekPoint, SequenceCheck, SequenceTracker};
+use crate::audit::log_head::LogHead;
 use crate::log::merkle::Hash;
 use crate::log::reader::LogEntry;
 use crate::notary::stream::StoredCheckpoint;
-
-/// Places that a file of any size may lack in all, and a place more for so many bytes of it: a line takes ten times as many,
-/// so this is most of a log. A sequence or a header that would make it more is not believed, since each missing place costs
-/// whoever reads the file time.
-const MAX_MISSING: u64 = 100_000;
-const BYTES_PER_MISSING: u64 = 64;
-
-/// Something that is wrong with a file as a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileFault {
-    /// The line where it was noticed, from 1.
-    pub line: u64,
-    /// The place of the log that it is about, if it is about one.
-    pub sequence: Option<u64>,
-    /// What it is.
-    pub what: String,
-}
-
-impl fmt::Display for FileFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, printable(&self.what))
-    }
-}
-
-/// Which places were taken from a file up to somewhere in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SequenceTracker {
-    /// The last one.
-    pub(super) last: u64,
-    /// How many before it are not there.
-    pub(super) missing: u64,
-    /// How many may not be there.
-    most_missing: u64,
-}
-
-/// What a place is that stands next in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SequenceCheck {
-    /// It counts, after so many that are missing.
-    Next(u64),
-    /// It was there before, or should have been.
-    Duplicate,
-    /// More would be missing than is believed.
-    TooFar,
-}
-
-impl SequenceTracker {
-    /// At the start of a file of so many bytes.
-    pub(super) const fn of(file_bytes: u64) -> Self {
-        Self { last: 0, missing: 0, most_missing: MAX_MISSING + file_bytes / BYTES_PER_MISSING }
-    }
-
-    pub(super) const fn check(self, sequence: u64) -> SequenceCheck {
-        match sequence.checked_sub(self.last + 1) {
-            None => SequenceCheck::Duplicate,
-            Some(missing) if missing > self.most_missing - self.missing => SequenceCheck::TooFar,
-            Some(missing) => SequenceCheck::Next(missing),
-        }
-    }
-
-    pub(super) const fn take(&mut self, sequence: u64) {
-        self.missing += sequence - self.last - 1;
-        self.last = sequence;
-    }
-}
-
-/// Where to begin to read so that not everything before has to be read.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SeekPoint {
-    /// The line of a message.
-    pub(super) start: LineStart,
-    /// What was taken before it.
-    pub(super) tracker: SequenceTracker,
-    /// When the log recorded that message.
-    pub(super) time_ns: i64,
-}
 
 /// A file that `tidings audit export` wrote, or what has become of it.
 ///

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::ProofError;
+use super::error::ProofError;
 use crate::domain::{Broadcast, BroadcastId, Channel, Event, Timestamp, UserId};
 use crate::log::RawMessage;
 use crate::log::envelope::{Decoded, decode, subject_and_id, type_of};

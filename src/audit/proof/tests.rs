@@ -8,7 +8,9 @@ use uuid::Uuid;
 use super::extra::ProvenFact;
 use super::*;
 use crate::audit::source::Source;
-use crate::domain::{Acknowledged, Acknowledgement, Broadcast, Event, Severity, Timestamp};
+use crate::domain::{
+    Acknowledged, Acknowledgement, Broadcast, BroadcastId, Event, Severity, Timestamp, UserId,
+};
 use crate::log::memory::MemoryLog;
 use crate::log::merkle::Frontier;
 use crate::log::names::Subject;

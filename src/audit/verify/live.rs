@@ -3,11 +3,24 @@
 use anyhow::Context as _;
 use async_nats::jetstream;
 
-use super::{ReplicaReport, bucket};
+use super::bucket;
 use crate::audit::finding::{Finding, FindingKind};
-use crate::audit::source::LogHead;
+use crate::audit::log_head::LogHead;
+use crate::domain::Digest;
+use crate::log::Epoch;
 use crate::log::provision::replicas_stream;
 use crate::push::heartbeat::{self, Heartbeat};
+
+/// What a live replica says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaReport {
+    /// Its name.
+    pub name: String,
+    /// The log that it has read.
+    pub epoch: Option<Epoch>,
+    /// The last sequence that it has read, and the last multiple of 256, each with the digest there.
+    pub digests: [(u64, Digest); 2],
+}
 
 /// What each live replica says of itself. Nobody is alive where there is no bucket of heartbeats.
 pub async fn replicas(context: &jetstream::Context) -> anyhow::Result<Vec<ReplicaReport>> {

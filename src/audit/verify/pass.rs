@@ -1,14 +1,16 @@
 //! The walk: one pass over the log that folds it as a replica does, grows its tree, and looks at every place.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::checks::MessageChecks;
+use super::live::ReplicaReport;
 use super::roots::ExpectedRoots;
-use super::{OPEN_TIMEOUT, ReplicaReport};
+
 use crate::audit::finding::{Finding, FindingKind};
-use crate::audit::source::LogHead;
+use crate::audit::log_head::LogHead;
 use crate::domain::{Change, Digest, Event, Recorded, State};
 use crate::log::merkle::Hash;
 use crate::log::reader::{LogEntry, MAX_BATCH};
@@ -16,6 +18,9 @@ use crate::projection::cursor::CursorRecord;
 use crate::projection::ledger::{Folded, Ledger, Step};
 use crate::projection::store::Store;
 use crate::projection::tree::Tree;
+
+/// The folder that the log is folded into is new and empty.
+const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Everything that one pass carries along. Memory stays flat: what was folded is on disk, in a folder of its own.
 pub(super) struct LogPass {

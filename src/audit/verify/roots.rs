@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoints::{ExpectedRoot, SignedRoots};
 use crate::audit::finding::{Finding, FindingKind};
-use crate::audit::source::LogHead;
+use crate::audit::log_head::LogHead;
 use crate::disk::private::write_private;
 use crate::disk::read_small;
 use crate::log::Epoch;

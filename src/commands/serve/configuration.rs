@@ -34,7 +34,7 @@ impl ConfigSections {
 
 /// Every option as an environment variable, in a form that systemd (`EnvironmentFile=`) and Docker (`--env-file`) read:
 /// `NAME=value` on a line, comments on lines of their own. Where a value has a secret, the line is a comment.
-pub(in crate::commands) fn printed(matches: &ArgMatches, options: &Serve, verbosity: &Verbosity) -> String {
+pub(crate) fn printed(matches: &ArgMatches, options: &Serve, verbosity: &Verbosity) -> String {
     let cli = Cli::command();
     let known = cli.find_subcommand("serve").into_iter().flat_map(clap::Command::get_arguments);
     let mut sections = ConfigSections::default();
@@ -81,7 +81,7 @@ fn add(sections: &mut ConfigSections, name: &str, option: &Arg, matches: &ArgMat
 }
 
 /// Everything about the options that a start would find wrong, and that needs neither the network nor the data directory.
-pub(in crate::commands) async fn check(options: &Serve, connections_are_chosen: bool) -> anyhow::Result<()> {
+pub(crate) async fn check(options: &Serve, connections_are_chosen: bool) -> anyhow::Result<()> {
     require_safe_address(options)?;
     require_a_ping_in_time(options)?;
     require_servers_for_the_copies(options)?;

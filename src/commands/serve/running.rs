@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::unfit;
 use crate::audit::connection::AuditConnection;
 use crate::clock::{Clock, SystemClock};
 use crate::commands::data_dir::DataDir;
@@ -253,6 +252,20 @@ impl<'a> Resources<'a> {
             clock: self.clock.clone(),
         })
     }
+}
+
+/// Ends only with the reason why this NATS is not fit.
+async fn unfit(joining: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Error {
+    if let Some(task) = joining {
+        let joined = task.await;
+        *joining = None;
+        match joined {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(panicked) => return panicked.into(),
+        }
+    }
+    std::future::pending().await
 }
 
 /// The parts of a running replica.

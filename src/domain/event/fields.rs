@@ -2,17 +2,14 @@
 
 use serde_json::Value;
 
-use super::Event;
-
 /// How much of a field's name is repeated in a diagnostic, in characters.
 const MAX_NAME_CHARS: usize = 60;
 
-/// The first field of a body that is not listed for its type in [`Event::TYPES`]. `None` when all are, or when the body is
-/// not JSON or not of a known type. Called only for a body that was not read, so it may build the whole tree of values.
-pub(super) fn first_unknown(name: &str, version: u16, body: &[u8]) -> Option<String> {
-    let known = Event::TYPES.iter().find(|known| (known.name, known.version) == (name, version))?;
+/// The first field of a body that is not among the `known` ones. `None` when all are, or when the body is not JSON. Called only
+/// for a body that could not be decoded, so it may build the whole tree of values.
+pub(super) fn first_unknown(known: &[&str], body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
-    unknown_below("", &body, known.fields)
+    unknown_below("", &body, known)
 }
 
 fn unknown_below(path: &str, value: &Value, known: &[&str]) -> Option<String> {
@@ -33,6 +30,7 @@ fn unknown_below(path: &str, value: &Value, known: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Event;
     use crate::domain::event::{Acknowledged, Acknowledgement, Broadcast, Cleared, DecodeError};
     use crate::domain::{BroadcastId, Message, Severity, Timestamp};
     use serde_json::json;

@@ -7,7 +7,7 @@ use super::ApiError;
 use super::response::capitalised;
 use crate::audit::proof::ProofError;
 use crate::audit::proof::of_replica::ReplicaProofError;
-use crate::domain::message::MAX_MESSAGE_CHARS;
+use crate::domain::types::MAX_MESSAGE_CHARS;
 use crate::domain::{Rejection, Severity};
 use crate::http::server::socket_limit::Refused;
 use crate::projection::Unavailable;

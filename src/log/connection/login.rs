@@ -9,9 +9,14 @@ use percent_encoding::percent_decode_str;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{CONNECT_TIMEOUT, NatsAddress, reconnect_delay};
+use super::address::NatsAddress;
 use crate::disk::private::warn_of_readers;
 use crate::disk::{read_bounded, read_small};
+
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reconnects are spread over up to this, so that a restarted server does not meet every replica at once.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 
 /// The client's own default of 60 s would leave a stopped server unnoticed for minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
@@ -25,6 +30,16 @@ const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
 
 /// Bytes of a file of certificates at most: all authorities that a system trusts take a quarter of a megabyte.
 const CERTIFICATES_BYTES: usize = 4 << 20;
+
+/// Doubles from 50 ms up to the maximum, and takes between half and all of it. The jitter comes from a hasher that std
+/// seeds at random in each process: no more is needed to spread a few replicas.
+fn reconnect_delay(attempt: usize) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    let exponent = u32::try_from(attempt).unwrap_or(u32::MAX).min(10);
+    let ceiling = Duration::from_millis(50).saturating_mul(1 << exponent).min(RECONNECT_DELAY_MAX);
+    let share = RandomState::new().hash_one(attempt) % 1_000;
+    ceiling / 2 + ceiling.mul_f64(0.5) * u32::try_from(share).unwrap_or(0) / 1_000
+}
 
 fn servers(address: &NatsAddress) -> anyhow::Result<Vec<ServerAddr>> {
     let parsed: Result<_, _> = address.servers.iter().map(|server| server.parse()).collect();
@@ -123,5 +138,14 @@ mod tests {
     fn the_client_is_not_shown_a_login() {
         let bare = without_login("nats://ann:secret@h:4222".parse().unwrap()).unwrap();
         assert_eq!(bare.into_inner().as_str(), "nats://h:4222");
+    }
+
+    #[test]
+    fn reconnects_are_quick_at_first_and_never_slower_than_two_seconds() {
+        assert!(reconnect_delay(1) <= Duration::from_millis(100));
+        for attempt in 0..200 {
+            assert!(reconnect_delay(attempt) <= RECONNECT_DELAY_MAX);
+        }
+        assert!(reconnect_delay(usize::MAX) >= RECONNECT_DELAY_MAX / 2);
     }
 }

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
 use crate::log::Epoch;
-use crate::log::jetstream::{epoch_now, is_conflict};
+use crate::log::jetstream::is_conflict;
 use crate::log::names::{bucket_stream, bucket_subject, header};
-use crate::log::provision::Provision;
+use crate::log::provision::{Provision, epoch_now};
 
 /// What KV clients know deletions by.
 const KV_OPERATION: &str = "KV-Operation";

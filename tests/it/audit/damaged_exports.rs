@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use tidings::audit::export::{ExportFile, ExportWriter};
-use tidings::audit::source::LogHead;
+use tidings::audit::log_head::LogHead;
 use tidings::domain::Timestamp;
 use tidings::log::envelope::{Decoded, decode};
 use tidings::log::reader::LogEntry;

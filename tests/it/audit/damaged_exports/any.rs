@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use tidings::audit::export::ExportWriter;
-use tidings::audit::source::LogHead;
+use tidings::audit::log_head::LogHead;
 use tidings::domain::Timestamp;
 use tidings::log::RawMessage;
 use tidings::log::reader::LogEntry;
