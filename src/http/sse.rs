@@ -22,13 +22,14 @@ use super::extract::{ChannelPath, ConnectingUser, ConnectionMinPosition, wait_fo
 use super::request_kind::RequestKind;
 use super::respond::{event_stream, is_temporary, retry_after_seconds};
 use super::state::App;
-use crate::domain::{Channel, UserId};
+use crate::domain::UserId;
 use crate::log::Position;
 use crate::push::admission::Permit;
-use crate::push::hub::{Attached, Connecting, Hub, Outgoing};
+use crate::push::attach::{Attached, Connecting, ConnectionId};
+use crate::push::hub::Hub;
 use crate::push::lifetime::{Due, Lifetime};
-use crate::push::moment::{Moment, Stopwatch};
-use crate::push::wire::{Close, ServerMessage};
+use crate::push::tick::{ShardClock, Tick};
+use crate::push::wire::{Close, Frame, ServerMessage};
 
 /// `GET /events`
 pub async fn events(
@@ -45,14 +46,14 @@ pub async fn events(
     let heartbeat = app.limits.sockets.session.heartbeat;
     let connecting = Connecting {
         staff: principal.is_staff(&channel),
-        channel: channel.clone(),
+        channel,
         user: principal.user.clone(),
         heartbeat_seconds: heartbeat.as_secs(),
     };
     let admitted = app.admission.enter(&principal.user)?;
     let attached = app.hub.attach(connecting).await?;
     let lasts = principal.remaining(app.clock.now());
-    let events = EventStream::new(app.hub.clone(), channel, attached, lasts, admitted, heartbeat);
+    let events = EventStream::new(app.hub.clone(), attached, lasts, admitted, heartbeat);
     let events = stream::unfold(events, |mut events| async move {
         Some((Ok::<_, Infallible>(events.next().await?), events))
     });
@@ -99,12 +100,12 @@ fn last_event_id(headers: &HeaderMap) -> Option<Position> {
 
 /// An event stream. It leaves the hub when it is dropped, which axum does when the client is gone.
 struct EventStream {
-    outgoing: mpsc::Receiver<Outgoing>,
+    outgoing: mpsc::Receiver<Frame>,
     close: oneshot::Receiver<Close>,
     stage: Stage,
     /// Ends with the token of the request. A client that reconnects with the same token gets `401`.
     life: Lifetime,
-    watch: Stopwatch,
+    watch: ShardClock,
     /// A comment is sent after so long without an event.
     heartbeat: Duration,
     _detach: Detach,
@@ -121,26 +122,25 @@ enum Stage {
     Over,
 }
 
-struct Detach(Hub, Channel, u64);
+struct Detach(Hub, ConnectionId);
 
 impl Drop for Detach {
     fn drop(&mut self) {
-        let (hub, channel, id) = (self.0.clone(), self.1.clone(), self.2);
-        tokio::spawn(async move { hub.detach(channel, id).await });
+        let (hub, id) = (self.0.clone(), self.1);
+        tokio::spawn(async move { hub.detach(id).await });
     }
 }
 
 impl EventStream {
     fn new(
         hub: Hub,
-        channel: Channel,
         attached: Attached,
         lasts: Option<Duration>,
         admitted: Permit<UserId>,
         heartbeat: Duration,
     ) -> Self {
         let Attached { id, outgoing, close } = attached;
-        let watch = Stopwatch::start();
+        let watch = ShardClock::start();
         Self {
             outgoing,
             close,
@@ -148,7 +148,7 @@ impl EventStream {
             life: Lifetime::new(watch.now(), lasts),
             watch,
             heartbeat,
-            _detach: Detach(hub, channel, id),
+            _detach: Detach(hub, id),
             _admitted: admitted,
         }
     }
@@ -166,11 +166,11 @@ impl EventStream {
                     Some(Due::Expired) => self.stage = Stage::Over,
                     Some(Due::Expiring { in_seconds }) => {
                         let frame = ServerMessage::Expiring { in_seconds }.frame();
-                        return Some(event(Outgoing::Frame(frame)));
+                        return Some(event(&frame));
                     }
                     None => {}
                 },
-                outgoing = self.outgoing.recv() => return outgoing.map(event),
+                outgoing = self.outgoing.recv() => return outgoing.map(|frame| event(&frame)),
                 () = sleep_until(comment_at) => return Some(KEEP_ALIVE.to_owned()),
             }
         }
@@ -180,14 +180,14 @@ impl EventStream {
                     self.stage = Stage::Over;
                     retry(retry_after_ms)
                 },
-                event,
+                |frame| event(&frame),
             )),
             Stage::Open | Stage::Over => None,
         }
     }
 }
 
-async fn due(watch: &Stopwatch, deadline: Option<Moment>) {
+async fn due(watch: &ShardClock, deadline: Option<Tick>) {
     match deadline {
         Some(moment) => sleep_until(watch.instant(moment)).await,
         None => std::future::pending().await,
@@ -201,8 +201,7 @@ fn retry(after_ms: u64) -> String {
 }
 
 /// A message as an event. JSON is one line.
-fn event(outgoing: Outgoing) -> String {
-    let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = outgoing;
+fn event(frame: &Frame) -> String {
     let mut event = String::with_capacity(frame.json().len() + 64);
     if let Some(position) = frame.position {
         let _ = writeln!(event, "id: {position}");

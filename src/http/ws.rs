@@ -17,8 +17,8 @@ use super::layers::websocket_close::check_version;
 use super::state::App;
 use crate::clock::Clock;
 use crate::domain::{Channel, UserId};
-use crate::push::client::{Granted, Places, Refreshed, TokenVerifier};
-use crate::push::hub::{Connecting, Upgraded};
+use crate::push::attach::{Connecting, Upgraded};
+use crate::push::client::{Granted, Permits, Refreshed, TokenVerifier};
 use crate::push::wire::{ServerMessage, Token};
 
 /// `GET /ws`
@@ -46,11 +46,11 @@ pub async fn upgrade(
             return;
         };
         let lasts = principal.remaining(app.clock.now());
-        let places = Places { of_user: admitted, of_edge: permit };
+        let permits = Permits { of_user: admitted, of_edge: permit };
         match stream.into_std() {
             Ok(stream) => {
                 let stream = mio::net::TcpStream::from_std(stream);
-                app.hub.adopt(connecting, Upgraded { stream, read: read_ahead, lasts, places }).await;
+                app.hub.adopt(connecting, Upgraded { stream, read: read_ahead, lasts, permits }).await;
             }
             Err(error) => debug!("a WebSocket failed after its handshake: {error}"),
         }

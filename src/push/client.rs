@@ -10,9 +10,9 @@ use futures_util::future::BoxFuture;
 
 use super::admission::Permit;
 use super::frame::Received;
-use super::moment::{Moment, Stopwatch};
 use super::session::{self, Action, Session};
-use super::socket::{Extent, Parting, Read, Slow, Socket, Stage};
+use super::tick::{ShardClock, Tick};
+use super::websocket::{Extent, Parting, Read, Slow, Stage, WebSocket};
 use super::wire::{Close, Frame, ServerMessage, Token};
 use crate::domain::{Channel, UserId};
 use crate::metrics::{ByCode, Metrics};
@@ -68,61 +68,61 @@ impl TokenVerifier for () {
 /// Why and when a connection ends that has begun to.
 enum Ending {
     /// When its acknowledgements are answered, or at this moment.
-    Finishing(Close, Moment),
+    Finishing(Close, Tick),
     /// When the client says goodbye too, or at this moment.
-    Closing(Moment),
+    Closing(Tick),
 }
 
 pub(super) struct Client {
-    pub(super) socket: Socket,
+    pub(super) socket: WebSocket,
     pub(super) session: Session,
-    error_log: Option<Box<Trouble>>,
+    error_log: Option<Box<Stall>>,
     /// Whether its end is counted.
     is_counted: bool,
     /// When the shard will look after it.
-    pub(super) armed: Option<Moment>,
-    places: Places,
+    pub(super) armed: Option<Tick>,
+    permits: Permits,
 }
 
-/// What few connections have at any moment, and each only for a while: so the others need no room for it.
+/// Rare, short-lived state, boxed so that idle connections stay small.
 #[derive(Default)]
-struct Trouble {
+struct Stall {
     /// Since when a message is unfinished.
-    unfinished: Option<Moment>,
+    unfinished: Option<Tick>,
     /// When the client last took something while more waited.
-    took: Option<Moment>,
+    took: Option<Tick>,
     ending: Option<Ending>,
 }
 
-impl Trouble {
+impl Stall {
     const fn is_over(&self) -> bool {
         self.unfinished.is_none() && self.took.is_none() && self.ending.is_none()
     }
 }
 
-/// Places that a connection has taken, given back when this is dropped.
-pub struct Places {
-    /// Among the connections of its user.
+/// The permits of a connection, released when this is dropped.
+pub struct Permits {
+    /// One of the connections of its user.
     pub of_user: Permit<UserId>,
-    /// Whatever else the edge has let it take.
+    /// Whatever else the edge has granted it.
     pub of_edge: Arc<dyn Any + Send + Sync>,
 }
 
 impl Client {
-    pub(super) fn new(socket: Socket, now: Moment, lasts: Option<Duration>, places: Places) -> Self {
+    pub(super) fn new(socket: WebSocket, now: Tick, lasts: Option<Duration>, permits: Permits) -> Self {
         Self {
             socket,
             session: Session::new(now, lasts),
             error_log: None,
             is_counted: false,
             armed: None,
-            places,
+            permits,
         }
     }
 
     /// Whose connection it is.
     pub(super) const fn user(&self) -> &UserId {
-        self.places.of_user.name()
+        self.permits.of_user.name()
     }
 
     fn ending(&self) -> Option<&Ending> {
@@ -134,7 +134,7 @@ impl Client {
     }
 
     /// Notes since when a message is unfinished, if one is.
-    fn note_unfinished(&mut self, now: Moment) {
+    fn note_unfinished(&mut self, now: Tick) {
         if self.error_log.is_some() || self.socket.is_unfinished() {
             let error_log = self.error_log.get_or_insert_default();
             let since = error_log.unfinished.unwrap_or(now);
@@ -144,7 +144,7 @@ impl Client {
     }
 
     /// Notes when the client last took something, if more waits.
-    fn note_taken(&mut self, when: impl FnOnce(Option<Moment>) -> Moment) {
+    fn note_taken(&mut self, when: impl FnOnce(Option<Tick>) -> Tick) {
         if self.error_log.is_some() || self.waits() {
             let waits = self.waits();
             let error_log = self.error_log.get_or_insert_default();
@@ -161,8 +161,8 @@ impl Client {
     /// Reads what has come, or takes in what was read already. What is to be done about it is added to the actions.
     pub(super) fn read(
         &mut self,
-        from: From<'_>,
-        now: Moment,
+        input: Input<'_>,
+        now: Tick,
         limits: &Limits,
         actions: &mut Vec<Action>,
     ) -> Read {
@@ -174,18 +174,18 @@ impl Client {
             actions.extend(action);
             if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let read = match from {
-            From::Socket(buffer, extent) => {
+        let read = match input {
+            Input::Socket(buffer, extent) => {
                 self.socket.read((buffer, extent), limits.message_bytes, &mut hear)
             }
-            From::Handshake(bytes) => self.socket.take(bytes, limits.message_bytes, &mut hear),
+            Input::Handshake(bytes) => self.socket.take(bytes, limits.message_bytes, &mut hear),
         };
         self.note_unfinished(now);
         read
     }
 
     /// Answers the end of what was heard.
-    pub(super) fn part(&mut self, parting: Parting, now: Moment) {
+    pub(super) fn part(&mut self, parting: Parting, now: Tick) {
         self.socket.part(parting);
         if self.ending().is_none() {
             self.set_ending(Ending::Closing(now + GOODBYE_TIME));
@@ -199,15 +199,15 @@ impl Client {
         }
     }
 
-    /// Sends whole frames.
-    pub(super) fn say(&mut self, frames: Bytes, watch: &Stopwatch, limits: &Limits) -> Result<(), Slow> {
+    /// Sends whole frames, or queues them if the client does not read.
+    pub(super) fn send(&mut self, frames: Bytes, clock: &ShardClock, limits: &Limits) -> Result<(), Slow> {
         self.socket.send(frames, limits.unsent_bytes)?;
-        self.note_taken(|took| took.unwrap_or_else(|| watch.now()));
+        self.note_taken(|took| took.unwrap_or_else(|| clock.now()));
         Ok(())
     }
 
     /// Sends on what waits.
-    pub(super) fn flush(&mut self, now: Moment) {
+    pub(super) fn flush(&mut self, now: Tick) {
         if self.waits() {
             let before = self.socket.waiting().1;
             self.socket.flush();
@@ -221,8 +221,8 @@ impl Client {
         self.socket.waiting().0 > 0
     }
 
-    /// Ends it. A restart first lets what it has under way be answered.
-    pub(super) fn end(&mut self, why: Close, now: Moment) {
+    /// Closes it. Before a restart, its acknowledgements that are in flight are answered.
+    pub(super) fn close(&mut self, why: Close, now: Tick) {
         if matches!(self.ending(), Some(Ending::Closing(_))) {
             return;
         }
@@ -241,11 +241,11 @@ impl Client {
     pub(super) fn refreshed(
         &mut self,
         refreshed: Refreshed,
-        watch: &Stopwatch,
+        clock: &ShardClock,
         limits: &Limits,
     ) -> Result<(), Slow> {
-        let answer = self.session.refreshed(watch.now(), refreshed.map(|granted| granted.lasts));
-        self.say(answer.frame().websocket().clone(), watch, limits)
+        let answer = self.session.refreshed(clock.now(), refreshed.map(|granted| granted.lasts));
+        self.send(answer.frame().websocket().clone(), clock, limits)
     }
 
     /// Sends the reply to an acknowledgement. Ends the connection if it was only waiting for that.
@@ -253,83 +253,82 @@ impl Client {
         &mut self,
         reply: &AckReply,
         frame: &Frame,
-        watch: &Stopwatch,
+        clock: &ShardClock,
         limits: &Limits,
     ) -> Result<(), Slow> {
         self.session.acknowledged(reply.broadcast, reply.result.is_ok());
-        self.say(frame.websocket().clone(), watch, limits)?;
+        self.send(frame.websocket().clone(), clock, limits)?;
         if let Some(Ending::Finishing(why, _)) = self.ending()
             && self.session.acks_in_flight() == 0
         {
             let why = why.clone();
-            self.end(why, watch.now());
+            self.close(why, clock.now());
         }
         Ok(())
     }
 
-    /// Whether it has to be looked after sooner than its session says.
-    pub(super) fn is_troubled(&self) -> bool {
+    /// Whether it may need an earlier deadline than its session has.
+    pub(super) fn is_dirty(&self) -> bool {
         self.error_log.is_some() || self.socket.stage() != Stage::Open
     }
 
     /// Since when a message is unfinished, and since when the client has taken nothing of what waits.
-    fn since(&self) -> (Option<Moment>, Option<Moment>) {
+    fn since(&self) -> (Option<Tick>, Option<Tick>) {
         self.error_log.as_ref().map_or((None, None), |error_log| (error_log.unfinished, error_log.took))
     }
 
     /// When something has to be done if nothing happens.
-    pub(super) fn deadline(&self, limits: &Limits) -> Moment {
+    pub(super) fn deadline(&self, limits: &Limits) -> Tick {
         match (self.ending(), self.socket.stage()) {
-            (_, Stage::Over) => Moment::BEGINNING,
+            (_, Stage::Over) => Tick::BEGINNING,
             (Some(Ending::Closing(until) | Ending::Finishing(_, until)), _) => *until,
             (None, _) => {
                 let session = self.session.deadline(&limits.session);
                 let (unfinished, took) = self.since();
                 let unfinished = unfinished.map(|since| since + limits.message_time);
                 let unsent = took.map(|since| since + limits.unsent_time);
-                [unfinished, unsent].into_iter().flatten().fold(session, Moment::min)
+                [unfinished, unsent].into_iter().flatten().fold(session, Tick::min)
             }
         }
     }
 
     /// What the passing of time asks for.
-    pub(super) fn tick(&mut self, now: Moment, limits: &Limits) -> Tick {
+    pub(super) fn on_timer(&mut self, now: Tick, limits: &Limits) -> TimerOutcome {
         match (self.ending(), self.socket.stage()) {
-            (_, Stage::Over) => return Tick::Gone,
-            (Some(Ending::Closing(until)), _) if *until <= now => return Tick::Gone,
+            (_, Stage::Over) => return TimerOutcome::Gone,
+            (Some(Ending::Closing(until)), _) if *until <= now => return TimerOutcome::Gone,
             (Some(Ending::Finishing(why, until)), _) if *until <= now => {
-                return Tick::Act(Action::Close(why.clone()));
+                return TimerOutcome::Act(Action::Close(why.clone()));
             }
             (Some(_), _) => {}
             (None, _) => {
-                let for_too_long =
-                    |since: Option<Moment>, most| since.is_some_and(|since| now >= since + most);
+                let for_too_long = |since: Option<Tick>, most| since.is_some_and(|since| now >= since + most);
                 let (unfinished, took) = self.since();
                 if for_too_long(took, limits.unsent_time) {
-                    return Tick::Act(Action::Close(Close::Slow));
+                    return TimerOutcome::Act(Action::Close(Close::Slow));
                 }
                 if for_too_long(unfinished, limits.message_time) {
-                    return Tick::Act(Action::Close(Close::Unfinished));
+                    return TimerOutcome::Act(Action::Close(Close::Unfinished));
                 }
                 if let Some(action) = self.session.tick(now, &limits.session) {
-                    return Tick::Act(action);
+                    return TimerOutcome::Act(action);
                 }
             }
         }
-        Tick::Wait
+        TimerOutcome::Wait
     }
 }
 
-/// Where bytes come from.
-pub(super) enum From<'a> {
+/// Where to read from.
+pub(super) enum Input<'a> {
     /// The socket, through this buffer, so far.
     Socket(&'a mut [u8], Extent),
     /// They came with the handshake.
     Handshake(&'a mut [u8]),
 }
 
-/// What is to be done for a client now.
-pub(super) enum Tick {
+/// What a timer asks for.
+pub(super) enum TimerOutcome {
     Wait,
     Act(Action),
     /// Nothing: it is over.

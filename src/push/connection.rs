@@ -1,233 +1,173 @@
-//! One connection, from the server's side: whose it is, how far it was told what everybody is told, and the line to it.
-
-use std::sync::Arc;
+//! One connection of a shard: the channel that it follows, and its transport.
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::client::{Client, Limits, Refreshed, TokenVerifier};
-use super::hub::Outgoing;
-use super::moment::Stopwatch;
-use super::socket::Slow;
-use super::tape::Tape;
+use super::backlog::Backlog;
+use super::client::{Client, Limits, Refreshed};
+use super::context::Context;
+use super::websocket::Slow;
 use super::wire::{Close, Frame};
 use crate::domain::{Fingerprint, UserId};
-use crate::metrics::Metrics;
-use crate::projection::Projection;
-use crate::submit::{AckReply, Acks};
-
-/// What the hub works with.
-pub(super) struct Means {
-    /// What this replica knows.
-    pub(super) projection: Projection,
-    /// Where it counts.
-    pub(super) metrics: Metrics,
-    /// The write path of acknowledgements.
-    pub(super) acks: Acks,
-    /// Verifies tokens that clients refresh.
-    pub(super) tokens: Arc<dyn TokenVerifier>,
-    /// How WebSockets are limited.
-    pub(super) limits: Limits,
-    /// What time it is.
-    pub(super) watch: Stopwatch,
-}
+use crate::submit::AckReply;
 
 pub(super) struct Connection {
-    /// Whether it learns what creators and team learn.
-    pub(super) staff: bool,
-    /// The number of the next message on its room's tape.
-    seen: u64,
-    line: Line,
+    /// The channel that it follows, as an index into those of the shard; `None`: it was rejected, and is closing.
+    pub(super) channel: Option<usize>,
+    transport: Transport,
 }
 
-/// How it is reached.
-enum Line {
-    /// An event stream, which somebody else writes.
-    Stream { user: UserId, outgoing: mpsc::Sender<Outgoing>, close: Option<oneshot::Sender<Close>> },
-    /// A WebSocket, which the hub writes itself.
-    Socket(Client),
+/// How messages reach the client.
+pub(super) enum Transport {
+    /// An event stream, whose response body is written by the HTTP server.
+    EventStream { user: UserId, outgoing: mpsc::Sender<Frame>, close: Option<oneshot::Sender<Close>> },
+    /// A WebSocket, which the shard reads and writes itself.
+    WebSocket(Client),
 }
 
 impl Connection {
-    /// An event stream that has everything that is on the tape.
-    pub(super) fn of_stream(
-        user: UserId,
-        staff: bool,
-        tape: &Tape,
-        outgoing: mpsc::Sender<Outgoing>,
-        close: oneshot::Sender<Close>,
-    ) -> Self {
-        Self::new(staff, tape, Line::Stream { user, outgoing, close: Some(close) })
+    pub(super) const fn new(channel: Option<usize>, transport: Transport) -> Self {
+        Self { channel, transport }
     }
 
-    /// A WebSocket that has everything that is on the tape.
-    pub(super) fn of_socket(staff: bool, tape: &Tape, client: Client) -> Self {
-        Self::new(staff, tape, Line::Socket(client))
-    }
-
-    fn new(staff: bool, tape: &Tape, line: Line) -> Self {
-        Self { staff, seen: tape.end(), line }
-    }
-
-    /// Whose connection it is.
     pub(super) const fn user(&self) -> &UserId {
-        match &self.line {
-            Line::Stream { user, .. } => user,
-            Line::Socket(client) => client.user(),
+        match &self.transport {
+            Transport::EventStream { user, .. } => user,
+            Transport::WebSocket(client) => client.user(),
         }
     }
 
-    /// The client, when it is a WebSocket.
-    pub(super) fn client(&mut self) -> Option<&mut Client> {
-        match &mut self.line {
-            Line::Stream { .. } => None,
-            Line::Socket(client) => Some(client),
+    /// The client, if it is a WebSocket.
+    pub(super) const fn client(&mut self) -> Option<&mut Client> {
+        match &mut self.transport {
+            Transport::EventStream { .. } => None,
+            Transport::WebSocket(client) => Some(client),
         }
     }
 
-    /// Whether it is told anything any more.
+    /// Whether messages are still sent to it.
     pub(super) fn is_open(&self) -> bool {
-        match &self.line {
-            Line::Stream { close, .. } => close.is_some(),
-            Line::Socket(client) => client.is_open(),
+        match &self.transport {
+            Transport::EventStream { close, .. } => close.is_some(),
+            Transport::WebSocket(client) => client.is_open(),
         }
     }
 
-    /// Whether it has to be looked after.
-    pub(super) fn is_troubled(&self) -> bool {
-        matches!(&self.line, Line::Socket(client) if client.is_troubled())
+    /// Whether it may need an earlier deadline than its timer has.
+    pub(super) fn is_dirty(&self) -> bool {
+        matches!(&self.transport, Transport::WebSocket(client) if client.is_dirty())
     }
 
-    /// Messages that wait for it, and whether these are half as many as may wait, or more.
+    /// The messages that wait for it, and whether they fill half of its limit or more.
     pub(super) fn waiting(&self, limits: &Limits) -> (usize, bool) {
-        match &self.line {
-            Line::Stream { outgoing, .. } => {
+        match &self.transport {
+            Transport::EventStream { outgoing, .. } => {
                 let waiting = outgoing.max_capacity() - outgoing.capacity();
                 (waiting, waiting * 2 >= outgoing.max_capacity())
             }
-            Line::Socket(client) => {
+            Transport::WebSocket(client) => {
                 let (frames, bytes) = client.socket.waiting();
                 (frames, bytes * 2 >= limits.unsent_bytes)
             }
         }
     }
 
-    /// Whether it lacks something that is on the tape.
-    pub(super) fn lags(&self, tape: &Tape) -> bool {
-        self.seen < tape.end()
-    }
-
-    /// Tells it what is on the tape. A client that has too much waiting is closed: on reconnect the state on connect makes
-    /// it whole.
-    pub(super) fn catch_up(&mut self, tape: &mut Tape, means: &Means) {
-        if !self.lags(tape) {
-            return;
-        }
-        let seen = std::mem::replace(&mut self.seen, tape.end());
-        match &mut self.line {
-            Line::Stream { outgoing, .. } => {
-                let mut frames = tape.since(seen).cloned();
-                if frames.any(|frame| is_full(&outgoing.try_send(Outgoing::Frame(frame)))) {
-                    self.end(Close::Slow, means);
-                }
+    /// Sends what the backlog has from a position on. A client with too much unsent is closed: the state on connect makes it
+    /// whole when it reconnects.
+    pub(super) fn send_backlog(&mut self, position: u64, backlog: &mut Backlog, ctx: &Context) {
+        let sent = match &mut self.transport {
+            Transport::EventStream { outgoing, .. } => {
+                let mut frames = backlog.since(position).cloned();
+                if frames.any(|frame| is_full(&outgoing.try_send(frame))) { Err(Slow) } else { Ok(()) }
             }
-            Line::Socket(client) if client.is_open() => {
-                if let Err(Slow) = client.say(tape.joined_since(seen), &means.watch, &means.limits) {
-                    self.end(Close::Slow, means);
-                }
+            Transport::WebSocket(client) if client.is_open() => {
+                client.send(backlog.joined_since(position), &ctx.clock, &ctx.limits)
             }
-            Line::Socket(_) => {}
+            Transport::WebSocket(_) => Ok(()),
+        };
+        if sent.is_err() {
+            self.close(Close::Slow, ctx);
         }
     }
 
-    /// Tells it what comes first. A WebSocket gets that in one piece, since each piece costs as much as a broadcast.
-    pub(super) fn greet(&mut self, first: [Frame; 2], means: &Means) {
-        let told = match &mut self.line {
-            Line::Stream { outgoing, .. } => {
+    /// Sends the first messages: a WebSocket gets them in one write, since each write costs as much as a broadcast.
+    pub(super) fn greet(&mut self, first: [Frame; 2], ctx: &Context) {
+        let sent = match &mut self.transport {
+            Transport::EventStream { outgoing, .. } => {
                 let mut frames = first.into_iter();
-                let full = frames.any(|frame| is_full(&outgoing.try_send(Outgoing::Frame(frame))));
-                if full { Err(Slow) } else { Ok(()) }
+                if frames.any(|frame| is_full(&outgoing.try_send(frame))) { Err(Slow) } else { Ok(()) }
             }
-            Line::Socket(client) => {
-                let [hello, state] = &first;
-                let joined = [&**hello.websocket(), &**state.websocket()].concat();
-                client.say(joined.into(), &means.watch, &means.limits)
+            Transport::WebSocket(client) => {
+                let [connected, state] = &first;
+                let joined = [&**connected.websocket(), &**state.websocket()].concat();
+                client.send(joined.into(), &ctx.clock, &ctx.limits)
             }
         };
-        if told.is_err() {
-            self.end(Close::Slow, means);
+        if sent.is_err() {
+            self.close(Close::Slow, ctx);
         }
     }
 
-    /// Tells it something for itself, after what is on the tape. Whether it is told.
-    pub(super) fn tell(&mut self, outgoing: &Outgoing, tape: &mut Tape, means: &Means) -> bool {
-        self.catch_up(tape, means);
-        let told = match &mut self.line {
-            Line::Stream { outgoing: queue, close, .. } => {
-                if close.is_none() {
-                    return false;
-                }
-                match queue.try_send(outgoing.clone()) {
-                    Ok(()) => Ok(true),
-                    Err(mpsc::error::TrySendError::Full(_)) => Err(Slow),
-                    Err(mpsc::error::TrySendError::Closed(_)) => Ok(false),
-                }
-            }
-            Line::Socket(client) if client.is_open() => match outgoing {
-                Outgoing::Notice(id, _) if !client.session.wants_notice(*id) => Ok(false),
-                Outgoing::Frame(frame) | Outgoing::Notice(_, frame) => {
-                    client.say(frame.websocket().clone(), &means.watch, &means.limits).map(|()| true)
-                }
+    /// Sends one message, unless the connection does not need it. Returns whether it was sent.
+    pub(super) fn send(&mut self, frame: &Frame, ctx: &Context) -> bool {
+        let sent = match &mut self.transport {
+            Transport::EventStream { close: None, .. } => return false,
+            Transport::EventStream { outgoing, .. } => match outgoing.try_send(frame.clone()) {
+                Ok(()) => Ok(true),
+                Err(mpsc::error::TrySendError::Full(_)) => Err(Slow),
+                Err(mpsc::error::TrySendError::Closed(_)) => Ok(false),
             },
-            Line::Socket(_) => Ok(false),
+            Transport::WebSocket(client) if client.is_open() => match frame.acknowledged {
+                Some(id) if !client.session.wants_notice(id) => Ok(false),
+                _ => client.send(frame.websocket().clone(), &ctx.clock, &ctx.limits).map(|()| true),
+            },
+            Transport::WebSocket(_) => Ok(false),
         };
-        told.unwrap_or_else(|Slow| {
-            self.end(Close::Slow, means);
+        sent.unwrap_or_else(|Slow| {
+            self.close(Close::Slow, ctx);
             false
         })
     }
 
-    /// A token of its own was looked at.
-    pub(super) fn refreshed(&mut self, refreshed: Refreshed, tape: &mut Tape, means: &Means) {
-        self.catch_up(tape, means);
-        if let Line::Socket(client) = &mut self.line
-            && let Err(Slow) = client.refreshed(refreshed, &means.watch, &means.limits)
+    /// Applies the outcome of a token refresh, and sends it.
+    pub(super) fn refreshed(&mut self, refreshed: Refreshed, ctx: &Context) {
+        if let Transport::WebSocket(client) = &mut self.transport
+            && let Err(Slow) = client.refreshed(refreshed, &ctx.clock, &ctx.limits)
         {
-            self.end(Close::Slow, means);
+            self.close(Close::Slow, ctx);
         }
     }
 
     /// Sends the reply to an acknowledgement of its own.
-    pub(super) fn acknowledged(&mut self, reply: &AckReply, frame: &Frame, tape: &mut Tape, means: &Means) {
-        self.catch_up(tape, means);
-        if let Line::Socket(client) = &mut self.line
-            && let Err(Slow) = client.acknowledged(reply, frame, &means.watch, &means.limits)
+    pub(super) fn acknowledged(&mut self, reply: &AckReply, frame: &Frame, ctx: &Context) {
+        if let Transport::WebSocket(client) = &mut self.transport
+            && let Err(Slow) = client.acknowledged(reply, frame, &ctx.clock, &ctx.limits)
         {
-            self.end(Close::Slow, means);
+            self.close(Close::Slow, ctx);
         }
     }
 
-    /// Ends it, if it is open.
-    pub(super) fn end(&mut self, why: Close, means: &Means) {
+    /// Closes it, if it is open.
+    pub(super) fn close(&mut self, why: Close, ctx: &Context) {
         let is_slow = self.is_open() && why == Close::Slow;
-        match &mut self.line {
-            Line::Stream { close, .. } => {
+        match &mut self.transport {
+            Transport::EventStream { close, .. } => {
                 if let Some(close) = close.take() {
-                    // The stream is gone; it detaches by itself.
+                    // If the stream is gone, it detaches by itself.
                     let _ = close.send(why);
                 }
             }
-            Line::Socket(client) => {
-                client.count_end(Some(why.code()), &means.metrics);
-                client.end(why, means.watch.now());
+            Transport::WebSocket(client) => {
+                client.count_end(Some(why.code()), &ctx.metrics);
+                client.close(why, ctx.clock.now());
             }
         }
         if is_slow {
-            means.metrics.slow_clients.inc();
+            ctx.metrics.slow_clients.inc();
         }
     }
 }
 
-/// The 64-bit name of a user in heartbeats.
+/// The 64-bit hash of a user in heartbeats.
 pub(super) fn user_hash(user: &UserId) -> u64 {
     let Fingerprint { high, low } = user.fingerprint();
     high ^ low

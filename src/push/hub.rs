@@ -7,20 +7,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
-use mio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::client::{Limits, Places, TokenVerifier};
-use super::connection::{Means, user_hash};
+use super::attach::{Attached, Connecting, ConnectionId, Upgraded};
+use super::client::{Limits, TokenVerifier};
+use super::connection::user_hash;
+use super::context::Context;
 use super::counts::Counts;
 use super::local::{Local, LocalPresence};
-use super::moment::Stopwatch;
 use super::shard::{Request, Shard};
-use super::wire::{Close, Frame};
+use super::tick::ShardClock;
+use super::wire::Close;
 use crate::critical_tasks::CriticalTasks;
-use crate::domain::{BroadcastId, Channel, UserId};
+use crate::domain::{Channel, UserId};
 use crate::metrics::Metrics;
 use crate::projection::{Announcement, Projection};
 use crate::submit::{self, Acks};
@@ -30,57 +30,6 @@ const INBOX: usize = 4_096;
 
 /// Announcements that wait for a shard; beyond that the projection waits.
 pub const ANNOUNCEMENTS: usize = 1_024;
-
-/// Messages that wait for one event stream; a client that reads slower is cut off.
-pub const STREAM_QUEUE: usize = 64;
-
-/// Names a connection on this replica.
-pub type ConnectionId = u64;
-
-/// A message on its way to one connection.
-#[derive(Clone, Debug)]
-pub enum Outgoing {
-    /// For everyone who gets it.
-    Frame(Frame),
-    /// That the user acknowledged: the connection that did so itself does not need it.
-    Notice(BroadcastId, Frame),
-}
-
-/// Who is connecting.
-#[derive(Clone, Debug)]
-pub struct Connecting {
-    /// The channel it listens to.
-    pub channel: Channel,
-    /// Whose connection it is.
-    pub user: UserId,
-    /// Whether it learns what creators and team learn.
-    pub staff: bool,
-    /// What the client is told about the heartbeat.
-    pub heartbeat_seconds: u64,
-}
-
-/// An event stream's end of being attached.
-#[derive(Debug)]
-pub struct Attached {
-    /// Its name.
-    pub id: ConnectionId,
-    /// What to send, beginning with the snapshot.
-    pub outgoing: mpsc::Receiver<Outgoing>,
-    /// Why to close, when the server wants that.
-    pub close: oneshot::Receiver<Close>,
-}
-
-/// A WebSocket after its handshake, on its way to the hub, which owns it from then on, and answers.
-pub struct Upgraded {
-    /// The connection. It must not block.
-    pub stream: TcpStream,
-    /// What was read of it already.
-    pub read: Bytes,
-    /// How long its token lasts; `None`: as long as it likes.
-    pub lasts: Option<Duration>,
-    /// Places that it has taken, given back when it is over.
-    pub places: Places,
-}
 
 /// A handle to the hub.
 #[derive(Clone)]
@@ -127,10 +76,10 @@ impl Hub {
         let shards = announcements.into_iter().enumerate().map(|(number, announcements)| {
             let (projection, metrics) = (projection.clone(), metrics.clone());
             let (acks, tokens) = (acks.clone(), tokens.clone());
-            let means = Means { projection, metrics, acks, tokens, limits, watch: Stopwatch::start() };
+            let ctx = Context { projection, metrics, acks, tokens, limits, clock: ShardClock::start() };
             let (inbox, requests) = mpsc::channel(INBOX);
             let shard =
-                Shard::new((number, of), &channels, means, local.clone(), counts.clone(), modes.clone())?;
+                Shard::new((number, of), &channels, ctx, local.clone(), counts.clone(), modes.clone())?;
             tasks.spawn("shard of the hub", shard.run(inbox.downgrade(), requests, announcements));
             Ok(inbox)
         });
@@ -163,14 +112,14 @@ impl Hub {
         let _ = self.of(&who.user).send(Request::Adopt(who, upgraded)).await;
     }
 
-    /// Forgets an event stream.
-    pub async fn detach(&self, channel: Channel, id: ConnectionId) {
-        let _ = self.shard(id).send(Request::Detach(channel, id)).await;
+    /// Removes an event stream whose response body is gone.
+    pub async fn detach(&self, id: ConnectionId) {
+        let _ = self.shard(id).send(Request::Detach(id)).await;
     }
 
-    /// Sends a connection what is active for it.
-    pub async fn send_active(&self, channel: Channel, id: ConnectionId) {
-        let _ = self.shard(id).send(Request::SendActive(channel, id)).await;
+    /// Sends a connection the state of its channel.
+    pub async fn send_state(&self, id: ConnectionId) {
+        let _ = self.shard(id).send(Request::SendState(id)).await;
     }
 
     /// The channels that exist.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::moment::Moment;
+use super::tick::Tick;
 
 /// Clients are told this long before the end.
 pub const NOTICE: Duration = Duration::from_secs(30);
@@ -23,28 +23,28 @@ pub enum Due {
 /// The life of one connection.
 #[derive(Debug)]
 pub struct Lifetime {
-    ends: Option<Moment>,
+    ends: Option<Tick>,
     told: bool,
 }
 
 impl Lifetime {
     /// Of a connection that lasts this long from now on; `None`: as long as it likes.
-    pub fn new(now: Moment, lasts: Option<Duration>) -> Self {
+    pub fn new(now: Tick, lasts: Option<Duration>) -> Self {
         Self { ends: lasts.map(|lasts| now + lasts), told: false }
     }
 
     /// From now on it lasts this long.
-    pub fn renew(&mut self, now: Moment, lasts: Option<Duration>) {
+    pub fn renew(&mut self, now: Tick, lasts: Option<Duration>) {
         *self = Self::new(now, lasts);
     }
 
     /// When [`Lifetime::tick`] has something to say.
-    pub fn deadline(&self) -> Option<Moment> {
+    pub fn deadline(&self) -> Option<Tick> {
         self.ends.map(|ends| if self.told { ends } else { ends.before(NOTICE) })
     }
 
     /// What the passing of time asks for. A life that is shorter than the notice is told of at once.
-    pub fn tick(&mut self, now: Moment) -> Option<Due> {
+    pub fn tick(&mut self, now: Tick) -> Option<Due> {
         let left = self.ends? - now;
         if left.is_zero() {
             return Some(Due::Expired);
@@ -66,8 +66,8 @@ pub fn whole_seconds(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn at(ms: u64) -> Moment {
-        Moment::BEGINNING + for_ms(ms)
+    fn at(ms: u64) -> Tick {
+        Tick::BEGINNING + for_ms(ms)
     }
 
     fn for_ms(ms: u64) -> Duration {

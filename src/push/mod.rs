@@ -4,32 +4,37 @@
 //! it learns of events and of attaching connections in one order, so a connection gets a snapshot and then everything after
 //! it: no gap and no double by construction.
 
+mod ack_traffic;
 pub mod admission;
+pub mod attach;
+mod backlog;
 pub mod client;
 pub mod clock_check;
 mod connection;
+mod connection_table;
+mod context;
 pub mod counts;
 mod drain;
 pub mod frame;
 pub mod heartbeat;
 pub mod hub;
+mod individual;
 pub mod lifetime;
 pub mod local;
 mod mode;
-pub mod moment;
 mod name;
 pub mod peers;
 pub mod presence;
 mod readiness;
 pub mod release;
 mod report;
-mod room;
-mod roster;
 pub mod session;
 mod shard;
 pub mod sketch;
-pub mod socket;
-mod tape;
+mod sockets;
+mod subscribers;
+pub mod tick;
 mod timers;
-mod users;
+mod user_index;
+pub mod websocket;
 pub mod wire;

@@ -12,7 +12,8 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use tokio::io::unix::AsyncFd;
 
-use super::socket::Extent;
+use super::attach::ConnectionId;
+use super::websocket::Extent;
 
 /// Sockets that are told of at once.
 const EVENTS_AT_ONCE: usize = 256;
@@ -36,10 +37,10 @@ impl Readiness {
         Ok(Self { poll, events: Events::with_capacity(EVENTS_AT_ONCE), more: false })
     }
 
-    /// Tells of this socket from now on, under this name, each time that it becomes ready; until it is closed.
-    pub(super) fn watch(&self, stream: &mut TcpStream, name: usize) -> io::Result<()> {
+    /// Tells of this socket from now on, under this id, each time that it becomes ready; until it is closed.
+    pub(super) fn watch(&self, stream: &mut TcpStream, id: ConnectionId) -> io::Result<()> {
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.get_ref().registry().register(stream, Token(name), both)
+        self.poll.get_ref().registry().register(stream, Token(usize::try_from(id).unwrap_or_default()), both)
     }
 
     /// Waits until a socket may be ready.
@@ -54,9 +55,9 @@ impl Readiness {
         }
     }
 
-    /// Those that are ready, without waiting: the name of each, how far it is to be read, and whether it can be written. When more are,
+    /// Those that are ready, without waiting: the id of each, how far it is to be read, and whether it can be written. When more are,
     /// they come with the next call.
-    pub(super) fn take(&mut self) -> Vec<(usize, Option<Extent>, bool)> {
+    pub(super) fn take(&mut self) -> Vec<(ConnectionId, Option<Extent>, bool)> {
         let polled = self.poll.get_mut().poll(&mut self.events, Some(Duration::ZERO));
         if polled.is_err() {
             self.events.clear();
@@ -66,7 +67,8 @@ impl Readiness {
             let has_ended = event.is_read_closed() || event.is_error();
             if has_ended { Some(Extent::End) } else { event.is_readable().then_some(Extent::Come) }
         };
-        let ready = self.events.iter().map(|event| (event.token().0, readable(event), event.is_writable()));
+        let ready =
+            self.events.iter().map(|event| (event.token().0 as u64, readable(event), event.is_writable()));
         ready.collect()
     }
 }
@@ -84,7 +86,7 @@ mod tests {
 
     use super::*;
     use crate::push::frame::Received;
-    use crate::push::socket::{Read, Socket, Stage};
+    use crate::push::websocket::{Read, Stage, WebSocket};
 
     #[tokio::test]
     async fn a_socket_is_told_of_each_time_that_it_becomes_ready_and_not_in_between() {
@@ -129,13 +131,13 @@ mod tests {
             let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (accepted, _) = listener.accept().unwrap();
             accepted.set_nonblocking(true).unwrap();
-            let mut socket = Socket::new(TcpStream::from_std(accepted));
+            let mut socket = WebSocket::new(TcpStream::from_std(accepted));
             let mut readiness = Readiness::new().unwrap();
             readiness.watch(socket.stream(), 7).unwrap();
             client.write_all(TEXT).unwrap();
             let mut client = Some(client);
             let mut heard = 0;
-            let mut read = |socket: &mut Socket, extent| {
+            let mut read = |socket: &mut WebSocket, extent| {
                 let mut hear = |_: Received<'_>| {
                     heard += 1;
                     ControlFlow::Continue(())
@@ -178,7 +180,7 @@ mod tests {
             for end in [client, listener.accept().unwrap().0] {
                 end.set_nonblocking(true).unwrap();
                 let mut socket = TcpStream::from_std(end);
-                readiness.watch(&mut socket, sockets.len()).unwrap();
+                readiness.watch(&mut socket, sockets.len() as u64).unwrap();
                 sockets.push(socket);
             }
         }

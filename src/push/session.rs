@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::frame::Received;
 use super::lifetime::{Due, Lifetime, whole_seconds};
-use super::moment::Moment;
+use super::tick::Tick;
 use super::wire::{ClientMessage, Close, ServerMessage, Token};
 use crate::domain::BroadcastId;
 
@@ -54,8 +54,8 @@ struct OwnAcks(VecDeque<BroadcastId>);
 /// The state of one connection.
 #[derive(Debug)]
 pub struct Session {
-    heard: Moment,
-    pinged: Moment,
+    heard: Tick,
+    pinged: Tick,
     /// Of the messages that may come at once, thousandths that are used up.
     used: u32,
     own_acks: Option<Box<OwnAcks>>,
@@ -66,7 +66,7 @@ pub struct Session {
 
 impl Session {
     /// A connection that begins now. It lasts as long as its token, or as long as it likes.
-    pub fn new(now: Moment, lasts: Option<Duration>) -> Self {
+    pub fn new(now: Tick, lasts: Option<Duration>) -> Self {
         Self {
             heard: now,
             pinged: now,
@@ -80,7 +80,7 @@ impl Session {
 
     /// Whatever came. Each frame counts as a message, since each takes the server's time: no client that means well sends
     /// many that are none.
-    pub fn hear(&mut self, now: Moment, received: Received<'_>, limits: &Limits) -> Option<Action> {
+    pub fn hear(&mut self, now: Tick, received: Received<'_>, limits: &Limits) -> Option<Action> {
         let since = now - std::mem::replace(&mut self.heard, now);
         if !self.may_say_more(since, limits) {
             return Some(Action::Close(Close::TooManyMessages));
@@ -141,7 +141,7 @@ impl Session {
     /// One that was refused changes nothing; the connection lives on until the token ends that it has.
     pub fn refreshed(
         &mut self,
-        now: Moment,
+        now: Tick,
         outcome: Result<Duration, ServerMessage<'static>>,
     ) -> ServerMessage<'static> {
         self.refreshing = false;
@@ -160,14 +160,14 @@ impl Session {
     }
 
     /// When [`Session::tick`] has something to do.
-    pub fn deadline(&self, limits: &Limits) -> Moment {
+    pub fn deadline(&self, limits: &Limits) -> Tick {
         let ping = self.heard.max(self.pinged) + limits.heartbeat;
         let silence = ping.min(self.heard + limits.liveness);
         self.life.deadline().map_or(silence, |end| end.min(silence))
     }
 
     /// What the passing of time asks for.
-    pub fn tick(&mut self, now: Moment, limits: &Limits) -> Option<Action> {
+    pub fn tick(&mut self, now: Tick, limits: &Limits) -> Option<Action> {
         match self.life.tick(now) {
             Some(Due::Expired) => return Some(Action::Close(Close::Expired)),
             Some(Due::Expiring { in_seconds }) => {
@@ -214,8 +214,8 @@ mod tests {
         message_burst: 40,
     };
 
-    fn at(seconds: u64) -> Moment {
-        Moment::BEGINNING + Duration::from_secs(seconds)
+    fn at(seconds: u64) -> Tick {
+        Tick::BEGINNING + Duration::from_secs(seconds)
     }
 
     fn seconds(seconds: u64) -> Duration {

@@ -1,12 +1,12 @@
 //! A shard: one task that owns its share of the connections, and writes to their sockets itself.
 //!
 //! It learns of events and of attaching connections in one order, so a connection gets a snapshot and then everything
-//! after it: no gap and no double by construction. What everybody is told goes out in steps; between two of them the
+//! after it: no gap and no double by construction. What all subscribers are sent goes out in steps. Between two of them the
 //! shard takes in what has come meanwhile, so that it goes out joined to what the rest still lack.
 
 mod acks;
-mod attending;
-mod telling;
+mod fanout;
+mod socket_io;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,28 +19,30 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::ack_traffic::AckTraffic;
+use super::attach::{Attached, Connecting, ConnectionId, STREAM_QUEUE, Upgraded};
 use super::client::Refreshed;
-use super::connection::{Connection, Means, user_hash};
+use super::connection::{Connection, Transport, user_hash};
+use super::connection_table::ConnectionTable;
+use super::context::Context;
 use super::counts::Counts;
 use super::drain::{Drain, next_tick, retry_after_ms};
-use super::hub::{Attached, Connecting, ConnectionId, STREAM_QUEUE, Upgraded};
 use super::local::Local;
-use super::mode::Telling;
-use super::room::Room;
+use super::mode::ModeNotifier;
+use super::sockets::Sockets;
+use super::subscribers::ChannelSubscribers;
 use super::wire::{Close, ServerMessage};
 use crate::crash_point::CrashPoint;
-use crate::domain::{Channel, UserId};
+use crate::domain::Channel;
 use crate::metrics::{ByChannel, gauge};
 use crate::projection::Announcement;
 use crate::submit::{self, AckReply};
-use acks::AckTraffic;
-use attending::Sockets;
 
-/// Creators and team are told of new counts at most this often.
+/// Creators and team get new counts at most this often.
 const STATS_EVERY: Duration = Duration::from_secs(2);
 
-/// Connections that are told what everybody is told, before the shard comes up for air.
-const TOLD_AT_ONCE: usize = 256;
+/// Subscribers of each channel that are sent something in one step, before the loop looks at its other sources.
+const FANOUT_STEP: usize = 256;
 
 /// Requests that are answered before that.
 const ANSWERED_AT_ONCE: usize = 256;
@@ -48,46 +50,31 @@ const ANSWERED_AT_ONCE: usize = 256;
 /// Announcements that are taken in before that.
 const ANNOUNCED_AT_ONCE: usize = 256;
 
-/// What is asked of a shard.
+/// A request to a shard.
 pub(super) enum Request {
     Attach(Connecting, oneshot::Sender<Result<Attached, Close>>),
     Adopt(Connecting, Upgraded),
-    Detach(Channel, ConnectionId),
-    SendActive(Channel, ConnectionId),
-    Refreshed(usize, Refreshed),
+    Detach(ConnectionId),
+    SendState(ConnectionId),
+    Refreshed(ConnectionId, Refreshed),
     AckReplies(Vec<AckReply>),
     Drain(Duration, oneshot::Sender<()>),
     Release(Duration),
     Resume,
 }
 
-/// A channel's part of a shard.
-struct Floor {
-    channel: Channel,
-    room: Room,
-    counted: Counted,
-}
-
-/// What was last counted of a floor, where all shards count.
-#[derive(Clone, Copy, Default)]
-struct Counted {
-    connections: usize,
-    users: usize,
-    waiting: usize,
-    lagging: usize,
-}
-
 pub(super) struct Shard {
-    /// Which one, of how many.
+    /// Its number, and the number of shards.
     number: (usize, usize),
-    floors: Vec<Floor>,
-    /// The last sequence of the log that the connections have been told of.
+    channels: Vec<ChannelSubscribers>,
+    connections: ConnectionTable,
+    /// The last sequence of the log that was announced.
     sequence: u64,
-    /// How many were attached since it began.
+    /// Connections that were attached since the start, the rejected ones included.
     attached: u64,
-    means: Means,
+    ctx: Context,
     counts: watch::Receiver<BTreeMap<Channel, Counts>>,
-    mode: Telling,
+    mode: ModeNotifier,
     local: Arc<Local>,
     drain: Option<Drain>,
     sockets: Sockets,
@@ -99,24 +86,20 @@ impl Shard {
     pub(super) fn new(
         number: (usize, usize),
         channels: &[Channel],
-        means: Means,
+        ctx: Context,
         local: Arc<Local>,
         counts: watch::Receiver<BTreeMap<Channel, Counts>>,
         modes: watch::Receiver<submit::mode::Mode>,
     ) -> io::Result<Self> {
-        let floor = |channel: &Channel| Floor {
-            channel: channel.clone(),
-            room: Room::default(),
-            counted: Counted::default(),
-        };
         Ok(Self {
             number,
-            floors: channels.iter().map(floor).collect(),
+            channels: channels.iter().cloned().map(ChannelSubscribers::new).collect(),
+            connections: ConnectionTable::default(),
             sequence: 0,
             attached: 0,
-            means,
+            ctx,
             counts,
-            mode: Telling::new(modes),
+            mode: ModeNotifier::new(modes),
             local,
             drain: None,
             sockets: Sockets::new()?,
@@ -134,22 +117,23 @@ impl Shard {
         let mut stats = interval(STATS_EVERY);
         stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let is_busy = self.is_telling() || self.sockets.are_unread() || self.acks.has_replies();
+            let is_busy =
+                self.is_sending() || !self.sockets.unread.is_empty() || !self.acks.replies.is_empty();
             tokio::select! {
                 biased;
                 // What the clock asks for comes first: it is ready seldom, and could wait for ever behind what always is.
                 _ = stats.tick() => {
-                    self.tell_staff();
+                    self.send_stats();
                     self.count_waiting();
                 }
-                () = self.mode.due() => self.tell_mode(),
+                () = self.mode.due() => self.send_mode(),
                 () = next_tick(&mut self.drain) => self.drain_some(),
                 // Before requests, so that who attaches after an event was announced gets the state with it.
-                announcement = announcements.recv(), if !self.has_much_to_tell() => {
+                announcement = announcements.recv(), if !self.is_full() => {
                     let Some(first) = announcement else { return };
                     self.announce(first);
                     for _ in 1..ANNOUNCED_AT_ONCE {
-                        if self.has_much_to_tell() {
+                        if self.is_full() {
                             break;
                         }
                         let Ok(next) = announcements.try_recv() else { break };
@@ -164,22 +148,22 @@ impl Shard {
                         self.answer(next, &inbox);
                     }
                 }
-                () = self.sockets.wait_for_one() => {}
-                () = self.sockets.wait_for_deadline(&self.means.watch) => {}
+                () = self.sockets.wait_for_readiness() => {}
+                () = self.sockets.wait_for_deadline(&self.ctx.clock) => {}
                 () = yield_now(), if is_busy => {}
             }
             self.serve(&inbox);
         }
     }
 
-    /// What every round does, whatever has come in: some of what is told and answered, and the sockets and timers that are due.
+    /// What every round does, whatever came in: a step of the fan-out and of the replies, and the sockets and timers that are due.
     fn serve(&mut self, inbox: &mpsc::WeakSender<Request>) {
-        self.tell_some(TOLD_AT_ONCE);
-        self.send_ack_replies(TOLD_AT_ONCE);
-        self.attend(inbox);
-        self.keep_time(inbox);
+        self.fanout_step(FANOUT_STEP);
+        self.send_ack_replies(FANOUT_STEP);
+        self.poll_sockets(inbox);
+        self.run_timers(inbox);
         self.submit_acks(inbox);
-        self.look_after_troubled();
+        self.rearm_dirty();
     }
 
     fn answer(&mut self, request: Request, inbox: &mpsc::WeakSender<Request>) {
@@ -187,17 +171,13 @@ impl Shard {
             Request::Attach(who, reply) => {
                 let attached = self.attach(&who);
                 if let Err(Ok(unclaimed)) = reply.send(attached) {
-                    self.detach(&who.channel, unclaimed.id);
+                    self.remove(unclaimed.id);
                 }
             }
             Request::Adopt(who, upgraded) => self.adopt(&who, upgraded, inbox),
-            Request::Detach(channel, id) => self.detach(&channel, id),
-            Request::SendActive(channel, id) => {
-                if let Some(floor) = floor_of(&mut self.floors, &channel) {
-                    floor.room.send_active(id, &self.means, self.sequence);
-                }
-            }
-            Request::Refreshed(name, refreshed) => self.refreshed(name, refreshed),
+            Request::Detach(id) => self.remove(id),
+            Request::SendState(id) => self.send_state(id),
+            Request::Refreshed(id, refreshed) => self.refreshed(id, refreshed),
             Request::AckReplies(replies) => self.acks.replies.extend(replies),
             Request::Drain(over, reply) => {
                 self.begin_drain(over).done.push(reply);
@@ -206,118 +186,146 @@ impl Shard {
             Request::Release(over) => {
                 self.begin_drain(over);
             }
-            // One that somebody waits for is of a replica that stops.
+            // A drain with a caller that waits is that of a replica that stops.
             Request::Resume => drop(self.drain.take_if(|drain| drain.done.is_empty())),
         }
     }
 
-    /// Takes a place for a newcomer, and names the connection.
-    fn admit(&mut self, channel: &Channel) -> Result<(usize, ConnectionId), Close> {
+    /// A new id. Those of a shard are its number and what is equal to it, modulo the number of shards.
+    fn next_id(&mut self) -> ConnectionId {
+        self.attached += 1;
+        let (number, of) = self.number;
+        self.attached * of as u64 + number as u64
+    }
+
+    /// Admits a connection to a channel, whose index is returned, if there is room.
+    fn admit(&self, channel: &Channel) -> Result<usize, Close> {
         CrashPoint::BeforeAttach.reached();
         if self.drain.is_some() {
             return Err(Close::Restart { retry_after_ms: retry_after_ms(self.attached) });
         }
-        let floor = self.floors.iter().position(|floor| floor.channel == *channel).ok_or(Close::Full)?;
-        if !self.local.enter() {
-            return Err(Close::Full);
-        }
-        self.attached += 1;
-        let (number, of) = self.number;
-        Ok((floor, self.attached * of as u64 + number as u64))
+        let channel = self.channels.iter().position(|known| known.name == *channel).ok_or(Close::Full)?;
+        if self.local.enter() { Ok(channel) } else { Err(Close::Full) }
     }
 
     fn attach(&mut self, who: &Connecting) -> Result<Attached, Close> {
-        let (floor, id) = self.admit(&who.channel)?;
+        let channel = self.admit(&who.channel)?;
+        let id = self.next_id();
         let (sender, outgoing) = mpsc::channel(STREAM_QUEUE);
         let (close, closed) = oneshot::channel();
-        let tape = self.floors[floor].room.tape();
-        let connection = Connection::of_stream(who.user.clone(), who.staff, tape, sender, close);
-        self.add(floor, id, connection, &who.user);
-        self.greet(floor, id, who.heartbeat_seconds);
+        let user = who.user.clone();
+        let transport = Transport::EventStream { user, outgoing: sender, close: Some(close) };
+        self.add(id, channel, transport, who);
         Ok(Attached { id, outgoing, close: closed })
     }
 
-    /// Tells a newcomer the state. It is counted first: who has been greeted finds itself among those that are there.
-    fn greet(&mut self, floor: usize, id: ConnectionId, heartbeat_seconds: u64) {
-        self.count(floor);
-        let place = self.floors[floor].room.place(self.sequence);
-        let hello = ServerMessage::connected(place, self.mode.told(), heartbeat_seconds).frame();
-        self.floors[floor].room.greet(id, hello, &self.means, self.sequence);
-    }
-
-    fn detach(&mut self, channel: &Channel, id: ConnectionId) {
-        if let Some(floor) = self.floors.iter().position(|floor| floor.channel == *channel) {
-            self.remove(floor, id);
-        }
-    }
-
-    fn add(&mut self, floor: usize, id: ConnectionId, connection: Connection, user: &UserId) {
-        let Floor { channel, room, .. } = &mut self.floors[floor];
-        if room.add(id, connection)
-            && let Some(local) = self.local.channels.get(channel)
+    /// Adds a connection that was admitted, and sends it the state on connect. It is counted first, so that the counts that it
+    /// receives include it.
+    fn add(&mut self, id: ConnectionId, index: usize, transport: Transport, who: &Connecting) {
+        self.connections.insert(id, Connection::new(Some(index), transport));
+        let channel = &mut self.channels[index];
+        if channel.subscribe(id, &who.user, who.staff)
+            && let Some(local) = self.local.channels.get(&channel.name)
         {
-            local.user_came(self.number.0, user_hash(user));
+            local.user_came(self.number.0, user_hash(&who.user));
         }
+        self.count(index);
+        let channel = &mut self.channels[index];
+        let place = channel.place(channel.sequence(self.sequence));
+        let connected = ServerMessage::connected(place, self.mode.last_sent(), who.heartbeat_seconds).frame();
+        channel.greet(id, connected, self.sequence, &mut self.connections, &self.ctx);
     }
 
-    fn remove(&mut self, floor: usize, id: ConnectionId) {
-        let Floor { channel, room, .. } = &mut self.floors[floor];
-        let Some((mut gone, was_last)) = room.remove(id) else { return };
-        if was_last && let Some(local) = self.local.channels.get(channel) {
+    /// Removes a connection that has ended.
+    fn remove(&mut self, id: ConnectionId) {
+        let Some(mut gone) = self.connections.remove(id) else { return };
+        let Some(index) = gone.channel else {
+            self.sockets.rejected -= 1;
+            return;
+        };
+        let channel = &mut self.channels[index];
+        if channel.unsubscribe(id, gone.user()) == Some(true)
+            && let Some(local) = self.local.channels.get(&channel.name)
+        {
             local.user_left(self.number.0, user_hash(gone.user()));
         }
         if let Some(client) = gone.client() {
-            client.count_end(None, &self.means.metrics);
+            client.count_end(None, &self.ctx.metrics);
         }
         self.local.leave();
-        self.count(floor);
+        self.count(index);
         self.finish_drain();
     }
 
-    /// Counts who came or went where all shards count.
-    fn count(&mut self, floor: usize) {
-        let Floor { channel, room, counted } = &mut self.floors[floor];
-        let (connections, users) = (room.connections.len(), room.users.count());
-        if let Some(local) = self.local.channels.get(channel) {
+    /// The channel that a connection follows.
+    fn channel_of(&self, id: ConnectionId) -> Option<usize> {
+        self.connections.get(id)?.channel
+    }
+
+    /// Sends a connection what it lacks of its channel's backlog.
+    fn catch_up(&mut self, id: ConnectionId) {
+        if let Some(channel) = self.channel_of(id) {
+            self.channels[channel].catch_up(id, &mut self.connections, &self.ctx);
+        }
+    }
+
+    /// Sends a connection the state of its channel.
+    fn send_state(&mut self, id: ConnectionId) {
+        if let Some(channel) = self.channel_of(id) {
+            self.channels[channel].send_state(id, self.sequence, &mut self.connections, &self.ctx);
+        }
+    }
+
+    /// Updates the counts of a channel in the sums of all shards.
+    fn count(&mut self, index: usize) {
+        let channel = &mut self.channels[index];
+        let (connections, users) = channel.count();
+        let counted = &mut channel.counted;
+        if let Some(local) = self.local.channels.get(&channel.name) {
             move_by(&local.connections, counted.connections, connections);
             move_by(&local.users, counted.users, users);
         }
-        let gauge = self.means.metrics.connections.get_or_create(&ByChannel::from(&*channel));
+        let gauge = self.ctx.metrics.connections.get_or_create(&ByChannel::from(&channel.name));
         shift(&gauge, counted.connections, connections);
         (counted.connections, counted.users) = (connections, users);
         self.local.changed.notify_one();
     }
 
-    fn begin_drain(&mut self, over: Duration) -> &mut Drain {
-        let open = self.floors.iter().map(|floor| floor.room.connections.len()).sum();
-        self.drain.get_or_insert_with(|| Drain::new(Instant::now(), over, open))
+    fn subscriptions(&self) -> usize {
+        self.channels.iter().map(|channel| channel.count().0).sum()
     }
 
+    fn begin_drain(&mut self, over: Duration) -> &mut Drain {
+        let subscriptions = self.subscriptions();
+        self.drain.get_or_insert_with(|| Drain::new(Instant::now(), over, subscriptions))
+    }
+
+    /// Closes the connections that are due, those first that came first.
     fn drain_some(&mut self) {
         let Some(drain) = &mut self.drain else { return };
-        let mut due = drain.due(Instant::now());
-        for floor in &mut self.floors {
-            due -= floor.room.end_some(
-                due,
-                |id| Close::Restart { retry_after_ms: retry_after_ms(id) },
-                &self.means,
-            );
+        let due = drain.due(Instant::now());
+        let open = self.connections.iter().filter(|(_, connection)| connection.is_open());
+        for id in open.map(|(id, _)| id).take(due).collect::<Vec<_>>() {
+            self.close(id, Close::Restart { retry_after_ms: retry_after_ms(id) });
         }
     }
 
+    /// Closes a connection, after what it lacks of its channel's backlog.
+    fn close(&mut self, id: ConnectionId, why: Close) {
+        self.catch_up(id);
+        let ctx = &self.ctx;
+        self.connections.update(id, |connection| connection.close(why, ctx));
+    }
+
     fn finish_drain(&mut self) {
-        if let Some(drain) = &mut self.drain
-            && self.floors.iter().all(|floor| floor.room.connections.is_empty())
+        if self.subscriptions() == 0
+            && let Some(drain) = &mut self.drain
         {
             for done in drain.done.drain(..) {
                 let _ = done.send(());
             }
         }
     }
-}
-
-fn floor_of<'a>(floors: &'a mut [Floor], channel: &Channel) -> Option<&'a mut Floor> {
-    floors.iter_mut().find(|floor| floor.channel == *channel)
 }
 
 /// Moves a sum by what one part of it has changed.

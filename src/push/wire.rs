@@ -207,7 +207,11 @@ impl ServerMessage<'_> {
             error!("a message does not encode: {e}");
             br#"{"type":"error","code":"internal","message":"a message could not be encoded"}"#.to_vec()
         });
-        Frame { position: self.position(), ..Frame::text(&json) }
+        let acknowledged = match self {
+            Self::BroadcastAcknowledged { broadcast_id, .. } => Some(*broadcast_id),
+            _ => None,
+        };
+        Frame { position: self.position(), acknowledged, ..Frame::text(&json) }
     }
 
     /// The position that the message reflects; the `id:` of an event stream.
@@ -238,12 +242,19 @@ pub struct Frame {
     length: usize,
     /// The position that it reflects, when it has one.
     pub position: Option<Position>,
+    /// In a notice that the user acknowledged this broadcast: a connection that did so itself does not need it.
+    pub acknowledged: Option<BroadcastId>,
 }
 
 impl Frame {
     /// Of a text in UTF-8 that has no position.
     pub fn text(text: &[u8]) -> Self {
-        Self { websocket: frame::encode(Opcode::Text, text), length: text.len(), position: None }
+        Self {
+            websocket: frame::encode(Opcode::Text, text),
+            length: text.len(),
+            position: None,
+            acknowledged: None,
+        }
     }
 
     /// The whole frame of a WebSocket.

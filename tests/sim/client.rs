@@ -8,10 +8,10 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::{Value, json};
 use tidings::config::SOCKET_LIMITS;
 use tidings::domain::{BroadcastId, Channel, UserId};
+use tidings::push::attach::{Attached, Connecting};
 use tidings::push::frame::Received;
-use tidings::push::hub::{Attached, Connecting, Outgoing};
-use tidings::push::moment::Stopwatch;
 use tidings::push::session::{Action, Session};
+use tidings::push::tick::ShardClock;
 use tidings::push::wire::{Frame, Place, ServerMessage};
 use tidings::submit::{Acknowledged, SubmitError};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -91,7 +91,7 @@ async fn visit(
         attached = replica.hub.attach(who) => attached.ok()?,
     };
     let id = attached.id;
-    let watch = Stopwatch::start();
+    let watch = ShardClock::start();
     let mut connection = Connection {
         visit: Visit {
             user: user.clone(),
@@ -112,7 +112,7 @@ async fn visit(
     };
     connection.visit.end = connection.run(world, attached, dice).await;
     connection.visit.ended = Instant::now();
-    replica.hub.detach(channel.clone(), id).await;
+    replica.hub.detach(id).await;
     Some(connection.visit)
 }
 
@@ -121,7 +121,7 @@ type Confirmed = (BroadcastId, Result<Acknowledged, SubmitError>);
 struct Connection {
     visit: Visit,
     session: Session,
-    watch: Stopwatch,
+    watch: ShardClock,
     acks: FuturesUnordered<BoxFuture<'static, Confirmed>>,
     replica: Arc<Replica>,
     id: u64,
@@ -141,7 +141,7 @@ impl Connection {
                 why = &mut close => return why.map_or(End::Died, |why| End::Closed(why.code())),
                 Some(confirmed) = self.acks.next(), if !self.acks.is_empty() => self.confirm(confirmed),
                 queued = outgoing.recv() => match queued {
-                    Some(queued) => self.hear(queued),
+                    Some(frame) => self.hear(&frame),
                     None => return End::Died,
                 },
                 () = world.over() => {
@@ -184,7 +184,7 @@ impl Connection {
                 self.acks.push(Box::pin(confirmed));
             }
             Some(Action::SendActive) => {
-                self.replica.hub.send_active(self.visit.channel.clone(), self.id).await;
+                self.replica.hub.send_state(self.id).await;
             }
             other => panic!("the session answers {text} with {other:?}"),
         }
@@ -204,10 +204,9 @@ impl Connection {
         }
     }
 
-    fn hear(&mut self, queued: Outgoing) {
-        match queued {
-            Outgoing::Notice(id, _) if !self.session.wants_notice(id) => {}
-            Outgoing::Frame(frame) | Outgoing::Notice(_, frame) => self.note(&frame),
+    fn hear(&mut self, frame: &Frame) {
+        if frame.acknowledged.is_none_or(|id| self.session.wants_notice(id)) {
+            self.note(frame);
         }
     }
 
@@ -216,15 +215,15 @@ impl Connection {
     }
 
     /// The last thing: what comes after its answer is not heard any more.
-    async fn ask_what_is_active(&mut self, outgoing: &mut tokio::sync::mpsc::Receiver<Outgoing>) {
+    async fn ask_what_is_active(&mut self, outgoing: &mut tokio::sync::mpsc::Receiver<Frame>) {
         while let Ok(queued) = outgoing.try_recv() {
-            self.hear(queued);
+            self.hear(&queued);
         }
-        self.replica.hub.send_active(self.visit.channel.clone(), self.id).await;
+        self.replica.hub.send_state(self.id).await;
         let before = self.visit.heard.len();
         while !self.visit.heard[before..].iter().any(|heard| heard["type"] == "active_broadcast") {
             let queued = timeout(Duration::from_secs(5), outgoing.recv()).await;
-            self.hear(queued.expect("the question is answered in time").expect("the replica is there"));
+            self.hear(&queued.expect("the question is answered in time").expect("the replica is there"));
         }
     }
 }

@@ -6,15 +6,15 @@ use std::net::{TcpListener, TcpStream};
 use super::*;
 use crate::clock::SystemClock;
 use crate::critical_tasks::CriticalTasks;
-use crate::domain::{Acknowledgement, BroadcastId, Change, Timestamp};
+use crate::domain::{Acknowledgement, BroadcastId, Change, EndReason, Timestamp};
 use crate::log::memory::MemoryLog;
 use crate::metrics::Metrics;
 use crate::projection::{self, Changed, Projection};
 use crate::push::admission::Admission;
-use crate::push::client::{Limits, Places};
-use crate::push::hub::Outgoing;
-use crate::push::moment::Stopwatch;
+use crate::push::client::{Limits, Permits};
 use crate::push::session;
+use crate::push::tick::ShardClock;
+use crate::push::wire::Frame;
 use crate::submit::outbox::{Outbox, OutboxLimits};
 use crate::submit::{Acks, Submit};
 use crate::warnings::Warnings;
@@ -77,18 +77,19 @@ fn world() -> World {
         tasks: CriticalTasks::default(),
     };
     let submit = Submit::start(log, projection.clone(), Arc::new(SystemClock), outbox, options);
-    let means = Means {
+    let ctx = Context {
         projection,
         metrics: Metrics::default(),
         acks: Acks::start(submit, None),
         tokens: Arc::new(()),
         limits: LIMITS,
-        watch: Stopwatch::start(),
+        clock: ShardClock::start(),
     };
-    let local = Arc::new(Local::new(&[channel()], 1, 10_000));
+    let channels = [channel(), "alerts".parse().unwrap()];
+    let local = Arc::new(Local::new(&channels, 1, 10_000));
     let (_, counts) = watch::channel(BTreeMap::new());
     let (_, modes) = watch::channel(submit::mode::Mode::Cluster);
-    let shard = Shard::new((0, 1), &[channel()], means, local, counts, modes).unwrap();
+    let shard = Shard::new((0, 1), &channels, ctx, local, counts, modes).unwrap();
     World { shard, _directory: directory, _supervisor: supervisor }
 }
 
@@ -105,7 +106,7 @@ fn adopt(shard: &mut Shard, inbox: &mpsc::WeakSender<Request>) -> TcpStream {
         stream: mio::net::TcpStream::from_std(accepted),
         read: bytes::Bytes::new(),
         lasts: None,
-        places: Places { of_user, of_edge: Arc::new(()) },
+        permits: Permits { of_user, of_edge: Arc::new(()) },
     };
     shard.adopt(&who, upgraded, inbox);
     client
@@ -123,7 +124,7 @@ async fn sockets_and_timers_are_served_while_requests_never_end() {
     let mut client = adopt(&mut world.shard, &inbox.downgrade());
     client.write_all(PING).unwrap();
     // Requests that are always ready, and ask for nothing.
-    while inbox.try_send(Request::SendActive(channel(), u64::MAX)).is_ok() {}
+    while inbox.try_send(Request::SendState(u64::MAX)).is_ok() {}
     std::thread::sleep(2 * HEARTBEAT_AFTER);
     let (_announce, announcements) = mpsc::channel(1);
     let shard = tokio::spawn(world.shard.run(inbox.downgrade(), requests, announcements));
@@ -147,8 +148,7 @@ fn attach(shard: &mut Shard, users: std::ops::Range<usize>) -> Vec<Attached> {
 /// The types of what came since the last time.
 fn types(attached: &mut Attached) -> Vec<String> {
     let said = std::iter::from_fn(|| attached.outgoing.try_recv().ok());
-    let kind = |outgoing| {
-        let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = outgoing;
+    let kind = |frame: Frame| {
         let message: serde_json::Value = serde_json::from_slice(frame.json()).unwrap();
         message["type"].as_str().unwrap().to_owned()
     };
@@ -163,10 +163,10 @@ async fn a_resync_goes_out_in_steps_and_announcements_wait_for_its_end() {
     for one in &mut attached {
         types(one);
     }
-    shard.floors[0].room.resync(None, 7);
+    shard.channels[0].resync(None, 7);
     let mut told = Vec::new();
-    while shard.has_much_to_tell() {
-        shard.tell_some(256);
+    while shard.is_sending() {
+        shard.fanout_step(256);
         let heard = attached.iter_mut().filter_map(|one| Some(types(one)).filter(|types| !types.is_empty()));
         let heard: Vec<_> = heard.collect();
         assert!(heard.iter().all(|types| types[..] == ["resync", "active_broadcast", "broadcast_cleared"]));
@@ -194,11 +194,50 @@ async fn notices_of_acknowledgements_go_out_in_steps() {
     let changed = Changed { sequence: 7, channel: channel(), change, activated: None, trace: None };
     shard.announce(Announcement::Changed(Arc::new(changed)));
     let mut told = Vec::new();
-    while shard.has_much_to_tell() {
-        shard.tell_some(256);
+    while shard.is_sending() {
+        shard.fanout_step(256);
         told.push(attached.iter_mut().filter_map(|one| types(one).pop()).count());
     }
     assert_eq!(told, [256, 256, 88]);
+}
+
+fn changed(channel: &str, sequence: u64, change: Change) -> Announcement {
+    let channel = channel.parse().unwrap();
+    Announcement::Changed(Arc::new(Changed { sequence, channel, change, activated: None, trace: None }))
+}
+
+#[tokio::test]
+async fn a_burst_on_one_channel_does_not_delay_another_one() {
+    let mut world = world();
+    let shard = &mut world.shard;
+    let mut busy = attach(shard, 0..1_000);
+    let mut quiet =
+        shard.attach(&Connecting { channel: "alerts".parse().unwrap(), ..connecting("eve") }).unwrap();
+    for one in busy.iter_mut().chain([&mut quiet]) {
+        types(one);
+    }
+    let id = BroadcastId(uuid::Uuid::from_u128(7));
+    let acknowledged = || {
+        let at = Timestamp::from_unix_ms(0);
+        let new = (0..1_000).map(|n| Acknowledgement { user: n.to_string().parse().unwrap(), at }).collect();
+        Change::Acknowledged { id, new }
+    };
+    for sequence in 1..=10 {
+        shard.announce(changed("creator", sequence, acknowledged()));
+    }
+    shard.announce(changed("alerts", 11, Change::Ended { id, reason: EndReason::Cleared }));
+    shard.fanout_step(256);
+    assert!(
+        shard.channels[0].is_backlogged() && !shard.is_full(),
+        "the burst waits, the projection does not"
+    );
+    assert_eq!(types(&mut busy[999]), [] as [&str; 0], "the burst is still on its way");
+    assert_eq!(types(&mut quiet), ["broadcast_cleared"]);
+
+    while shard.is_sending() {
+        shard.fanout_step(256);
+    }
+    assert_eq!(types(&mut busy[999]), ["broadcast_acknowledged"; 10], "all of the burst arrives, in order");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use tidings::http::server::limits::{HeadLimits, Timeouts};
 use tidings::http::server::{self, Options};
 use tidings::metrics::Metrics;
 use tidings::push::frame::{Opcode, Received, encode};
-use tidings::push::socket::{Extent, Read, Socket, Stage};
+use tidings::push::websocket::{Extent, Read, Stage, WebSocket};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -51,7 +51,7 @@ fn echo(Upgraded { stream, read_ahead, permit: _permit }: Upgraded) {
     let mut stream = mio::net::TcpStream::from_std(stream.into_std().unwrap());
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(8));
     poll.registry().register(&mut stream, Token(0), Interest::READABLE | Interest::WRITABLE).unwrap();
-    let mut socket = Socket::new(stream);
+    let mut socket = WebSocket::new(stream);
     let mut buffer = vec![0; 64 * 1024];
     let mut early = Some(read_ahead.to_vec());
     while socket.stage() != Stage::Over {

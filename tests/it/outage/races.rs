@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tidings::domain::{BroadcastId, Event};
 use tidings::log::names::Subject;
 use tidings::log::{EventLog as _, NewEvent};
-use tidings::push::hub::{Attached, Connecting, Outgoing};
+use tidings::push::attach::{Attached, Connecting};
 use tidings::submit::mode::Mode;
 use tidings::submit::{Acks, Submitted};
 use tokio::time::timeout;
@@ -142,8 +142,7 @@ async fn what_was_decided_before_the_log_went_on_is_relayed_as_what_it_is() {
 async fn told_until(connection: &mut Attached, mode: &str) -> Vec<(String, Value)> {
     let mut told = Vec::new();
     loop {
-        let next = timeout(PATIENCE, connection.outgoing.recv()).await.unwrap().unwrap();
-        let (Outgoing::Frame(frame) | Outgoing::Notice(_, frame)) = next;
+        let frame = timeout(PATIENCE, connection.outgoing.recv()).await.unwrap().unwrap();
         let message: Value = serde_json::from_slice(frame.json()).unwrap();
         match message["type"].as_str().unwrap() {
             "mode" if message["mode"] == mode => return told,

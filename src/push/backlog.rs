@@ -1,4 +1,4 @@
-//! What everybody in a room is told, from when it is said until the last connection has it.
+//! What all subscribers of a channel are sent, until the last of them has it.
 
 use std::collections::VecDeque;
 
@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use super::wire::Frame;
 
-/// Bytes that may be on the tape; the hub takes nothing new in until they are out.
+/// Bytes that a backlog may have. Until they are sent, the updates of the channel wait.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// Messages in the order in which they were said, each with its number since the room began.
+/// Messages in order, each with its number since the channel began.
 #[derive(Default)]
-pub(super) struct Tape {
+pub(super) struct Backlog {
     frames: VecDeque<Frame>,
     /// The number of the first of them.
     first: u64,
@@ -20,7 +20,7 @@ pub(super) struct Tape {
     joined: Option<(u64, Bytes)>,
 }
 
-impl Tape {
+impl Backlog {
     pub(super) fn push(&mut self, frame: Frame) {
         self.bytes += frame.websocket().len();
         self.frames.push_back(frame);
@@ -73,30 +73,30 @@ mod tests {
 
     #[test]
     fn each_gets_what_it_lacks_in_one_piece() {
-        let mut tape = Tape::default();
+        let mut backlog = Backlog::default();
         let frames = [1, 2, 3].map(|in_seconds| ServerMessage::Expiring { in_seconds }.frame());
         for frame in &frames {
-            tape.push(frame.clone());
+            backlog.push(frame.clone());
         }
         let all = frames.iter().flat_map(|frame| frame.websocket().to_vec()).collect::<Vec<_>>();
-        assert_eq!(tape.joined_since(0), all);
-        assert_eq!(tape.joined_since(2), frames[2].websocket());
-        assert_eq!(tape.joined_since(3), Bytes::new());
-        assert_eq!(tape.since(1).cloned().collect::<Vec<_>>(), frames[1..]);
-        tape.clear();
-        assert_eq!((tape.end(), tape.since(3).count()), (3, 0));
-        tape.push(frames[0].clone());
-        assert_eq!(tape.joined_since(3), frames[0].websocket(), "nothing old comes back");
+        assert_eq!(backlog.joined_since(0), all);
+        assert_eq!(backlog.joined_since(2), frames[2].websocket());
+        assert_eq!(backlog.joined_since(3), Bytes::new());
+        assert_eq!(backlog.since(1).cloned().collect::<Vec<_>>(), frames[1..]);
+        backlog.clear();
+        assert_eq!((backlog.end(), backlog.since(3).count()), (3, 0));
+        backlog.push(frames[0].clone());
+        assert_eq!(backlog.joined_since(3), frames[0].websocket(), "nothing old comes back");
     }
 
     #[test]
     fn it_has_a_bound() {
-        let mut tape = Tape::default();
-        while !tape.is_full() {
-            tape.push(ServerMessage::Expiring { in_seconds: 1 }.frame());
+        let mut backlog = Backlog::default();
+        while !backlog.is_full() {
+            backlog.push(ServerMessage::Expiring { in_seconds: 1 }.frame());
         }
-        assert!(tape.bytes < MAX_BYTES + 100);
-        tape.clear();
-        assert!(!tape.is_full());
+        assert!(backlog.bytes < MAX_BYTES + 100);
+        backlog.clear();
+        assert!(!backlog.is_full());
     }
 }

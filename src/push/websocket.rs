@@ -48,7 +48,7 @@ pub enum Read {
     Later,
     /// It was read for long enough; others have their turn first.
     Again,
-    /// There is nothing more to hear. What was heard before is answered first, then [`Socket::part`] is called.
+    /// There is nothing more to hear. What was heard before is answered first, then [`WebSocket::part`] is called.
     Ended(Parting),
 }
 
@@ -75,14 +75,14 @@ struct Unsent {
 
 /// A connection after its handshake.
 #[derive(Debug)]
-pub struct Socket {
+pub struct WebSocket {
     stream: TcpStream,
     parser: Parser,
     unsent: Option<Box<Unsent>>,
     stage: Stage,
 }
 
-impl Socket {
+impl WebSocket {
     /// Over a stream that does not block.
     pub fn new(stream: TcpStream) -> Self {
         Self { stream, parser: Parser::default(), unsent: None, stage: Stage::Open }

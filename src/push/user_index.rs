@@ -1,20 +1,20 @@
-//! Which connections a user has. It names users by hashes, so that it takes the room of two numbers for each connection.
+//! The connections of each user. Users are hashes, so that it takes two numbers for each connection.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::hub::ConnectionId;
+use super::attach::ConnectionId;
 use crate::domain::UserId;
 
-/// The connections of each user, oldest first. Two users may have one hash: whoever looks one up compares.
+/// The connections of each user, oldest first. Two users may have one hash: callers compare.
 #[derive(Default)]
-pub(super) struct Users {
+pub(super) struct UserIndex {
     connections: BTreeSet<(u64, ConnectionId)>,
     hashes: RandomState,
     count: usize,
 }
 
-impl Users {
+impl UserIndex {
     /// Adds a connection of a user. Whether it is their first.
     pub(super) fn add(&mut self, user: &UserId, id: ConnectionId) -> bool {
         let hash = self.hashes.hash_one(user);
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn each_user_has_their_connections_and_counts_once() {
-        let mut users = Users::default();
+        let mut users = UserIndex::default();
         let [ann, bob] = ["ann", "bob"].map(|name| name.parse::<UserId>().unwrap());
         let first = [(&ann, 7), (&bob, 2), (&ann, 3)].map(|(user, id)| users.add(user, id));
         assert_eq!(first, [true, true, false]);

@@ -1,4 +1,4 @@
-//! Moments: milliseconds since a shard began. An `Instant` is twice as large, and every connection has several of them.
+//! The clock of a shard, in milliseconds. An `Instant` is twice as large, and every connection has several.
 
 use std::num::NonZeroU64;
 use std::ops::{Add, Sub};
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A moment of a shard, to the millisecond. An `Option` of one is no larger than itself.
+/// Milliseconds since a shard began. An `Option` of one is no larger than itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(NonZeroU64);
+pub struct Tick(NonZeroU64);
 
-impl Moment {
+impl Tick {
     /// When the shard began.
     pub const BEGINNING: Self = Self(NonZeroU64::MIN);
 
@@ -23,7 +23,7 @@ impl Moment {
 }
 
 /// Rounded down to the millisecond.
-impl Add<Duration> for Moment {
+impl Add<Duration> for Tick {
     type Output = Self;
 
     fn add(self, time: Duration) -> Self {
@@ -32,7 +32,7 @@ impl Add<Duration> for Moment {
 }
 
 /// How long after the other one; nothing, if it is before it.
-impl Sub for Moment {
+impl Sub for Tick {
     type Output = Duration;
 
     fn sub(self, earlier: Self) -> Duration {
@@ -40,26 +40,26 @@ impl Sub for Moment {
     }
 }
 
-/// Tells what moment it is.
+/// The clock of a shard.
 #[derive(Clone, Copy, Debug)]
-pub struct Stopwatch(Instant);
+pub struct ShardClock(Instant);
 
-impl Stopwatch {
-    /// Begins now.
+impl ShardClock {
+    /// A clock that starts now.
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// What moment it is.
-    pub fn now(&self) -> Moment {
-        Moment::BEGINNING + self.0.elapsed()
+    /// The time.
+    pub fn now(&self) -> Tick {
+        Tick::BEGINNING + self.0.elapsed()
     }
 
-    /// When a moment is.
-    pub fn instant(&self, moment: Moment) -> Instant {
+    /// The instant of a tick.
+    pub fn instant(&self, tick: Tick) -> Instant {
         // So far away that there is no such time: the next day is soon enough to look again.
         let soon = || Instant::now() + Duration::from_hours(24);
-        self.0.checked_add(moment - Moment::BEGINNING).unwrap_or_else(soon)
+        self.0.checked_add(tick - Tick::BEGINNING).unwrap_or_else(soon)
     }
 }
 
@@ -68,14 +68,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_moment_is_where_its_instant_is() {
-        let watch = Stopwatch::start();
-        assert_eq!((watch.now(), size_of::<Option<Moment>>()), (Moment::BEGINNING, 8));
+    async fn a_tick_has_its_instant() {
+        let watch = ShardClock::start();
+        assert_eq!((watch.now(), size_of::<Option<Tick>>()), (Tick::BEGINNING, 8));
         let later = watch.now() + Duration::from_micros(70_900);
         tokio::time::sleep_until(watch.instant(later)).await;
         assert_eq!(watch.now(), later);
-        assert_eq!(later - Moment::BEGINNING, Duration::from_millis(70));
-        assert_eq!(Moment::BEGINNING - later, Duration::ZERO);
+        assert_eq!(later - Tick::BEGINNING, Duration::from_millis(70));
+        assert_eq!(Tick::BEGINNING - later, Duration::ZERO);
         let never = later + Duration::MAX;
         assert!(never > later && watch.instant(never) > Instant::now());
     }
