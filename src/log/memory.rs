@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::names::Subject;
 use super::{
@@ -79,12 +80,15 @@ impl MemoryLog {
         sequence
     }
 
-    /// Loses a message, as a damaged block does: its sequence stays, it is delivered to nobody.
+    /// Loses a message, as a damaged block does: its sequence stays, it is delivered to nobody, and the guard is of the message
+    /// before it on its subject.
     pub fn damage(&self, sequence: u64) {
+        let mut stored = self.lock();
         let index = usize::try_from(sequence).map_or(usize::MAX, |sequence| sequence.wrapping_sub(1));
-        if let Some(message) = self.lock().messages.get_mut(index) {
-            *message = None;
-        }
+        let Some(lost) = stored.messages.get_mut(index).and_then(Option::take) else { return };
+        let mut left = stored.messages.iter().rev().flatten();
+        let head = left.find(|message| message.subject == lost.subject).map_or(0, |message| message.sequence);
+        stored.heads.insert(lost.subject, head);
     }
 
     /// Deletes everything and begins anew: another epoch, sequences from 1.
@@ -96,6 +100,11 @@ impl MemoryLog {
             *last = 0;
             *incarnation += 1;
         });
+    }
+
+    /// Ends the duplicate window of an event: its id is not known any more.
+    pub fn forget(&self, id: Uuid) {
+        self.lock().ids.remove(&id.to_string());
     }
 
     /// Sets how many bytes it takes.

@@ -5,6 +5,9 @@
 
 mod support;
 
+#[path = "../judge/mod.rs"]
+mod judge;
+
 mod audit;
 mod contracts;
 mod faults;

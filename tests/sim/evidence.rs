@@ -1,17 +1,20 @@
 //! The evidence: everything that is known at the end of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
 use tidings::domain::{Digest, State, evolve};
 use tidings::log::envelope::{Decoded, decode};
-use tidings::log::{EventLog as _, RawMessage};
+use tidings::log::{Epoch, EventLog as _, Position, RawMessage};
 use tidings::submit::mode::Mode;
 use tokio::time::Instant;
 
 use crate::client::Visit;
 use crate::people::{Acked, Tried};
-use crate::trouble::Troubles;
 use crate::world::World;
+
+/// More than the acknowledgements of any broadcast.
+const ALL: usize = 100_000;
 
 /// What a replica knows at the end.
 #[derive(Debug)]
@@ -34,28 +37,38 @@ pub struct Evidence {
     pub visits: Vec<Visit>,
     /// Changes of mode of all replicas.
     pub modes: usize,
-    pub troubles: Troubles,
+    /// What is lost on the disk of the log.
+    pub lost: Vec<RawMessage>,
+    /// Since when the log is this one, if it is not the first.
+    pub replaced: Option<Instant>,
+    /// How often each kind of fault happened.
+    pub injected: BTreeMap<&'static str, usize>,
 }
 
 impl Evidence {
-    pub async fn collect(
-        world: &World,
-        tried: Vec<Tried>,
-        acked: Vec<Acked>,
-        visits: Vec<Visit>,
-        troubles: Troubles,
-    ) -> Self {
+    pub async fn collect(world: &World, tried: Vec<Tried>, acked: Vec<Acked>, visits: Vec<Visit>) -> Self {
+        let info = world.network.log.info().await.unwrap();
         let mut log = Vec::new();
-        for sequence in 1..=world.network.log.info().await.unwrap().last_sequence {
+        for sequence in 1..=info.last_sequence {
             log.extend(world.network.log.get(sequence).await.unwrap());
         }
+        // What was heard of another log is not judged by this one.
+        let of_this_log = |visit: &Visit| visit.heard.iter().all(|heard| is_of(info.epoch, heard));
+        let visits = visits.into_iter().filter(of_this_log).collect();
         let mut standings = Vec::new();
         for number in 0..world.replicas() {
             standings.push(standing(world, number, &log).await);
         }
         let modes = world.modes.lock().unwrap().iter().map(|modes| changes(&modes.lock().unwrap())).sum();
-        Self { replayed: replay(&log), log, standings, tried, acked, visits, modes, troubles }
+        let (lost, replaced, injected) = (world.network.lost(), world.replaced(), world.network.injected());
+        Self { replayed: replay(&log), log, standings, tried, acked, visits, modes, lost, replaced, injected }
     }
+}
+
+/// Whether the position in what was heard, if there is one, is of this log.
+fn is_of(epoch: Epoch, heard: &Value) -> bool {
+    let position = heard["position"].as_str().and_then(|position| position.parse::<Position>().ok());
+    position.is_none_or(|position| position.epoch == epoch)
 }
 
 async fn standing(world: &World, number: usize, log: &[RawMessage]) -> Standing {
@@ -65,10 +78,12 @@ async fn standing(world: &World, number: usize, log: &[RawMessage]) -> Standing 
     let active =
         active.map(|(channel, known)| (channel.to_string(), known.broadcast.id.to_string())).collect();
     let mut acknowledged = BTreeMap::new();
-    for message in log {
-        let Decoded::Event(recorded) = decode(message) else { continue };
-        let id = recorded.event.broadcast_id();
-        let found = replica.projection.acks_after(id, (0, 0), 1_000).await.unwrap();
+    let about = log.iter().filter_map(|message| match decode(message) {
+        Decoded::Event(recorded) => Some(recorded.event.broadcast_id()),
+        Decoded::Skipped(_) => None,
+    });
+    for id in about.collect::<BTreeSet<_>>() {
+        let found = replica.projection.acks_after(id, (0, 0), ALL).await.unwrap();
         let found = found.into_iter().map(|ack| (ack.acknowledgement.user.to_string(), ack.place.0));
         acknowledged.insert(id.to_string(), found.collect());
     }

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use tidings::log::Position;
 use tidings::submit::mode::Mode;
 use tokio::time::Instant;
 
 use crate::client::{End, Visit};
 use crate::evidence::Evidence;
-use crate::model::Model;
+use crate::judge::Model;
+use crate::judge::clients::{self, sequence_in};
 
 /// Everything that a client heard wrongly, or did not hear.
 pub fn judge(evidence: &Evidence, model: &Model) -> Vec<String> {
@@ -18,7 +18,7 @@ pub fn judge(evidence: &Evidence, model: &Model) -> Vec<String> {
         let judged = if is_undisturbed(visit, &visit.modes.lock().unwrap()) {
             [snapshot(visit, model), every_event(visit, model), notices(visit, model)].concat()
         } else {
-            once_at_most(visit)
+            clients::once_at_most(&visit.heard).err().into_iter().collect()
         };
         let always = nothing_old(visit);
         let at_the_end = if visit.end == End::Over { the_end(visit, model) } else { vec![] };
@@ -41,12 +41,6 @@ fn is_undisturbed(visit: &Visit, modes: &[(Instant, Mode)]) -> bool {
     });
     let begun_anew = |heard: &Value| heard["type"] == "resync" || heard["code"] == "catching_up";
     !alone && !visit.heard.iter().any(begun_anew)
-}
-
-/// The sequence in the position of what was heard.
-fn sequence_in(heard: &Value) -> Option<u64> {
-    let position: Position = heard["position"].as_str()?.parse().ok()?;
-    Some(position.sequence)
 }
 
 fn kind(heard: &Value) -> &str {
@@ -80,28 +74,14 @@ fn snapshot(visit: &Visit, model: &Model) -> Vec<String> {
     if right { vec![] } else { vec![format!("at {begun} {active:?} is active, and it is shown {shown:?}")] }
 }
 
-/// What a visit heard of what is active, in order.
-fn turns(visit: &Visit) -> Vec<(Option<u64>, Option<&str>)> {
-    let turns = visit.heard.iter().filter_map(|heard| match kind(heard) {
-        "new_broadcast" => Some((sequence_in(heard), heard["broadcast"]["id"].as_str())),
-        "broadcast_cleared" => Some((sequence_in(heard), None)),
-        _ => None,
-    });
-    turns.collect()
-}
-
 /// Every event after the snapshot, in order, once: up to the end of the visit.
 fn every_event(visit: &Visit, model: &Model) -> Vec<String> {
     let Some(begun) = begun(visit) else { return vec![] };
-    let turns = turns(visit);
-    let here =
-        model.turns.iter().filter(|turn| turn.channel == visit.channel.as_str() && turn.sequence > begun);
-    let expected: Vec<_> = here.map(|turn| (Some(turn.sequence), turn.active.as_deref())).collect();
-    let all = visit.end != End::Over || turns.len() == expected.len();
-    if all && expected.starts_with(&turns) {
-        return vec![];
-    }
-    vec![format!("after {begun} it heard {turns:?} of {expected:?}")]
+    let stayed = visit.end == End::Over;
+    clients::every_change(&visit.heard, visit.channel.as_str(), begun, stayed, model)
+        .err()
+        .into_iter()
+        .collect()
 }
 
 /// Of what its user acknowledged elsewhere, each once; and all of it, to the end.
@@ -138,14 +118,6 @@ fn nothing_old(visit: &Visit) -> Vec<String> {
         ["new_broadcast", "broadcast_cleared"].contains(&kind(heard)) && sequence_in(heard).is_some()
     });
     old.map(|heard| format!("before it had caught up it told of {heard}")).collect()
-}
-
-/// Over a degraded time nobody is shown a broadcast as new twice.
-fn once_at_most(visit: &Visit) -> Vec<String> {
-    let turns = turns(visit);
-    let new: Vec<_> = turns.iter().filter_map(|(_, id)| *id).collect();
-    let twice = new.len() - new.iter().collect::<BTreeSet<_>>().len();
-    if twice == 0 { vec![] } else { vec![format!("{twice} broadcasts were new to it twice")] }
 }
 
 /// In the end a client shows what the log says, was told so unasked, and knows that all is well.

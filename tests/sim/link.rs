@@ -107,8 +107,9 @@ impl Link {
         self.0.network.begin();
         tokio::spawn(async move {
             let End { network, replica, .. } = &*link.0;
+            let log = network.replacements();
             sleep(there).await;
-            if !network.pass(*replica, outlives_a_cut).await {
+            if !network.pass(*replica, outlives_a_cut, log).await {
                 return network.end();
             }
             let landed = network.land(*replica, event.clone()).await;
@@ -119,7 +120,7 @@ impl Link {
             }
             if let Some(back) = back {
                 sleep(back).await;
-                if link.comes_back(outlives_a_cut).await {
+                if link.comes_back(outlives_a_cut, log).await {
                     let _ = answer.send(landed);
                 }
             }
@@ -127,8 +128,9 @@ impl Link {
     }
 
     /// Whether an answer gets to whoever asked.
-    async fn comes_back(&self, outlives_a_cut: bool) -> bool {
-        self.0.network.pass(self.0.replica, outlives_a_cut).await && !self.0.severed.load(Ordering::Relaxed)
+    async fn comes_back(&self, outlives_a_cut: bool, log: u64) -> bool {
+        self.0.network.pass(self.0.replica, outlives_a_cut, log).await
+            && !self.0.severed.load(Ordering::Relaxed)
     }
 
     async fn ask<T>(
@@ -139,16 +141,16 @@ impl Link {
     ) -> Result<T, ReadError> {
         self.connected().await.map_err(ReadError::Away)?;
         let End { network, replica, .. } = &*self.0;
-        let fate = network.fate(*replica, kind, about);
+        let (fate, log) = (network.fate(*replica, kind, about), network.replacements());
         let answered = async {
             sleep(fate.there).await;
-            if fate.lost || !network.pass(*replica, fate.outlives_a_cut).await {
+            if fate.lost || !network.pass(*replica, fate.outlives_a_cut, log).await {
                 return pending().await;
             }
             let answer = ask(network).await;
             let Some(back) = fate.back else { return pending().await };
             sleep(back).await;
-            if self.comes_back(fate.outlives_a_cut).await { answer } else { pending().await }
+            if self.comes_back(fate.outlives_a_cut, log).await { answer } else { pending().await }
         };
         timeout(REQUEST, answered).await.unwrap_or_else(|_| Err(ReadError::Away(anyhow!("no answer"))))
     }
@@ -203,6 +205,7 @@ impl EventLog for Link {
                 next: from,
                 repeated: false,
                 interruptions: self.0.interruptions.load(Ordering::Relaxed),
+                log: self.0.network.replacements(),
                 ended: false,
             };
             Ok(stream::unfold(subscription, Subscription::next).boxed())
@@ -222,6 +225,8 @@ struct Subscription {
     /// The next one was delivered already, and is delivered again.
     repeated: bool,
     interruptions: u64,
+    /// Of which log, by the number of those before it.
+    log: u64,
     ended: bool,
 }
 
@@ -232,26 +237,34 @@ impl Subscription {
             if severed.load(Ordering::Relaxed) {
                 return pending().await;
             }
-            if self.ended || interruptions.load(Ordering::Relaxed) != self.interruptions {
+            let interrupted = interruptions.load(Ordering::Relaxed) != self.interruptions;
+            if self.ended || interrupted || network.replacements() != self.log {
                 return None;
             }
             if network.cut_since(*replica).is_some() {
-                if timeout(SILENCE, network.pass(*replica, true)).await.is_err() {
+                if timeout(SILENCE, network.pass(*replica, true, self.log)).await.is_err() {
                     self.ended = true;
                     return Some((Err(ReadError::Away(anyhow!("no sign of life"))), self));
                 }
                 continue;
             }
-            let Ok(Some(message)) = network.log.get(self.next).await else {
+            let Ok(Some(message)) = network.log.first_from(self.next).await else {
                 let _ = timeout(SILENCE / 2, self.link.0.news.notified()).await;
                 continue;
             };
+            self.next = message.sequence;
             let (due, mut dice) = network.delivery(*replica, self.next);
             sleep_until(due).await;
-            if network.cut_since(*replica).is_some() {
+            if network.cut_since(*replica).is_some() || network.replacements() != self.log {
                 continue;
             }
             let (undelivered, again) = (dice.percent(UNDELIVERED), dice.percent(REDELIVERED));
+            if undelivered {
+                network.inject("undelivered message");
+            }
+            if again {
+                network.inject("redelivered message");
+            }
             self.repeated = again && !self.repeated;
             if !self.repeated {
                 self.next += 1;

@@ -17,12 +17,13 @@ mod clock;
 mod dice;
 mod evidence;
 mod hearing;
+#[path = "../judge/mod.rs"]
 mod judge;
 mod link;
-mod model;
 mod network;
 mod people;
 mod replica;
+mod rules;
 mod seeds;
 mod tally;
 mod trace;

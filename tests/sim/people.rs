@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tidings::domain::{
     Audience, BroadcastId, Channel, Command, Message, Precondition, SentTo, Severity, Timestamp, UserId,
 };
@@ -15,6 +16,10 @@ use crate::world::World;
 
 /// Whoever does not hang up before waits this long for an answer, and gets one: every wait of a replica is bounded.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Users of a crowd, and in how many percent of the runs there is one.
+const CROWD: usize = 3_000;
+const CROWDED: u64 = 5;
 
 /// What a replica said to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +45,8 @@ pub struct Tried {
     /// What has to be active.
     pub condition: Precondition,
     pub said: Vec<Said>,
+    /// When it was decided on.
+    pub began: Instant,
     /// When it was answered last.
     pub answered: Option<Timestamp>,
 }
@@ -126,6 +133,7 @@ fn command(world: &World, dice: &mut Dice, name: &str) -> Tried {
         condition,
         channel,
         said: vec![],
+        began: Instant::now(),
         answered: None,
     }
 }
@@ -162,6 +170,36 @@ pub async fn user(world: Arc<World>, number: u64, until: Instant) -> Vec<Acked> 
         }
     }
     acked
+}
+
+/// Many users who acknowledge one broadcast at the same time.
+pub async fn crowd(world: Arc<World>, until: Instant) -> Vec<Acked> {
+    let mut dice = Dice::of(&[world.seed, 23]);
+    if !dice.percent(CROWDED) {
+        return vec![];
+    }
+    sleep(dice.ms(1_000..5_000)).await;
+    let channel = dice.pick(&world.channels).clone();
+    let Some(broadcast) = world.known(&mut dice, &channel).filter(|_| Instant::now() < until) else {
+        return vec![];
+    };
+    let Some(replica) = world.replica(dice.index(world.replicas())) else { return vec![] };
+    world.trace.note(format_args!("{CROWD} users acknowledge {broadcast}"));
+    let answers = join_all((0..CROWD).map(|number| {
+        // Names so long that they do not fit into one event.
+        let user: UserId = format!("user {number} {}", "x".repeat(100)).parse().unwrap();
+        let (acks, channel) = (replica.acks.clone(), channel.clone());
+        async move { (user.clone(), acks.acknowledge(channel, broadcast, user, None).await) }
+    }));
+    let answers = tokio::select! {
+        biased;
+        () = replica.died() => return vec![],
+        answers = answers => answers,
+    };
+    world.network.inject("crowd");
+    let acked =
+        answers.into_iter().filter_map(|(user, said)| Some(Acked { user, broadcast, said: said.ok()? }));
+    acked.collect()
 }
 
 pub fn name(number: u64) -> UserId {

@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
-use crate::judge::judge;
+use crate::rules::judge;
 use crate::tally::Tally;
 use crate::trace::{Trace, ordered};
 use crate::world;
 
 /// What `make test` runs.
-const SEEDS: u64 = 500;
+pub const SEEDS: u64 = 500;
 
 /// Runs at the same time.
 const THREADS: u64 = 2;

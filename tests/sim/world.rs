@@ -18,10 +18,10 @@ use crate::dice::Dice;
 use crate::evidence::Evidence;
 use crate::link::Link;
 use crate::network::Network;
-use crate::people::{PATIENCE, Tried, creator, user};
+use crate::people::{PATIENCE, Tried, creator, crowd, user};
 use crate::replica::{ModeLog, Replica, Spec, Store};
 use crate::trace::Trace;
-use crate::trouble::{self, Troubles};
+use crate::trouble;
 
 /// After the last trouble everything is where it belongs within this, in virtual time.
 const SETTLED_WITHIN: Duration = Duration::from_mins(3);
@@ -45,6 +45,8 @@ pub struct World {
     known: Mutex<Vec<(Channel, BroadcastId)>>,
     /// What was accepted by which replica alone.
     kept: Mutex<Vec<(usize, Channel, BroadcastId)>>,
+    /// Since when the log is this one, if it is not the first.
+    replaced: Mutex<Option<Instant>>,
     is_closing: AtomicBool,
     is_over: AtomicBool,
     over: Notify,
@@ -64,6 +66,7 @@ impl World {
             replicas: Mutex::new(vec![None; replicas]),
             known: Mutex::default(),
             kept: Mutex::default(),
+            replaced: Mutex::default(),
             is_closing: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             over: Notify::new(),
@@ -119,10 +122,26 @@ impl World {
         }
         sleep(Duration::from_millis(1)).await;
         let kept = self.kept.lock().unwrap().clone();
+        let lost = self.network.lost();
         for (_, channel, id) in kept.into_iter().filter(|(by, ..)| *by == number) {
+            if lost.iter().any(|message| message.header("ce-id") == Some(&id.to_string())) {
+                continue;
+            }
             let known = replica.projection.record(channel, id).await;
             assert!(!matches!(known, Ok(None)), "replica {number} does not know {id} any more");
         }
+    }
+
+    /// The log is another one: nobody talks any more of what the old one had.
+    pub fn forget(&self) {
+        self.known.lock().unwrap().clear();
+        self.kept.lock().unwrap().clear();
+        *self.replaced.lock().unwrap() = Some(Instant::now());
+    }
+
+    /// Since when the log is this one, if it is not the first.
+    pub fn replaced(&self) -> Option<Instant> {
+        *self.replaced.lock().unwrap()
     }
 
     /// One of the last broadcasts that people talk of in a channel.
@@ -162,8 +181,10 @@ impl World {
         let replica = self.replicas.lock().unwrap()[number].take()?;
         let next = self.spec(number, replica.spec.run + 1);
         self.trace.note(format_args!("{number} dies, its store {:?}", replica.spec.store));
+        // The store of one that has not caught up since its own start is as old as that found it.
+        let stale = replica.spec.store == Store::Stale || !replica.projection.position().caught_up;
         replica.die(&next, dice).await;
-        Some((next, replica.spec.store == Store::Stale))
+        Some((next, stale))
     }
 
     /// What is not yet as it should be; nothing at the end.
@@ -230,8 +251,9 @@ pub async fn run(seed: u64, directory: &Path, trace: &Trace) -> Evidence {
     let clients: Vec<_> = (0..4).map(|n| tokio::spawn(client(world.clone(), n))).collect();
     let creators: Vec<_> = (0..2).map(|n| tokio::spawn(creator(world.clone(), n, until))).collect();
     let users: Vec<_> = (0..2).map(|n| tokio::spawn(user(world.clone(), n, until))).collect();
-    let troubles: Troubles = trouble::make(world.clone(), until).await;
-    let (mut tried, mut acked, mut visits) = (vec![], vec![], vec![]);
+    let crowd = tokio::spawn(crowd(world.clone(), until));
+    trouble::make(world.clone(), until).await;
+    let (mut tried, mut acked, mut visits) = (vec![], crowd.await.unwrap(), vec![]);
     for creator in creators {
         tried.extend(creator.await.unwrap());
     }
@@ -248,7 +270,7 @@ pub async fn run(seed: u64, directory: &Path, trace: &Trace) -> Evidence {
     }
     assert_eq!(world.unsettled().await, None, "nobody did anything since it was settled");
     acked.extend(visits.iter().flat_map(|visit| visit.acked.clone()));
-    let evidence = Evidence::collect(&world, tried, acked, visits, troubles).await;
+    let evidence = Evidence::collect(&world, tried, acked, visits).await;
     for number in 0..world.replicas() {
         world.replica(number).expect("it runs at the end").stop().await;
     }

@@ -4,8 +4,9 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 
-use super::people::{Acknowledged, Diary, SECRET};
+use super::people::{Diary, SECRET};
 use super::world::World;
+use crate::judge::Acknowledgement;
 use crate::support::{Nats, Raw, Replica, eventually};
 
 async fn world() -> (Nats, World) {
@@ -99,7 +100,8 @@ async fn thousands_acknowledge_while_nats_restarts() {
         })
         .await;
     }
-    let acknowledged = users.into_iter().map(|user| Acknowledged { user, broadcast: id.clone() }).collect();
+    let acknowledged = |user| Acknowledgement { broadcast: id.clone(), user, sequence: None, already: None };
+    let acknowledged = users.into_iter().map(acknowledged).collect();
     world.note(Diary { acknowledged, ..Diary::default() });
     world.end(&nats).await;
 }

@@ -7,8 +7,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::judge::Evidence;
 use super::people::{SECRET, Said};
+use super::rules::Evidence;
 use super::world::{World, signing};
 use crate::operations::warnings::{WHILE, shows};
 use crate::support::{Cluster, Condition, Events, Link, Nats, Replica, SmallDisk, Spec, eventually, within};

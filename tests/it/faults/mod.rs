@@ -2,14 +2,13 @@
 //!
 //! A [`World`] is one NATS with three replicas, each behind a link that can be broken; creators post and clear, users
 //! acknowledge, and clients listen and come back. All write down what they were told. When a fault is over,
-//! [`World::end`] waits until everything works again and hands what was written down to the judge, whose invariants have
-//! the names that a failure prints.
+//! [`World::end`] waits until everything works again and hands what was written down to the judge.
 
 mod cluster;
 mod crowds;
 mod full_disks;
 mod hearing;
-mod judge;
+mod rules;
 mod links;
 mod people;
 mod replicas;

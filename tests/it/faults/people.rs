@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::judge::{Acknowledgement, Answer, Command, Done};
 use crate::support::client::Closed;
 use crate::support::{Client, Http, PATIENCE};
 
@@ -46,6 +47,7 @@ pub struct Tried {
     pub key: String,
     /// The text of a broadcast, which no other has; `None` for a clear.
     pub message: Option<String>,
+    /// Nobody else is called so.
     pub by: String,
     pub said: Vec<Said>,
 }
@@ -80,6 +82,38 @@ impl Tried {
         self.said.iter().all(|said| matches!(said, Said::Refused { .. }))
     }
 
+    /// The command as the judge knows it.
+    pub fn observed(&self) -> Command {
+        Command {
+            by: self.by.clone(),
+            is_conditional: false,
+            answers: self.said.iter().map(|said| self.answer(said)).collect(),
+            is_open: !self.is_settled(),
+            may_be_lost: false,
+            described: format!("{self:?}"),
+        }
+    }
+
+    fn answer(&self, said: &Said) -> Answer {
+        let done = |id: &Option<String>, sequence, local| match id {
+            None => Answer::NothingToClear,
+            Some(broadcast) => Answer::Done(Done {
+                event: self.message.as_ref().map(|_| broadcast.clone()),
+                broadcast: broadcast.clone(),
+                sequence,
+                local,
+                sent_to: None,
+            }),
+        };
+        match said {
+            Said::Done { id, sequence } => done(id, *sequence, false),
+            Said::Kept { id } => done(id, None, true),
+            Said::Refused { code } if code == "idempotency_key_reused" => Answer::KeyReused,
+            Said::Refused { .. } => Answer::Refused,
+            Said::Unknown | Said::Nothing => Answer::Unknown,
+        }
+    }
+
     /// Whether any try was confirmed.
     pub fn was_confirmed(&self) -> bool {
         self.said
@@ -98,25 +132,19 @@ fn understood(status: u16, body: &Value) -> Said {
     }
 }
 
-/// A user and a broadcast that was confirmed to be acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Acknowledged {
-    pub user: String,
-    pub broadcast: String,
-}
-
 /// What the person at one replica wrote down.
 #[derive(Clone, Debug, Default)]
 pub struct Diary {
     pub tried: Vec<Tried>,
-    pub acknowledged: Vec<Acknowledged>,
+    /// What was confirmed.
+    pub acknowledged: Vec<Acknowledgement>,
 }
 
 impl Diary {
     /// Takes out what was kept as this entry of an outbox.
     pub fn release(&mut self, entry: &Value) {
-        let kept_as = |said: &Said| matches!(said, Said::Kept { id: Some(id) } if entry["id"] == **id);
-        self.tried.retain(|tried| !tried.said.iter().any(kept_as));
+        let by = [&entry["data"]["created_by"], &entry["data"]["cleared_by"]];
+        self.tried.retain(|tried| !by.contains(&&json!(tried.by)));
         let users = entry["data"]["acknowledgements"].as_array().into_iter().flatten();
         let users: Vec<_> = users.map(|ack| &ack["user"]).collect();
         self.acknowledged.retain(|ack| {
@@ -165,16 +193,14 @@ async fn work(name: String, url: String, mut random: Rng, diary: Arc<Mutex<Diary
         match (random.u8(..10), &last) {
             (0..6, Some(id)) => {
                 let user = format!("user {}", random.u8(..50));
-                if acknowledge(&http, &url, id, &user).await {
-                    let acknowledged = Acknowledged { user, broadcast: id.clone() };
-                    diary.lock().unwrap().acknowledged.push(acknowledged);
-                }
+                let confirmed = acknowledge(&http, &url, id, &user).await;
+                diary.lock().unwrap().acknowledged.extend(confirmed);
             }
             (what, _) => {
                 commands += 1;
                 let key = format!("{name}-{commands}");
                 let message = (what < 9).then(|| format!("{SECRET} {key}"));
-                let by = format!("creator {name}");
+                let by = format!("creator {key}");
                 let mut tried = Tried { key, message, by, said: Vec::new() };
                 tried.again(&http, &url).await;
                 if let (Some(_), Some(Said::Done { id, .. } | Said::Kept { id })) =
@@ -189,11 +215,18 @@ async fn work(name: String, url: String, mut random: Rng, diary: Arc<Mutex<Diary
     }
 }
 
-/// Whether the acknowledgement was confirmed.
-async fn acknowledge(http: &Http, url: &str, broadcast: &str, user: &str) -> bool {
+/// The acknowledgement, if it was confirmed.
+async fn acknowledge(http: &Http, url: &str, broadcast: &str, user: &str) -> Option<Acknowledgement> {
     let request = http.request(Method::POST, format!("{url}/api/creator/broadcast/acknowledge"));
     let request = request.header("X-User-Id", user).json(&json!({"broadcast_id": broadcast}));
-    request.send().await.is_ok_and(|answer| answer.status().is_success())
+    let answer = request.send().await.ok().filter(|answer| answer.status().is_success())?;
+    let body: Value = answer.json().await.ok()?;
+    Some(Acknowledgement {
+        broadcast: broadcast.to_owned(),
+        user: user.to_owned(),
+        sequence: body["sequence"].as_u64(),
+        already: body["already"].as_bool(),
+    })
 }
 
 /// One connection of a listener.

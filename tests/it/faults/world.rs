@@ -16,8 +16,8 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
-use super::judge::{Evidence, Footprint, Standing, judge};
 use super::people::{Diary, Listener, Person, SECRET};
+use super::rules::{Evidence, Footprint, Standing, judge};
 use crate::support::checkpoints::{KeyFile, signed};
 use crate::support::log::everything;
 use crate::support::{Http, Link, Nats, PATIENCE, Replica, Spec, eventually, random, within};
@@ -216,8 +216,8 @@ impl World {
         for listener in self.listeners.drain(..) {
             sessions.extend(listener.leave().await);
         }
-        eventually("I7: nothing waits any more", || async { self.nothing_waits().await }).await;
-        eventually("I11: the log is signed nearly to its end", || async {
+        eventually("nothing waits any more", || async { self.nothing_waits().await }).await;
+        eventually("the log is signed nearly to its end", || async {
             let last = signed(nats).await.pop().filter(|last| last.checkpoint.epoch == info.epoch);
             last.is_some_and(|last| last.checkpoint.size + SIGNED_EVERY > head)
         })
@@ -233,7 +233,7 @@ impl World {
         self.measuring.abort();
         for replica in &mut self.replicas {
             let ended = replica.terminate().await;
-            assert!(ended.success(), "I10: a replica ended with {ended}");
+            assert!(ended.success(), "a replica ended with {ended}");
         }
         let evidence = Evidence {
             epoch: info.epoch,
@@ -272,7 +272,7 @@ impl World {
             Mutex::new(client)
         }));
         let clients = clients.await;
-        within(HEALED_WITHIN, "I8: everything works across replicas again", || async {
+        within(HEALED_WITHIN, "everything works across replicas again", || async {
             for replica in &self.replicas {
                 let post =
                     replica.request(Method::POST, "").json(&json!({"message": format!("{SECRET} probe")}));
@@ -294,14 +294,14 @@ impl World {
         .await;
     }
 
-    /// Asks again about every command whose outcome is not known, through any replica: I2.
+    /// Asks again about every command whose outcome is not known, through any replica.
     async fn settle(&mut self) {
         let http = Http::patient(PATIENCE);
         let open = self.diaries.iter_mut().flat_map(|diary| &mut diary.tried);
         for tried in open.filter(|tried| !tried.is_settled()) {
             let replica = self.random.usize(..3);
             tried.again(&http, &self.replicas[replica].url()).await;
-            assert!(tried.is_settled(), "I2: a retry settles it: {tried:?}");
+            assert!(tried.is_settled(), "a retry settles it: {tried:?}");
         }
     }
 

@@ -9,8 +9,9 @@ use tidings::log::Position;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use crate::judge::clients::sequence_in;
 use crate::support::raw::{CLOSE, PING, PONG, TEXT};
-use crate::support::{Client, Events, Nats, Raw, Replica, Spec, eventually, sequence_in};
+use crate::support::{Client, Events, Nats, Raw, Replica, Spec, eventually};
 
 #[tokio::test]
 async fn a_connection_is_greeted_and_asked_questions_are_answered() {

@@ -82,12 +82,6 @@ pub fn nats_server() -> PathBuf {
         .clone()
 }
 
-/// The sequence in the position of a message; `None` when it has none.
-pub fn sequence_in(message: &serde_json::Value) -> Option<u64> {
-    let position: tidings::log::Position = message["position"].as_str()?.parse().unwrap();
-    Some(position.sequence)
-}
-
 /// Any string as part of a query.
 pub fn percent_encoded(text: &str) -> String {
     text.bytes().flat_map(|byte| ["%".to_owned(), format!("{byte:02X}")]).collect()

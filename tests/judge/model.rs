@@ -1,4 +1,4 @@
-//! The model: the log as the judge reads it. It shares nothing with the service but the bytes.
+//! The log as the judge reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ pub struct Logged {
 }
 
 impl Logged {
-    fn read(message: &RawMessage) -> Self {
+    pub fn read(message: &RawMessage) -> Self {
         let header =
             |name| message.header(name).unwrap_or_else(|| panic!("no {name}: {message:?}")).to_owned();
         let mut tokens = message.subject.split('.').skip(1);
@@ -38,6 +38,11 @@ impl Logged {
     /// What it says under a name; empty when it says nothing.
     pub fn says(&self, name: &str) -> &str {
         self.data[name].as_str().unwrap_or_default()
+    }
+
+    /// Whether it is of this creator's.
+    pub fn is_by(&self, creator: &str) -> bool {
+        [self.says("created_by"), self.says("cleared_by")].contains(&creator)
     }
 
     /// When it was accepted. RFC 3339 in one form sorts as text.
@@ -121,7 +126,7 @@ impl Model {
     }
 
     pub fn at(&self, sequence: u64) -> Option<&Logged> {
-        self.log.get(usize::try_from(sequence).ok()?.checked_sub(1)?)
+        self.log.iter().find(|event| event.sequence == sequence)
     }
 
     /// The event with which a user first acknowledged a broadcast.
@@ -131,12 +136,16 @@ impl Model {
 
     /// Every event of this creator's.
     pub fn by<'a>(&'a self, creator: &'a str) -> impl Iterator<Item = &'a Logged> {
-        self.log
-            .iter()
-            .filter(move |event| [event.says("created_by"), event.says("cleared_by")].contains(&creator))
+        self.log.iter().filter(move |event| event.is_by(creator))
     }
 
-    pub fn ids(&self) -> BTreeSet<&str> {
-        self.log.iter().map(|event| event.id.as_str()).collect()
+    /// Every event that is in the log a second time. The guard keeps it from that, and acknowledgements, which have none,
+    /// count once: only those that wait in an outbox for longer than the duplicate window may come twice.
+    pub fn doubles(&self) -> impl Iterator<Item = &Logged> {
+        let mut ids = BTreeSet::new();
+        self.log.iter().filter(move |event| {
+            let is_new = ids.insert(&event.id);
+            !is_new && event.kind != "broadcast.acknowledged"
+        })
     }
 }
