@@ -1,11 +1,12 @@
 //! Snapshots of a stream, as `nats stream backup` makes them and `nats stream restore` brings them back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::Client;
+use async_nats::{Client, Message, RequestErrorKind};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Nats;
 
@@ -17,7 +18,7 @@ pub struct Snapshot {
     stream: String,
     config: Value,
     state: Value,
-    chunks: Vec<bytes::Bytes>,
+    chunks: Vec<Bytes>,
 }
 
 impl Nats {
@@ -36,7 +37,7 @@ impl Nats {
                 break;
             }
             if let Some(reply) = chunk.reply {
-                client.publish(reply, bytes::Bytes::new()).await.unwrap();
+                client.publish(reply, Bytes::new()).await.unwrap();
             }
             chunks.push(chunk.payload);
         }
@@ -53,11 +54,24 @@ impl Nats {
         let answer = ask(&client, format!("$JS.API.STREAM.RESTORE.{stream}"), request).await;
         let to = answer["deliver_subject"].as_str().unwrap().to_owned();
         for chunk in chunks {
-            client.request(to.clone(), chunk.clone()).await.unwrap();
+            deliver(&client, &to, chunk.clone()).await;
         }
-        let done = client.request(to, bytes::Bytes::new()).await.unwrap();
+        let done = deliver(&client, &to, Bytes::new()).await;
         let done: Value = serde_json::from_slice(&done.payload).unwrap();
         assert!(done["error"].is_null(), "{done}");
+    }
+}
+
+/// Sends a chunk to the node that restores. In a cluster this one may hear a moment later that somebody listens there.
+async fn deliver(client: &Client, to: &str, chunk: Bytes) -> Message {
+    let started = Instant::now();
+    loop {
+        match client.request(to.to_owned(), chunk.clone()).await {
+            Err(error) if error.kind() == RequestErrorKind::NoResponders && started.elapsed() < SILENCE => {
+                sleep(Duration::from_millis(20)).await;
+            }
+            answer => return answer.unwrap(),
+        }
     }
 }
 
