@@ -3,4 +3,5 @@
 mod convergence;
 mod fold;
 mod kv_mirror;
+mod readers;
 mod rebuild;
