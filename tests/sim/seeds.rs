@@ -10,7 +10,8 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tokio::runtime::Builder;
+use tidings::log::RawMessage;
+use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 use crate::rules::judge;
@@ -63,15 +64,21 @@ fn directory() -> TempDir {
     tempfile::Builder::new().prefix("tidings-sim-").tempdir_in(home).unwrap()
 }
 
-fn run(seed: u64) -> Ran {
-    watch_for_panics();
-    PANICS.with_borrow_mut(Vec::clear);
-    let directory = directory();
+/// A runtime whose clock moves only when all wait, and the trace of a run in it.
+fn virtual_time() -> (Runtime, Trace) {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let trace = {
         let _virtual_time = runtime.enter();
         Trace::begin()
     };
+    (runtime, trace)
+}
+
+fn run(seed: u64) -> Ran {
+    watch_for_panics();
+    PANICS.with_borrow_mut(Vec::clear);
+    let directory = directory();
+    let (runtime, trace) = virtual_time();
     let played = catch_unwind(AssertUnwindSafe(|| {
         let evidence = runtime.block_on(world::run(seed, directory.path(), &trace));
         (Tally::of(&evidence), judge(&evidence))
@@ -170,4 +177,24 @@ fn the_same_seed_is_the_same_run() {
         }
     }
     assert!(differ.is_empty(), "two runs differ: {differ:?}");
+}
+
+#[test]
+fn a_log_that_lost_doubled_or_reordered_an_event_is_noticed() {
+    let ((runtime, trace), directory) = (virtual_time(), directory());
+    let mut evidence = runtime.block_on(world::run(1, directory.path(), &trace));
+    assert_eq!(judge(&evidence), Vec::<String>::new());
+    let log = evidence.log.clone();
+    let posts =
+        log.iter().enumerate().filter(|(_, message)| message.header("ce-type") == Some("broadcast.created"));
+    let posts: Vec<_> = posts.map(|(at, _)| at).collect();
+    let (lost, doubled, reordered) = (&mut log.clone(), &mut log.clone(), &mut log.clone());
+    lost.remove(posts[1]);
+    doubled.push(RawMessage { sequence: log.len() as u64 + 1, ..log[posts[1]].clone() });
+    (reordered[posts[0]].sequence, reordered[posts[1]].sequence) =
+        (log[posts[1]].sequence, log[posts[0]].sequence);
+    for changed in [lost, doubled, reordered] {
+        evidence.log = std::mem::take(changed);
+        assert!(!judge(&evidence).is_empty(), "nothing is noticed");
+    }
 }
