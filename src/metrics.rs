@@ -96,7 +96,7 @@ pub struct Metrics {
     pub applied: Counter,
     /// How long a batch of them took.
     pub apply_duration: Durations,
-    /// Stores that were moved aside and begun anew.
+    /// Stores that were quarantined and rebuilt.
     pub rebuilds: Family<ByReason, Counter>,
     /// Passes of the reader over the log.
     pub reader_passes: Counter,
@@ -281,7 +281,7 @@ impl Metrics {
             "Folding one batch, and storing it until the log has been read once",
             &self.apply_duration.0,
         );
-        add(r, "projection_rebuilds", "Stores moved aside and begun anew", &self.rebuilds);
+        add(r, "projection_rebuilds", "Stores that were quarantined and rebuilt", &self.rebuilds);
         add(
             r,
             "reader_passes",

@@ -18,10 +18,9 @@ use tidings::log::envelope::{decode, encode};
 use tidings::log::names::Subject;
 use tidings::log::reader::LogEntry;
 use tidings::log::{NewEvent, RawMessage};
-use tidings::projection::cursor::CursorRecord;
-use tidings::projection::ledger::{Ledger, Step};
+use tidings::projection::decoded_entry::DecodedEntry;
+use tidings::projection::materializer::Materializer;
 use tidings::projection::store::Store;
-use tidings::projection::tree::Tree;
 use tidings::push::heartbeat::{Heartbeat, Present};
 use tidings::push::local::{Audience, LocalPresence, Users};
 use tidings::push::peers::Peers;
@@ -140,9 +139,7 @@ fn decode_acknowledgements_of_the_log(bencher: Bencher<'_, '_>, together: usize)
 /// A replica's projection, at its start.
 struct Projecting {
     store: Store,
-    ledger: Ledger,
-    state: State,
-    tree: Tree,
+    materializer: Materializer,
     _folder: TempDir,
 }
 
@@ -151,8 +148,7 @@ impl Projecting {
         let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
         let folder = folder.expect("a folder");
         let store = Store::open(folder.path(), Duration::from_mins(1)).expect("a store");
-        let ledger = Ledger::from(CursorRecord::default());
-        Self { store, ledger, state: State::default(), tree: Tree::default(), _folder: folder }
+        Self { store, materializer: Materializer::default(), _folder: folder }
     }
 }
 
@@ -167,10 +163,10 @@ fn apply_a_batch(bencher: Bencher<'_, '_>, together: usize) {
         entries.push(LogEntry::Message(stored(sequence, acknowledged(id, event, together))));
     }
     bencher.counter(ItemsCount::new(BATCH)).with_inputs(Projecting::begin).bench_refs(|projecting| {
-        let Projecting { store, ledger, state, tree, .. } = projecting;
-        let steps = entries.iter().map(Step::of).collect();
-        let folded = ledger.fold_and_write(store, state, tree, steps, |_, _| {});
-        folded.expect("it is folded and written");
+        let Projecting { store, materializer, .. } = projecting;
+        let entries = entries.iter().map(DecodedEntry::of).collect();
+        let applied = materializer.apply_and_write(store, entries, |_, _| {});
+        applied.expect("it is applied and written");
     });
 }
 

@@ -69,7 +69,7 @@ impl Verified {
 
     /// What was folded: channels and what is active in memory,
     pub fn state(&self) -> &State {
-        &self.pass.state
+        self.pass.state()
     }
 
     /// and everything on disk, until this value goes.
@@ -105,7 +105,7 @@ pub async fn verify(
         epoch: head.epoch,
         size: pass.sequence(),
         root: pass.root(),
-        digest: pass.state.digest,
+        digest: pass.state().digest,
         compared: pass.roots.compared(),
         compared_signed: pass.roots.compared_signed(),
         verified_up_to: pass.roots.verified_up_to(),

@@ -16,7 +16,7 @@ use super::{connect_read_only, embedded_nats, keys, print, tokens};
 use crate::config::{Admin, NatsOptions, StreamOptions};
 use crate::log::names::LOG_STREAM;
 use crate::notary::note::KeyName;
-use crate::projection::store::set_aside;
+use crate::projection::store::quarantine;
 
 /// The exit code of a command that needs a stopped replica and met a running one.
 const RUNNING: u8 = 3;
@@ -80,10 +80,10 @@ fn rebuild(directory: &Path) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(RUNNING));
         }
     };
-    let aside = set_aside(&data_dir.projection())?;
-    let done = aside.map_or_else(
+    let quarantined = quarantine(&data_dir.projection())?;
+    let done = quarantined.map_or_else(
         || "There is no projection yet".to_owned(),
-        |aside| format!("The projection is now {}", aside.display()),
+        |directory| format!("The projection is now {}", directory.display()),
     );
     print(&format!("{done}. The next start of this replica builds it from the log.\n"))?;
     Ok(ExitCode::SUCCESS)

@@ -41,7 +41,7 @@ Example, for the `nats` command, which reads NATS_URL; in its arguments other us
   nats stream view BROADCASTS";
 
 const REBUILD_HELP: &str = "\
-The projection is derived from the log and comes back the same. It is moved aside, not deleted: `projection.aside-1` is \
+The projection is derived from the log and comes back the same. It is quarantined, not deleted: `projection.quarantine-1` is \
 the newest of at most three. A replica that gave up on its projection begins anew as well.
 
 Exit codes: 0 the next start rebuilds; 1 it could not be moved; 3 a replica runs in this directory, nothing was changed.

@@ -37,7 +37,7 @@ pub async fn acknowledge(
     let mode = sequence.is_none().then_some(LocalMode::Local);
     let body = Acknowledged { status: Status::Success, sequence, already, mode };
     let response = match sequence {
-        Some(sequence) => respond::ok(app.projection.place(sequence), &body),
+        Some(sequence) => respond::ok(app.projection.position_of(sequence), &body),
         None => respond::accepted(&body),
     };
     Ok(respond::with_rate_limit(response, rate_limit))

@@ -76,7 +76,7 @@ pub async fn create(
         recorded: Recorded::of(done.local, done.sequence),
         late: done.late.then_some(true),
     };
-    let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
+    let position = done.sequence.and_then(|sequence| app.projection.position_of(sequence));
     let mut response = if done.local { respond::accepted(&body) } else { respond::created(position, &body) };
     response.headers_mut().extend(done.broadcast.map(condition::etag));
     Ok(respond::with_rate_limit(response, rate_limit))
@@ -140,7 +140,7 @@ pub async fn clear(
     let command = Command::Clear { channel: channel.clone(), by: principal.user, condition };
     let (done, cleared) = submit(&app, command, key, &headers).await?;
     let body = Cleared::new(done.broadcast, cleared, Recorded::of(done.local, done.sequence));
-    let position = done.sequence.and_then(|sequence| app.projection.place(sequence));
+    let position = done.sequence.and_then(|sequence| app.projection.position_of(sequence));
     let response = if done.local { respond::accepted(&body) } else { respond::ok(position, &body) };
     Ok(respond::with_rate_limit(response, rate_limit))
 }

@@ -72,7 +72,7 @@ pub async fn acks(
     let mut found = app.projection.acks_after(id, after, limit + 1).await?;
     let more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| format!("{}-{}", last.place.0, last.place.1));
+    let next = found.last().filter(|_| more).map(|last| format!("{}-{}", last.position.0, last.position.1));
     let acknowledgements = found.iter().map(AcknowledgementView::from).collect();
     Ok(respond::ok(position, &Acknowledgements { acknowledgements, next_cursor: next }))
 }

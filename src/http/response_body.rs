@@ -236,7 +236,7 @@ pub struct AcknowledgementView<'a> {
 
 impl<'a> From<&'a AckAt> for AcknowledgementView<'a> {
     fn from(ack: &'a AckAt) -> Self {
-        let AckAt { place: (sequence, _), acknowledgement } = ack;
+        let AckAt { position: (sequence, _), acknowledgement } = ack;
         Self { user: &acknowledgement.user, at: acknowledgement.at, sequence: in_log(*sequence) }
     }
 }

@@ -10,8 +10,8 @@
 //!   the log for the rest, before anything is signed: a damaged one is rebuilt, not signed.
 //! - **The log as it is.** Right before, the leader is asked whether this is still the log, and as long. Whoever restores an
 //!   older log with its checkpoints does not get one of the lost part behind them.
-//! - **In one life of the projection.** A rebuild, or another log, begins another life, and everything is compared again. What
-//!   was computed while a life ended counts for nothing.
+//! - **In one generation of the projection.** After a rebuild, or a change of the log, everything is compared again. What was
+//!   computed across that is discarded.
 //! - **Nothing over a difference.** A tree that disagrees is rebuilt once for that checkpoint, then it is for people to say
 //!   which of the two is false: it is said once, nothing is signed, and the replica serves on. The same when the log ends
 //!   before what was signed of it.
@@ -196,7 +196,7 @@ impl Notary {
         let Checkpoint { epoch, size, root, .. } = seen.checkpoint;
         // It may be of a log that is no more, or be people's turn, or nothing can be rebuilt now.
         let idle = position.diverged || position.halt.is_some();
-        if position.epoch != Some(epoch) || seen.agreed_in == Some(position.life) || idle {
+        if position.epoch != Some(epoch) || seen.agreed_in == Some(position.generation) || idle {
             return Ok(());
         }
         if size > position.sequence {
@@ -206,11 +206,11 @@ impl Notary {
             Some(root) => root,
             None => self.kept_root(size).await?,
         };
-        if self.projection.position().life != position.life {
+        if self.projection.position().generation != position.generation {
             return Ok(());
         }
         if ours == root {
-            seen.agreed_in = Some(position.life);
+            seen.agreed_in = Some(position.generation);
             self.metrics.checkpoint_size.set(i64::try_from(size).unwrap_or(i64::MAX));
         } else {
             self.disagree(state, ours).await;
@@ -257,13 +257,13 @@ impl Notary {
         let Checkpoint { size, root, .. } = *checkpoint;
         let position = self.projection.position();
         if position.rebuilt_for != Some((size, root)) {
-            if state.rebuild_requested_in != Some(position.life) {
+            if state.rebuild_requested_in != Some(position.generation) {
                 warn!(
                     checkpoint.size = size,
                     "this replica's tree disagrees with a checkpoint: reading the log anew"
                 );
             }
-            state.rebuild_requested_in = Some(position.life);
+            state.rebuild_requested_in = Some(position.generation);
             self.projection.rebuild_for((size, root)).await;
             return;
         }
@@ -287,13 +287,13 @@ impl Notary {
         let (Some(key), Some(read)) = (self.options.keys.first(), state.read) else { return Ok(()) };
         let position = self.projection.position();
         let Some((epoch, size, root)) = self.projection.tree().await else { return Ok(()) };
-        let life = self.projection.position().life;
-        let same = life == position.life && state.epoch == Some(epoch);
-        let due = state.is_due(life, size, self.options.every_events, |time_ns| self.is_past(time_ns));
+        let generation = self.projection.position().generation;
+        let same = generation == position.generation && state.epoch == Some(epoch);
+        let due = state.is_due(generation, size, self.options.every_events, |time_ns| self.is_past(time_ns));
         if !same || !position.caught_up || position.diverged || !due {
             return Ok(());
         }
-        if !self.verify_own_tree(state, life, size, root).await?
+        if !self.verify_own_tree(state, generation, size, root).await?
             || !self.log_is_unchanged(epoch, size).await?
         {
             return Ok(());
@@ -308,23 +308,23 @@ impl Notary {
         Ok(())
     }
 
-    /// Whether the tree is the one of the projection's own records: asked once in a life, since it may have come from disk.
+    /// Whether the tree is the one of the projection's own records: compared once in a generation, since it may have come from disk.
     async fn verify_own_tree(
         &self,
         state: &mut CheckpointState,
-        life: u64,
+        generation: u64,
         size: u64,
         root: Hash,
     ) -> anyhow::Result<bool> {
-        if state.verified_in == Some(life) {
+        if state.verified_in == Some(generation) {
             return Ok(true);
         }
         let kept = self.kept_root(size).await?;
-        if self.projection.position().life != life {
+        if self.projection.position().generation != generation {
             return Ok(false);
         }
         if kept == root {
-            state.verified_in = Some(life);
+            state.verified_in = Some(generation);
         } else {
             error!(
                 log.sequence = size,

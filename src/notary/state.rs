@@ -15,7 +15,7 @@ pub(super) struct ReadCheckpoint {
     /// As it stands in the stream.
     pub(super) note: Note,
     pub(super) time_ns: i64,
-    /// In which life of the projection its tree agreed. In another life the log may be an older one under the same epoch.
+    /// The generation of the projection whose tree agreed. In another one the log may be an older copy under the same epoch.
     pub(super) agreed_in: Option<u64>,
 }
 
@@ -27,9 +27,9 @@ pub(super) struct CheckpointState {
     /// How far the stream of checkpoints was read. `None`: not yet for this log.
     pub(super) read: Option<StreamExtent>,
     pub(super) newest: Option<ReadCheckpoint>,
-    /// In which life of the projection its tree was held to the store's own records.
+    /// The generation of the projection whose tree was compared with the store's own records.
     pub(super) verified_in: Option<u64>,
-    /// In which life of the projection it was asked to begin anew.
+    /// The generation of the projection that was asked to rebuild.
     pub(super) rebuild_requested_in: Option<u64>,
     /// The checkpoint of which it was said that the log ends before it.
     pub(super) reported_short: Option<Checkpoint>,
@@ -66,12 +66,18 @@ impl CheckpointState {
         }
     }
 
-    /// Whether a tree of this size is worth a checkpoint: it goes on from the newest one, which this life agrees with, by
+    /// Whether a tree of this size is worth a checkpoint: it goes on from the newest one, which this generation agrees with, by
     /// enough events, or by some and after long enough.
-    pub(super) fn is_due(&self, life: u64, size: u64, every: u64, is_old: impl FnOnce(i64) -> bool) -> bool {
+    pub(super) fn is_due(
+        &self,
+        generation: u64,
+        size: u64,
+        every: u64,
+        is_old: impl FnOnce(i64) -> bool,
+    ) -> bool {
         match &self.newest {
             None => size > 0,
-            Some(seen) if seen.agreed_in != Some(life) => false,
+            Some(seen) if seen.agreed_in != Some(generation) => false,
             Some(seen) => {
                 let new = size.saturating_sub(seen.checkpoint.size);
                 new >= every || (new > 0 && is_old(seen.time_ns))
@@ -83,11 +89,11 @@ impl CheckpointState {
     pub(super) fn has_work(&self, position: &Position, signs_every: Option<u64>) -> bool {
         match &self.newest {
             _ if position.diverged || position.halt.is_some() => false,
-            Some(ReadCheckpoint { checkpoint, agreed_in, .. }) if *agreed_in != Some(position.life) => {
+            Some(ReadCheckpoint { checkpoint, agreed_in, .. }) if *agreed_in != Some(position.generation) => {
                 let of_this_log = position.epoch == Some(checkpoint.epoch);
                 of_this_log
                     && position.sequence >= checkpoint.size
-                    && self.rebuild_requested_in != Some(position.life)
+                    && self.rebuild_requested_in != Some(position.generation)
             }
             newest => {
                 let signed = newest.as_ref().map_or(0, |seen| seen.checkpoint.size);
@@ -144,7 +150,7 @@ mod tests {
         state.record_read(extent(9, 1), false, Some(seen(10, None)));
         assert!(!state.is_due(0, 100, 5, always), "it was not compared");
         state.newest.as_mut().unwrap().agreed_in = Some(0);
-        assert!(!state.is_due(1, 100, 5, always), "this life has not compared it");
+        assert!(!state.is_due(1, 100, 5, always), "this generation has not compared it");
         let due = |size, old: fn(i64) -> bool| state.is_due(0, size, 5, old);
         assert_eq!([due(10, always), due(9, always), due(11, never), due(14, never)], [false; 4]);
         assert_eq!([due(11, always), due(15, never)], [true; 2]);
@@ -166,9 +172,9 @@ mod tests {
         assert!(!work(&state, Position { caught_up: false, ..at(15) }));
         assert!(!work(&state, Position { diverged: true, ..at(15) }));
         assert!(!work(&state, Position { halt: Some(Halt::Stalled), ..at(15) }));
-        assert!(work(&state, Position { life: 1, ..at(10) }), "another life compares again");
+        assert!(work(&state, Position { generation: 1, ..at(10) }), "another generation compares again");
         state.rebuild_requested_in = Some(1);
-        assert!(!work(&state, Position { life: 1, ..at(10) }), "it is being begun anew");
+        assert!(!work(&state, Position { generation: 1, ..at(10) }), "it is being rebuilt");
     }
 
     #[test]

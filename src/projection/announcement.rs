@@ -6,12 +6,12 @@ use super::snapshot::Active;
 use crate::domain::{Change, Channel, View};
 use crate::log::{Epoch, TraceParent};
 
-/// What subscribers of the projection are told, in log order.
+/// What subscribers of the projection receive, in log order.
 #[derive(Clone, Debug)]
 pub enum Announcement {
-    /// This is the state now; whatever was announced before counts no more.
+    /// The whole state, which replaces everything that was announced before.
     Snapshot {
-        /// The log, and the sequence of the state.
+        /// The log that the state is of.
         epoch: Epoch,
         /// The last event in the state.
         sequence: u64,
@@ -20,8 +20,8 @@ pub enum Announcement {
     },
     /// One event took effect.
     Changed(Arc<Changed>),
-    /// What was accepted here is in the log, or overruled: what the log says is what is shown again. Announced after
-    /// the changes that were held back meanwhile, and instead of them.
+    /// Everything that was accepted while the log was away is in the log, or overruled: from now on clients see the state of
+    /// the log alone. Sent in place of the changes that were held back meanwhile.
     Settled {
         /// The last event in the state.
         sequence: u64,
@@ -33,15 +33,15 @@ pub enum Announcement {
 /// An event that took effect.
 #[derive(Debug)]
 pub struct Changed {
-    /// Its place in the log; from `PENDING` (2^63) on when it is not there yet.
+    /// Its sequence in the log; from `PENDING` (2^63) on while the log does not have it.
     pub sequence: u64,
-    /// Where.
+    /// Its channel.
     pub channel: Channel,
-    /// What it did.
+    /// What it changed.
     pub change: Change,
-    /// What became active, when something did.
+    /// The broadcast that it made active, if it did.
     pub activated: Option<Active>,
-    /// The trace of the request that it came of.
+    /// The trace of the request that caused it.
     pub trace: Option<TraceParent>,
 }
 

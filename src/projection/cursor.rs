@@ -1,4 +1,4 @@
-//! The cursor: where the projection stands in the log, and whether this build can go on from there.
+//! The cursor: the last entry that was applied, and whether this build can go on from there.
 
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
@@ -12,15 +12,15 @@ use crate::log::{Epoch, Position};
 /// Changes with every change of a key or a record: a store of another format is rebuilt.
 const FORMAT: u32 = 10;
 
-/// Where the projection stands, written in the same batch as what it stands for.
+/// The last entry that was applied, written in one batch with what it changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CursorRecord {
     format: u32,
     /// The log that the sequence counts in.
     pub epoch: Option<Epoch>,
-    /// The last sequence folded.
+    /// The last sequence that was applied.
     pub sequence: u64,
-    /// The leaf of what stands there; `None` for a hole or for nothing yet.
+    /// The leaf of that message; `None` for a hole, and before the first one.
     last: Option<Hash>,
     /// The Merkle tree up to there.
     pub tree: Frontier,
@@ -30,13 +30,13 @@ pub struct CursorRecord {
     pub skipped_future: u64,
     /// Messages skipped because they are not of Tidings.
     pub skipped_foreign: u64,
-    /// Places where the log has lost its message.
+    /// Sequences whose message the log has lost.
     pub holes: u64,
     /// The digest at `sequence`.
     pub digest: Digest,
     /// The last sequence that is a multiple of 256, and the digest there: two replicas can always compare that one.
     pub milestone: (u64, Digest),
-    /// The checkpoint, by size and root, because of which this projection was begun anew. It is begun once for each.
+    /// The checkpoint, by size and root, that this projection was last rebuilt for: once for each.
     pub rebuilt_for: Option<(u64, Hash)>,
 }
 
@@ -65,13 +65,14 @@ impl CursorRecord {
         Self { epoch: Some(epoch), ..Self::default() }
     }
 
-    /// The position of the last event folded; `None` while no log is known.
+    /// The same as a position in the log; `None` while no log is known.
     pub fn log_position(&self) -> Option<Position> {
         self.epoch.map(|epoch| Position { epoch, sequence: self.sequence })
     }
 
-    /// The record, unless another format wrote it, or a build that knew fewer events skipped some.
-    pub fn believed(mut self) -> anyhow::Result<Self> {
+    /// Checks that this build can go on from the record: an error if it has another format, or if the build that wrote it
+    /// skipped events that this one knows.
+    pub(super) fn validate(mut self) -> anyhow::Result<Self> {
         if self.format != FORMAT {
             bail!("it has format {}, and this build writes {FORMAT}", self.format);
         }
@@ -86,7 +87,7 @@ impl CursorRecord {
         Ok(self)
     }
 
-    /// Moves to a place where this stands.
+    /// Moves to a sequence, and to what the log has there.
     pub fn move_to(&mut self, sequence: u64, last: LastEntry) {
         self.sequence = sequence;
         self.last = match last {
@@ -95,7 +96,7 @@ impl CursorRecord {
         };
     }
 
-    /// Where a reader goes on.
+    /// The position from which a reader goes on.
     pub fn cursor(&self) -> Cursor {
         let last = (self.sequence > 0).then(|| self.last.map_or(LastEntry::Hole, LastEntry::Message));
         Cursor { epoch: self.epoch, sequence: self.sequence, last }

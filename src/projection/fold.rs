@@ -1,4 +1,4 @@
-//! The fold: batches of the log become state, records and announcements.
+//! The fold: applies batches of the log, has them written, and announces what they changed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::announcement::{Announcement, Changed};
-use super::core::Core;
-use super::incoming::{ACKS_TOGETHER, Decoded, acknowledgements, add_waiting, decoded, next_of};
+use super::decoded_entry::{DecodedEntry, EntryKind};
+use super::incoming::{Decoded, acknowledgements, add_waiting, decoded, next_of};
 use super::job::{Job, Progress};
-use super::ledger::{Folded, Step, What, needs_of};
+use super::materializer::{Applied, Materializer};
 use super::memory::Unloading;
 use super::owner::{Fault, Owner};
 use super::store::Pace;
+use super::store::costs::{ACKS_TOGETHER, WRITE_DELAY};
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
 use crate::domain::{Change, Channel, Pending, Recorded, View};
@@ -27,74 +28,78 @@ use crate::log::merkle::Hash;
 use crate::log::reader::Delivery;
 use crate::metrics::Metrics;
 
-/// So many acknowledgements of what is in memory are folded where they are: a millisecond or two.
+/// Up to so many acknowledgements of broadcasts in memory are applied on the task itself: a millisecond or two.
 const FEW_ACKS: usize = 4_096;
 
-/// How long what was folded may wait to be written: what comes meanwhile is written with it. A batch costs the store
-/// about as much as what is in it, so a single event would cost a hundred.
-const WRITTEN_AFTER: Duration = Duration::from_millis(10);
-
-/// How long what is beyond the bounds of memory stays there. Mostly it is a broadcast that was superseded a moment ago, and
-/// thousands of clients are to see the one that took its place first.
+/// How long what is beyond the bounds of memory stays there. Usually it is a broadcast that was superseded a moment ago, and
+/// sealing it waits until clients have its successor.
 const SEALED_AFTER: Duration = Duration::from_millis(250);
 
 /// Requests that are served after each batch, however many batches wait.
 const SERVED_AT_ONCE: usize = 256;
 
-/// How a fold ended, when nothing was damaged.
+/// Why a fold ended, if nothing was damaged.
 pub(super) enum Outcome {
-    /// The reader ended: the replica stops.
+    /// The replica stops.
     Stopped,
-    /// The log is another one than the store is of.
+    /// The store belongs to another log.
     OtherLog,
-    /// The tree is not the one of a checkpoint.
+    /// The tree disagrees with this checkpoint.
     Disagrees((u64, Hash)),
 }
 
-/// One fold, from an opened store to the end of its use.
+/// Applies the log to one store, from its opening to the end of its use.
 pub(super) struct Fold<'a> {
     owner: &'a mut Owner,
     metrics: Metrics,
-    /// The head that the log had when reading began: the projection has caught up when it gets there.
+    /// The head that the log had when reading began: there the projection has caught up.
     target: Option<u64>,
-    /// Whether something changed that no snapshot and no announcement has told.
-    untold: bool,
-    /// What is beyond the bounds of memory is sealed.
+    /// Whether something changed that was not announced.
+    has_unannounced: bool,
+    /// Seals what is beyond the bounds of memory.
     sealing: Job<Unloading>,
-    /// The replica stops: however the fold ends, it is not begun again.
+    /// The replica stops: the fold is not restarted, whatever it ends with.
     is_stopping: bool,
 }
 
-/// A change as it is announced: followers are told what the log says, clients what does not contradict what they have been
-/// shown already.
-struct Told {
+/// A change as it is announced.
+struct Announced {
+    /// To followers: what the log says.
     in_log: Arc<Changed>,
-    shown: Option<Arc<Changed>>,
+    /// To this replica's clients: what does not contradict what they were shown while the log was away.
+    for_clients: Option<Arc<Changed>>,
 }
 
-/// What a batch did.
+/// What a batch changed.
 #[derive(Default)]
 struct Batch {
-    changes: Vec<Told>,
-    /// Whether something changed, when nobody is told of it.
-    untold: bool,
+    changes: Vec<Announced>,
+    /// Whether something changed that is not among the changes, since nothing is announced yet.
+    unannounced: bool,
     touched: BTreeSet<Channel>,
 }
 
 impl<'a> Fold<'a> {
     pub(super) fn new(owner: &'a mut Owner, metrics: Metrics) -> Self {
-        Self { owner, metrics, target: None, untold: true, sealing: Job::default(), is_stopping: false }
+        Self {
+            owner,
+            metrics,
+            target: None,
+            has_unannounced: true,
+            sealing: Job::default(),
+            is_stopping: false,
+        }
     }
 
-    /// Folds until the reader ends. `stop` has it ended. An error means that the store is damaged.
+    /// Applies what is delivered until the reader ends; `stop` ends the reader. An error means that the store is damaged.
     pub(super) async fn run(
         &mut self,
         deliveries: mpsc::Receiver<Delivery>,
         mut stop: &mut oneshot::Receiver<()>,
         end_reader: impl Fn(),
     ) -> anyhow::Result<Outcome> {
-        // What is on disk is true of its log, and can be shown while the rest is read; but not over something newer,
-        // that a full disk did not take.
+        // The state on disk is right for its position and can be served while the rest is read, unless a newer one, which a
+        // full disk did not take, is served already.
         if self.epoch().is_some() && !self.owner.position().serving {
             self.announce_snapshot().await;
             self.owner.publish_position(|position| position.serving = true);
@@ -106,21 +111,21 @@ impl<'a> Fold<'a> {
                 Some(Fault::Damaged(error)) => return Err(error),
                 None => {}
             }
-            let Owner { core, writer, requests, loads, .. } = &mut *self.owner;
+            let Owner { materializer, writer, requests, loads, .. } = &mut *self.owner;
             let taken = tokio::select! {
                 biased;
                 _ = &mut stop, if !self.is_stopping => {
-                    // The reader's end closes the deliveries; what was delivered is folded and written.
+                    // The reader's end closes the deliveries; what was delivered is applied and written.
                     self.is_stopping = true;
                     end_reader();
                     continue;
                 }
                 progress = writer.next() => {
-                    writer.proceed(core, progress)?;
+                    writer.proceed(materializer, progress)?;
                     continue;
                 }
                 progress = self.sealing.next() => {
-                    self.go_on_sealing(progress).await?;
+                    self.proceed_with_sealing(progress).await?;
                     continue;
                 }
                 Some(load) = loads.next() => {
@@ -135,22 +140,22 @@ impl<'a> Fold<'a> {
                 }
             };
             let Some(taken) = taken else { break };
-            let steps = match taken? {
+            let entries = match taken? {
                 Decoded::Epoch(_) if self.epoch().is_some() => return Ok(Outcome::OtherLog),
                 Decoded::Epoch(epoch) => {
-                    self.owner.core.ledger.cursor.epoch = Some(epoch);
+                    self.owner.materializer.cursor.epoch = Some(epoch);
                     vec![]
                 }
                 Decoded::Head(head) => {
                     self.target.get_or_insert(head);
                     vec![]
                 }
-                Decoded::Steps(mut steps) => {
-                    next = add_waiting(&mut steps, &mut decoded);
-                    steps
+                Decoded::Entries(mut entries) => {
+                    next = add_waiting(&mut entries, &mut decoded);
+                    entries
                 }
             };
-            self.apply(steps).await?;
+            self.apply(entries).await?;
             self.serve_waiting().await;
         }
         self.write_now().await?;
@@ -159,17 +164,17 @@ impl<'a> Fold<'a> {
         Ok(Outcome::Stopped)
     }
 
-    /// Ends what is under way beside the fold. Returns whether the replica stops.
+    /// Waits for the sealing that is running. Returns whether the replica stops.
     pub(super) async fn end(mut self) -> bool {
         self.sealing.end().await;
         self.is_stopping
     }
 
     fn epoch(&self) -> Option<Epoch> {
-        self.owner.core.ledger.cursor.epoch
+        self.owner.materializer.cursor.epoch
     }
 
-    /// Serves some of the requests that wait.
+    /// Serves requests that wait, up to a bound.
     async fn serve_waiting(&mut self) {
         for _ in 0..SERVED_AT_ONCE {
             let Ok(request) = self.owner.requests.try_recv() else { break };
@@ -178,63 +183,63 @@ impl<'a> Fold<'a> {
         self.owner.serve_deferred().await;
     }
 
-    /// Folds a batch, announces what it did, and sees to it that it is written.
-    async fn apply(&mut self, steps: Vec<Step>) -> anyhow::Result<()> {
-        let places = steps.len() as u64;
-        steps.iter().for_each(log_if_skipped);
-        if places > 0 {
+    /// Applies a batch, announces what it changed, and has it written.
+    async fn apply(&mut self, entries: Vec<DecodedEntry>) -> anyhow::Result<()> {
+        let count = entries.len() as u64;
+        entries.iter().for_each(log_if_skipped);
+        if count > 0 {
             CrashPoint::BeforeApply.reached();
         }
         let begun = Instant::now();
         let is_announced = self.owner.position().caught_up;
-        let batch = self.fold(steps, is_announced).await?;
-        if places > 0 {
-            self.metrics.applied.inc_by(places);
+        let batch = self.fold(entries, is_announced).await?;
+        if count > 0 {
+            self.metrics.applied.inc_by(count);
             self.metrics.apply_duration.observe(begun.elapsed());
         }
-        self.untold |= batch.untold;
+        self.has_unannounced |= batch.unannounced;
         self.owner.publish_snapshot(Some(&batch.touched));
-        self.owner.writer.plan(WRITTEN_AFTER);
-        if !is_announced || self.owner.core.ledger.unwritten() >= ACKS_TOGETHER {
+        self.owner.writer.plan(WRITE_DELAY);
+        if !is_announced || self.owner.materializer.unwritten_acknowledgements() >= ACKS_TOGETHER {
             self.write_now().await?;
         }
         self.announce(batch.changes).await;
-        if self.sealing.is_idle() && !self.owner.core.ledger.is_within_bounds(&self.owner.core.log) {
+        if self.sealing.is_idle() && !self.owner.materializer.is_within_bounds() {
             // While the log is read for the first time, memory must not grow faster than it is unloaded.
             if is_announced {
                 self.sealing.plan(SEALED_AFTER);
             } else {
-                self.begin_sealing(Pace::Full).await?;
+                self.start_sealing(Pace::Full).await?;
                 let sealed = self.owner.serve_during(self.sealing.next()).await;
-                self.go_on_sealing(sealed).await?;
+                self.proceed_with_sealing(sealed).await?;
             }
         }
         Ok(())
     }
 
-    /// Folds what needs the store, or much time, off the threads of the runtime.
-    async fn fold(&mut self, steps: Vec<Step>, is_announced: bool) -> anyhow::Result<Batch> {
-        let Owner { core, writer, pending, .. } = &mut *self.owner;
-        let needs = needs_of(&core.log, &steps);
-        if needs.is_empty() && acknowledgements(&steps) <= FEW_ACKS {
-            return Ok(fold(core, pending, steps, is_announced));
+    /// Applies entries; off the threads of the runtime when they need the store, or much time.
+    async fn fold(&mut self, entries: Vec<DecodedEntry>, is_announced: bool) -> anyhow::Result<Batch> {
+        let Owner { materializer, writer, pending, .. } = &mut *self.owner;
+        let needs = materializer.needs_of(&entries);
+        if needs.is_empty() && acknowledgements(&entries) <= FEW_ACKS {
+            return Ok(fold(materializer, pending, entries, is_announced));
         }
         let store = writer.store()?;
-        let (mut moved, pending) = (std::mem::take(core), pending.clone());
+        let (mut moved, pending) = (std::mem::take(materializer), pending.clone());
         let folded = blocking(move || {
             let folded = store.load(&needs).map(|loaded| {
-                moved.log.add_loaded(loaded);
-                fold(&mut moved, &pending, steps, is_announced)
+                moved.state.add_loaded(loaded);
+                fold(&mut moved, &pending, entries, is_announced)
             });
             (moved, folded)
         });
         match folded.await {
             Ok((back, folded)) => {
-                self.owner.core = back;
+                self.owner.materializer = back;
                 folded
             }
             Err(panicked) => {
-                // What was in memory is gone with it.
+                // The state in memory is lost with it.
                 self.owner.position.send_modify(|position| position.serving = false);
                 Err(panicked).context("the fold panicked")
             }
@@ -242,56 +247,54 @@ impl<'a> Fold<'a> {
     }
 
     async fn write_now(&mut self) -> anyhow::Result<()> {
-        let Owner { writer, core, .. } = &mut *self.owner;
-        writer.write_now(core).await
+        let Owner { writer, materializer, .. } = &mut *self.owner;
+        writer.write_now(materializer).await
     }
 
-    /// Chooses what is beyond the bounds of memory, when everything is written, and seals the sets among it beside the fold.
-    /// Whatever is chosen stays in memory until it is unloaded.
-    async fn begin_sealing(&mut self, pace: Pace) -> anyhow::Result<()> {
+    /// Writes what was applied, chooses what is to leave memory, and starts to seal its sets. It stays in memory until it is
+    /// unloaded.
+    async fn start_sealing(&mut self, pace: Pace) -> anyhow::Result<()> {
         self.write_now().await?;
-        let Core { log, ledger, .. } = &mut self.owner.core;
-        let mut unloading = ledger.begin_to_unload(log);
+        let mut unloading = self.owner.materializer.begin_to_unload();
         let store = self.owner.writer.store()?;
         self.sealing.start(blocking(move || unloading.seal(&store, pace).map(|()| unloading)));
         Ok(())
     }
 
-    /// Begins to seal, or unloads what was sealed, once everything that was folded is written.
-    async fn go_on_sealing(&mut self, progress: Progress<Unloading>) -> anyhow::Result<()> {
+    /// Starts to seal; or unloads what was sealed, once everything that was applied is written.
+    async fn proceed_with_sealing(&mut self, progress: Progress<Unloading>) -> anyhow::Result<()> {
         let unloading = match progress {
-            Progress::Due => return self.begin_sealing(Pace::Third).await,
+            Progress::Due => return self.start_sealing(Pace::Third).await,
             Progress::Done(sealed) => sealed?,
         };
         self.write_now().await?;
         self.owner.note_unloading();
-        let Core { log, ledger, .. } = &mut self.owner.core;
-        let unloaded = ledger.unload(log, unloading);
-        // It may be a million users.
+        let unloaded = self.owner.materializer.unload(unloading);
+        // It may be a million users: dropped on a thread of its own.
         drop(blocking(move || drop(unloaded)));
         Ok(())
     }
 
-    async fn announce(&mut self, changes: Vec<Told>) {
-        let sequence = self.owner.core.ledger.cursor.sequence;
+    async fn announce(&mut self, changes: Vec<Announced>) {
+        let sequence = self.owner.materializer.cursor.sequence;
         let caught_up = self.target.is_some_and(|target| sequence >= target);
         let newly = caught_up && !self.owner.position().caught_up;
         if newly {
             info!(log.sequence = sequence, "the projection has caught up with the log");
         }
-        // Before it has caught up nobody is told of single events: they are old. A snapshot stands for them.
+        // Until it has caught up, events are old: they are not announced, and a snapshot takes their place.
         if caught_up && !newly {
-            for Told { in_log, shown } in changes {
-                let shown = shown.map(Announcement::Changed);
-                self.owner.announce(Announcement::Changed(in_log), shown).await;
+            for Announced { in_log, for_clients } in changes {
+                let for_clients = for_clients.map(Announcement::Changed);
+                self.owner.announce(Announcement::Changed(in_log), for_clients).await;
             }
         } else {
-            self.untold |= !changes.is_empty();
+            self.has_unannounced |= !changes.is_empty();
         }
-        if newly && self.untold {
+        if newly && self.has_unannounced {
             self.announce_snapshot().await;
         }
-        // Last, so that who sees the position knows that everything up to it was announced.
+        // Last: whoever sees the position relies on everything up to it being announced.
         self.owner.publish_position(|position| {
             position.caught_up |= caught_up;
             position.serving |= caught_up;
@@ -300,42 +303,47 @@ impl<'a> Fold<'a> {
 
     async fn announce_snapshot(&mut self) {
         self.owner.publish_snapshot(None);
-        let (epoch, sequence) = (self.epoch(), self.owner.core.ledger.cursor.sequence);
+        let (epoch, sequence) = (self.epoch(), self.owner.materializer.cursor.sequence);
         let Some(epoch) = epoch else { return };
-        self.untold = false;
+        self.has_unannounced = false;
         let snapshot = Announcement::Snapshot { epoch, sequence, active: self.owner.active() };
         self.owner.announce(snapshot.clone(), Some(snapshot)).await;
     }
 }
 
-/// Folds steps. `is_announced`: what they change is announced.
-fn fold(core: &mut Core, pending: &Pending, steps: Vec<Step>, is_announced: bool) -> Batch {
-    let Core { log, tree, ledger } = core;
+/// Applies entries, and collects what has to be announced of them, unless nothing is announced yet.
+fn fold(
+    materializer: &mut Materializer,
+    pending: &Pending,
+    entries: Vec<DecodedEntry>,
+    is_announced: bool,
+) -> Batch {
     let mut batch = Batch::default();
-    batch.touched.extend(steps.iter().filter_map(|step| step.what.channel().cloned()));
-    ledger.fold(log, tree, steps, |state, Folded { recorded, change, trace }| {
+    batch.touched.extend(entries.iter().filter_map(|entry| entry.kind.channel().cloned()));
+    materializer.apply(entries, |state, Applied { recorded, change, trace }| {
         let Recorded { sequence, channel, .. } = recorded;
         if !is_announced {
-            batch.untold |= change != Change::Nothing;
+            batch.unannounced |= change != Change::Nothing;
         } else if change != Change::Nothing {
             let view = View::new(state, pending);
             let of = |change| Arc::new(Changed::of(view, channel.clone(), sequence, change, trace));
-            let shown = view.has_pending().then(|| pending.shown(&change).map(of));
+            let for_clients = view.has_pending().then(|| pending.shown(&change).map(of));
             let in_log = of(change);
-            batch.changes.push(Told { shown: shown.unwrap_or_else(|| Some(in_log.clone())), in_log });
+            let for_clients = for_clients.unwrap_or_else(|| Some(in_log.clone()));
+            batch.changes.push(Announced { in_log, for_clients });
         }
     });
     batch
 }
 
-fn log_if_skipped(step: &Step) {
-    match &step.what {
-        What::Skipped(Skipped::Future { what }, _) => {
-            warn!(log.sequence = step.sequence, "skipped an event that a newer Tidings may know: {what}");
+fn log_if_skipped(entry: &DecodedEntry) {
+    match &entry.kind {
+        EntryKind::Skipped(Skipped::Future { what }, _) => {
+            warn!(log.sequence = entry.sequence, "skipped an event that a newer Tidings may know: {what}");
         }
-        What::Skipped(Skipped::Foreign { why }, _) => {
-            warn!(log.sequence = step.sequence, "skipped a message that is not an event of Tidings: {why}");
+        EntryKind::Skipped(Skipped::Foreign { why }, _) => {
+            warn!(log.sequence = entry.sequence, "skipped a message that is not an event of Tidings: {why}");
         }
-        What::Event(..) | What::Hole => {}
+        EntryKind::Event(..) | EntryKind::Hole => {}
     }
 }

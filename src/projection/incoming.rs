@@ -1,30 +1,25 @@
-//! What the reader hands on, decoded while what came before it is folded, and joined with what waits behind it.
+//! What the reader delivers, decoded while the batch before it is applied, and joined with what waits behind it.
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use super::ledger::{Step, What};
+use super::decoded_entry::DecodedEntry;
+use super::store::costs::{ACKS_TOGETHER, ENTRIES_TOGETHER};
 use crate::blocking::blocking;
-use crate::domain::{Event, Recorded};
 use crate::log::Epoch;
 use crate::log::reader::{Delivery, LogEntry, MAX_BATCH};
 
-/// Places of the log that are folded together at most, and acknowledgements in them: what waits is written as one batch,
-/// since a batch costs the store about as much as what is in it.
-const TOGETHER: usize = 1_024;
-pub(super) const ACKS_TOGETHER: usize = 1 << 15;
-
-/// So many entries are decoded where they are; more of them off the threads of the runtime.
+/// Up to so many entries are decoded on the task itself; more of them on a thread of their own.
 const FEW: usize = 4;
 
-/// What the reader handed on, decoded.
+/// A delivery of the reader, decoded.
 pub(super) enum Decoded {
     Epoch(Epoch),
     Head(u64),
-    Steps(Vec<Step>),
+    Entries(Vec<DecodedEntry>),
 }
 
-/// Decodes what comes while that before it is folded. Ends with the reader, and when nobody folds any more.
+/// Decodes deliveries one ahead of the fold. It ends with the reader, and with the fold.
 pub(super) fn decoded(mut deliveries: mpsc::Receiver<Delivery>) -> mpsc::Receiver<anyhow::Result<Decoded>> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -32,10 +27,10 @@ pub(super) fn decoded(mut deliveries: mpsc::Receiver<Delivery>) -> mpsc::Receive
             let decoded = match delivery {
                 Delivery::Epoch(epoch) => Ok(Decoded::Epoch(epoch)),
                 Delivery::Head(head) => Ok(Decoded::Head(head)),
-                Delivery::Batch(entries) if entries.len() <= FEW => Ok(Decoded::Steps(steps(&entries))),
+                Delivery::Batch(entries) if entries.len() <= FEW => Ok(Decoded::Entries(decode(&entries))),
                 Delivery::Batch(entries) => {
-                    let steps = blocking(move || steps(&entries)).await;
-                    steps.map(Decoded::Steps).context("decoding panicked")
+                    let entries = blocking(move || decode(&entries)).await;
+                    entries.map(Decoded::Entries).context("decoding panicked")
                 }
             };
             if sender.send(decoded).await.is_err() {
@@ -46,31 +41,25 @@ pub(super) fn decoded(mut deliveries: mpsc::Receiver<Delivery>) -> mpsc::Receive
     receiver
 }
 
-fn steps(entries: &[LogEntry]) -> Vec<Step> {
-    entries.iter().map(Step::of).collect()
+fn decode(entries: &[LogEntry]) -> Vec<DecodedEntry> {
+    entries.iter().map(DecodedEntry::of).collect()
 }
 
-pub(super) fn acknowledgements(steps: &[Step]) -> usize {
-    let of_each = steps.iter().map(|step| match &step.what {
-        What::Event(Recorded { event: Event::Acknowledged(brought), .. }, _) => {
-            brought.acknowledgements.len()
-        }
-        _ => 0,
-    });
-    of_each.sum()
+pub(super) fn acknowledgements(entries: &[DecodedEntry]) -> usize {
+    entries.iter().map(|entry| entry.kind.acknowledgements()).sum()
 }
 
-/// Adds what waits to be folded. Returns what comes after that and is something else.
+/// Adds the batches that wait. Returns the delivery behind them, if it is no batch.
 pub(super) fn add_waiting(
-    steps: &mut Vec<Step>,
+    entries: &mut Vec<DecodedEntry>,
     decoded: &mut mpsc::Receiver<anyhow::Result<Decoded>>,
 ) -> Option<anyhow::Result<Decoded>> {
-    let mut acks = acknowledgements(steps);
-    while steps.len() + MAX_BATCH <= TOGETHER && acks < ACKS_TOGETHER {
+    let mut acks = acknowledgements(entries);
+    while entries.len() + MAX_BATCH <= ENTRIES_TOGETHER && acks < ACKS_TOGETHER {
         match decoded.try_recv() {
-            Ok(Ok(Decoded::Steps(more))) => {
+            Ok(Ok(Decoded::Entries(more))) => {
                 acks += acknowledgements(&more);
-                steps.extend(more);
+                entries.extend(more);
             }
             Ok(other) => return Some(other),
             Err(_) => return None,
@@ -79,7 +68,7 @@ pub(super) fn add_waiting(
     None
 }
 
-/// What was taken already, or what comes next.
+/// The delivery that was taken already, or the next one.
 pub(super) async fn next_of(
     taken: &mut Option<anyhow::Result<Decoded>>,
     decoded: &mut mpsc::Receiver<anyhow::Result<Decoded>>,

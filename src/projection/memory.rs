@@ -1,11 +1,11 @@
-//! Memory: how much of the state stays in it, and what is unloaded when it is more.
+//! Memory: how much of the state stays in it, and what is unloaded beyond that.
 
 use std::sync::Arc;
 
 use super::store::{Pace, Store};
 use crate::domain::{AckMap, AckSet, BroadcastId, BroadcastState, PackedSet, State};
 
-/// What may stay in memory beside the active broadcasts.
+/// The most that may stay in memory beside the active broadcasts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Other broadcasts.
@@ -14,7 +14,7 @@ pub(super) struct Bounds {
     acks: usize,
     /// And in packed sets, which are on disk too.
     packed: usize,
-    /// Lifecycle events by their ids.
+    /// Entries of the index of lifecycle events.
     lifecycle_events: usize,
 }
 
@@ -25,8 +25,8 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// Of a replica, whose users acknowledge late mostly what ended last, and are found there without a look at the disk. The
-    /// packed sets take 24 MiB.
+    /// The bounds of a replica. Late acknowledgements are mostly of what ended last, whose sets stay packed in memory, so that no
+    /// user has to be looked up on disk. They take 24 MiB.
     pub(super) fn of_a_replica() -> Self {
         Self { packed: 1 << 20, ..Self::default() }
     }
@@ -52,23 +52,23 @@ const fn is_active(known: &BroadcastState) -> bool {
     known.end.is_none() && !known.late
 }
 
-/// What is being unloaded.
+/// What is on its way out of memory.
 #[derive(Default)]
 pub(super) struct Unloading {
-    /// Broadcasts whose records are.
+    /// Broadcasts whose records leave.
     records: Vec<BroadcastId>,
-    /// Broadcasts whose acknowledgements are, those of the records among them.
+    /// Broadcasts whose acknowledgements leave, those of the records among them.
     sets: Vec<Leaving>,
 }
 
 /// A set that leaves the memory.
 struct Leaving {
     id: BroadcastId,
-    /// Everybody in it, if it has to be sealed before.
+    /// Its users, if it has to be sealed first.
     unsealed: Option<Arc<AckMap>>,
     /// Whether it stays as a packed set.
     is_packed: bool,
-    /// What stays, once it is sealed.
+    /// The packed set, once it is sealed.
     packed: Option<PackedSet>,
 }
 
@@ -111,7 +111,7 @@ impl Unloading {
         Self { records, sets: sets.into_iter().map(leaving).collect() }
     }
 
-    /// Writes the sets that are on disk as single acknowledgements only. It takes time, and no lock.
+    /// Seals the sets that are on disk only as single acknowledgements. It takes time, and may run beside the fold.
     pub(super) fn seal(&mut self, store: &Store, pace: Pace) -> anyhow::Result<()> {
         for set in &mut self.sets {
             if let Some(users) = set.unsealed.take() {
@@ -121,12 +121,12 @@ impl Unloading {
         Ok(())
     }
 
-    /// Broadcasts of which nothing stays.
+    /// Broadcasts whose records leave.
     pub(super) fn records(&self) -> &[BroadcastId] {
         &self.records
     }
 
-    /// Unloads what was chosen and, since then, sealed. Returns what is to be dropped where nobody waits for it.
+    /// Unloads what was chosen and sealed. Returns what is to be dropped where nothing waits for it.
     pub(super) fn unload(self, state: &mut State) -> Unloaded {
         state.lifecycle_events.clear();
         let mut unloaded = Unloaded::default();
@@ -142,7 +142,7 @@ impl Unloading {
     }
 }
 
-/// What is in memory no longer than this lives. To drop it may take a while.
+/// What was unloaded. Dropping it may take a while.
 #[derive(Default)]
 pub(super) struct Unloaded {
     broadcasts: Vec<BroadcastState>,
@@ -163,9 +163,8 @@ mod tests {
         Timestamp, UserId, View,
     };
     use crate::log::merkle::Hash;
-    use crate::projection::cursor::CursorRecord;
-    use crate::projection::ledger::{Ledger, Step, What};
-    use crate::projection::tree::Tree;
+    use crate::projection::decoded_entry::{DecodedEntry, EntryKind};
+    use crate::projection::materializer::Materializer;
 
     const SMALL: Bounds = Bounds { broadcasts: 6, acks: 40, packed: 60, lifecycle_events: 20 };
 
@@ -193,7 +192,7 @@ mod tests {
         format!("user-{number}").parse().unwrap()
     }
 
-    fn step(sequence: u64, event: Event) -> Step {
+    fn entry(sequence: u64, event: Event) -> DecodedEntry {
         let at = Timestamp::from_unix_ms(0);
         let (channel, id) = ("creator".parse().unwrap(), event.broadcast_id().0);
         let recorded = Recorded {
@@ -206,15 +205,13 @@ mod tests {
             sent_to: None,
             event,
         };
-        Step { sequence, leaf: Hash::empty(), what: What::Event(recorded, None) }
+        DecodedEntry { sequence, leaf: Hash::empty(), kind: EntryKind::Event(recorded, None) }
     }
 
     /// A replica's state with small bounds, and what is true.
     struct World {
         store: Store,
-        state: State,
-        tree: Tree,
-        ledger: Ledger,
+        materializer: Materializer,
         posts: usize,
         first: HashMap<(BroadcastId, Fingerprint), u64>,
         _folder: tempfile::TempDir,
@@ -224,10 +221,9 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let store = Store::open_scratch(folder.path(), Duration::from_mins(1)).unwrap();
-            let mut ledger = Ledger::from(CursorRecord::default());
-            ledger.bounds = SMALL;
-            let (state, tree, first) = (State::default(), Tree::default(), HashMap::new());
-            Self { store, state, tree, ledger, posts: 0, first, _folder: folder }
+            let mut materializer = Materializer::default();
+            materializer.bounds = SMALL;
+            Self { store, materializer, posts: 0, first: HashMap::new(), _folder: folder }
         }
 
         fn act(&mut self, sequence: u64, act: Act) {
@@ -250,10 +246,8 @@ mod tests {
                     Event::Created(Broadcast { id, message, severity, created_by, created_at: at })
                 }
             };
-            let steps = vec![step(sequence, event)];
-            self.ledger
-                .fold_and_write(&self.store, &mut self.state, &mut self.tree, steps, |_, _| {})
-                .unwrap();
+            let entries = vec![entry(sequence, event)];
+            self.materializer.apply_and_write(&self.store, entries, |_, _| {}).unwrap();
         }
 
         /// Everybody who acknowledged is found, in memory or in the store, and nobody else.
@@ -261,9 +255,10 @@ mod tests {
             let pending = Pending::default();
             for broadcast in (0..self.posts).map(id) {
                 let fingerprints = (0..=u8::MAX).map(|number| user(number).fingerprint());
-                let needs = self.state.missing(&Needs::acknowledged(broadcast, fingerprints.clone()));
+                let needs =
+                    self.materializer.state.missing(&Needs::acknowledged(broadcast, fingerprints.clone()));
                 let loaded = self.store.load(&needs).unwrap();
-                let view = View::new(&self.state, &pending).with_loaded(&loaded);
+                let view = View::new(&self.materializer.state, &pending).with_loaded(&loaded);
                 for user in fingerprints {
                     let expected = self.first.get(&(broadcast, user)).copied();
                     assert_eq!(view.acknowledged_by(broadcast, user), expected, "{broadcast:?}");
@@ -272,7 +267,7 @@ mod tests {
         }
 
         fn packed(&self) -> usize {
-            self.state.broadcasts.values().map(|known| known.acknowledgements.packed_len()).sum()
+            self.materializer.state.broadcasts.values().map(|known| known.acknowledgements.packed_len()).sum()
         }
     }
 
@@ -284,7 +279,7 @@ mod tests {
             let mut world = World::new();
             for (sequence, act) in (1..).zip(acts) {
                 world.act(sequence, act);
-                prop_assert!(SMALL.are_kept(&world.state));
+                prop_assert!(SMALL.are_kept(&world.materializer.state));
                 prop_assert!(world.packed() <= SMALL.packed);
             }
             world.is_right();
@@ -296,7 +291,9 @@ mod tests {
         let mut world = World::new();
         let acts = [Act::Post, Act::Acknowledge(0, (0..50).collect()), Act::Post];
         (1..).zip(acts).for_each(|(sequence, act)| world.act(sequence, act));
-        let set = |world: &World, number| world.state.broadcast(id(number)).unwrap().acknowledgements.clone();
+        let set = |world: &World, number| {
+            world.materializer.state.broadcast(id(number)).unwrap().acknowledgements.clone()
+        };
         assert_eq!((set(&world, 0).packed_len(), set(&world, 0).is_complete()), (50, true));
         // Another one of that size leaves no room for it.
         let acts = [Act::Acknowledge(0, (0..50).collect()), Act::Post, Act::Acknowledge(2, vec![7, 200])];

@@ -1,13 +1,14 @@
-//! The mirror: writes what is active and who acknowledged into two KV buckets, for other services to read.
+//! The mirror: writes active broadcasts and acknowledgements into two KV buckets, for other services to read.
 //!
-//! The only writer of those buckets. KV is never read to decide or to serve. One replica mirrors at a time, the holder
-//! of a lease; every write carries the log's epoch and sequence and the key's expected revision, and what is further
-//! in the log wins, so that a holder that was paused and wakes up cannot bring anything back. Which of two epochs is the
-//! log's, NATS says.
+//! It is the only writer of those buckets. KV is never read to decide or to serve. One replica mirrors at a time, the holder of a
+//! lease. Every write has the position in the log that it reflects and the expected revision of its key, and the later position
+//! wins, so that a holder that was paused and wakes up cannot restore old values. Of two epochs, the one that the stream has now
+//! wins.
 
 mod bucket;
 mod lease;
 mod repair;
+mod values;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,6 @@ use anyhow::{Context as _, ensure};
 use async_nats::connection::State;
 use async_nats::{Client, jetstream};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -29,95 +29,82 @@ use super::position::Position;
 use crate::clock::Clock;
 use crate::domain::{Acknowledgement, Broadcast, BroadcastId, Change, Channel, Timestamp};
 use crate::error_log::{LogLimiter, causes};
-use crate::log::Epoch;
 use crate::log::names::{ACKS_BUCKET, ACTIVE_BUCKET, POSITION_KEY, ack_key};
 use crate::log::provision::{Provision, epoch_now};
+use crate::log::{self, Epoch};
 use crate::metrics::{Metrics, gauge};
 use crate::warnings::{Warning, Warnings};
-use bucket::{Bucket, Place, Write};
+use bucket::{Bucket, Write};
 use lease::Lease;
-use repair::value_of;
+use values::{AckValue, PositionValue, value_of};
 
-/// How often the holder looks whether the buckets are still there, and notes how far it is.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The interval at which the holder checks that the buckets are still there, and writes its position.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Between two tries when NATS is away or another replica mirrors.
-const RETRY_EVERY: Duration = Duration::from_secs(2);
+/// The time between two attempts while NATS is away or another replica mirrors.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long the projection may take to get where the holder before was, before that counts as beyond the log.
+/// The longest time that the projection may take to reach the position of the holder before; after that, the position counts as
+/// beyond the log.
 const AHEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Acknowledgements on their way into the bucket, and keys looked at, at once.
+/// Acknowledgements that are written, or keys that are read, at the same time.
 const PUTS_IN_FLIGHT: usize = 256;
 
 /// Acknowledgements read from the store ahead of the puts.
 const READ_AHEAD: usize = 1_024;
 
-/// How far a bucket is: the value of its position key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct PositionValue {
-    epoch: Epoch,
-    sequence: u64,
-}
-
-/// The value of an acknowledgement key.
-#[derive(Serialize)]
-struct AckValue {
-    at: Timestamp,
-    sequence: u64,
-}
-
-/// What a mirror is made of.
+/// Mirrors the projection to KV.
 pub struct Mirror {
-    /// What is mirrored.
+    /// The projection that is mirrored.
     pub projection: Projection,
-    /// Where to.
+    /// The connection to NATS.
     pub client: Client,
-    /// How the buckets are made when they are missing, and how long an acknowledgement stays.
+    /// How missing buckets are created, and how long they keep an acknowledgement.
     pub provision: Provision,
-    /// This process, for the lease.
+    /// The id of this process, for the lease.
     pub instance: Uuid,
-    /// What time it is.
+    /// The current time.
     pub clock: Arc<dyn Clock>,
-    /// Where the lag is shown.
+    /// Where the lag is exported.
     pub metrics: Metrics,
-    /// How often it is said that NATS refuses the lease.
+    /// Keeps the same failure from being logged again and again.
     pub refused: LogLimiter,
-    /// Where it sets what is wrong.
+    /// Where it raises its warning.
     pub warnings: Warnings,
 }
 
 impl Mirror {
-    /// Mirrors whenever the projection may be believed and the lease is held, until it is dropped.
+    /// Mirrors while the projection has caught up and this replica holds the lease, until it is dropped.
     pub async fn run(self) {
         let mirror = Arc::new(self);
         let context = mirror.provision.context(&mirror.client);
         let mut lease = Lease::new(context.clone(), mirror.provision.clone(), mirror.instance);
-        // A replica that cannot project must not keep the lease from one that can.
+        // A replica whose projection has stopped must not keep the lease from others.
         while mirror.projection.watch().wait_for(may_be_mirrored).await.is_ok() {
             if mirror.acquire(&mut lease).await {
                 info!("this replica mirrors the log to KV now");
                 let mut position = mirror.projection.watch();
                 tokio::select! {
-                    error = mirror.clone().hold(context.clone()) => mirror.say_broken(&error),
+                    error = mirror.clone().hold(context.clone()) => mirror.report_failure(&error),
                     () = lease.keep() => info!("this replica does not mirror any more"),
                     _ = position.wait_for(|position| !may_be_mirrored(position)) => info!("this replica is not up to date and does not mirror any more"),
                 }
                 mirror.metrics.mirroring.set(0);
-                // What broke off here may go well elsewhere.
+                // What failed here may succeed on another replica.
                 lease.release().await;
             } else {
-                mirror.note_lag(&context).await;
+                mirror.measure_lag(&context).await;
             }
-            sleep(RETRY_EVERY).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 
-    /// Takes the lease when nobody holds it.
+    /// Takes the lease if no replica holds it.
     async fn acquire(&self, lease: &mut Lease) -> bool {
         match lease.claim().await {
             Ok(taken) => {
-                // Another replica mirrors: what failed here is no trouble any more.
+                // Another replica mirrors: a failure here does not matter any more.
                 if !taken {
                     self.warnings.set(Warning::MirrorFailing, false);
                 }
@@ -142,21 +129,21 @@ impl Mirror {
         Lease::new(provision.context(client), provision.clone(), instance).release().await;
     }
 
-    /// Often enough for the position to be noted anew before the bucket forgets it.
-    fn look_every(&self) -> Duration {
-        LOOK_EVERY.min(self.note_after()).max(Duration::from_millis(100))
+    /// Short enough for the position to be written again before the bucket drops it.
+    fn check_interval(&self) -> Duration {
+        CHECK_INTERVAL.min(self.position_max_age()).max(Duration::from_millis(100))
     }
 
-    /// The age at which a position is noted anew though it is the same.
-    fn note_after(&self) -> Duration {
+    /// The age at which an unchanged position is written again.
+    fn position_max_age(&self) -> Duration {
         self.provision.acks_max_age / 4
     }
 
-    fn say_broken(&self, error: &anyhow::Error) {
+    fn report_failure(&self, error: &anyhow::Error) {
         self.warnings.set(Warning::MirrorFailing, self.client.connection_state() == State::Connected);
         let error = causes(error);
         if self.refused.is_due(&error) {
-            warn!("mirroring to KV broke off, beginning anew: {error}");
+            warn!("mirroring to KV failed and starts again: {error}");
         }
     }
 
@@ -177,13 +164,13 @@ impl Mirror {
         writer.fill().await?;
         self.metrics.mirroring.set(1);
         self.warnings.set(Warning::MirrorFailing, false);
-        let mut look = interval(self.look_every());
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut check = interval(self.check_interval());
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 announced = changes.recv() => match announced {
                     Some(Announcement::Changed(change)) => {
-                        // Clients first: whoever waits to be told of it has their turn before.
+                        // Clients first: the tasks that send it to them run before.
                         yield_now().await;
                         writer.follow(&change).await?;
                     }
@@ -191,12 +178,12 @@ impl Mirror {
                         writer = Writer::open(self.clone(), context.clone()).await?;
                         writer.fill().await?;
                     }
-                    None => anyhow::bail!("it lagged behind the projection, or that has ended"),
+                    None => anyhow::bail!("the mirror lagged behind the projection, or the projection has ended"),
                 },
-                _ = look.tick() => {
-                    // Announcements go out before the position does: none waiting means that all of it was followed.
+                _ = check.tick() => {
+                    // The position is set after its announcements: if none waits, everything up to it was mirrored.
                     let projected = self.projection.position();
-                    writer.look(changes.is_empty().then_some(projected)).await?;
+                    writer.check(changes.is_empty().then_some(projected)).await?;
                 }
             }
             let behind = self.projection.position().sequence.saturating_sub(writer.sequence);
@@ -205,7 +192,7 @@ impl Mirror {
     }
 }
 
-/// Whether the projection shows all that the log had when reading began.
+/// Whether the projection has everything that the log had when reading began.
 const fn may_be_mirrored(position: &Position) -> bool {
     position.caught_up && position.halt.is_none()
 }
@@ -216,12 +203,12 @@ struct Writer {
     active: Bucket,
     acks: Bucket,
     epoch: Epoch,
-    /// What the buckets reflect.
+    /// The last sequence that the buckets reflect.
     sequence: u64,
-    /// The acknowledgements up to here were in the bucket when it was opened.
+    /// The bucket had the acknowledgements up to this sequence when it was opened.
     known_acks: u64,
-    /// What was last noted as the position, and when.
-    noted: (u64, Instant),
+    /// The position that was written last, and when.
+    written_position: (u64, Instant),
 }
 
 impl Writer {
@@ -231,9 +218,16 @@ impl Writer {
         ensure!(now == epoch, "the log has another epoch, {now}, than the projection, {epoch}");
         let active = Bucket::open(&context, &mirror.provision, ACTIVE_BUCKET).await?;
         let acks = Bucket::open(&context, &mirror.provision, ACKS_BUCKET).await?;
-        let mut writer =
-            Self { mirror, active, acks, epoch, sequence: 0, known_acks: 0, noted: (0, Instant::now()) };
-        // A few keys: looking at them all costs little, and what other services ask for most is sure to be true.
+        let mut writer = Self {
+            mirror,
+            active,
+            acks,
+            epoch,
+            sequence: 0,
+            known_acks: 0,
+            written_position: (0, Instant::now()),
+        };
+        // A few keys: checking all of them costs little, and these are what other services read most.
         writer.sweep(&writer.active).await?;
         match writer.position_of(&writer.acks).await? {
             Some(known) => writer.known_acks = known,
@@ -242,29 +236,29 @@ impl Writer {
         Ok(writer)
     }
 
-    /// How far a bucket is in this log; `None` when it does not say or speaks of another one.
+    /// The sequence that a bucket reflects; `None` if it has no position, or one of another log.
     async fn position_of(&self, bucket: &Bucket) -> anyhow::Result<Option<u64>> {
         let value = bucket.get(POSITION_KEY).await?.and_then(|entry| entry.value);
         let known = value.and_then(|value| serde_json::from_slice::<PositionValue>(&value).ok());
         let Some(known) = known.filter(|known| known.epoch == self.epoch) else { return Ok(None) };
-        Ok(self.reaches(self.place(known.sequence)).await.then_some(known.sequence))
+        Ok(self.reaches(self.position(known.sequence)).await.then_some(known.sequence))
     }
 
-    /// Whether the projection is at a place or gets there in a moment: the holder before may have been ahead of it.
-    async fn reaches(&self, place: Place) -> bool {
+    /// Whether the projection is at a position or reaches it in a moment: the holder before may have been ahead of it.
+    async fn reaches(&self, wanted: log::Position) -> bool {
         let mut position = self.mirror.projection.watch();
         let reached = position.wait_for(|position| {
             let Position { epoch, sequence, .. } = *position;
-            epoch == Some(place.epoch) && sequence >= place.sequence
+            epoch == Some(wanted.epoch) && sequence >= wanted.sequence
         });
         timeout(AHEAD_TIMEOUT, reached).await.is_ok_and(|reached| reached.is_ok())
     }
 
-    fn place(&self, sequence: u64) -> Place {
-        Place { epoch: self.epoch, sequence }
+    fn position(&self, sequence: u64) -> log::Position {
+        log::Position { epoch: self.epoch, sequence }
     }
 
-    /// Brings both buckets up to the projection, wherever they are.
+    /// Brings both buckets up to the projection, whatever they reflect now.
     async fn fill(&mut self) -> anyhow::Result<()> {
         let reflects = self.mirror.projection.position().sequence;
         for (channel, (active, head)) in self.active_in_log().await? {
@@ -275,10 +269,10 @@ impl Writer {
         }
         self.fill_acks().await?;
         self.sequence = reflects;
-        self.note_position().await
+        self.write_position().await
     }
 
-    /// Acknowledgements that the bucket does not have yet and that are not too old for it, straight from the store.
+    /// Writes the acknowledgements that the bucket does not have yet and that are not too old for it, straight from the store.
     async fn fill_acks(&self) -> anyhow::Result<()> {
         let known = self.known_acks;
         let max_age = i64::try_from(self.mirror.provision.acks_max_age.as_millis()).unwrap_or(i64::MAX);
@@ -288,7 +282,7 @@ impl Writer {
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
         let read: JoinHandle<anyhow::Result<()>> = tokio::task::spawn_blocking(move || {
             let send = |id, sequence, acknowledgement| {
-                sender.blocking_send((id, sequence, acknowledgement)).context("nobody writes any more")
+                sender.blocking_send((id, sequence, acknowledgement)).context("the writer has ended")
             };
             store.each_ack_after(known, since, send)
         });
@@ -314,7 +308,7 @@ impl Writer {
             }
             Change::Ended { .. } => self.delete_active(channel, sequence).await?,
             Change::Acknowledged { id, new } => {
-                // By number, so that only those in flight are there: a put on its way takes some kilobytes.
+                // By number, so that only those in flight exist: a put takes some kilobytes.
                 let puts = stream::iter(0..new.len()).map(|n| self.put_ack(*id, sequence, new[n].clone()));
                 puts.buffer_unordered(PUTS_IN_FLIGHT).try_collect::<()>().await?;
             }
@@ -326,21 +320,21 @@ impl Writer {
 
     async fn put_active(&self, channel: &Channel, active: &Broadcast, sequence: u64) -> anyhow::Result<()> {
         let write = Write::Put(value_of(active, sequence)?);
-        self.active.write(channel.as_str(), self.place(sequence), write).await
+        self.active.write(channel.as_str(), self.position(sequence), write).await
     }
 
     async fn delete_active(&self, channel: &Channel, sequence: u64) -> anyhow::Result<()> {
-        self.active.write(channel.as_str(), self.place(sequence), Write::Delete).await
+        self.active.write(channel.as_str(), self.position(sequence), Write::Delete).await
     }
 
     async fn put_ack(&self, id: BroadcastId, sequence: u64, ack: Acknowledgement) -> anyhow::Result<()> {
         let value = serde_json::to_vec(&AckValue { at: ack.at, sequence })?;
-        self.acks.create(&ack_key(id, &ack.user), self.place(sequence), value.into()).await
+        self.acks.create(&ack_key(id, &ack.user), self.position(sequence), value.into()).await
     }
 
-    /// Sees that both buckets are still the ones that were filled, and notes how far they are. `followed` is the
-    /// projection's position when nothing up to it is left to write: events without an effect move it too.
-    async fn look(&mut self, followed: Option<Position>) -> anyhow::Result<()> {
+    /// Checks that both buckets are still the ones that were filled, and writes their position. `followed` is the position of the
+    /// projection if everything up to it was mirrored: events without an effect move it too.
+    async fn check(&mut self, followed: Option<Position>) -> anyhow::Result<()> {
         for bucket in [&self.active, &self.acks] {
             let position = bucket.get(POSITION_KEY).await?.and_then(|entry| entry.value);
             position.with_context(|| format!("the bucket {} has lost what was in it", bucket.name()))?;
@@ -349,19 +343,23 @@ impl Writer {
             self.sequence = self.sequence.max(followed.sequence);
             self.repair().await?;
         }
-        if self.noted.0 != self.sequence || self.noted.1.elapsed() >= self.mirror.note_after() {
-            self.note_position().await?;
+        if self.written_position.0 != self.sequence
+            || self.written_position.1.elapsed() >= self.mirror.position_max_age()
+        {
+            self.write_position().await?;
         }
         Ok(())
     }
 
-    async fn note_position(&mut self) -> anyhow::Result<()> {
-        let noted = Instant::now();
+    async fn write_position(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
         let value = serde_json::to_vec(&PositionValue { epoch: self.epoch, sequence: self.sequence })?;
         for bucket in [&self.active, &self.acks] {
-            bucket.refresh(POSITION_KEY, self.place(self.sequence), Write::Put(value.clone().into())).await?;
+            bucket
+                .refresh(POSITION_KEY, self.position(self.sequence), Write::Put(value.clone().into()))
+                .await?;
         }
-        self.noted = (self.sequence, noted);
+        self.written_position = (self.sequence, now);
         Ok(())
     }
 }

@@ -1,9 +1,8 @@
 //! The owner: the one task that has the state and the store.
 //!
-//! It folds the log ([`super::fold`]), over damage and over other logs ([`super::supervise`]), and publishes a
-//! [`Snapshot`] with every change. Whoever needs more than that asks it, through one channel: it looks at what is in memory
-//! itself, and has what is not read from the store by a thread of its own, beside everything else. It waits for nobody who
-//! asks it something.
+//! It applies the log ([`super::fold`]), through damage and changes of the log ([`super::supervise`]), and publishes a
+//! [`Snapshot`] with every change. Every other read is a request through one channel: the owner reads memory itself, and has a
+//! thread read the store for what is not there. It never waits for whoever sent a request.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,64 +16,64 @@ use tokio::task::{JoinError, JoinHandle};
 use tracing::warn;
 
 use super::announcement::Announcement;
-use super::core::Core;
 use super::cursor::CursorRecord;
-use super::ledger::Ledger;
+use super::materializer::Materializer;
 use super::position::Position;
-use super::request::{Damage, Look, Request};
+use super::request::{Damage, Read, Request};
 use super::snapshot::{Active, Snapshot};
 use super::store::Store;
-use super::tree::Tree;
 use super::writer::Writer;
 use crate::blocking::blocking;
 use crate::domain::{Channel, Loaded, Pending, State, View};
 use crate::log::merkle::Hash;
 
-/// Looks whose needs are read from the store at the same time.
+/// Reads whose needs are loaded from the store at the same time.
 const LOADS: usize = 64;
 
-/// Looks that may wait for one of these reads to end. More are not answered.
-const WAITING_LOOKS: usize = 1_024;
+/// Reads that may wait for one of these to end. More fail.
+const WAITING_READS: usize = 1_024;
 
-/// Why the state cannot be gone on with.
+/// Why the projection has to be rebuilt.
 pub(super) enum Fault {
+    /// The store, or what was read from it, is damaged.
     Damaged(anyhow::Error),
     /// The tree is not the one of a checkpoint.
     Disagrees((u64, Hash)),
 }
 
-/// A look whose needs were read from a store.
+/// A read whose needs were loaded from a store.
 pub(super) struct Load {
-    look: Look,
+    read: Read,
     loaded: anyhow::Result<Loaded>,
     store: Store,
     unloads: u64,
 }
 
 pub(super) struct Owner {
-    pub(super) core: Core,
+    /// The state of the log, as far as it is in memory.
+    pub(super) materializer: Materializer,
     /// What was accepted here and is not in the log yet.
     pub(super) pending: Arc<Pending>,
-    /// Has the store: what is not in memory is read from it, and what was folded is written to it.
+    /// Has the store: what is not in memory is read from it, and what was applied is written to it.
     pub(super) writer: Writer,
-    /// How often something was unloaded from memory, or all of it was replaced. What was read from the store before that may
-    /// be older than what was in memory.
+    /// How many times something was unloaded from memory, or all of it was replaced. What was loaded before that may be older
+    /// than what was in memory then.
     unloads: u64,
     pub(super) requests: mpsc::Receiver<Request>,
     /// Kept, so that the queue does not end while the projection goes on.
     _requests: mpsc::Sender<Request>,
-    /// Requests that change what is shown: they wait until what was shown before is announced.
+    /// Requests that change what clients see: they wait until the changes before them are announced.
     deferred: VecDeque<Request>,
     pub(super) loads: FuturesUnordered<JoinHandle<Load>>,
-    waiting_looks: VecDeque<Look>,
-    /// Those who wait for a sequence, in the order in which they came.
+    waiting_reads: VecDeque<Read>,
+    /// Requests that wait for a sequence, in the order in which they came.
     waiters: Vec<(u64, oneshot::Sender<()>)>,
     pub(super) fault: Option<Fault>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) position: watch::Sender<Position>,
-    /// Those who serve this replica's clients, and are told what it shows.
+    /// They serve this replica's clients.
     subscribers: Vec<mpsc::Sender<Announcement>>,
-    /// Those who follow what the log says.
+    /// They receive changes of the log alone.
     followers: Vec<mpsc::Sender<Announcement>>,
 }
 
@@ -86,7 +85,7 @@ impl Owner {
         subscribers: Vec<mpsc::Sender<Announcement>>,
     ) -> Self {
         Self {
-            core: Core::default(),
+            materializer: Materializer::default(),
             pending: Arc::default(),
             writer: Writer::default(),
             unloads: 0,
@@ -94,7 +93,7 @@ impl Owner {
             _requests: kept,
             deferred: VecDeque::new(),
             loads: FuturesUnordered::new(),
-            waiting_looks: VecDeque::new(),
+            waiting_reads: VecDeque::new(),
             waiters: Vec::new(),
             fault: None,
             snapshot,
@@ -105,7 +104,7 @@ impl Owner {
     }
 
     pub(super) fn view(&self) -> View<'_> {
-        View::new(&self.core.log, &self.pending)
+        View::new(&self.materializer.state, &self.pending)
     }
 
     /// What is active in each channel, as this replica shows it.
@@ -121,28 +120,27 @@ impl Owner {
 
     /// Goes on from here, with this store.
     pub(super) fn restart(&mut self, store: Option<Store>, state: State, cursor: CursorRecord) {
-        let tree = Tree::from(cursor.tree.clone());
-        self.core = Core { log: state, tree, ledger: Ledger::of_a_replica(cursor) };
+        self.materializer = Materializer::of_a_replica(state, cursor);
         self.writer = Writer::of(store);
         self.unloads += 1;
         self.publish_snapshot(None);
     }
 
-    /// Unloads from memory: nothing that was read from the store before counts any more.
+    /// Something is unloaded from memory: what was loaded from the store before may be stale.
     pub(super) const fn note_unloading(&mut self) {
         self.unloads += 1;
     }
 
-    /// Replaces what readers see. `touched`: the channels that changed; `None`: all of them may have.
+    /// Swaps the snapshot. `touched`: the channels that changed; `None`: all of them may have.
     pub(super) fn publish_snapshot(&self, touched: Option<&BTreeSet<Channel>>) {
-        let position = self.core.ledger.cursor.log_position();
+        let position = self.materializer.cursor.log_position();
         let before = self.snapshot.load();
         self.snapshot.store(Arc::new(Snapshot::of(self.view(), position, &before, touched)));
     }
 
-    /// Says how far it is, once everything up to there is announced, and answers those who wait for that.
+    /// Publishes the position, once everything up to it is announced, and answers those who wait for it.
     pub(super) fn publish_position(&mut self, also: impl FnOnce(&mut Position)) {
-        let cursor = &self.core.ledger.cursor;
+        let cursor = &self.materializer.cursor;
         self.position.send_modify(|position| {
             position.epoch = cursor.epoch;
             position.sequence = cursor.sequence;
@@ -161,18 +159,18 @@ impl Owner {
         }
     }
 
-    /// Does what is asked for, as far as that changes nothing that is shown; the rest is deferred. It does not wait.
+    /// Serves a request, or defers it if it changes what clients see. It does not wait.
     pub(super) fn serve(&mut self, request: Request) {
         match request {
-            Request::Look(look) => self.look(look),
-            Request::LookAtTree(look) => look(self.core.ledger.cursor.epoch, &self.core.tree),
-            Request::Store(reply) => self.writer.hand_out(&self.core, reply),
+            Request::Read(read) => self.read(read),
+            Request::ReadTree(read) => read(self.materializer.cursor.epoch, &self.materializer.tree),
+            Request::Store(reply) => self.writer.hand_out(&self.materializer, reply),
             Request::Wait(sequence, reply) if self.position().sequence >= sequence => drop(reply.send(())),
             Request::Wait(sequence, reply) => self.wait(sequence, reply),
             Request::Follow(follower) => self.followers.push(follower),
             Request::Rebuild(checkpoint) => {
-                // Whoever compared while it was begun anew may ask for that twice.
-                if self.core.ledger.cursor.rebuilt_for != Some(checkpoint) {
+                // A comparison during the rebuild may ask for it once more.
+                if self.materializer.cursor.rebuilt_for != Some(checkpoint) {
                     self.fault.get_or_insert(Fault::Disagrees(checkpoint));
                 }
             }
@@ -195,37 +193,37 @@ impl Owner {
         self.waiters.push((sequence, reply));
     }
 
-    /// Looks at once if everything that is needed is in memory; or begins to read the rest.
-    fn look(&mut self, look: Look) {
-        let missing = self.core.log.missing(&look.needs);
+    /// Reads at once if everything that is needed is in memory; otherwise starts to load the rest.
+    fn read(&mut self, read: Read) {
+        let missing = self.materializer.state.missing(&read.needs);
         if missing.is_empty() {
             let view = self.view();
-            // A panic is the affair of whoever asked.
-            let _ = catch_unwind(AssertUnwindSafe(|| (look.look)(view)));
+            // A panic fails this read alone.
+            let _ = catch_unwind(AssertUnwindSafe(|| (read.read)(view)));
             return;
         }
         let Ok(store) = self.writer.store() else { return };
         if self.loads.len() >= LOADS {
-            if self.waiting_looks.len() < WAITING_LOOKS {
-                self.waiting_looks.push_back(look);
+            if self.waiting_reads.len() < WAITING_READS {
+                self.waiting_reads.push_back(read);
             }
             return;
         }
         let unloads = self.unloads;
         self.loads.push(blocking(move || {
             let loaded = store.load(&missing);
-            Load { look, loaded, store, unloads }
+            Load { read, loaded, store, unloads }
         }));
     }
 
-    /// Looks with what was read; or begins again if it may be older than what was in memory then and is not any more.
+    /// Reads with what was loaded; or starts again if that may be older than what was in memory then and is not any more.
     pub(super) fn finish_load(&mut self, load: Result<Load, JoinError>) {
         match load {
-            Ok(Load { look, loaded, store, unloads }) => match loaded {
-                Ok(_) if unloads != self.unloads => self.look(look),
+            Ok(Load { read, loaded, store, unloads }) => match loaded {
+                Ok(_) if unloads != self.unloads => self.read(read),
                 Ok(loaded) => {
                     let view = self.view().with_loaded(&loaded);
-                    let _ = catch_unwind(AssertUnwindSafe(|| (look.look)(view)));
+                    let _ = catch_unwind(AssertUnwindSafe(|| (read.read)(view)));
                 }
                 Err(error) => {
                     warn!("the projection cannot load what a request needs: {error:#}");
@@ -237,12 +235,12 @@ impl Owner {
                 self.serve(Request::Damaged(None, Damage::Record));
             }
         }
-        if let Some(next) = self.waiting_looks.pop_front() {
-            self.look(next);
+        if let Some(next) = self.waiting_reads.pop_front() {
+            self.read(next);
         }
     }
 
-    /// Does what was deferred. Everything that was shown before is announced.
+    /// Serves what was deferred. The changes before it are announced.
     pub(super) async fn serve_deferred(&mut self) {
         while let Some(request) = self.deferred.pop_front() {
             match request {
@@ -264,7 +262,7 @@ impl Owner {
         tokio::select! {
             biased;
             progress = self.writer.next() => {
-                if let Err(error) = self.writer.proceed(&mut self.core, progress) {
+                if let Err(error) = self.writer.proceed(&mut self.materializer, progress) {
                     self.fail(error);
                 }
             }
@@ -286,17 +284,17 @@ impl Owner {
         }
     }
 
-    /// Tells followers, and those who serve this replica's clients.
-    pub(super) async fn announce(&mut self, in_log: Announcement, shown: Option<Announcement>) {
+    /// Announces a change of the log to followers, and to this replica's clients what they are to see of it.
+    pub(super) async fn announce(&mut self, in_log: Announcement, for_clients: Option<Announcement>) {
         self.followers.retain(|follower| follower.try_send(in_log.clone()).is_ok());
-        if let Some(shown) = shown {
-            self.tell_subscribers(shown).await;
+        if let Some(announcement) = for_clients {
+            self.send_to_subscribers(announcement).await;
         }
     }
 
-    /// Tells those who serve this replica's clients, and waits for each who is slow; requests are served meanwhile. Who is
-    /// gone: the replica stops.
-    pub(super) async fn tell_subscribers(&mut self, announcement: Announcement) {
+    /// Sends to every subscriber, waiting for those that are slow and serving requests meanwhile. A subscriber that is gone is
+    /// no error: the replica stops.
+    pub(super) async fn send_to_subscribers(&mut self, announcement: Announcement) {
         for number in 0..self.subscribers.len() {
             let subscriber = self.subscribers[number].clone();
             loop {
@@ -312,7 +310,7 @@ impl Owner {
         }
     }
 
-    /// The state has to be begun anew because of this.
+    /// Has the projection rebuilt because of this.
     pub(super) fn fail(&mut self, error: anyhow::Error) {
         self.fault.get_or_insert(Fault::Damaged(error));
     }

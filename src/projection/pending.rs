@@ -1,4 +1,4 @@
-//! What was accepted here and is not in the log yet: folded over the log's state, and announced to this replica's clients.
+//! What was accepted here and is not in the log yet: applied over the state of the log, and announced to this replica's clients.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use crate::domain::{Accepted, Change, Event, Needs};
 use crate::log::TraceParent;
 
 impl Owner {
-    /// Folds what was accepted here over the log's state, and announces it to this replica's clients. It is on disk already,
-    /// so it is folded in any case: over what is in memory, when the store cannot say more.
+    /// Applies what was accepted here over the state of the log, and announces it to this replica's clients. It is on disk
+    /// already, so it is applied in any case: over what is in memory, if the store cannot be read.
     pub(super) async fn fold_pending(&mut self, accepted: Vec<(Accepted, Option<TraceParent>)>) {
-        let missing = self.core.log.missing(&needs_of_accepted(&accepted));
+        let missing = self.materializer.state.missing(&needs_of_accepted(&accepted));
         if !missing.is_empty()
             && let Ok(store) = self.writer.store()
         {
             match blocking(move || store.load(&missing)).await.map_err(anyhow::Error::from).flatten() {
-                Ok(loaded) => self.core.log.add_loaded(loaded),
+                Ok(loaded) => self.materializer.state.add_loaded(loaded),
                 Err(error) => {
                     warn!("what was accepted is shown without the store, which cannot be read: {error:#}");
                     self.fail(error);
@@ -30,23 +30,23 @@ impl Owner {
         for (accepted, trace) in accepted {
             let channel = accepted.channel.clone();
             let pending = Arc::make_mut(&mut self.pending);
-            let (sequence, change) = pending.fold(&self.core.log, accepted);
+            let (sequence, change) = pending.fold(&self.materializer.state, accepted);
             if change != Change::Nothing {
                 changes.push(Changed::of(self.view(), channel, sequence, change, trace));
             }
         }
         self.publish_snapshot(None);
         for changed in changes {
-            self.tell_subscribers(Announcement::Changed(Arc::new(changed))).await;
+            self.send_to_subscribers(Announcement::Changed(Arc::new(changed))).await;
         }
     }
 
-    /// The log has, or has overruled, everything that was pending: shows what the log says alone.
+    /// The log has, or has overruled, everything that was pending: shows the state of the log alone.
     pub(super) async fn settle(&mut self) {
         self.pending = Arc::default();
         self.publish_snapshot(None);
         let (sequence, active) = (self.position().sequence, self.active());
-        self.tell_subscribers(Announcement::Settled { sequence, active }).await;
+        self.send_to_subscribers(Announcement::Settled { sequence, active }).await;
     }
 }
 

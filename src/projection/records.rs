@@ -1,4 +1,4 @@
-//! What is read page by page: broadcasts, and who acknowledged them, from the store and from what is pending.
+//! Pages of broadcasts and of acknowledgements, from the store and from what is pending.
 
 use super::handle::{Projection, Unavailable};
 use super::store::AckAt;
@@ -22,7 +22,7 @@ impl Projection {
         let before = before.min(PENDING);
         let stored = self.stored(move |store| store.history(&channel, before, rest)).await?;
         let mut stored = self.overlaid(stored).await?;
-        // It got there since we looked.
+        // A pending one may have got into the log, and the store, between the two reads.
         stored.retain(|known| found.iter().all(|found| found.broadcast.id != known.broadcast.id));
         found.extend(stored);
         Ok(found)
@@ -41,19 +41,20 @@ impl Projection {
         Ok(record.filter(|record| record.channel == channel))
     }
 
-    /// Up to `limit` acknowledgements of a broadcast after a place, see [`AckAt`].
+    /// Up to `limit` acknowledgements of a broadcast after a position, see [`AckAt`].
     pub async fn acks_after(
         &self,
         id: BroadcastId,
         after: (u64, usize),
         limit: usize,
     ) -> Result<Vec<AckAt>, Unavailable> {
-        // What is pending comes first: what gets into the log between the two looks is then found in both, not in neither.
+        // What is pending is read first: an acknowledgement that gets into the log between the two reads is then in both, not in
+        // neither.
         let pending = self.with(Needs::default(), move |view| {
             let pending = view.pending_acknowledgements(id).map(|(sequence, number, acknowledgement)| {
-                AckAt { place: (sequence, number), acknowledgement: acknowledgement.clone() }
+                AckAt { position: (sequence, number), acknowledgement: acknowledgement.clone() }
             });
-            pending.filter(|ack| ack.place > after).collect::<Vec<_>>()
+            pending.filter(|ack| ack.position > after).collect::<Vec<_>>()
         });
         let pending = pending.await?;
         let mut found = self.stored(move |store| store.acks_after(id, after, limit)).await?;
@@ -61,8 +62,8 @@ impl Projection {
         if rest == 0 || pending.is_empty() {
             return Ok(found);
         }
-        // Up to here the log was read: who is in it is on this page or on one before.
-        let up_to = found.last().map_or(after, |last| last.place).0;
+        // The log was read up to here: whoever is in it is on this page or on an earlier one.
+        let up_to = found.last().map_or(after, |last| last.position).0;
         let users: Vec<_> = pending.iter().map(|ack| ack.acknowledgement.user.fingerprint()).collect();
         let needs = Needs::acknowledged(id, users.iter().copied());
         let left = self.with(needs, move |view| {
@@ -74,7 +75,7 @@ impl Projection {
         Ok(found)
     }
 
-    /// Records as they are with what is pending.
+    /// The same records with what is pending.
     async fn overlaid(&self, mut records: Vec<BroadcastState>) -> Result<Vec<BroadcastState>, Unavailable> {
         if !self.snapshot().has_pending {
             return Ok(records);

@@ -1,4 +1,4 @@
-//! What others ask of the task that owns the projection.
+//! Requests to the owner of the projection.
 
 use anyhow::anyhow;
 use tokio::sync::{mpsc, oneshot};
@@ -11,34 +11,34 @@ use crate::domain::{Accepted, Needs, View};
 use crate::log::merkle::Hash;
 use crate::log::{Epoch, TraceParent};
 
-/// A look at the state, with what it needs in memory or loaded for it. It is dropped where that cannot be had.
-pub(super) struct Look {
+/// A read of the state, with what it needs of it. It is dropped if that cannot be loaded.
+pub(super) struct Read {
     pub(super) needs: Needs,
-    pub(super) look: Box<dyn FnOnce(View<'_>) + Send>,
+    pub(super) read: Box<dyn FnOnce(View<'_>) + Send>,
 }
 
-/// A look at the tree, and at the log that it is of.
-pub(super) type LookAtTree = Box<dyn FnOnce(Option<Epoch>, &Tree) + Send>;
+/// A read of the tree, and of the epoch of its log.
+pub(super) type ReadTree = Box<dyn FnOnce(Option<Epoch>, &Tree) + Send>;
 
-/// What is asked of the owner. A reply that is dropped means that the projection cannot answer.
+/// A request. A reply that is dropped means that the projection cannot answer.
 pub(super) enum Request {
-    Look(Look),
-    LookAtTree(LookAtTree),
-    /// Fold what was accepted here, and is on disk but not in the log, over what the log says.
+    Read(Read),
+    ReadTree(ReadTree),
+    /// Apply what was accepted here, and is on disk but not in the log, over the state of the log.
     FoldPending(Vec<(Accepted, Option<TraceParent>)>, oneshot::Sender<()>),
-    /// Show what the log says alone.
+    /// Show the state of the log alone.
     Settle(oneshot::Sender<()>),
-    /// The store, once everything is in it that is folded now.
+    /// The store, once everything is in it that is applied now.
     Store(oneshot::Sender<Store>),
-    /// A reply once this sequence is folded and announced.
+    /// Reply once this sequence is applied and announced.
     Wait(u64, oneshot::Sender<()>),
-    /// Every announcement of what the log says from now on. A follower that lags is dropped.
+    /// Send the announcements of changes in the log from now on. A follower that lags is dropped.
     Follow(mpsc::Sender<Announcement>),
-    /// The tree disagrees with this checkpoint: begin anew, once for each.
+    /// The tree disagrees with this checkpoint: rebuild, once for each.
     Rebuild((u64, Hash)),
-    /// A reader met this in a store; `None`: in whichever there is.
+    /// A reader found this damage in a store; `None`: in the one that is open.
     Damaged(Option<Store>, Damage),
-    /// The tree disagrees with a checkpoint although it was begun anew for that.
+    /// The tree disagrees with a checkpoint although the projection was rebuilt for it.
     NoteDivergence,
 }
 

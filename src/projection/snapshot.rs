@@ -1,6 +1,6 @@
-//! The snapshot: what this replica shows at one moment, small enough to be replaced as a whole with every change.
+//! The snapshot: the state that readers ask for all the time, small enough to be swapped as a whole with every change.
 //!
-//! Readers take it without waiting for anybody. Whatever else they need they ask the owner of the state for.
+//! Reading it waits for nothing. It shares the sets of acknowledgements with the owner, who adds to them: no set is copied.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::domain::{
 };
 use crate::log;
 
-/// What is active in a channel, and since which event.
+/// The active broadcast of a channel.
 #[derive(Clone, Debug)]
 pub struct Active {
     /// The broadcast.
@@ -22,7 +22,7 @@ pub struct Active {
     acknowledgements: Arc<Acknowledgements>,
 }
 
-/// Who acknowledged a broadcast by the log, and by what was accepted here and is not in the log yet.
+/// Who acknowledged a broadcast: in the log, and in what was accepted here and is not in the log yet.
 #[derive(Debug)]
 struct Acknowledgements {
     in_log: AckReader,
@@ -30,7 +30,7 @@ struct Acknowledgements {
 }
 
 impl Active {
-    /// A broadcast as the view has it. `known`: what an earlier snapshot has of it, if anything.
+    /// A broadcast as the view has it. `known`: the same in an earlier snapshot, if it is there.
     pub(super) fn of(view: View<'_>, state: &BroadcastState, known: Option<&Self>) -> Self {
         let id = state.broadcast.id;
         let known = known.filter(|known| (known.broadcast.id, known.sequence) == (id, state.sequence));
@@ -47,7 +47,8 @@ impl Active {
         }
     }
 
-    /// The sequence at which this user, known by the fingerprint, first acknowledged it. It finds who acknowledged since, as long as it is active.
+    /// The sequence at which the user with this fingerprint first acknowledged it. While it is active, acknowledgements that came
+    /// after the snapshot are found too.
     pub fn acknowledged_by(&self, user: Fingerprint) -> Option<u64> {
         let Acknowledgements { in_log, pending } = &*self.acknowledgements;
         in_log.get(user).or_else(|| pending.as_ref()?.get(user))
@@ -62,19 +63,19 @@ pub(super) struct ChannelSummary {
     active: Option<Active>,
 }
 
-/// What this replica shows at one moment.
+/// The state of every channel at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// The last event in it; `None` while no log is known.
     pub position: Option<log::Position>,
-    /// Whether something is in it that was accepted here and is not in the log yet.
+    /// Whether it has something that was accepted here and is not in the log yet.
     pub has_pending: bool,
     /// By channel, in order.
     channels: Vec<Arc<ChannelSummary>>,
 }
 
 impl Snapshot {
-    /// The view as it is now. Channels that were not `touched` are taken from the snapshot before; `None`: all were.
+    /// A snapshot of the view. Channels that were not `touched` are taken from the snapshot before; `None`: all were.
     pub(super) fn of(
         view: View<'_>,
         position: Option<log::Position>,
@@ -110,12 +111,12 @@ impl Snapshot {
         self.channels.get(index).map(|known| &**known)
     }
 
-    /// What is active in a channel.
+    /// The active broadcast of a channel.
     pub fn active(&self, channel: &Channel) -> Option<&Active> {
         self.channel(channel)?.active.as_ref()
     }
 
-    /// What is active, by channel.
+    /// The active broadcasts, by channel.
     pub fn all_active(&self) -> impl Iterator<Item = (&Channel, &Active)> {
         self.channels.iter().filter_map(|known| Some((&known.channel, known.active.as_ref()?)))
     }

@@ -1,11 +1,13 @@
-//! The store: what one replica has folded so far, on disk. The only user of sled.
+//! The store: the state of one replica, on disk. The only user of sled.
 //!
 //! Everything here can be thrown away and comes back from the log. sled 0.34 rolls back silently when its files are
 //! damaged, but to a state in which whole batches are there or not; so the cursor is written in the batch of what it
 //! stands for, and losing the tail only means reading it again.
 
-mod aside;
+pub(super) mod costs;
 mod key;
+mod pace;
+mod quarantine;
 mod reading;
 mod sealed;
 
@@ -21,27 +23,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::acks::{Place, Record};
+use super::ack_records::{AckPosition, Record};
 use super::cursor::CursorRecord;
 use crate::domain::{
     AckSet, Acknowledgement, BroadcastId, BroadcastState, Change, Channel, EventRef, Loaded, Needs, State,
     UserId,
 };
 use crate::log::merkle::Hash;
-pub use aside::{delete_aside, set_aside};
+use costs::{CACHE_BYTES, FLUSH_INTERVAL_MS, SCRATCH_CACHE_BYTES};
 use key::Key;
-pub use sealed::Pace;
+pub use pace::Pace;
+pub use quarantine::{delete_quarantined, quarantine};
 
-/// Memory that sled may use for its pages. It fills it up, whatever is read: a longer log takes more memory until then.
-const CACHE_BYTES: u64 = 16 << 20;
-
-/// The same for a store that is thrown away: what a log says next is about what it said last.
-const SCRATCH_CACHE_BYTES: u64 = 8 << 20;
-
-/// How often sled writes to disk what it was given.
-const FLUSH_EVERY_MS: u64 = 500;
-
-/// What is written together: all of it or, after a crash, nothing.
+/// What is written as one: all of it or, after a crash, nothing.
 type Writes = sled::Batch;
 
 /// A key and its value, as they are read.
@@ -63,22 +57,22 @@ fn written(record: &[u8]) -> anyhow::Result<EventRef> {
     })
 }
 
-/// An acknowledgement and its place: the event that brought it, and its number among those, from 1.
+/// An acknowledgement and its position: the sequence of its event, and its number in the event, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AckAt {
-    /// Sequence and number.
-    pub place: Place,
-    /// Who and when.
+    /// Its position in the log.
+    pub position: AckPosition,
+    /// The user, and when.
     pub acknowledgement: Acknowledgement,
 }
 
-/// What one batch writes.
+/// What one batch writes, gathered over many events.
 #[derive(Default)]
 pub struct Batch {
     writes: Writes,
     touched: BTreeSet<BroadcastId>,
     moved: BTreeSet<Channel>,
-    /// What was brought to each broadcast and is no record of the batch yet.
+    /// The last record of each broadcast, to which more may be added.
     acks: BTreeMap<BroadcastId, Record>,
     acknowledgements: usize,
 }
@@ -94,8 +88,8 @@ impl Batch {
         self.put(&Key::Cursor, cursor)
     }
 
-    /// What an event changed, read from the state behind it. The broadcasts and channels that it touched, and who acknowledged
-    /// them, are written by [`Batch::touched`], once for all events of the batch.
+    /// What an event changed, by the state behind it. The broadcasts and channels that it touched are written once for all events
+    /// of the batch, by [`Batch::touched`].
     pub fn change(&mut self, state: &State, sequence: u64, change: &Change) {
         match change {
             Change::Acknowledged { id, new } => {
@@ -126,23 +120,23 @@ impl Batch {
 
     fn acknowledge(&mut self, id: BroadcastId, sequence: u64, new: &[Acknowledgement]) {
         let record = self.acks.entry(id).or_insert_with(|| Record::of((sequence, 1)));
-        record.bring(sequence, new, |full| {
+        record.add(sequence, new, |full| {
             self.writes.insert(Key::Acks(id, full.first).bytes(), full.into_bytes());
         });
         self.acknowledgements += new.len();
     }
 
-    /// A channel whose state an event changed.
+    /// The state of a channel changed.
     pub fn moved(&mut self, channel: Channel) {
         self.moved.insert(channel);
     }
 
-    /// How many acknowledgements it has.
+    /// How many acknowledgements the batch has.
     pub const fn acknowledgements(&self) -> usize {
         self.acknowledgements
     }
 
-    /// Every broadcast and channel that was touched, as it is after the last event, and who acknowledged it.
+    /// Every broadcast and channel that was touched, as it is after the last event, with the last records of acknowledgements.
     pub fn touched(&mut self, state: &State) -> anyhow::Result<()> {
         for (id, record) in std::mem::take(&mut self.acks) {
             self.writes.insert(Key::Acks(id, record.first).bytes(), record.into_bytes());
@@ -161,12 +155,12 @@ impl Batch {
         self.writes.insert(Key::Block(number).bytes(), root.0.as_slice());
     }
 
-    /// Where a lifecycle event stands, and what it is about.
-    pub fn written(&mut self, event: Uuid, written: EventRef) {
+    /// The index entry of a lifecycle event.
+    pub fn lifecycle_event(&mut self, event: Uuid, written: EventRef) {
         let mut record = written.broadcast.0.as_bytes().to_vec();
         record.extend(written.sequence.to_be_bytes());
         record.extend(written.sent_to.map(|sent_to| sent_to.to_string().into_bytes()).into_iter().flatten());
-        self.writes.insert(Key::Written(event).bytes(), record);
+        self.writes.insert(Key::LifecycleEvent(event).bytes(), record);
     }
 }
 
@@ -174,36 +168,36 @@ impl Batch {
 #[derive(Clone)]
 pub struct Store {
     db: sled::Db,
-    /// Tells it from one that was opened before or after in the same directory.
+    /// Distinguishes it from a store that was opened before or after in the same directory.
     identity: Arc<()>,
 }
 
 impl Store {
     /// Opens or creates the store in a directory, on a thread of its own, because sled can hang or panic on damage.
-    pub fn open(directory: &Path, patience: Duration) -> anyhow::Result<Self> {
-        let config = sled::Config::new().cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
-        Self::open_with(config, directory, patience)
+    pub fn open(directory: &Path, timeout: Duration) -> anyhow::Result<Self> {
+        let config = sled::Config::new().cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_INTERVAL_MS));
+        Self::open_with(config, directory, timeout)
     }
 
     /// Opens a store in an empty directory for what is folded once and thrown away: with a small cache, so that it takes no
     /// more memory for a longer log, and written to disk only as far as it has to be.
-    pub fn open_scratch(directory: &Path, patience: Duration) -> anyhow::Result<Self> {
+    pub fn open_scratch(directory: &Path, timeout: Duration) -> anyhow::Result<Self> {
         let config = sled::Config::new().cache_capacity(SCRATCH_CACHE_BYTES).flush_every_ms(None);
-        Self::open_with(config, directory, patience)
+        Self::open_with(config, directory, timeout)
     }
 
-    fn open_with(config: sled::Config, directory: &Path, patience: Duration) -> anyhow::Result<Self> {
+    fn open_with(config: sled::Config, directory: &Path, timeout: Duration) -> anyhow::Result<Self> {
         let (sender, receiver) = sync_channel(1);
         let config = config.path(directory).mode(sled::Mode::HighThroughput);
         std::thread::Builder::new().name("sled-open".into()).spawn(move || {
             let _ = sender.send(config.open());
         })?;
-        match receiver.recv_timeout(patience) {
+        match receiver.recv_timeout(timeout) {
             Ok(opened) => {
                 let db = opened.map_err(plain).context("sled does not open")?;
                 Ok(Self { db, identity: Arc::default() })
             }
-            Err(RecvTimeoutError::Timeout) => bail!("sled did not open within {} s", patience.as_secs()),
+            Err(RecvTimeoutError::Timeout) => bail!("sled did not open within {} s", timeout.as_secs()),
             Err(RecvTimeoutError::Disconnected) => bail!("sled panicked while it opened"),
         }
     }
@@ -218,17 +212,17 @@ impl Store {
         serde_json::from_slice(&bytes).context("a record does not decode").map(Some)
     }
 
-    /// Where the store stands. An error when this build has to fold the log anew.
+    /// The last entry in the store. An error if this build has to rebuild it.
     pub fn cursor(&self) -> anyhow::Result<CursorRecord> {
         match self.get::<CursorRecord>(&Key::Cursor)? {
-            Some(record) => record.believed(),
+            Some(record) => record.validate(),
             None if self.db.is_empty() => Ok(CursorRecord::default()),
             None => bail!("it has records but no cursor"),
         }
     }
 
-    /// Every channel, and every broadcast whose set is not sealed with its acknowledgements, the active ones among them:
-    /// what is in memory from the start.
+    /// What is in memory from the start: every channel, and every broadcast whose set is not sealed, active ones among them, with
+    /// its acknowledgements.
     pub fn resident(&self) -> anyhow::Result<State> {
         let mut state = State { digest: self.cursor()?.digest, ..State::default() };
         for entry in self.db.scan_prefix(b"h") {
@@ -245,12 +239,12 @@ impl Store {
         Ok(state)
     }
 
-    /// Reads what is needed. An event that was written before brings the broadcast that it is about. A user's acknowledgement
-    /// is found only of a set that is sealed.
+    /// Reads what is needed. With a lifecycle event comes the broadcast that it is about. An acknowledgement is found only in a
+    /// set that is sealed.
     pub fn load(&self, needs: &Needs) -> anyhow::Result<Loaded> {
         let mut loaded = Loaded::default();
         for event in &needs.lifecycle_events {
-            if let Some(bytes) = self.db.get(Key::Written(*event).bytes())? {
+            if let Some(bytes) = self.db.get(Key::LifecycleEvent(*event).bytes())? {
                 let written = written(&bytes)?;
                 loaded.lifecycle_events.insert(*event, written);
                 self.load_record(&mut loaded, written.broadcast)?;
@@ -274,12 +268,12 @@ impl Store {
         Ok(())
     }
 
-    /// A broadcast with everybody who acknowledged it.
+    /// A broadcast with all of its acknowledgements.
     fn broadcast(&self, id: BroadcastId) -> anyhow::Result<Option<BroadcastState>> {
         let Some(mut loaded) = self.get::<BroadcastState>(&Key::Broadcast(id))? else { return Ok(None) };
         let mut set = AckSet::new_complete();
         self.each_read(id, None, |read| {
-            set.add(UserId::fingerprint_of(read.user), read.place.0);
+            set.add(UserId::fingerprint_of(read.user), read.position.0);
             Ok(())
         })?;
         if set.len() as u64 != loaded.acknowledged {
@@ -340,7 +334,7 @@ impl Store {
     }
 }
 
-/// An error of the disk as such, so that it is known for what it is.
+/// The error of the disk itself where there is one, so that a full disk is recognised.
 fn plain(error: sled::Error) -> anyhow::Error {
     match error {
         sled::Error::Io(error) => error.into(),

@@ -1,4 +1,4 @@
-//! The supervisor: keeps a reader and a fold going, over damage and over other logs, until the replica stops.
+//! The supervisor: restarts the reader and the fold after damage and after a change of the log, until the replica stops.
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use super::cursor::CursorRecord;
 use super::fold::{Fold, Outcome};
 use super::owner::{Fault, Owner};
 use super::position::{Halt, Position};
+use super::store::costs::UNLOCKED_AFTER;
 use super::store::{self, Store};
 use crate::blocking::blocking;
 use crate::disk;
@@ -27,11 +28,11 @@ use crate::metrics::{ByReason, Metrics};
 /// Batches on their way from the reader to the fold.
 const BATCHES_IN_FLIGHT: usize = 4;
 
-/// Rebuilds in a row, without having caught up in between, after which the projection gives up and says so.
+/// Rebuilds in a row, without catching up in between, after which the projection gives up.
 const REBUILDS: u32 = 3;
 
-/// How often a disk that took nothing is tried again.
-const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
+/// The interval at which a full disk is tried again.
+const ROOM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a projection is started.
 #[derive(Clone, Debug)]
@@ -51,7 +52,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Stops reading, writes what was folded to disk, and returns when that is done.
+    /// Stops reading, writes what was applied to disk, and returns when that is done.
     pub async fn stop(self) {
         drop(self.stop);
         if let Err(error) = self.task.await {
@@ -60,8 +61,7 @@ impl Supervisor {
     }
 }
 
-/// The task that keeps a reader and a fold going over damage and new epochs. However it ends, the subscribers' channels end
-/// with it.
+/// The task of the projection. The subscribers' channels end with it.
 pub(super) struct Supervised {
     pub(super) log: Arc<dyn EventLog>,
     pub(super) options: Options,
@@ -74,7 +74,7 @@ impl Supervised {
     pub(super) async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         let (mut rebuilds, mut rebuilt_for) = (0, None);
         loop {
-            let outcome = self.live_once(&mut stopped, rebuilt_for).await;
+            let outcome = self.run_once(&mut stopped, rebuilt_for).await;
             let caught_up = self.owner.position().caught_up;
             self.owner.writer.close().await;
             let reason = match outcome {
@@ -88,7 +88,7 @@ impl Supervised {
                     rebuilt_for = Some(checkpoint);
                     ByReason::DISAGREES
                 }
-                // Nothing is wrong with what is on it, and a copy would only fill it more.
+                // The store on a full disk is intact, and a copy of it would only fill the disk more.
                 Err(error) if disk::is_full(&error) || !self.has_room().await => {
                     tokio::select! {
                         biased;
@@ -101,11 +101,11 @@ impl Supervised {
                     ByReason::DAMAGED
                 }
             };
-            // One that cannot be moved aside meets the other log again and again.
+            // A store that cannot be quarantined is of the wrong log again after each restart.
             rebuilds = if caught_up { 1 } else { rebuilds + 1 };
             if rebuilds > REBUILDS {
                 error!(
-                    "the projection could not be kept {rebuilds} times in a row; it is not rebuilt any more. Look at the disk"
+                    "the projection failed {rebuilds} times in a row and is not rebuilt any more: check the disk"
                 );
                 self.owner
                     .position
@@ -118,7 +118,7 @@ impl Supervised {
         }
     }
 
-    /// Serves what is in memory until the disk takes something again. What was folded and is not on disk then is read
+    /// Serves what is in memory until the disk has room again. What was applied and is not on disk then is read from the log
     /// again.
     async fn stall(&mut self, error: &anyhow::Error) {
         error!(
@@ -128,46 +128,45 @@ impl Supervised {
             *position = Position { halt: Some(Halt::Stalled), caught_up: false, ..*position };
         });
         let directory = self.options.directory.clone();
-        let deleted = blocking(move || store::delete_aside(&directory));
+        let deleted = blocking(move || store::delete_quarantined(&directory));
         if let Ok(deleted @ 1..) = self.owner.serve_during(deleted).await {
-            warn!("deleted {deleted} states that had been moved aside for a look, to make room");
+            warn!("deleted {deleted} quarantined stores to make room");
         }
-        // Not at once: a store that was closed a moment ago may still have its files.
+        // Not at once: a store that was closed a moment ago may still have its files open.
         loop {
-            self.owner.serve_during(sleep(LOOK_FOR_ROOM_EVERY)).await;
+            self.owner.serve_during(sleep(ROOM_CHECK_INTERVAL)).await;
             if self.has_room().await {
                 return info!("the disk takes something again: the projection goes on");
             }
         }
     }
 
-    /// `false` only when the disk takes nothing; other trouble is for whoever opens the store.
+    /// `false` only if the disk is full; opening the store reports any other fault.
     async fn has_room(&mut self) -> bool {
         let file = self.options.directory.with_extension("room");
         let looked = self.owner.serve_during(blocking(move || disk::has_room(&file))).await;
         !matches!(looked, Ok(Err(error)) if disk::is_full(&error))
     }
 
-    /// Throws away what is on disk and in memory.
+    /// Discards the state in memory, and quarantines the store.
     async fn reset(&mut self) {
         self.owner.position.send_modify(|position| {
-            let (epochs, life) = (position.epochs, position.life + 1);
-            *position = Position { epochs, life, ..Position::default() };
+            let (epochs, generation) = (position.epochs, position.generation + 1);
+            *position = Position { epochs, generation, ..Position::default() };
         });
         self.owner.restart(None, State::default(), CursorRecord::default());
         let directory = self.options.directory.clone();
-        match self.owner.serve_during(blocking(move || store::set_aside(&directory))).await {
+        match self.owner.serve_during(blocking(move || store::quarantine(&directory))).await {
             Ok(Ok(None)) => {}
-            Ok(Ok(Some(aside))) => warn!("moved the projection aside to {}", aside.display()),
+            Ok(Ok(Some(kept))) => warn!("moved the projection's store to {}", kept.display()),
             Ok(Err(error)) => error!("{error:#}"),
-            Err(error) => error!("moving the projection aside failed: {error}"),
+            Err(error) => error!("quarantining the projection's store failed: {error}"),
         }
-        // A store that was closed a moment ago releases its file lock when its threads have ended.
-        self.owner.serve_during(sleep(Duration::from_millis(100))).await;
+        self.owner.serve_during(sleep(UNLOCKED_AFTER)).await;
     }
 
-    /// From an opened store to the end of it.
-    async fn live_once(
+    /// Runs the reader and the fold on one store.
+    async fn run_once(
         &mut self,
         stopped: &mut oneshot::Receiver<()>,
         rebuilt_for: Option<(u64, Hash)>,
@@ -188,13 +187,13 @@ impl Supervised {
             return Ok(Outcome::Stopped);
         }
         match self.owner.fault.take() {
-            // Whatever failed after this failed because of it.
+            // A failure after this one is its consequence.
             Some(Fault::Damaged(cause)) if outcome.is_err() => Err(cause),
             _ => outcome,
         }
     }
 
-    /// Opens the store, and takes over what is resident of it. It may have been begun anew for a checkpoint.
+    /// Opens the store, and loads what has to be in memory. `rebuilt_for`: the checkpoint that it is rebuilt for.
     async fn open_store(&mut self, rebuilt_for: Option<(u64, Hash)>) -> anyhow::Result<CursorRecord> {
         let options = self.options.clone();
         let opened = blocking(move || -> anyhow::Result<_> {
@@ -205,9 +204,9 @@ impl Supervised {
         let (mut cursor, state, store) = opened.context("the store panicked")??;
         cursor.rebuilt_for = rebuilt_for.or(cursor.rebuilt_for);
         self.owner.restart(Some(store), state, cursor.clone());
-        // Of an earlier life.
+        // A fault of the store before.
         self.owner.fault = None;
-        // What was shown is shown on until it is caught up with, unless there is nothing to show any more.
+        // A state that was served is served on while the log is read again, unless the store is empty.
         self.owner.position.send_modify(|position| {
             position.serving &= cursor.epoch.is_some();
             position.halt = None;
@@ -216,7 +215,7 @@ impl Supervised {
     }
 }
 
-/// Passes on what the reader of this life knows of the log.
+/// Passes on what the current reader knows of the log.
 async fn forward(mut seen: watch::Receiver<ReaderStatus>, to: watch::Sender<ReaderStatus>) {
     while seen.changed().await.is_ok() {
         to.send_replace(*seen.borrow_and_update());

@@ -1,20 +1,20 @@
-//! The Merkle tree over everything that was folded, and how it grew lately.
+//! The Merkle tree over everything that was applied, with its recent roots.
 
 use std::collections::VecDeque;
 
 use crate::log::merkle::{Frontier, Hash};
 
-/// Leaves under one root that the store keeps: a proof is made of these and of what the log says around one place.
+/// Leaves in a block, whose root the store keeps: a proof is made of these roots and of the entries of one block.
 pub const BLOCK: u64 = 256;
 
-/// Leaves that are remembered one by one: a signer may be so far behind, or ahead of what this replica hears of it.
+/// Leaves that are kept one by one: a checkpoint may be so far behind this replica.
 const RECENT: u64 = 16 * BLOCK;
 
-/// A tree that knows its root now, and at each size that it had a while ago.
+/// A tree with its current root, and the roots at its recent sizes.
 #[derive(Clone, Debug)]
 pub struct Tree {
     now: Frontier,
-    /// As it was before the recent leaves, and since then at the beginning of each block.
+    /// The tree before the recent leaves, and since then at the start of each block.
     before: VecDeque<Frontier>,
     recent: VecDeque<Hash>,
 }
@@ -26,17 +26,17 @@ impl Default for Tree {
 }
 
 impl Tree {
-    /// One that goes on from here.
+    /// A tree that goes on from here, without earlier roots.
     pub fn from(frontier: Frontier) -> Self {
         Self { before: [frontier.clone()].into(), now: frontier, recent: VecDeque::new() }
     }
 
-    /// As it is now.
+    /// The tree as it is now.
     pub const fn now(&self) -> &Frontier {
         &self.now
     }
 
-    /// One leaf more. When it fills a block: the number of that block, from 0, and its root.
+    /// Adds a leaf. If it fills a block, returns the number of that block, from 0, and its root.
     pub fn push(&mut self, leaf: Hash) -> Option<(u64, Hash)> {
         let size = self.now.size();
         let filled = (size % BLOCK == BLOCK - 1).then(|| {
@@ -53,7 +53,7 @@ impl Tree {
         filled
     }
 
-    /// Drops whole blocks that are older than what is remembered.
+    /// Drops whole blocks beyond [`RECENT`].
     fn forget(&mut self) {
         while let (Some(first), Some(second)) = (self.before.front(), self.before.get(1))
             && self.now.size() - second.size() >= RECENT
@@ -64,7 +64,7 @@ impl Tree {
         }
     }
 
-    /// The root that it had at a size; `None` for one that it has not had, or had too long ago.
+    /// The root at a size; `None` for a size that it has not reached, or had too long ago.
     pub fn root_at(&self, size: u64) -> Option<Hash> {
         let first = self.before.front()?.size();
         if size < first || self.now.size().checked_sub(size)? > RECENT {

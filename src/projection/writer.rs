@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::oneshot;
 
-use super::core::Core;
 use super::job::{Job, Progress};
+use super::materializer::Materializer;
 use super::store::Store;
 use crate::blocking::blocking;
 use crate::crash_point::CrashPoint;
@@ -43,9 +43,9 @@ impl Writer {
     }
 
     /// Replies with the store once it has everything that is folded now. The reply is dropped if there is none.
-    pub(super) fn hand_out(&mut self, core: &Core, reply: oneshot::Sender<Store>) {
+    pub(super) fn hand_out(&mut self, materializer: &Materializer, reply: oneshot::Sender<Store>) {
         let Some(store) = &self.store else { return };
-        if self.job.is_running() || core.ledger.has_moved() {
+        if self.job.is_running() || materializer.has_unwritten() {
             self.waiting_for_next.push(reply);
             self.job.plan(Duration::ZERO);
         } else {
@@ -54,9 +54,13 @@ impl Writer {
     }
 
     /// Starts the next batch, or answers those who waited for the one that is written. After an error there is no store.
-    pub(super) fn proceed(&mut self, core: &mut Core, progress: Progress<()>) -> anyhow::Result<()> {
+    pub(super) fn proceed(
+        &mut self,
+        materializer: &mut Materializer,
+        progress: Progress<()>,
+    ) -> anyhow::Result<()> {
         let done = match progress {
-            Progress::Due => self.start(core),
+            Progress::Due => self.start(materializer),
             Progress::Done(written) => written.map(|()| self.answer_waiting()),
         };
         if done.is_err() {
@@ -65,9 +69,9 @@ impl Writer {
         done
     }
 
-    fn start(&mut self, core: &mut Core) -> anyhow::Result<()> {
+    fn start(&mut self, materializer: &mut Materializer) -> anyhow::Result<()> {
         let store = self.store()?;
-        let batch = core.ledger.take(&core.log, &core.tree)?;
+        let batch = materializer.take_batch()?;
         self.waiting.append(&mut self.waiting_for_next);
         self.job.start(blocking(move || {
             if let Some(batch) = batch {
@@ -89,14 +93,14 @@ impl Writer {
     }
 
     /// Writes everything that was folded.
-    pub(super) async fn write_now(&mut self, core: &mut Core) -> anyhow::Result<()> {
+    pub(super) async fn write_now(&mut self, materializer: &mut Materializer) -> anyhow::Result<()> {
         if self.job.is_running() {
             let written = self.next().await;
-            self.proceed(core, written)?;
+            self.proceed(materializer, written)?;
         }
-        self.proceed(core, Progress::Due)?;
+        self.proceed(materializer, Progress::Due)?;
         let written = self.next().await;
-        self.proceed(core, written)
+        self.proceed(materializer, written)
     }
 
     /// Closes the store once the batch on its way is written. What was folded after it is read from the log again.

@@ -207,7 +207,7 @@ async fn write_then_show(
 /// The log that the projection shows; `None` when that may have become another one since this position.
 fn unchanged_epoch(projection: &Projection, before: Position) -> Option<Epoch> {
     let now = projection.position();
-    now.epoch.filter(|_| (now.epoch, now.life) == (before.epoch, before.life))
+    now.epoch.filter(|_| (now.epoch, now.generation) == (before.epoch, before.generation))
 }
 
 fn accepted(new: &NewEvent) -> (Accepted, Option<TraceParent>) {

@@ -84,7 +84,7 @@ async fn standing(world: &World, number: usize, log: &[RawMessage]) -> Standing 
     });
     for id in about.collect::<BTreeSet<_>>() {
         let found = replica.projection.acks_after(id, (0, 0), ALL).await.unwrap();
-        let found = found.into_iter().map(|ack| (ack.acknowledgement.user.to_string(), ack.place.0));
+        let found = found.into_iter().map(|ack| (ack.acknowledgement.user.to_string(), ack.position.0));
         acknowledged.insert(id.to_string(), found.collect());
     }
     let rejected = replica.submit.outbox_stats().rejected;

@@ -29,7 +29,8 @@ use tidings::log::reader::{LogEntry, MAX_BATCH};
 use tidings::notary::checkpoint::Checkpoint;
 use tidings::notary::note::{Note, PublicKey, SecretKey};
 use tidings::projection::cursor::CursorRecord;
-use tidings::projection::ledger::{Ledger, Step};
+use tidings::projection::decoded_entry::DecodedEntry;
+use tidings::projection::materializer::Materializer;
 use tidings::projection::store::Store;
 use tidings::projection::tree::Tree;
 use tidings_bench::cores::Cores;
@@ -198,13 +199,12 @@ async fn tree_cost(client: async_nats::Client) {
         let tree_alone = begun.elapsed();
         let folder = folder().expect("a folder");
         let store = Store::open(folder.path(), Duration::from_mins(1)).expect("a store");
-        let (mut ledger, mut state, mut tree) =
-            (Ledger::from(CursorRecord::of(head.epoch)), State::default(), Tree::default());
+        let mut materializer = Materializer::new(State::default(), CursorRecord::of(head.epoch));
         let begun = Instant::now();
         for batch in entries.chunks(MAX_BATCH) {
-            let steps = batch.iter().map(Step::of).collect();
-            let applied = ledger.fold_and_write(&store, &mut state, &mut tree, steps, |_, _| {});
-            applied.expect("it is folded and written");
+            let entries = batch.iter().map(DecodedEntry::of).collect();
+            let applied = materializer.apply_and_write(&store, entries, |_, _| {});
+            applied.expect("it is applied and written");
         }
         let whole = begun.elapsed();
         let each = |took: Duration| took.as_secs_f64() * 1e6 / f64::from(events);

@@ -10,7 +10,7 @@ use crate::log::envelope::{Skipped, attribute, headers};
 use crate::log::facts::root_of;
 use crate::log::names::header::FACTS_ROOT;
 use crate::log::{NewEvent, RawMessage};
-use crate::projection::ledger::What;
+use crate::projection::decoded_entry::EntryKind;
 
 /// The clock of a replica may be ahead of NATS's by this much.
 const CLOCKS_APART_MS: i64 = 5 * 60 * 1_000;
@@ -31,10 +31,10 @@ impl MessageChecks {
     }
 
     /// Tells of everything that is wrong with a message.
-    pub(super) fn check(&mut self, raw: &RawMessage, what: &What, report: &mut impl FnMut(Finding)) {
+    pub(super) fn check(&mut self, raw: &RawMessage, kind: &EntryKind, report: &mut impl FnMut(Finding)) {
         let mut find = |kind, what: String| report(Finding::at(raw.sequence, kind, what));
-        match what {
-            What::Event(recorded, trace) => {
+        match kind {
+            EntryKind::Event(recorded, trace) => {
                 if !is_as_written(raw, recorded, *trace) {
                     check_in_full(&self.schemas, raw, recorded, &mut find);
                 }
@@ -42,15 +42,15 @@ impl MessageChecks {
                     find(FindingKind::Time, fault);
                 }
             }
-            What::Skipped(Skipped::Future { what }, _) => {
+            EntryKind::Skipped(Skipped::Future { what }, _) => {
                 find(FindingKind::Unknown, format!("this build does not know {what}; a newer one may"));
             }
-            What::Skipped(Skipped::Foreign { why }, _) => {
+            EntryKind::Skipped(Skipped::Foreign { why }, _) => {
                 find(FindingKind::Unknown, format!("it is no event of Tidings: {why}"));
             }
-            What::Hole => {}
+            EntryKind::Hole => {}
         }
-        if let Some(channel) = what.guarded() {
+        if let Some(channel) = kind.lifecycle_channel() {
             let before = self.heads.insert(channel.clone(), raw.sequence).unwrap_or(0);
             if let Some(fault) = guard_fault(raw, before) {
                 find(FindingKind::Guard, fault);

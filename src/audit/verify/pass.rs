@@ -15,9 +15,9 @@ use crate::domain::{Change, Digest, Event, Recorded, State};
 use crate::log::merkle::Hash;
 use crate::log::reader::{LogEntry, MAX_BATCH};
 use crate::projection::cursor::CursorRecord;
-use crate::projection::ledger::{Folded, Ledger, Step};
+use crate::projection::decoded_entry::DecodedEntry;
+use crate::projection::materializer::{Applied, Materializer};
 use crate::projection::store::Store;
-use crate::projection::tree::Tree;
 
 /// The folder that the log is folded into is new and empty.
 const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
@@ -28,10 +28,9 @@ pub(super) struct LogPass {
     pub(super) roots: ExpectedRoots,
     /// What replicas say of certain places.
     claimed: BTreeMap<u64, Vec<(String, Digest)>>,
-    ledger: Ledger,
-    pub(super) state: State,
-    tree: Tree,
-    steps: Vec<Step>,
+    materializer: Materializer,
+    /// Checked, and not applied yet.
+    entries: Vec<DecodedEntry>,
     pub(super) store: Store,
     /// The first and the last of the lost messages before the next place.
     holes: Option<(u64, u64)>,
@@ -59,10 +58,8 @@ impl LogPass {
             checks: MessageChecks::new()?,
             roots,
             claimed,
-            ledger: Ledger::from(cursor),
-            state: State::default(),
-            tree: Tree::default(),
-            steps: Vec::new(),
+            materializer: Materializer::new(State::default(), cursor),
+            entries: Vec::new(),
             store: Store::open_scratch(folder.path(), OPEN_TIMEOUT)?,
             holes: None,
             repeats: 0,
@@ -72,20 +69,20 @@ impl LogPass {
 
     /// Looks at the next place.
     pub(super) fn visit(&mut self, entry: &LogEntry, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
-        let step = Step::of(entry);
+        let decoded = DecodedEntry::of(entry);
         match entry {
             LogEntry::Message(raw) => {
                 self.report_holes(report);
-                self.checks.check(raw, &step.what, report);
+                self.checks.check(raw, &decoded.kind, report);
             }
             LogEntry::Hole(sequence) => {
                 self.holes = Some((self.holes.map_or(*sequence, |(first, _)| first), *sequence));
             }
         }
-        let sequence = step.sequence;
-        self.steps.push(step);
+        let sequence = decoded.sequence;
+        self.entries.push(decoded);
         // What is compared at a place is compared when everything up to it, and nothing after it, is folded.
-        if self.steps.len() >= MAX_BATCH || self.claimed.contains_key(&sequence) {
+        if self.entries.len() >= MAX_BATCH || self.claimed.contains_key(&sequence) {
             self.fold(report)?;
         }
         Ok(())
@@ -108,24 +105,24 @@ impl LogPass {
 
     /// Folds what has been looked at.
     fn fold(&mut self, report: &mut impl FnMut(Finding)) -> anyhow::Result<()> {
-        let steps = std::mem::take(&mut self.steps);
-        let Self { ledger, store, state, tree, repeats, .. } = self;
-        let tell = |state: &State, folded: Folded| match without_effect(state, &folded) {
-            Effect::Missing(why) => report(Finding::at(folded.recorded.sequence, FindingKind::Order, why)),
+        let entries = std::mem::take(&mut self.entries);
+        let Self { materializer, store, repeats, .. } = self;
+        let on_applied = |state: &State, applied: Applied| match without_effect(state, &applied) {
+            Effect::Missing(why) => report(Finding::at(applied.recorded.sequence, FindingKind::Order, why)),
             Effect::Repeated => *repeats += 1,
             Effect::Applied => {}
         };
-        ledger.fold_and_write(store, state, tree, steps, tell)?;
+        materializer.apply_and_write(store, entries, on_applied)?;
         let sequence = self.sequence();
         while let Some(size) = self.roots.next().filter(|size| *size <= sequence) {
-            let Some(root) = self.tree.root_at(size) else { break };
+            let Some(root) = self.materializer.tree.root_at(size) else { break };
             self.roots.compare(size, root, report);
         }
         for (name, digest) in self.claimed.remove(&sequence).into_iter().flatten() {
-            if digest != self.state.digest {
+            if digest != self.state().digest {
                 let what = format!(
                     "replica {name} has the digest {digest}, and the log gives {}",
-                    self.state.digest
+                    self.state().digest
                 );
                 report(Finding::at(sequence, FindingKind::Replica, what));
             }
@@ -133,14 +130,19 @@ impl LogPass {
         Ok(())
     }
 
+    /// The state of the log up to there.
+    pub(super) const fn state(&self) -> &State {
+        &self.materializer.state
+    }
+
     /// How far it has come.
     pub(super) const fn sequence(&self) -> u64 {
-        self.tree.now().size()
+        self.materializer.tree.now().size()
     }
 
     /// The root of what was walked over.
     pub(super) fn root(&self) -> Hash {
-        self.tree.now().root()
+        self.materializer.tree.now().root()
     }
 }
 
@@ -153,7 +155,7 @@ enum Effect {
     Missing(String),
 }
 
-fn without_effect(state: &State, Folded { recorded, change, .. }: &Folded) -> Effect {
+fn without_effect(state: &State, Applied { recorded, change, .. }: &Applied) -> Effect {
     let Recorded { late, event, channel, .. } = recorded;
     let id = event.broadcast_id();
     let is_known = state.broadcast(id).is_some_and(|known| known.channel == *channel);

@@ -1,4 +1,4 @@
-//! A KV bucket whose values know their place in the log.
+//! A KV bucket whose values know their position in the log.
 
 use anyhow::{Context as _, bail, ensure};
 use async_nats::HeaderMap;
@@ -7,43 +7,36 @@ use async_nats::jetstream::stream::{self, LastRawMessageErrorKind};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
-use crate::log::Epoch;
 use crate::log::jetstream::is_conflict;
 use crate::log::names::{bucket_stream, bucket_subject, header};
 use crate::log::provision::{Provision, epoch_now};
+use crate::log::{Epoch, Position};
 
-/// What KV clients know deletions by.
+/// The header by which KV clients recognise a deletion.
 const KV_OPERATION: &str = "KV-Operation";
 
-/// Two holders at once fight over a key at most this often.
-const TRIES: u32 = 8;
+/// Attempts to write a key that another holder writes at the same time.
+const ATTEMPTS: u32 = 8;
 
-/// The place in the log that a value reflects. Within an epoch the later one wins; of two epochs the log's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) epoch: Epoch,
-    pub(super) sequence: u64,
-}
-
-/// What to do to a key.
+/// A change of a key.
 #[derive(Clone, Debug)]
 pub(super) enum Write {
     Put(Bytes),
     Delete,
 }
 
-/// What is at a key: a value, or the mark of a deletion.
+/// What a key has: a value, or the marker of a deletion.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) revision: u64,
-    pub(super) place: Option<Place>,
+    pub(super) position: Option<Position>,
     pub(super) value: Option<Bytes>,
 }
 
 impl Entry {
-    /// The sequence of its place; 0 when it has none.
+    /// The sequence of its position; 0 if it has none.
     pub(super) fn sequence(&self) -> u64 {
-        self.place.map_or(0, |place| place.sequence)
+        self.position.map_or(0, |position| position.sequence)
     }
 }
 
@@ -74,76 +67,76 @@ impl Bucket {
         self.name
     }
 
-    /// What the leader has at a key.
+    /// What the leader of the stream has for a key.
     pub(super) async fn get(&self, key: &str) -> anyhow::Result<Option<Entry>> {
         match self.stream.get_last_raw_message_by_subject(&bucket_subject(self.name, key)).await {
             Ok(found) => {
                 let number = |name| found.headers.get(name).and_then(|v| v.as_str().parse::<u64>().ok());
                 let epoch = found.headers.get(header::EPOCH).and_then(|v| v.as_str().parse::<Epoch>().ok());
-                let place =
-                    epoch.zip(number(header::SEQUENCE)).map(|(epoch, sequence)| Place { epoch, sequence });
+                let position =
+                    epoch.zip(number(header::SEQUENCE)).map(|(epoch, sequence)| Position { epoch, sequence });
                 let value = found.headers.get(KV_OPERATION).is_none().then_some(found.payload);
-                Ok(Some(Entry { revision: found.sequence, place, value }))
+                Ok(Some(Entry { revision: found.sequence, position, value }))
             }
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("reading {key} of the bucket {}", self.name)),
         }
     }
 
-    /// Writes a key, unless it already reflects this place or a later one.
-    pub(super) async fn write(&self, key: &str, place: Place, write: Write) -> anyhow::Result<()> {
-        self.write_unless(key, place, write, |known| known >= place.sequence).await
+    /// Writes a key, unless it already reflects this position or a later one.
+    pub(super) async fn write(&self, key: &str, position: Position, write: Write) -> anyhow::Result<()> {
+        self.write_unless(key, position, write, |known| known >= position.sequence).await
     }
 
-    /// Writes a key, also when it already reflects this place: the bucket forgets by age.
-    pub(super) async fn refresh(&self, key: &str, place: Place, write: Write) -> anyhow::Result<()> {
-        self.write_unless(key, place, write, |known| known > place.sequence).await
+    /// Writes a key, also when it already reflects this position: the bucket forgets by age.
+    pub(super) async fn refresh(&self, key: &str, position: Position, write: Write) -> anyhow::Result<()> {
+        self.write_unless(key, position, write, |known| known > position.sequence).await
     }
 
     async fn write_unless(
         &self,
         key: &str,
-        place: Place,
+        position: Position,
         write: Write,
         stays: impl Fn(u64) -> bool,
     ) -> anyhow::Result<()> {
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS {
             let entry = self.get(key).await?;
-            // A delete of a key that was never written leaves a marker too: a write of that key that was sent before, and
-            // arrives later, is then refused, since it expects that there is nothing.
-            let known = entry.as_ref().and_then(|entry| entry.place);
-            let foreign = known.is_some_and(|known| known.epoch != place.epoch);
+            // A delete marker is written even where there is no key: a put that the holder before sent, and that arrives late,
+            // then finds a revision to fail on.
+            let known = entry.as_ref().and_then(|entry| entry.position);
+            let foreign = known.is_some_and(|known| known.epoch != position.epoch);
             if known.is_some_and(|known| !foreign && stays(known.sequence)) {
                 return Ok(());
             }
-            // Either the key is left over from another log, or this holder has missed that the log was replaced.
+            // Either the key is left over from another log, or the log was replaced and this holder has not noticed yet.
             if foreign {
                 let now = epoch_now(&self.context).await?;
                 ensure!(
-                    now == place.epoch,
+                    now == position.epoch,
                     "the log has another epoch, {now}, than this mirror, {}",
-                    place.epoch
+                    position.epoch
                 );
             }
             let revision = entry.map_or(0, |entry| entry.revision);
-            if self.publish(key, Some(place), &write, revision).await? {
+            if self.publish(key, Some(position), &write, revision).await? {
                 return Ok(());
             }
         }
         bail!("another holder keeps writing {key} of the bucket {}", self.name)
     }
 
-    /// Writes a key that is most likely not there yet.
-    pub(super) async fn create(&self, key: &str, place: Place, value: Bytes) -> anyhow::Result<()> {
+    /// Writes a key that most likely does not exist yet.
+    pub(super) async fn create(&self, key: &str, position: Position, value: Bytes) -> anyhow::Result<()> {
         let write = Write::Put(value);
-        if self.publish(key, Some(place), &write, 0).await? {
+        if self.publish(key, Some(position), &write, 0).await? {
             Ok(())
         } else {
-            self.write(key, place, write).await
+            self.write(key, position, write).await
         }
     }
 
-    /// Every key that there is or that was deleted.
+    /// Every key that exists or was deleted.
     pub(super) async fn keys(&self) -> anyhow::Result<impl Stream<Item = anyhow::Result<String>>> {
         let subjects = self.stream.info_with_subjects(bucket_subject(self.name, ">")).await?;
         let prefix = bucket_subject(self.name, "");
@@ -154,20 +147,20 @@ impl Bucket {
         }))
     }
 
-    /// `false` when the key has another revision.
+    /// Writes a key; `false` if it has another revision.
     pub(super) async fn publish(
         &self,
         key: &str,
-        place: Option<Place>,
+        position: Option<Position>,
         write: &Write,
         revision: u64,
     ) -> anyhow::Result<bool> {
         let subject = bucket_subject(self.name, key);
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", revision.to_string());
-        if let Some(place) = place {
-            headers.insert(header::EPOCH, place.epoch.to_string());
-            headers.insert(header::SEQUENCE, place.sequence.to_string());
+        headers.insert("Nats-Expected-LastEntry-Subject-Sequence", revision.to_string());
+        if let Some(position) = position {
+            headers.insert(header::EPOCH, position.epoch.to_string());
+            headers.insert(header::SEQUENCE, position.sequence.to_string());
         }
         let value = match write {
             Write::Put(value) => value.clone(),

@@ -1,4 +1,4 @@
-//! The mirror's lease: a key in the bucket of heartbeats that the bucket forgets when it is not renewed.
+//! The mirror's lease: a key in the bucket of heartbeats, which expires unless it is renewed.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use super::bucket::{Bucket, Write};
 use crate::log::names::{MIRROR_LEASE_KEY, REPLICAS_BUCKET};
 use crate::log::provision::Provision;
 
-/// How often the lease is renewed.
-const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// The interval at which the lease is renewed.
+const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 
-/// A holder stops this long after it asked for the lease that it last got. The bucket keeps the key for ten seconds
-/// from when it took it, which was later: a holder has stopped before another one can begin.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(8);
+/// A holder stops this long after it sent the last claim that succeeded. The bucket keeps the key for ten seconds from when it was
+/// written, which was later: a holder has stopped before another one can start.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(8);
 
 pub(super) struct Lease {
     context: jetstream::Context,
     provision: Provision,
     instance: Uuid,
-    /// When the claim was sent that was granted last.
+    /// When the last claim that succeeded was sent.
     renewed: Instant,
 }
 
@@ -31,7 +31,7 @@ impl Lease {
         Self { context, provision, instance, renewed: Instant::now() }
     }
 
-    /// Takes or renews the lease; `false` when another replica has it.
+    /// Takes or renews the lease; `false` if another replica has it.
     pub(super) async fn claim(&mut self) -> anyhow::Result<bool> {
         let sent = Instant::now();
         let bucket = self.bucket().await?;
@@ -57,12 +57,12 @@ impl Lease {
         holder == self.instance.to_string().as_bytes()
     }
 
-    /// Renews the lease; returns when it is lost or cannot be relied on any more.
+    /// Renews the lease; returns when it is lost, or may be.
     pub(super) async fn keep(&mut self) {
         loop {
-            let give_up = self.renewed + GIVE_UP_AFTER;
+            let give_up = self.renewed + HOLD_TIMEOUT;
             let renewed = timeout_at(give_up, async {
-                sleep(RENEW_EVERY).await;
+                sleep(RENEW_INTERVAL).await;
                 self.claim().await
             });
             match renewed.await {

@@ -1,10 +1,10 @@
-//! The keys of the store: what stands where, and in which order.
+//! The keys of the store, and their order.
 
 use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::domain::{BroadcastId, Channel, Fingerprint};
-use crate::projection::acks::Place;
+use crate::projection::ack_records::AckPosition;
 
 /// A key of the store. The first byte says what it is; ids are 16 bytes, sequences 8 bytes big-endian and
 /// numbers 4.
@@ -14,7 +14,7 @@ use crate::projection::acks::Place;
 /// h {channel}               a channel's state
 /// b {broadcast}             a broadcast, without its acknowledgements
 /// a {broadcast} {sequence} {number}
-///                           acknowledgements of one batch, from this one of those that an event brought: see `acks.rs`
+///                           acknowledgements from this position on: see `ack_records.rs`
 /// o {broadcast}             the broadcast's set of acknowledgements is not sealed: it is in memory from the start on
 /// s {broadcast}             the set is sealed: see `sealed.rs`
 /// f {broadcast} {bits: 1 byte} {bucket: 4 bytes}
@@ -29,12 +29,12 @@ pub(super) enum Key<'a> {
     Cursor,
     Channel(&'a Channel),
     Broadcast(BroadcastId),
-    Acks(BroadcastId, Place),
+    Acks(BroadcastId, AckPosition),
     Open(BroadcastId),
     Seal(BroadcastId),
     Bucket(BroadcastId, u32, u64),
     User(BroadcastId, Fingerprint),
-    Written(Uuid),
+    LifecycleEvent(Uuid),
     Created(&'a Channel, u64),
     Block(u64),
 }
@@ -47,8 +47,8 @@ impl Key<'_> {
             Self::Broadcast(id) => [b"b", id.0.as_bytes().as_slice()].concat(),
             Self::Acks(id, (sequence, number)) => {
                 let number = u32::try_from(*number).unwrap_or(u32::MAX);
-                let place = [sequence.to_be_bytes().as_slice(), number.to_be_bytes().as_slice()].concat();
-                [b"a", id.0.as_bytes().as_slice(), place.as_slice()].concat()
+                let position = [sequence.to_be_bytes().as_slice(), number.to_be_bytes().as_slice()].concat();
+                [b"a", id.0.as_bytes().as_slice(), position.as_slice()].concat()
             }
             Self::Open(id) => [b"o", id.0.as_bytes().as_slice()].concat(),
             Self::Seal(id) => [b"s", id.0.as_bytes().as_slice()].concat(),
@@ -58,7 +58,7 @@ impl Key<'_> {
                 [b"f", id.0.as_bytes().as_slice(), &[bits], number.as_slice()].concat()
             }
             Self::User(id, user) => [b"u", id.0.as_bytes().as_slice(), user.bytes().as_slice()].concat(),
-            Self::Written(event) => [b"w", event.as_bytes().as_slice()].concat(),
+            Self::LifecycleEvent(event) => [b"w", event.as_bytes().as_slice()].concat(),
             Self::Block(number) => [b"m", number.to_be_bytes().as_slice()].concat(),
             Self::Created(channel, sequence) => {
                 [b"t", channel.as_str().as_bytes(), b"\0", sequence.to_be_bytes().as_slice()].concat()
@@ -67,11 +67,11 @@ impl Key<'_> {
     }
 }
 
-/// Where the first acknowledgement of a record stands, by the record's key.
-pub(super) fn subject_and_id(key: &[u8]) -> anyhow::Result<Place> {
-    let place = key.split_last_chunk::<4>().and_then(|(before, number)| {
+/// The position of the first acknowledgement of a record, by its key.
+pub(super) fn position_of(key: &[u8]) -> anyhow::Result<AckPosition> {
+    let position = key.split_last_chunk::<4>().and_then(|(before, number)| {
         let (_, sequence) = before.split_last_chunk::<8>()?;
         Some((u64::from_be_bytes(*sequence), usize::try_from(u32::from_be_bytes(*number)).ok()?))
     });
-    place.context("a key does not decode")
+    position.context("a key does not decode")
 }

@@ -3,25 +3,29 @@
 use anyhow::Context as _;
 use uuid::Uuid;
 
-use super::key::{Key, subject_and_id};
+use super::key::{Key, position_of};
 use super::{AckAt, Store, Stored};
 use crate::domain::{Acknowledgement, BroadcastId, Timestamp};
-use crate::projection::acks::{Place, Read, Reading};
+use crate::projection::ack_records::{AckPosition, Read, Reading};
 
 impl Store {
-    /// Up to `limit` acknowledgements of a broadcast, in log order, after a place: an event's sequence, and how many of
-    /// those that it brought.
-    pub fn acks_after(&self, id: BroadcastId, after: Place, limit: usize) -> anyhow::Result<Vec<AckAt>> {
+    /// Up to `limit` acknowledgements of a broadcast after a position, in log order.
+    pub fn acks_after(
+        &self,
+        id: BroadcastId,
+        after: AckPosition,
+        limit: usize,
+    ) -> anyhow::Result<Vec<AckAt>> {
         let mut found = Vec::new();
         for record in self.ack_records(id, Some(after))? {
             let (key, record) = record?;
-            for read in Reading::of(subject_and_id(&key)?, &record) {
+            for read in Reading::of(position_of(&key)?, &record) {
                 let read = read?;
                 if found.len() >= limit {
                     return Ok(found);
                 }
-                if read.place > after {
-                    found.push(AckAt { place: read.place, acknowledgement: read.acknowledgement()? });
+                if read.position > after {
+                    found.push(AckAt { position: read.position, acknowledgement: read.acknowledgement()? });
                 }
             }
         }
@@ -34,18 +38,18 @@ impl Store {
         id: BroadcastId,
         mut visit: impl FnMut(u64, Acknowledgement) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        self.each_read(id, None, |read| visit(read.place.0, read.acknowledgement()?))
+        self.each_read(id, None, |read| visit(read.position.0, read.acknowledgement()?))
     }
 
-    /// The records of the acknowledgements of a broadcast: those after a place, and the one with that place in it.
+    /// The records of a broadcast after a position, and the one that has that position.
     fn ack_records(
         &self,
         id: BroadcastId,
-        after: Option<Place>,
+        after: Option<AckPosition>,
     ) -> anyhow::Result<impl Iterator<Item = Stored>> {
         let start = Key::Acks(id, (0, 0)).bytes();
         let from = match after {
-            // What follows stands in the record with that place in it, or after it.
+            // The next acknowledgement is in the record that has that position, or behind it.
             Some(after) => {
                 let first = self.db.range(start.clone()..=Key::Acks(id, after).bytes()).next_back();
                 first.transpose()?.map_or(start, |(key, _)| key.to_vec())
@@ -58,18 +62,18 @@ impl Store {
     pub(super) fn each_read(
         &self,
         id: BroadcastId,
-        after: Option<Place>,
+        after: Option<AckPosition>,
         mut visit: impl FnMut(Read<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         for record in self.ack_records(id, after)? {
             let (key, record) = record?;
-            Reading::of(subject_and_id(&key)?, &record).try_for_each(|read| visit(read?))?;
+            Reading::of(position_of(&key)?, &record).try_for_each(|read| visit(read?))?;
         }
         Ok(())
     }
 
-    /// Visits every acknowledgement that the log brought after a sequence and that is not older than `since`, by
-    /// broadcast. It reads of each broadcast what comes after that sequence, and one record before it at most.
+    /// Visits every acknowledgement after a sequence that is not older than `since`, by broadcast. Of each broadcast it reads what
+    /// comes after that sequence, and one record before it at most.
     pub fn each_ack_after(
         &self,
         sequence: u64,
@@ -80,8 +84,8 @@ impl Store {
         for entry in self.db.scan_prefix(b"b") {
             let id = BroadcastId(Uuid::from_slice(&entry?.0[1..]).context("a key does not decode")?);
             self.each_read(id, Some(after), |read| {
-                let is_wanted = read.place > after && read.at >= since;
-                if is_wanted { visit(id, read.place.0, read.acknowledgement()?) } else { Ok(()) }
+                let is_wanted = read.position > after && read.at >= since;
+                if is_wanted { visit(id, read.position.0, read.acknowledgement()?) } else { Ok(()) }
             })?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! A set is sealed once, when it is unloaded: everybody in it is written into buckets by the first bits of the
 //! fingerprint, some fifty users each. A user who acknowledges later has a record of his or her own. The records of
-//! `acks.rs` stay what the history is read from; a seal adds to them and is never read to show anything.
+//! `ack_records.rs` stay what the history is read from; a seal adds to them and is never read to show anything.
 //!
 //! ```text
 //! seal:    the number of bits by which the buckets are told apart: one byte
@@ -10,21 +10,14 @@
 //! user:    sequence, 8 bytes, big-endian
 //! ```
 
-use std::thread;
-use std::time::Instant;
-
 use anyhow::Context as _;
 
+use super::costs::{BUCKET, BUCKETS_TOGETHER};
 use super::key::Key;
+use super::pace::Pace;
 use super::{Store, Writes};
 use crate::domain::packed_set::PackedEntry;
 use crate::domain::{AckMap, BroadcastId, Fingerprint, PackedSet};
-
-/// Users in a bucket on average, at most: a bucket takes 1.5 KiB, see `FULL` in `acks.rs` for why not more.
-const BUCKET: usize = 64;
-
-/// Buckets that are written as one batch.
-const BUCKETS_AT_ONCE: usize = 256;
 
 /// Users who are held a second time in memory while a set is sealed and not packed, on average: 1.5 MiB.
 const HELD: usize = 1 << 16;
@@ -33,27 +26,6 @@ const HELD: usize = 1 << 16;
 const ENTRY: usize = 24;
 
 const DAMAGED: &str = "a record of sealed acknowledgements does not decode";
-
-/// How much of the processor sealing takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// As much as there is: everything else waits for it.
-    Full,
-    /// A third of a core at most, so that a replica with one core serves its clients meanwhile.
-    Third,
-}
-
-impl Pace {
-    /// Does a step of some milliseconds, and rests for twice as long after it where that is the pace.
-    fn step<T>(self, step: impl FnOnce() -> T) -> T {
-        let begun = Instant::now();
-        let done = step();
-        if self == Self::Third {
-            thread::sleep(begun.elapsed() * 2);
-        }
-        done
-    }
-}
 
 impl Store {
     /// Seals the set of a broadcast, and returns it packed if that is wanted. Everything in it has to be written already. It
@@ -81,7 +53,7 @@ impl Store {
             while buckets.peek().is_some() {
                 pace.step(|| {
                     let mut batch = Writes::default();
-                    for users in buckets.by_ref().take(BUCKETS_AT_ONCE) {
+                    for users in buckets.by_ref().take(BUCKETS_TOGETHER) {
                         let number = users.first().map_or(0, bucket_of);
                         batch.insert(Key::Bucket(id, bits, number).bytes(), bucket(users));
                     }

@@ -44,7 +44,7 @@ fn said(evidence: &Evidence) -> Vec<&Said> {
 /// It goes on by itself, with what it has on disk.
 async fn nothing_was_rebuilt(replica: &Replica) {
     assert_eq!(replica.count("tidings_projection_gave_up").await, 0);
-    let was_rebuilt = replica.data_dir().join("projection.aside-1").exists();
+    let was_rebuilt = replica.data_dir().join("projection.quarantine-1").exists();
     let log = replica.log();
     let why: Vec<_> =
         log.lines().filter(|line| line.contains("projection") || line.contains("ERROR")).collect();
@@ -162,7 +162,7 @@ async fn full_of_what_was_moved_aside() {
     let disk = SmallDisk::of_megabytes(8);
     let (nats, world) = world(&disk).await;
     let replica = &world.replicas[1];
-    let aside = replica.data_dir().join("projection.aside-2");
+    let aside = replica.data_dir().join("projection.quarantine-2");
     fs::create_dir(&aside).unwrap();
     fs::write(aside.join("db"), vec![0; 4 << 20]).unwrap();
     disk.fill();

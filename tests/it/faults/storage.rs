@@ -165,7 +165,7 @@ impl Patient {
         let replica = &mut self.world.replicas[1];
         let folder = replica.data_dir().join("projection");
         for n in 1..=3 {
-            let _ = fs::remove_dir_all(folder.with_extension(format!("aside-{n}")));
+            let _ = fs::remove_dir_all(folder.with_extension(format!("quarantine-{n}")));
         }
         let _ = fs::remove_dir_all(&folder);
         copy_folder(self.whole.path(), &folder);

@@ -119,7 +119,7 @@ async fn a_restored_snapshot_is_the_same_log_and_nothing_is_rebuilt() {
         (before, &epoch.to_string().into())
     );
     assert_eq!(replica.count("tidings_projection_epoch_changes_total").await, 0);
-    assert!(!replica.data_dir().join("projection.aside-1").exists(), "{}", replica.log());
+    assert!(!replica.data_dir().join("projection.quarantine-1").exists(), "{}", replica.log());
     replica.post_broadcast("goes on").await;
     signed_up_to(&nats, 6).await;
     verifies(&nats, &key).await;

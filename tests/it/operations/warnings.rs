@@ -228,7 +228,7 @@ async fn heartbeats_and_a_mirror_that_nats_refuses_show() {
     let nats = Nats::start_denying(&["$KV.broadcast_active.>"]).await;
     let replica = Replica::start(&nats).await;
     replica.post_broadcast("one").await;
-    shows(&replica, "mirror_failing", "cannot write the KV mirror", "mirroring to KV broke off").await;
+    shows(&replica, "mirror_failing", "cannot write the KV mirror", "mirroring to KV failed").await;
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use tidings::log::EventLog as _;
 use tidings::log::memory::MemoryLog;
 use tidings::log::merkle::{Frontier, Hash};
 use tidings::projection::cursor::CursorRecord;
-use tidings::projection::store::{Batch, Store, set_aside};
+use tidings::projection::store::{Batch, Store, quarantine};
 use tidings::projection::{Announcement, Halt};
 use tidings::submit::{Acknowledged, Acks};
 
@@ -81,8 +81,11 @@ async fn clean_digest(log: &MemoryLog) -> Digest {
     digest
 }
 
-fn set_aside_beside(directory: &Path) -> Vec<PathBuf> {
-    (1..9).map(|n| directory.with_extension(format!("aside-{n}"))).filter(|aside| aside.exists()).collect()
+fn quarantined_beside(directory: &Path) -> Vec<PathBuf> {
+    (1..9)
+        .map(|n| directory.with_extension(format!("quarantine-{n}")))
+        .filter(|aside| aside.exists())
+        .collect()
 }
 
 #[tokio::test]
@@ -128,7 +131,7 @@ async fn what_is_told_before_it_is_written_is_found_in_the_store_at_once() {
         projecting.digest_at(1 + n).await;
         let stored = projecting.projection.acks_after(id, (n, 1), 10).await.unwrap();
         let stored: Vec<_> =
-            stored.iter().map(|ack| (ack.place, ack.acknowledgement.user.as_str())).collect();
+            stored.iter().map(|ack| (ack.position, ack.acknowledgement.user.as_str())).collect();
         assert_eq!(stored, [((1 + n, 1), format!("user-{n}").as_str())]);
         let record = projecting.projection.record(channel(), id).await.unwrap().unwrap();
         assert_eq!(record.acknowledged, n);
@@ -156,7 +159,7 @@ async fn what_is_at_or_below_the_cursor_is_not_folded_again_after_a_restart() {
         assert_eq!(projecting.digest_at(before + 4).await, clean_digest(&log).await);
         projecting.stop().await;
     }
-    assert!(set_aside_beside(&directory).is_empty(), "it went on from its disk");
+    assert!(quarantined_beside(&directory).is_empty(), "it went on from its disk");
 }
 
 #[tokio::test]
@@ -217,7 +220,7 @@ async fn comes_back_right(meddle: impl FnOnce(&Path), log: &MemoryLog, ids: &[Br
     meddle(&directory);
     released(&directory).await;
     let mut projecting = Projecting::start(log.clone(), &directory);
-    eventually("the state is set aside for a look", || async { set_aside_beside(&directory).len() == 1 })
+    eventually("the state is set aside for a look", || async { quarantined_beside(&directory).len() == 1 })
         .await;
     assert_eq!(projecting.digest_at(head).await, clean_digest(log).await);
     assert_eq!(projecting.announced().last().map(short), Some(("snapshot", head)));
@@ -225,7 +228,7 @@ async fn comes_back_right(meddle: impl FnOnce(&Path), log: &MemoryLog, ids: &[Br
     for id in ids {
         assert_eq!(already(&acks, *id, "cid").await, Some(true));
     }
-    assert_eq!(set_aside_beside(&directory).len(), 1, "rebuilt once");
+    assert_eq!(quarantined_beside(&directory).len(), 1, "rebuilt once");
     projecting.stop().await;
 }
 
@@ -344,12 +347,12 @@ async fn a_disk_that_never_works_is_given_up_and_said() {
 fn three_states_are_kept_aside_the_newest_first() {
     let home = TempDir::new().unwrap();
     let directory = home.path().join("projection");
-    set_aside(&directory).unwrap();
-    assert!(set_aside_beside(&directory).is_empty(), "there was nothing to set aside");
+    quarantine(&directory).unwrap();
+    assert!(quarantined_beside(&directory).is_empty(), "there was nothing to set aside");
     for n in 1..=5 {
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("state"), n.to_string()).unwrap();
-        set_aside(&directory).unwrap();
+        quarantine(&directory).unwrap();
         assert!(!directory.exists());
     }
     let kept: HashMap<_, _> = fs::read_dir(home.path())
@@ -362,6 +365,10 @@ fn three_states_are_kept_aside_the_newest_first() {
             )
         })
         .collect();
-    let expected = [("projection.aside-1", "5"), ("projection.aside-2", "4"), ("projection.aside-3", "3")];
+    let expected = [
+        ("projection.quarantine-1", "5"),
+        ("projection.quarantine-2", "4"),
+        ("projection.quarantine-3", "3"),
+    ];
     assert_eq!(kept, expected.map(|(name, n)| (name.to_owned(), n.to_owned())).into_iter().collect());
 }

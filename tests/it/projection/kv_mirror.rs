@@ -63,10 +63,10 @@ async fn mirrors(replica: &Replica) {
         .await;
 }
 
-/// Sees to it that a replica can never move its projection aside: the place for it is taken by a file.
+/// Sees to it that a replica can never quarantine its projection: a file is in the way.
 fn forbid_rebuilding(replica: &Replica) {
     fs::create_dir_all(replica.data_dir()).unwrap();
-    fs::write(replica.data_dir().join("projection.aside-3"), "").unwrap();
+    fs::write(replica.data_dir().join("projection.quarantine-3"), "").unwrap();
 }
 
 /// Writes a key as a mirror does that is at this place of the log; `None` deletes it.
@@ -192,7 +192,7 @@ async fn a_replica_that_cannot_project_leaves_the_mirror_to_one_that_can() {
     forbid_rebuilding(&broken);
     fs::write(broken.data_dir().join("projection"), "a file where a folder should be").unwrap();
     broken.spawn();
-    eventually("it gives up", || async { broken.log().contains("it is not rebuilt any more") }).await;
+    eventually("it gives up", || async { broken.log().contains("is not rebuilt any more") }).await;
 
     let healthy = Replica::start(&nats).await;
     let id = healthy.post_broadcast("by the healthy one").await["id"].as_str().unwrap().to_owned();
@@ -232,7 +232,7 @@ async fn the_position_outlives_what_the_bucket_forgets_while_nothing_happens() {
     eventually("it is noted again", || async { noted().await > before }).await;
     let position = value(&nats, ACKS_BUCKET, POSITION_KEY).await;
     assert_eq!(position["sequence"], acknowledged["sequence"]);
-    assert!(!replica.log().contains("broke off"), "{}", replica.log());
+    assert!(!replica.log().contains("mirroring to KV failed"), "{}", replica.log());
 }
 
 #[tokio::test]
@@ -333,7 +333,11 @@ async fn a_key_that_somebody_else_writes_or_deletes_is_repaired() {
     shows_nothing(&nats).await;
     write_at(&nats, ACTIVE_BUCKET, "creator", 1, Some(json!({"id": id}))).await;
     shows_nothing(&nats).await;
-    assert!(replica.log().contains("does not say what is active in creator"), "{}", replica.log());
+    assert!(
+        replica.log().contains("the key of creator in the bucket broadcast_active differs from the log"),
+        "{}",
+        replica.log()
+    );
 }
 
 #[tokio::test]
@@ -344,7 +348,7 @@ async fn what_the_mirror_is_about_to_write_is_not_taken_for_a_fault_of_the_bucke
     for n in 0..400 {
         replica.post_broadcast(&format!("{n}")).await;
     }
-    assert!(!replica.log().contains("does not say what is active"), "{}", replica.log());
+    assert!(!replica.log().contains("differs from the log"), "{}", replica.log());
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ async fn a_stopped_replica_is_rebuilt_and_the_same_as_before() {
 
     let done = rebuild(&replica.data_dir()).await;
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
-    let aside = replica.data_dir().join("projection.aside-1");
+    let aside = replica.data_dir().join("projection.quarantine-1");
     assert!(said(&done).contains(&aside.canonicalize().unwrap().display().to_string()), "{}", said(&done));
     assert!(aside.is_dir() && !replica.data_dir().join("projection").exists());
     replica.start_again().await;
@@ -56,7 +56,7 @@ async fn a_running_replica_is_left_alone_and_the_refusal_says_what_to_do() {
     let said = said(&refused);
     assert!(said.contains(&format!("process {}", replica.pid().as_raw_nonzero())), "{said}");
     assert!(said.contains("Nothing was changed") && said.contains("Stop it"), "{said}");
-    assert!(!replica.data_dir().join("projection.aside-1").exists());
+    assert!(!replica.data_dir().join("projection.quarantine-1").exists());
     assert_eq!(replica.url(), url, "others still find it");
     assert!(replica.is_ready().await);
     let help = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
@@ -83,12 +83,12 @@ async fn a_replica_that_gave_up_begins_anew_after_a_rebuild() {
     let other = Replica::start(&nats).await;
     other.post_broadcast("on record").await;
     let mut broken = Replica::prepared(Spec::joining(nats.url()));
-    // It can neither be opened nor moved aside.
+    // It can neither be opened nor quarantined.
     fs::create_dir_all(broken.data_dir()).unwrap();
     fs::write(broken.data_dir().join("projection"), "a file where a folder should be").unwrap();
-    fs::write(broken.data_dir().join("projection.aside-3"), "").unwrap();
+    fs::write(broken.data_dir().join("projection.quarantine-3"), "").unwrap();
     broken.spawn();
-    eventually("it gives up", || async { broken.log().contains("it is not rebuilt any more") }).await;
+    eventually("it gives up", || async { broken.log().contains("is not rebuilt any more") }).await;
     eventually("it listens", || async { broken.readyz().await["reason"].is_string() }).await;
     assert_eq!(broken.count("tidings_projection_gave_up").await, 1);
     assert!(broken.count(r#"tidings_projection_rebuilds_total{reason="damaged"}"#).await > 0);
@@ -96,7 +96,7 @@ async fn a_replica_that_gave_up_begins_anew_after_a_rebuild() {
 
     let refused = rebuild(&broken.data_dir()).await;
     assert_eq!(refused.status.code(), Some(1), "what is in the way is said: {}", said(&refused));
-    fs::remove_file(broken.data_dir().join("projection.aside-3")).unwrap();
+    fs::remove_file(broken.data_dir().join("projection.quarantine-3")).unwrap();
     let done = rebuild(&broken.data_dir()).await;
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
     broken.start_again().await;

@@ -116,16 +116,20 @@ async fn a_projection_is_begun_anew_once_for_a_checkpoint_however_often_that_is_
             position.rebuilt_for == Some(checkpoint) && position.caught_up
         })
         .await;
-        assert_eq!((projection.position().life, projecting.digest_at(3).await), (1, digest), "round {round}");
+        assert_eq!(
+            (projection.position().generation, projecting.digest_at(3).await),
+            (1, digest),
+            "round {round}"
+        );
         assert_eq!(projection.tree().await, tree);
     }
     log.append(created("one more")).await.unwrap();
     projecting.digest_at(4).await;
-    assert_eq!(projection.position().life, 1);
+    assert_eq!(projection.position().generation, 1);
     // For another one it is.
     projection.rebuild_for((4, Hash::leaf(b"wrong"))).await;
     eventually("it is begun anew", || async {
-        projection.position().life == 2 && projection.position().caught_up
+        projection.position().generation == 2 && projection.position().caught_up
     })
     .await;
     projecting.stop().await;
@@ -138,7 +142,7 @@ async fn a_projection_is_begun_anew_once_for_a_checkpoint_however_often_that_is_
     projecting.projection.report_damage().await;
     eventually("it is begun anew", || async {
         let position = projecting.projection.position();
-        position.life == 1 && position.caught_up
+        position.generation == 1 && position.caught_up
     })
     .await;
     projecting.stop().await;

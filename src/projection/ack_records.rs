@@ -1,4 +1,4 @@
-//! Records of acknowledgements: what one batch of the log brought to a broadcast, in a few values of the store.
+//! Records of acknowledgements: those of one broadcast in one batch, in a few values of the store.
 //!
 //! ```text
 //! record:           event*
@@ -7,62 +7,58 @@
 //! ```
 //!
 //! Numbers have seven bits a byte, the lowest first, and the top bit when more follow. A sequence is less the one before it,
-//! which for the first is the one in the record's key; there it may be that some of the event stand in the record before. A
-//! time is in milliseconds since 1970, less the one before it, the sign in the lowest bit. A quarter of the bytes of JSON
-//! where ids are short, and no dates to parse.
+//! which for the first is the one in the record's key; some of that event may be in the record before. A time is in milliseconds
+//! since 1970, less the one before it, the sign in the lowest bit. This takes a quarter of the bytes of JSON where ids are short,
+//! and no dates have to be parsed.
 
 use anyhow::Context as _;
 
+use super::store::costs::FULL_RECORD;
 use crate::domain::{Acknowledgement, Timestamp};
 
-/// A record of this many bytes takes no further acknowledgement. sled has 8 to 16 values in a page, and keeps one page at least in
-/// each of the 256 parts of its cache, however small that is: with the 15 KB of an event of 500 these would be 30 MB or more,
-/// so they are 4. A rebuild takes a tenth longer for it (measured over a million acknowledgements, 500 an event).
-const FULL: usize = 2 << 10;
-
-/// The place of an acknowledgement in the log: the event that brought it, and its number among those, from 1.
-pub type Place = (u64, usize);
+/// The position of an acknowledgement in the log: the sequence of its event, and its number in the event, from 1.
+pub type AckPosition = (u64, usize);
 
 /// A record that is being written.
 pub(super) struct Record {
-    /// Where the first in it stands, by which it is found.
-    pub(super) first: Place,
+    /// The position of its first acknowledgement, by which it is found.
+    pub(super) first: AckPosition,
     bytes: Vec<u8>,
     sequence: u64,
     ms: i64,
 }
 
 impl Record {
-    /// One that begins at this place.
-    pub(super) const fn of(first: Place) -> Self {
+    /// An empty record that begins at this position.
+    pub(super) const fn of(first: AckPosition) -> Self {
         Self { first, bytes: Vec::new(), sequence: first.0, ms: 0 }
     }
 
-    /// Whether what comes next belongs into another one.
+    /// Whether the next acknowledgement belongs into another record.
     const fn is_full(&self) -> bool {
-        self.bytes.len() >= FULL
+        self.bytes.len() >= FULL_RECORD
     }
 
-    /// Those whom an event brought, in its order. When it is full, it is handed on, and the next one begins.
-    pub(super) fn bring(
+    /// Adds the acknowledgements of an event, in its order. Each record that is full goes to `on_full`, and the next one begins.
+    pub(super) fn add(
         &mut self,
         sequence: u64,
-        brought: &[Acknowledgement],
-        mut hand_on: impl FnMut(Self),
+        acknowledgements: &[Acknowledgement],
+        mut on_full: impl FnMut(Self),
     ) {
         let mut taken = 0;
-        while taken < brought.len() {
+        while taken < acknowledgements.len() {
             if self.is_full() {
-                hand_on(std::mem::replace(self, Self::of((sequence, taken + 1))));
+                on_full(std::mem::replace(self, Self::of((sequence, taken + 1))));
             }
-            taken += self.push(sequence, &brought[taken..]);
+            taken += self.push(sequence, &acknowledgements[taken..]);
         }
     }
 
-    /// Takes those whom an event brought, in its order, until it is full. Says how many these are.
-    fn push(&mut self, sequence: u64, brought: &[Acknowledgement]) -> usize {
-        let mut room = FULL.saturating_sub(self.bytes.len());
-        let taken = brought.iter().take_while(|acknowledgement| {
+    /// Adds the first acknowledgements of an event until the record is full. Returns how many it added.
+    fn push(&mut self, sequence: u64, acknowledgements: &[Acknowledgement]) -> usize {
+        let mut room = FULL_RECORD.saturating_sub(self.bytes.len());
+        let taken = acknowledgements.iter().take_while(|acknowledgement| {
             let has_room = room > 0;
             // Its length and its time, mostly.
             room = room.saturating_sub(acknowledgement.user.as_str().len() + 2);
@@ -72,7 +68,7 @@ impl Record {
         put(&mut self.bytes, sequence - self.sequence);
         put(&mut self.bytes, taken as u64);
         self.sequence = sequence;
-        for Acknowledgement { user, at } in &brought[..taken] {
+        for Acknowledgement { user, at } in &acknowledgements[..taken] {
             let user = user.as_str().as_bytes();
             put(&mut self.bytes, user.len() as u64);
             self.bytes.extend_from_slice(user);
@@ -83,7 +79,7 @@ impl Record {
         taken
     }
 
-    /// As it is stored.
+    /// The stored bytes.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -92,16 +88,16 @@ impl Record {
 /// An acknowledgement of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Read<'a> {
-    /// Where.
-    pub(super) place: Place,
-    /// Who.
+    /// Its position.
+    pub(super) position: AckPosition,
+    /// The user id.
     pub(super) user: &'a str,
-    /// When.
+    /// When the user acknowledged.
     pub(super) at: Timestamp,
 }
 
 impl Read<'_> {
-    /// As the log has it.
+    /// The acknowledgement, as the log has it.
     pub(super) fn acknowledgement(&self) -> anyhow::Result<Acknowledgement> {
         let user = self.user.parse().ok().context(DAMAGED)?;
         Ok(Acknowledgement { user, at: self.at })
@@ -111,9 +107,9 @@ impl Read<'_> {
 /// The acknowledgements of a stored record, in the order of the log. An error ends it.
 pub(super) struct Reading<'a> {
     rest: &'a [u8],
-    /// The place of the one before.
-    place: Place,
-    /// How many of the event at this place are still to come.
+    /// The position of the acknowledgement before.
+    position: AckPosition,
+    /// How many acknowledgements of this event are still to come.
     to_come: u64,
     ms: i64,
 }
@@ -121,16 +117,16 @@ pub(super) struct Reading<'a> {
 const DAMAGED: &str = "a record of acknowledgements does not decode";
 
 impl<'a> Reading<'a> {
-    /// Of the record that begins at this place.
-    pub(super) const fn of(first: Place, bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, place: (first.0, first.1.saturating_sub(1)), to_come: 0, ms: 0 }
+    /// Reads the record that begins at this position.
+    pub(super) const fn of(first: AckPosition, bytes: &'a [u8]) -> Self {
+        Self { rest: bytes, position: (first.0, first.1.saturating_sub(1)), to_come: 0, ms: 0 }
     }
 
     fn read(&mut self) -> Option<Read<'a>> {
         while self.to_come == 0 {
             let more = take(&mut self.rest)?;
             if more > 0 {
-                self.place = (self.place.0.checked_add(more)?, 0);
+                self.position = (self.position.0.checked_add(more)?, 0);
             }
             self.to_come = take(&mut self.rest)?;
         }
@@ -140,9 +136,9 @@ impl<'a> Reading<'a> {
         let more = take(&mut self.rest)?;
         self.ms = self.ms.checked_add((more >> 1).cast_signed() ^ -(more & 1).cast_signed())?;
         self.to_come -= 1;
-        self.place.1 += 1;
+        self.position.1 += 1;
         let user = str::from_utf8(user).ok()?;
-        Some(Read { place: self.place, user, at: Timestamp::from_unix_ms(self.ms) })
+        Some(Read { position: self.position, user, at: Timestamp::from_unix_ms(self.ms) })
     }
 }
 
@@ -193,11 +189,11 @@ mod tests {
         let users = users.prop_filter_map("1 to 128 bytes", |user| user.parse().ok());
         let times = any::<i64>().prop_map(Timestamp::from_unix_ms);
         let acknowledgements = (users, times).prop_map(|(user, at)| Acknowledgement { user, at });
-        let brought = prop_oneof![
+        let acknowledgements = prop_oneof![
             prop::collection::vec(acknowledgements.clone(), 1..5),
             prop::collection::vec(acknowledgements, 100..300),
         ];
-        prop::collection::vec((1..1_u64 << 40, brought), 1..5).prop_map(|mut events| {
+        prop::collection::vec((1..1_u64 << 40, acknowledgements), 1..5).prop_map(|mut events| {
             let mut sequence = 0;
             for (more, _) in &mut events {
                 sequence += *more;
@@ -208,10 +204,10 @@ mod tests {
     }
 
     /// Records of a log of these events, as a batch writes them.
-    fn records_of(events: &[(u64, Vec<Acknowledgement>)]) -> Vec<(Place, Vec<u8>)> {
+    fn records_of(events: &[(u64, Vec<Acknowledgement>)]) -> Vec<(AckPosition, Vec<u8>)> {
         let (mut records, mut record) = (Vec::new(), Record::of((events[0].0, 1)));
-        for (sequence, brought) in events {
-            record.bring(*sequence, brought, |full| records.push(full));
+        for (sequence, acknowledgements) in events {
+            record.add(*sequence, acknowledgements, |full| records.push(full));
         }
         records.push(record);
         records.into_iter().map(|record| (record.first, record.into_bytes())).collect()
@@ -223,16 +219,16 @@ mod tests {
             let records = records_of(&events);
             let read = records.iter().flat_map(|(first, bytes)| Reading::of(*first, bytes)).map(|read| {
                 let read = read.unwrap();
-                (read.place, read.acknowledgement().unwrap())
+                (read.position, read.acknowledgement().unwrap())
             });
-            let expected = events.iter().flat_map(|(sequence, brought)| {
-                (1..).zip(brought).map(|(number, ack)| ((*sequence, number), ack.clone()))
+            let expected = events.iter().flat_map(|(sequence, acknowledgements)| {
+                (1..).zip(acknowledgements).map(|(number, ack)| ((*sequence, number), ack.clone()))
             });
             prop_assert!(read.eq(expected));
             for (first, bytes) in &records {
-                prop_assert_eq!(Reading::of(*first, bytes).next().unwrap().unwrap().place, *first);
+                prop_assert_eq!(Reading::of(*first, bytes).next().unwrap().unwrap().position, *first);
                 // Times that are far apart take ten bytes, of which it reckons with one.
-                prop_assert!(bytes.len() < 5 * FULL, "{} bytes", bytes.len());
+                prop_assert!(bytes.len() < 5 * FULL_RECORD, "{} bytes", bytes.len());
             }
         }
 
@@ -246,7 +242,7 @@ mod tests {
                 read.as_ref().is_ok_and(|read| read == *whole)
             });
             let right = right.count();
-            let last_of_each = whole.windows(2).map(|two| two[0].place.0 != two[1].place.0);
+            let last_of_each = whole.windows(2).map(|two| two[0].position.0 != two[1].position.0);
             let ends_with_an_event = last_of_each.chain([true]).nth(right.wrapping_sub(1)) == Some(true);
             prop_assert_eq!(read.len() - right, usize::from(!ends_with_an_event || read.last().is_some_and(Result::is_err)));
         }
