@@ -24,19 +24,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::log::merkle::{Hash, verify_inclusion};
-use crate::notary::checkpoint::{Checkpoint, SignedCheckpoint};
-use crate::notary::note::{Note, PublicKey};
-pub use error::ProofError;
+use crate::notary::checkpoint::{Checkpoint, InvalidCheckpoint, SignedCheckpoint};
+use crate::notary::note::{InvalidNote, Note, PublicKey};
+use error::{FORMAT_LINE, MAX_PATH};
+pub use error::{InvalidProof, MAX_BYTES, ProofError};
 use extra::{ProofExtra, ProvenEvent};
-
-/// The first line.
-const FORMAT_LINE: &str = "c2sp.org/tlog-proof@v1";
-
-/// Bytes of a proof at most. The log takes messages of 256 KiB; one of ours makes a proof of some 3 KB.
-pub const MAX_BYTES: usize = 2 << 20;
-
-/// Hashes at most: a tree with more levels has more leaves than a log can have.
-const MAX_PATH: usize = 64;
 
 /// That an event is in the log that a checkpoint was signed of. Nothing of it is known to be true until [`Proof::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,23 +67,26 @@ impl Proof {
     }
 
     /// What it says, under the root of a checkpoint.
-    fn event(&self, checkpoint: &Checkpoint) -> Result<ProvenEvent, String> {
-        let (event, leaf) = self.shown.event()?;
+    fn event(&self, checkpoint: &Checkpoint) -> Result<ProvenEvent, InvalidProof> {
+        let (event, leaf) = self.shown.event().map_err(InvalidProof::Event)?;
         if Some(self.index) != event.sequence.checked_sub(1) {
-            return Err("its index is not the place of the event that it shows".to_owned());
+            return Err(InvalidProof::Index);
         }
         if !verify_inclusion(checkpoint.root, checkpoint.size, self.index, leaf, &self.path) {
-            return Err("the event that it shows is not in the log that was signed".to_owned());
+            return Err(InvalidProof::NotIncluded);
         }
         Ok(event)
     }
 
     /// What is proven, to whoever trusts these keys; else why nothing is.
-    pub fn check(&self, keys: &[PublicKey]) -> Result<VerifiedProof, String> {
+    pub fn check(&self, keys: &[PublicKey]) -> Result<VerifiedProof, InvalidProof> {
         let signed_by =
-            self.note.verified_by(keys).map_err(|unproven| format!("its checkpoint: {unproven}"))?;
-        let checkpoint: Checkpoint =
-            self.note.text().parse().map_err(|why: String| format!("its checkpoint: {why}"))?;
+            self.note.verified_by(keys).map_err(|error| InvalidProof::Checkpoint(error.into()))?;
+        let checkpoint: Checkpoint = self
+            .note
+            .text()
+            .parse()
+            .map_err(|error: InvalidCheckpoint| InvalidProof::Checkpoint(error.into()))?;
         Ok(VerifiedProof { event: self.event(&checkpoint)?, signed_by: signed_by.clone(), checkpoint })
     }
 }
@@ -108,31 +103,30 @@ impl fmt::Display for Proof {
 }
 
 impl FromStr for Proof {
-    type Err = String;
+    type Err = InvalidProof;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() > MAX_BYTES {
-            return Err("it is too long for a proof".to_owned());
+            return Err(InvalidProof::TooLong);
         }
         let mut lines = text.split('\n');
         if lines.next() != Some(FORMAT_LINE) {
-            return Err(format!("its first line is not {FORMAT_LINE}"));
+            return Err(InvalidProof::FirstLine);
         }
-        let (head, note) = text.split_once("\n\n").ok_or("it has no checkpoint")?;
+        let (head, note) = text.split_once("\n\n").ok_or(InvalidProof::NoCheckpoint)?;
         let mut lines = head.split('\n').skip(1);
         let extra = lines.next().and_then(|line| line.strip_prefix("extra "));
-        let extra = extra.ok_or("it shows no event: its second line does not begin with `extra`")?;
-        let extra =
-            STANDARD.decode(extra).map_err(|_| "the file is damaged: its extra data is not base64")?;
+        let extra = extra.ok_or(InvalidProof::NoEvent)?;
+        let extra = STANDARD.decode(extra).map_err(|_| InvalidProof::ExtraBase64)?;
         let shown = serde_json::from_slice(&extra)
-            .map_err(|why| format!("the file is damaged: its extra data cannot be read ({why})"))?;
+            .map_err(|why: serde_json::Error| InvalidProof::Extra(why.to_string()))?;
         let index = lines.next().and_then(|line| line.strip_prefix("index "));
-        let index = index.and_then(number).ok_or("its third line is not an index")?;
+        let index = index.and_then(number).ok_or(InvalidProof::NoIndex)?;
         let path = lines.map(str::parse).collect::<Result<Vec<_>, _>>()?;
         if path.len() > MAX_PATH {
-            return Err("it has too many hashes".to_owned());
+            return Err(InvalidProof::TooManyHashes);
         }
-        let note = note.parse().map_err(|why| format!("its checkpoint: {why}"))?;
+        let note = note.parse().map_err(|error: InvalidNote| InvalidProof::Checkpoint(error.into()))?;
         Ok(Self { shown, index, path, note })
     }
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use jiff::Span;
 use jiff::tz::TimeZone;
+use thiserror::Error;
 use tokio::time::sleep;
 
 use crate::domain::Timestamp;
 use crate::duration::parse_span;
-use crate::log::time::parse_rfc3339;
+use crate::log::time::{InvalidLogTime, parse_rfc3339};
 use crate::log::{EventLog, RawMessage, ReadError};
 
 /// How often "nothing there" is asked again before the end of the log counts as lost: a leader that was deposed a moment
@@ -41,16 +42,19 @@ impl TimePoint {
     }
 }
 
+/// A text is neither a time nor how long ago.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("neither a time ({0}) nor how long ago, such as 15m or 2h")]
+pub struct InvalidTimePoint(InvalidLogTime);
+
 impl FromStr for TimePoint {
-    type Err = String;
+    type Err = InvalidTimePoint;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(ago) = parse_span(text) {
             return Ok(Self::Ago(ago));
         }
-        parse_rfc3339(text)
-            .map(Self::At)
-            .map_err(|e| format!("neither a time ({e}) nor how long ago, such as 15m or 2h"))
+        parse_rfc3339(text).map(Self::At).map_err(InvalidTimePoint)
     }
 }
 

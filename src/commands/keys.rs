@@ -11,7 +11,7 @@ use super::data_dir::{CHECKPOINT_KEY, CHECKPOINT_PUBLIC_KEY, DataDir};
 use crate::clock::SystemClock;
 use crate::config::{CheckpointOptions, Serve};
 use crate::disk::private;
-use crate::notary::note::{KeyName, SecretKey};
+use crate::notary::note::{InvalidKey, KeyName, SecretKey};
 
 /// Makes a key of this name in a file that is not there yet.
 pub(super) fn generate(name: KeyName, file: &Path) -> anyhow::Result<SecretKey> {
@@ -56,7 +56,7 @@ fn is_missing(file: &Path) -> bool {
 fn read(file: &Path) -> anyhow::Result<SecretKey> {
     let text = String::from_utf8(private::read_secret(file, "the key")?);
     let text = text.map_err(|_| anyhow!("{} is no key: it is not UTF-8", file.display()))?;
-    text.parse().map_err(|why: String| anyhow!("{} is no key: {why}", file.display()))
+    text.parse().map_err(|why: InvalidKey| anyhow!("{} is no key: {why}", file.display()))
 }
 
 /// The keys that a replica signs checkpoints with: those given, else the one of its data directory if it runs a NATS of its
@@ -87,7 +87,7 @@ pub(super) fn of_replica(
 }
 
 fn of_data_dir(data_dir: &DataDir, replica: &str) -> anyhow::Result<SecretKey> {
-    let name = format!("tidings.local/{replica}").parse().map_err(|why: String| anyhow!(why))?;
+    let name = format!("tidings.local/{replica}").parse()?;
     let key = read_or_generate(&name, &data_dir.join(CHECKPOINT_KEY))?;
     if let Err(error) = data_dir.write(CHECKPOINT_PUBLIC_KEY, &key.public().to_string()) {
         warn!("`tidings audit` does not find the public key by itself: {error:#}");

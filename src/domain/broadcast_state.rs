@@ -12,14 +12,14 @@ use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndReason {
-    /// Somebody cleared it.
+    /// A creator cleared it.
     Cleared,
-    /// A newer one took its place.
+    /// A newer broadcast superseded it.
     Superseded,
 }
 
 impl EndReason {
-    /// The word for it.
+    /// The word in JSON and in messages to clients.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cleared => "cleared",
@@ -33,16 +33,16 @@ impl EndReason {
 pub struct End {
     /// The event that ended it.
     pub sequence: u64,
-    /// When the log recorded that.
+    /// When the log recorded that event.
     pub at: Timestamp,
-    /// Why.
+    /// Why it ended.
     pub reason: EndReason,
 }
 
 /// A broadcast as the log knows it, and who acknowledged it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BroadcastState {
-    /// Where it was sent.
+    /// Its channel.
     pub channel: Channel,
     /// The announcement.
     pub broadcast: Broadcast,
@@ -50,22 +50,22 @@ pub struct BroadcastState {
     pub sequence: u64,
     /// When the log recorded it.
     pub recorded_at: Timestamp,
-    /// Overtaken before it reached the log: on record, never active.
+    /// Whether it was overtaken before it reached the log: recorded, never active.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub late: bool,
-    /// It waited in the outbox of the replica that accepted it.
+    /// Whether it waited in the outbox of the replica that accepted it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub relayed: bool,
-    /// The broadcast whose place it took.
+    /// The broadcast that it superseded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded: Option<BroadcastId>,
     /// How it ended, if it did.
     pub end: Option<End>,
     /// How many users acknowledged it.
     pub acknowledged: u64,
-    /// How long they took, by the clock of the log where it recorded both at once.
+    /// How long they took, by the clock of the log where both were recorded without delay.
     pub delays: Delays,
-    /// Who acknowledged it, as much of that as is in memory. Kept apart from the record.
+    /// Who acknowledged it, as far as that is in memory. Stored apart from the record.
     #[serde(skip)]
     pub acknowledgements: AckSet,
 }
@@ -81,9 +81,9 @@ impl BroadcastState {
         self.acknowledgements.get(fingerprint)
     }
 
-    /// How long after a broadcast this acknowledgement of it came, in milliseconds: by the clock of the log, which recorded both,
-    /// whatever the clocks of the replicas say. One that waited in an outbox was recorded long after it was made: then by the
-    /// clock of the replica that accepted it, since the broadcast, if that waited too, or else since the log recorded that.
+    /// How long after the broadcast this acknowledgement came, in milliseconds, by the clock of the log, which recorded both. An
+    /// acknowledgement that waited in an outbox was recorded long after it was made: then by the clock of the replica that
+    /// accepted it, counted from the broadcast's own time if that waited as well, else from when the log recorded it.
     pub(super) fn delay_ms(&self, recorded: &Recorded, acknowledgement: &Acknowledgement) -> i64 {
         let (from, to) = match (self.relayed, recorded.relayed) {
             (true, true) => (self.broadcast.created_at, acknowledgement.at),
@@ -94,13 +94,13 @@ impl BroadcastState {
     }
 }
 
-/// A lifecycle event of the log, as its id finds it again. With an id that came twice, the first one.
+/// A lifecycle event, found by its id. If an id occurs twice, the first occurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventRef {
-    /// The broadcast that it is about.
+    /// The broadcast that it created or ended.
     pub broadcast: BroadcastId,
-    /// Where it stands.
+    /// Its sequence in the log.
     pub sequence: u64,
-    /// To how many it went, when its request had an idempotency key.
+    /// How many users and connections it was sent to, when its request had an idempotency key.
     pub sent_to: Option<SentTo>,
 }

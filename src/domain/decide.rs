@@ -1,4 +1,4 @@
-//! `decide`: judges a command against the state and says which event it becomes, if any. It changes nothing.
+//! `decide`: judges a command against the state and returns the event that it becomes, if any. It changes nothing.
 
 use uuid::Uuid;
 
@@ -10,38 +10,38 @@ use super::rejection::Rejection;
 use super::types::{BroadcastId, Channel, Fingerprint, Severity, Timestamp, UserId};
 use super::view::View;
 
-/// What somebody wants to happen.
+/// A request to change the state of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Send an announcement; it takes the place of the active one.
+    /// Create a broadcast; it supersedes the active one.
     Create {
-        /// Where.
+        /// The channel to create it in.
         channel: Channel,
-        /// What it says.
+        /// Its text.
         message: Message,
-        /// How to present it.
+        /// How clients present it.
         severity: Severity,
-        /// Who sends it.
+        /// The creator.
         by: UserId,
-        /// What has to be active.
+        /// The precondition on the active broadcast (`If-Match`, `If-None-Match`).
         condition: Precondition,
     },
-    /// Take the active announcement down.
+    /// End the active broadcast.
     Clear {
-        /// Where.
+        /// The channel to clear.
         channel: Channel,
-        /// Who does it.
+        /// The creator.
         by: UserId,
-        /// What has to be active.
+        /// The precondition on the active broadcast (`If-Match`).
         condition: Precondition,
     },
-    /// Confirm an announcement, once for all of a user's devices.
+    /// Acknowledge a broadcast, once for all of a user's devices.
     Acknowledge {
-        /// Where.
+        /// The channel of the broadcast.
         channel: Channel,
-        /// Which one.
+        /// The broadcast.
         broadcast: BroadcastId,
-        /// Who confirms.
+        /// The user who acknowledges it.
         user: UserId,
     },
 }
@@ -72,10 +72,9 @@ impl Command {
 
 /// Judges `command` by `view`, which must hold what [`Command::needs`] names for it.
 ///
-/// `now` and `id` are what the event will carry. `Ok(None)` means that nothing has to be written: it is already so,
-/// or the event with this id is in the log. Deciding again with the same id after a lost answer is therefore safe. A
-/// condition is then judged by what was active before that event, as it was the first time: what it demanded may be gone
-/// since, by this very event even.
+/// `now` and `id` become the event's time and id. `Ok(None)` means that nothing has to be written: the state is already as
+/// requested, or the log has an event with this id. So deciding again with the same id after a lost answer is safe. A
+/// precondition is then judged by what was active before that event, as it was the first time.
 pub fn decide(
     view: View<'_>,
     command: &Command,

@@ -1,4 +1,4 @@
-//! The digest: one number over everything a log says, equal on every replica that has read as far.
+//! The digest: one number over all facts of the state, equal on all replicas at the same sequence.
 //!
 //! It adds up the hashes of logical facts, so that it can be kept up to date one fact at a time and does not depend on
 //! how a replica stores them. It finds divergence; it is not a security property (sums can be forged).
@@ -18,7 +18,7 @@ use super::types::{BroadcastId, Channel, Fingerprint};
 pub struct Digest(u128);
 
 impl Digest {
-    /// Counts a broadcast in: all of its fields, its channel and its place in the log.
+    /// Adds a broadcast: all of its fields, its channel and its sequence.
     pub fn add_broadcast(&mut self, channel: &Channel, broadcast: &Broadcast, sequence: u64, late: bool) {
         self.add(&[
             b"broadcast",
@@ -33,12 +33,12 @@ impl Digest {
         ]);
     }
 
-    /// Counts in that a broadcast ceased to be active.
+    /// Adds the end of a broadcast.
     pub fn add_end(&mut self, id: BroadcastId, sequence: u64, reason: EndReason) {
         self.add(&[b"end", id.0.as_bytes(), &sequence.to_be_bytes(), reason.as_str().as_bytes()]);
     }
 
-    /// Counts in that a user acknowledged a broadcast, first at this sequence.
+    /// Adds the first acknowledgement of a broadcast by a user.
     pub fn add_acknowledgement(&mut self, id: BroadcastId, user: Fingerprint, sequence: u64) {
         self.add(&[b"acknowledgement", id.0.as_bytes(), &user.bytes(), &sequence.to_be_bytes()]);
     }

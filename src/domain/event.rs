@@ -13,14 +13,14 @@ use super::types::{BroadcastId, Channel, Severity, Timestamp, UserId};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Broadcast {
-    /// Its name; also the id of the event that created it.
+    /// Its id, which is also that of the event that created it.
     pub id: BroadcastId,
-    /// What it says.
+    /// Its text.
     pub message: Message,
-    /// How to present it.
+    /// How clients present it.
     #[serde(rename = "type")]
     pub severity: Severity,
-    /// Who sent it.
+    /// The creator.
     pub created_by: UserId,
     /// When the service accepted it, by the clock of the replica that did.
     pub created_at: Timestamp,
@@ -34,15 +34,15 @@ impl Broadcast {
     }
 }
 
-/// Somebody took the active broadcast down.
+/// A creator ended the active broadcast.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cleared {
-    /// The broadcast that was active; the event has no effect when another one is by the time it is recorded.
+    /// The broadcast that was active. The event has no effect if another one is active when it is recorded.
     pub broadcast_id: BroadcastId,
-    /// Who cleared it.
+    /// The creator who cleared it.
     pub cleared_by: UserId,
-    /// When, by the clock of the replica that accepted it.
+    /// When it was accepted, by the clock of the replica.
     pub cleared_at: Timestamp,
 }
 
@@ -50,9 +50,9 @@ pub struct Cleared {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Acknowledgement {
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// When, by the clock of the replica that accepted it.
+    /// When it was accepted, by the clock of the replica.
     pub at: Timestamp,
 }
 
@@ -60,16 +60,16 @@ pub struct Acknowledgement {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Acknowledged {
-    /// What they confirmed.
+    /// The broadcast.
     pub broadcast_id: BroadcastId,
-    /// Who and when, in the order of arrival.
+    /// The acknowledgements, in the order of arrival.
     pub acknowledgements: Vec<Acknowledgement>,
-    /// Random, given when the event is committed: it keeps a proof of one user from telling of the others.
+    /// Random, set when the event is committed: with it, a proof about one user reveals nothing about the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub salt: Option<Uuid>,
 }
 
-/// Something that happened in a channel.
+/// An event of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// `broadcast.created`
@@ -91,13 +91,13 @@ pub struct EventType {
     pub fields: &'static [&'static str],
 }
 
-/// Why a body is not an event to this build.
+/// Why this build cannot decode the body of an event.
 #[derive(Debug)]
 pub enum DecodeError {
     /// This build does not know the type in that version.
     UnknownType,
     /// The body has this field, which this build does not know: a newer build wrote the event. An event is never shown
-    /// without a part of it that might say to whom, or until when, it applies.
+    /// without a part that might limit to whom, or until when, it applies.
     UnknownField(String),
     /// The body does not fit the schema of its type.
     Malformed(serde_json::Error),
@@ -162,8 +162,8 @@ impl Event {
         }
     }
 
-    /// Reads a body of the given type. A field that this build does not know makes the event unreadable, wherever the field
-    /// stands and whatever else is wrong with the body.
+    /// Reads a body of the given type. A field that this build does not know is [`DecodeError::UnknownField`] at any level, and
+    /// whatever else is wrong with the body.
     pub fn from_json(name: &str, version: u16, body: &[u8]) -> Result<Self, DecodeError> {
         let read = match (name, version) {
             ("broadcast.created", 1) => serde_json::from_slice(body).map(Self::Created),
@@ -179,7 +179,7 @@ impl Event {
     }
 }
 
-/// An event at its place in the log.
+/// An event as the log recorded it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
     /// Its sequence in the stream, from 1.
@@ -190,13 +190,13 @@ pub struct Recorded {
     pub channel: Channel,
     /// The id of the event itself.
     pub id: Uuid,
-    /// Whether it stands on the channel's `late` subject: on record, but overtaken before it reached the log.
+    /// Whether it is on the channel's `late` subject: recorded, but overtaken before it reached the log.
     pub late: bool,
-    /// Whether it waited in the outbox of the replica that accepted it. When it was recorded says then nothing of when it
+    /// Whether it waited in the outbox of the replica that accepted it. Then `recorded_at` is not when it
     /// happened.
     pub relayed: bool,
-    /// To how many it went, when its request had an idempotency key: what the first answer says, for every retry.
+    /// How many users and connections it was sent to, when its request had an idempotency key: the answer to every retry.
     pub sent_to: Option<SentTo>,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }

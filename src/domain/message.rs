@@ -1,4 +1,4 @@
-//! What a broadcast says: which characters a message may have, and how many.
+//! The text of a broadcast: which characters it may have, and how many.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,18 +8,18 @@ use super::types::MAX_MESSAGE_CHARS;
 /// The length up to which a message is comfortable to read on a phone; advice, not a rule.
 pub const RECOMMENDED_MESSAGE_CHARS: usize = 120;
 
-/// What a broadcast says: trimmed, 1 to 280 Unicode scalar values, newlines as `\n`, nothing that fools a reader.
+/// The text of a broadcast: trimmed, 1 to 280 Unicode scalar values, newlines as `\n`, no character that misleads a reader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Message(String);
 
 impl Message {
-    /// Checks and normalises what a creator typed.
+    /// Validates and normalises what a creator typed.
     pub fn parse(raw: &str) -> Result<Self, Rejection> {
         let text = raw.replace("\r\n", "\n");
         let text = text.trim();
         if let Some((before, character)) = first_forbidden(text) {
-            return Err(Rejection::MessageForbiddenCharacter { character, place: before + 1 });
+            return Err(Rejection::MessageForbiddenCharacter { character, position: before + 1 });
         }
         match text.chars().count() {
             _ if text.chars().all(is_blank) => Err(Rejection::MessageEmpty),
@@ -106,8 +106,8 @@ pub(crate) fn is_forbidden(c: char) -> bool {
         || is_noncharacter
 }
 
-/// What is in the log was judged when it was written, and is read as it stands: later rules do not reach back. The
-/// length is part of the schema of version 1 and bounds what a foreign writer could have put there.
+/// A message in the log was validated when it was written, and is read as it is: later rules do not apply to it. The
+/// length is part of the schema of version 1 and limits what a foreign writer could have stored.
 impl TryFrom<String> for Message {
     type Error = String;
 
@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn messages_are_trimmed_counted_and_cleaned() {
-        let forbidden = |character, place| Err(Rejection::MessageForbiddenCharacter { character, place });
+        let forbidden =
+            |character, place| Err(Rejection::MessageForbiddenCharacter { character, position: place });
         let cases: [(&str, Result<&str, Rejection>); 9] = [
             ("  hello \r\n", Ok("hello")),
             ("a\r\nb\nc", Ok("a\nb\nc")),
@@ -163,7 +164,7 @@ mod tests {
         let noncharacters = ['\u{FFFE}', '\u{FFFF}', '\u{1FFFE}', '\u{10FFFF}'];
         for character in fooling.chain(controls).chain(hidden).chain(noncharacters) {
             let refused = Message::parse(&format!("a{character}b"));
-            assert_eq!(refused, Err(Rejection::MessageForbiddenCharacter { character, place: 2 }));
+            assert_eq!(refused, Err(Rejection::MessageForbiddenCharacter { character, position: 2 }));
         }
         // A newline, marks of direction in Hebrew and Arabic, joiners in Persian and in emoji, a variation selector.
         for needed in ['\n', '\u{200E}', '\u{200F}', '\u{61C}', '\u{200C}', '\u{200D}', '\u{FE0F}', '\u{AD}']
@@ -192,7 +193,7 @@ mod tests {
         }
         assert_eq!(Message::parse(&england).unwrap().character_count(), 7);
         let stray = |text: &str| match Message::parse(text) {
-            Err(Rejection::MessageForbiddenCharacter { place, .. }) => Some(place),
+            Err(Rejection::MessageForbiddenCharacter { position: place, .. }) => Some(place),
             _ => None,
         };
         for (bad, place) in [

@@ -4,14 +4,14 @@ use uuid::Uuid;
 
 use super::types::{BroadcastId, Fingerprint};
 
-/// What is looked up of the log's state, and may not be in memory.
+/// What will be looked up in the log's state and may not be in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Broadcasts, without their acknowledgements.
     pub broadcasts: Vec<BroadcastId>,
     /// Ids of lifecycle events.
     pub lifecycle_events: Vec<Uuid>,
-    /// Users who may have acknowledged a broadcast. It does not bring the broadcast itself.
+    /// Users who may have acknowledged a broadcast. The broadcast itself is not included.
     pub acknowledged: Vec<(BroadcastId, Fingerprint)>,
 }
 

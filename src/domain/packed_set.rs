@@ -1,4 +1,4 @@
-//! Who acknowledged a broadcast that is hardly acknowledged any more, in half the memory of a hash table.
+//! A set of acknowledgements that does not change any more, in half the memory of a hash table.
 
 use super::types::Fingerprint;
 
@@ -12,12 +12,12 @@ pub struct PackedSet {
 }
 
 impl PackedSet {
-    /// An empty one, with room for so many.
+    /// An empty set with capacity for this many users.
     pub fn with_capacity(users: usize) -> Self {
         Self { users: Vec::with_capacity(users) }
     }
 
-    /// Adds users in the order of their fingerprints, who all come after those that it has.
+    /// Appends users, sorted by fingerprint, all greater than those in the set.
     pub fn append(&mut self, users: &[PackedEntry]) {
         debug_assert!(users.is_sorted() && users.first().is_none_or(|first| self.users.last() < Some(first)));
         self.users.extend_from_slice(users);
@@ -39,7 +39,7 @@ impl PackedSet {
         self.users.is_empty()
     }
 
-    /// Everybody in it, in the order of their fingerprints.
+    /// All entries, in the order of their fingerprints.
     pub fn iter(&self) -> impl Iterator<Item = PackedEntry> {
         self.users.iter().copied()
     }

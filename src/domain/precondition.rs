@@ -1,4 +1,4 @@
-//! What a creator demands of the active broadcast before a command takes effect.
+//! The precondition of a command on the active broadcast.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ impl Precondition {
         matches!(self, Self::Always)
     }
 
-    /// Whether it names broadcasts, all of which its author knew: what meets it is older than the command.
+    /// Whether it names broadcasts. Its author knew them, so a broadcast that meets it is older than the command.
     pub const fn names_broadcasts(&self) -> bool {
         matches!(self, Self::OneOf(_))
     }

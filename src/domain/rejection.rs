@@ -13,12 +13,12 @@ pub enum Rejection {
     /// The message has more than [`MAX_MESSAGE_CHARS`] Unicode scalar values.
     #[error("Broadcast message too long. Maximum {MAX_MESSAGE_CHARS} characters allowed. Current: {length}")]
     MessageTooLong {
-        /// How many it has.
+        /// Its length.
         length: usize,
     },
     /// The message has a control character, a bidirectional override, or a character that hides text.
     #[error(
-        "Broadcast message contains the character U+{:04X} at position {place}, which is not allowed: control characters, \
+        "Broadcast message contains the character U+{:04X} at position {position}, which is not allowed: control characters, \
          bidirectional overrides and invisible tags can make a message read differently from what it says.",
         u32::from(*.character)
     )]
@@ -26,7 +26,7 @@ pub enum Rejection {
         /// The first such character.
         character: char,
         /// Its position, counted from 1 like the length: in the message as it would be stored.
-        place: usize,
+        position: usize,
     },
     /// The type is none of `info`, `warning`, `alert`.
     #[error("`{}` is not a broadcast type. Use one of: {}.", .given.escape_debug(), Severity::ALL.map(Severity::as_str).join(", "))]

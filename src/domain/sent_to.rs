@@ -1,11 +1,11 @@
-//! To how many an event went, as the replica counted that accepted it.
+//! How many users and connections an event was sent to, as counted by the replica that accepted it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// To how many a broadcast was sent, or that it was cleared.
+/// How many users and connections a broadcast, or a clear, was sent to.
 ///
 /// As text a dictionary of RFC 9651, in one spelling: `users=12, connections=15`, with `, approximate` behind it where that
 /// holds.
@@ -49,17 +49,17 @@ impl FromStr for SentTo {
     }
 }
 
-/// To how many an event goes, by where it is accepted.
+/// The counts for an event, by where it is accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Audience {
-    /// When the log takes it: to the clients of every replica.
+    /// If the log has it: the clients of every replica.
     pub of_all: SentTo,
-    /// When it waits in the outbox: to the clients of this replica.
+    /// If it waits in the outbox: the clients of this replica.
     pub of_replica: SentTo,
 }
 
 impl Audience {
-    /// The one of the two that holds. `local`: the log does not have the event yet.
+    /// The counts that apply. `local`: the log does not have the event yet.
     pub const fn sent_to(&self, local: bool) -> SentTo {
         if local { self.of_replica } else { self.of_all }
     }

@@ -14,7 +14,7 @@ use super::loaded::Loaded;
 use super::needs::Needs;
 use super::types::{BroadcastId, Channel, Fingerprint, Timestamp};
 
-/// What a channel is about now. Small, and resident for every channel that the log names.
+/// The state of one channel. Small, and in memory for every channel of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelState {
     /// The active broadcast.
@@ -23,7 +23,7 @@ pub struct ChannelState {
     pub lifecycle_head: u64,
     /// How many broadcasts were ever created.
     pub created: u64,
-    /// The UTC day of the newest of them (days since 1970-01-01), and how many that day has.
+    /// The UTC day of the newest broadcast (days since 1970-01-01), and how many were created on it.
     pub today: (i64, u64),
 }
 
@@ -36,8 +36,8 @@ impl ChannelState {
 
 /// The working set: every channel, and those broadcasts and event ids that the keys at hand need.
 ///
-/// Whoever folds or decides loads what [`State::needs`] or [`State::needs_of`] names before, and may drop what is not
-/// active after. A fold over a whole log that never drops anything needs no loading.
+/// Before a fold or a decision, the caller loads what [`State::needs_of`] or `Command::needs` names; afterwards it may drop
+/// what is not active. A fold over a whole log that never drops anything needs no loading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// Every channel that has an event.
@@ -50,43 +50,43 @@ pub struct State {
     pub digest: Digest,
 }
 
-/// What an event did. A push, a KV write, a stored record each follow from this alone.
+/// What an event did. Pushes, KV writes and stored records follow from this alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A broadcast became the active one of its channel.
     Activated {
-        /// The new one.
+        /// The new broadcast.
         id: BroadcastId,
-        /// The one whose place it took.
+        /// The broadcast that it superseded.
         superseded: Option<BroadcastId>,
     },
-    /// An overtaken broadcast was put on record.
+    /// A late broadcast was recorded.
     RecordedLate {
-        /// Which.
+        /// The broadcast.
         id: BroadcastId,
     },
-    /// The active broadcast ended and none took its place.
+    /// The active broadcast ended and was not superseded.
     Ended {
-        /// Which.
+        /// The broadcast.
         id: BroadcastId,
-        /// Why.
+        /// How it ended.
         reason: EndReason,
     },
     /// Users acknowledged a broadcast for the first time.
     Acknowledged {
-        /// Which.
+        /// The broadcast.
         id: BroadcastId,
-        /// Those who had not before.
+        /// The acknowledgements of users who had not acknowledged it before.
         new: Vec<Acknowledgement>,
     },
-    /// Nothing: a double, an event about another broadcast than the active one, or about an unknown one.
+    /// Nothing: a duplicate, a clear of a broadcast that is not active, or an acknowledgement of an unknown one.
     Nothing,
 }
 
 static NO_CHANNEL: ChannelState = ChannelState { active: None, lifecycle_head: 0, created: 0, today: (0, 0) };
 
 impl State {
-    /// The channel's state; one without events reads as empty.
+    /// The state of a channel; empty for one without events.
     pub fn channel(&self, channel: &Channel) -> &ChannelState {
         self.channels.get(channel).unwrap_or(&NO_CHANNEL)
     }
@@ -126,7 +126,7 @@ impl State {
         }
     }
 
-    /// What of these is not in memory. An id that no event has is never in memory.
+    /// The part of these that is not in memory. An id that no event has is never in memory.
     pub fn missing(&self, needs: &Needs) -> Needs {
         let is_loaded = |id: &BroadcastId| self.broadcasts.contains_key(id);
         let is_known = |(id, user): &(BroadcastId, Fingerprint)| self.has_ack(*id, *user);
@@ -142,7 +142,7 @@ impl State {
         }
     }
 
-    /// Whether memory says if this user acknowledged this broadcast.
+    /// Whether it can be answered from memory if this user acknowledged this broadcast.
     pub fn has_ack(&self, id: BroadcastId, user: Fingerprint) -> bool {
         self.broadcast(id).is_some_and(|known| {
             known.acknowledgements.is_complete() || known.acknowledgements.get(user).is_some()
@@ -153,7 +153,7 @@ impl State {
         self.broadcast(id).is_some_and(|known| known.acknowledgements.is_complete())
     }
 
-    /// Adds what was read from the store. What is here already is newer and stays.
+    /// Adds what was read from the store. What is in memory already is newer and stays.
     pub fn add_loaded(&mut self, loaded: Loaded) {
         for (id, record) in loaded.broadcasts {
             self.broadcasts.entry(id).or_insert(record);
@@ -170,7 +170,8 @@ impl State {
         }
     }
 
-    /// Notes the last message on a channel's lifecycle subject. The log's guard counts also what this build cannot read.
+    /// Records the last message on a channel's lifecycle subject. The guard of the log includes messages that this build cannot
+    /// decode.
     pub fn note_lifecycle_head(&mut self, channel: &Channel, sequence: u64) {
         self.channels.entry(channel.clone()).or_default().lifecycle_head = sequence;
     }
@@ -242,7 +243,7 @@ impl State {
     }
 }
 
-/// Folds the next event of the log into the state and says what it did.
+/// Folds the next event of the log into the state and returns what it did.
 ///
 /// An old log always replays: what has no effect any more (a double, a clear of what is not active, an
 /// acknowledgement of an unknown broadcast) is [`Change::Nothing`], never an error.

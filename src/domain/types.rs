@@ -1,4 +1,4 @@
-//! The words of the domain as types: each is checked once, where it enters, and carried from there on.
+//! The values of the domain as types: each is validated once, where it enters.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,7 +33,7 @@ pub const MAX_CHANNEL_BYTES: usize = 32;
 pub struct Channel(Arc<str>);
 
 impl Channel {
-    /// The name as it stands in URLs and subjects.
+    /// The name, as in URLs and subjects.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -83,7 +83,7 @@ impl fmt::Display for Channel {
     }
 }
 
-/// Who someone is: any string of 1 to 128 bytes, as the identity provider gives it.
+/// A user id: any string of 1 to 128 bytes, as the identity provider issues it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(into = "String")]
 pub struct UserId(Arc<str>);
@@ -94,12 +94,12 @@ impl UserId {
         &self.0
     }
 
-    /// The name under which acknowledgement sets know this user.
+    /// The key of this user in sets of acknowledgements.
     pub fn fingerprint(&self) -> Fingerprint {
         Self::fingerprint_of(&self.0)
     }
 
-    /// The same of an id that is not held as one.
+    /// The fingerprint of an id that is not a [`UserId`] value.
     pub fn fingerprint_of(id: &str) -> Fingerprint {
         let [high, low] = first_half_of_sha256(&[id.as_bytes()]);
         Fingerprint { high, low }
@@ -149,7 +149,7 @@ impl fmt::Display for UserId {
     }
 }
 
-/// A user's name of 128 bits: the first half of the SHA-256 of the id.
+/// A user id hashed to 128 bits: the first half of its SHA-256.
 ///
 /// Two users collide with probability 2⁻⁶⁴ only once there are some 4 billion of them. It is two numbers of 64 bits, since one of
 /// 128 would have to begin at a multiple of 16 bytes: with a sequence beside it that is a third more memory.
@@ -168,11 +168,11 @@ impl Fingerprint {
     }
 }
 
-/// Something of each of many users, by [`Fingerprint`]: which is a hash already, and only has to be mixed with something that
-/// nobody outside can foresee.
+/// A map by [`Fingerprint`], which is a hash already: it only has to be mixed with a random key, so that no client can provoke
+/// collisions.
 pub type ByUser<T> = HashMap<Fingerprint, T, foldhash::fast::RandomState>;
 
-/// Names one broadcast for ever: the id of the event that created it.
+/// The id of a broadcast, which is that of the event that created it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(into = "String")]
 pub struct BroadcastId(pub Uuid);
@@ -237,17 +237,17 @@ impl fmt::Display for BroadcastId {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// News.
+    /// For information.
     #[default]
     Info,
-    /// Something to watch out for.
+    /// Needs attention.
     Warning,
-    /// Something that cannot wait.
+    /// Needs attention at once.
     Alert,
 }
 
 impl Severity {
-    /// Every kind, in the order in which documents list them.
+    /// All of them, in the order in which documents list them.
     pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Alert];
 
     /// The word on the wire.

@@ -1,8 +1,7 @@
-//! The view: the log's state, and over it what was accepted here and is not in the log yet.
+//! The view: the log's state with pending events folded over it.
 //!
-//! While the log is away a replica goes on working, and then it must judge and show by more than the log says. What it
-//! accepted is folded with the same [`evolve`] into a small state of its own, which lies over the log's and is thrown
-//! away as a whole once the log has, or has overruled, everything in it.
+//! While NATS is away a replica accepts commands into its outbox. Those pending events are folded with the same [`evolve`] into
+//! a small overlay state. It is dropped as a whole once the log has, or has overruled, every event in it.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +15,21 @@ use super::sent_to::SentTo;
 use super::state::{Change, ChannelState, State, evolve};
 use super::types::{BroadcastId, Channel, Fingerprint, Timestamp, UserId};
 
-/// Sequences from here on are no places in the log, but count what was accepted here and is not in the log yet: they
-/// come after every place that the log has, in the order of acceptance. (At a million a second a log takes 292,000
-/// years to get here.)
+/// Sequences from here on are not of the log: they number pending events in the order of acceptance, and compare greater than
+/// every sequence of the log. (At a million events a second the log would reach this number after 292,000 years.)
 pub const PENDING: u64 = 1 << 63;
 
-/// The place in the log that a sequence names; `None` when it stands for something that is not there yet.
+/// The sequence, if it is one of the log; `None` for that of a pending event.
 pub const fn in_log(sequence: u64) -> Option<u64> {
     if sequence < PENDING { Some(sequence) } else { None }
 }
 
-/// What was accepted here and is not in the log yet, folded.
+/// The pending events of this replica, folded.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
-    /// The channels and broadcasts that it is about, as they are with it. Acknowledgements only those in it.
+    /// The channels and broadcasts that pending events change, with these changes; of acknowledgements, only the pending ones.
     state: State,
-    /// Who acknowledged what, in the order of acceptance.
+    /// Pending acknowledgements, in the order of acceptance.
     acknowledgements: BTreeMap<BroadcastId, Vec<(u64, Acknowledgement)>>,
     accepted: u64,
 }
@@ -39,15 +37,15 @@ pub struct Pending {
 /// An event that was accepted here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// Where.
+    /// Its channel.
     pub channel: Channel,
     /// The id under which it will be in the log.
     pub id: Uuid,
     /// When it was accepted.
     pub at: Timestamp,
-    /// To how many it goes, when its request had an idempotency key.
+    /// How many users and connections it is sent to, when its request had an idempotency key.
     pub sent_to: Option<SentTo>,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }
 
@@ -57,13 +55,13 @@ impl Pending {
         self.accepted == 0
     }
 
-    /// Folds what was accepted over the log's state, which must hold the broadcast that the event is about, if the log
-    /// has it. Says what it did, and the sequence from [`PENDING`] on under which it is known until the log has it.
+    /// Folds an accepted event over the log's state, which must have the event's broadcast loaded, if the log has it. Returns the
+    /// event's sequence, from [`PENDING`] on, and what it did.
     pub fn fold(&mut self, log: &State, accepted: Accepted) -> (u64, Change) {
         let Accepted { channel, id, at, sent_to, event } = accepted;
         let sequence = PENDING + self.accepted;
         self.accepted += 1;
-        self.take_over(log, &channel, event.broadcast_id());
+        self.copy_base(log, &channel, event.broadcast_id());
         let event = match event {
             Event::Acknowledged(mut acknowledged) => {
                 let known = |user: &UserId| {
@@ -84,8 +82,8 @@ impl Pending {
         (sequence, change)
     }
 
-    /// What clients are shown of a change of the log while this is pending. What is active is held back until the log
-    /// has what they have been shown; of acknowledgements, those that they do not know of yet.
+    /// The part of a change of the log that clients are shown while events are pending: acknowledgements that they do not know
+    /// of yet. What becomes active is held back until the log has what they have been shown.
     pub fn shown(&self, change: &Change) -> Option<Change> {
         let Change::Acknowledged { id, new } = change else { return None };
         let known = self.state.broadcast(*id);
@@ -95,7 +93,7 @@ impl Pending {
     }
 
     /// Copies from the log's state what the fold of an event changes.
-    fn take_over(&mut self, log: &State, channel: &Channel, about: BroadcastId) {
+    fn copy_base(&mut self, log: &State, channel: &Channel, about: BroadcastId) {
         let known = self.state.channels.entry(channel.clone());
         let active = known.or_insert_with(|| log.channel(channel).clone()).active;
         for id in active.into_iter().chain([about]) {
@@ -106,7 +104,7 @@ impl Pending {
     }
 }
 
-/// The record alone: the set of those who acknowledged may be large, and is looked up where it is.
+/// A copy of the record without its set of acknowledgements, which may be large and is looked up in the log's state.
 fn without_acknowledgements(known: &BroadcastState) -> BroadcastState {
     BroadcastState {
         channel: known.channel.clone(),
@@ -118,22 +116,22 @@ fn without_acknowledgements(known: &BroadcastState) -> BroadcastState {
     }
 }
 
-/// What this replica judges and shows by.
+/// The state by which this replica decides commands and answers reads.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     log: &'a State,
-    /// What was loaded of the log for one look. What is in `log` is newer.
+    /// What was loaded from the store for one read. What is in `log` is newer.
     loaded: Option<&'a Loaded>,
     pending: &'a Pending,
 }
 
 impl<'a> View<'a> {
-    /// The log's state with what is pending over it. The log's must hold what is going to be looked up, if it has it.
+    /// The log's state with pending events over it. What will be looked up must be loaded.
     pub const fn new(log: &'a State, pending: &'a Pending) -> Self {
         Self { log, loaded: None, pending }
     }
 
-    /// The same view, with what was loaded of the log for one look.
+    /// The same view, with what was loaded from the store for one read.
     #[must_use]
     pub const fn with_loaded(self, loaded: &'a Loaded) -> Self {
         Self { loaded: Some(loaded), ..self }
@@ -167,13 +165,13 @@ impl<'a> View<'a> {
         of_log.chain(pending.filter(move |channel| !self.log.channels.contains_key(*channel)))
     }
 
-    /// The channel's state. Its lifecycle head is the event that whatever is decided on it is decided on: when that is
-    /// pending, it is no place of the log, and a guard with it never holds.
+    /// The state of a channel. Its lifecycle head is the guard of what is decided on it; if that event is pending, the guard never
+    /// holds.
     pub fn channel(self, channel: &Channel) -> &'a ChannelState {
         self.pending.state.channels.get(channel).unwrap_or_else(|| self.log.channel(channel))
     }
 
-    /// A broadcast, without its acknowledgements: those who made some are asked for with [`View::acknowledged_at`].
+    /// A broadcast. Its acknowledgements are looked up with [`View::acknowledged_at`].
     pub fn broadcast(self, id: BroadcastId) -> Option<&'a BroadcastState> {
         self.pending(id).or_else(|| self.in_log(id))
     }
@@ -198,7 +196,7 @@ impl<'a> View<'a> {
         self.acknowledged_by(id, user.fingerprint())
     }
 
-    /// The same of a user who is known by the [`UserId::fingerprint`]: who looks up many has each once.
+    /// The same by [`UserId::fingerprint`], for callers that have it already.
     pub fn acknowledged_by(self, id: BroadcastId, fingerprint: Fingerprint) -> Option<u64> {
         let pending = || self.pending.state.broadcast(id)?.acknowledged_by(fingerprint);
         self.acknowledged_in_log(id, fingerprint).or_else(pending)
@@ -209,7 +207,7 @@ impl<'a> View<'a> {
         self.lifecycle_event_in_log(id).or_else(|| self.pending.state.lifecycle_event(id))
     }
 
-    /// Broadcasts of a channel that are not in the log yet, newest first. What was relayed a moment ago is in both.
+    /// Pending broadcasts of a channel, newest first. One that was relayed a moment ago is in the log as well.
     pub fn pending_broadcasts(self, channel: &Channel) -> Vec<&'a BroadcastState> {
         let new =
             |known: &&BroadcastState| known.sequence >= PENDING && self.in_log(known.broadcast.id).is_none();
@@ -219,8 +217,8 @@ impl<'a> View<'a> {
         pending
     }
 
-    /// Acknowledgements of a broadcast that were accepted here since nothing was pending, in the order of acceptance, with
-    /// their sequences and numbers. Some may be in the log by now.
+    /// Pending acknowledgements of a broadcast, in the order of acceptance, with their sequences and numbers. Some may be in the
+    /// log by now.
     pub fn pending_acknowledgements(
         self,
         id: BroadcastId,

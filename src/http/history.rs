@@ -5,6 +5,7 @@ use std::str::FromStr;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use axum::response::Response;
+use thiserror::Error;
 
 use super::error::ApiError;
 use super::extract::{ChannelPath, MinPosition};
@@ -84,13 +85,18 @@ fn broadcast_id(text: &str) -> Result<BroadcastId, ApiError> {
 /// The cursor of a page of acknowledgements: `{sequence}-{index}` of the last one of the page before.
 struct AckCursor((u64, usize));
 
-impl FromStr for AckCursor {
-    type Err = ();
+/// A text is not an [`AckCursor`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a cursor of acknowledgements such as 7-2")]
+pub struct InvalidAckCursor;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (sequence, index) = text.split_once('-').ok_or(())?;
+impl FromStr for AckCursor {
+    type Err = InvalidAckCursor;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (sequence, index) = text.split_once('-').ok_or(InvalidAckCursor)?;
         let index = number(index).and_then(|index| index.try_into().ok());
-        Ok(Self((number(sequence).ok_or(())?, index.ok_or(())?)))
+        Ok(Self((number(sequence).ok_or(InvalidAckCursor)?, index.ok_or(InvalidAckCursor)?)))
     }
 }
 

@@ -25,36 +25,36 @@ const MINIMUM: (i64, i64) = (2, 11);
 /// While a first connection is awaited: how often to look.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The client says that it is connected a moment before it knows which server it is.
+/// The client reports that it is connected a moment before it has the server's name.
 const SERVER_INFO_DELAY: Duration = Duration::from_millis(20);
 
-/// What NATS says of one trouble is repeated in the diagnostics this often.
+/// How often the same message is logged again.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the connection is checked, and how often its servers are tried while it is down.
 const OUTAGE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 const DIAGNOSE_EVERY: Duration = Duration::from_secs(5);
 
-/// What is still on its way at the end has this long to go out.
+/// How long pending writes may take at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection, and how often it was made.
+/// A connection to NATS.
 #[derive(Clone)]
 pub struct NatsConnection {
-    /// The client; it reconnects by itself, for ever.
+    /// The client. It reconnects without end.
     pub client: Client,
-    /// Counts connections made: it changes when a connection is back, and readers begin anew.
+    /// How often the connection was established: it changes at a reconnect, and readers start a new pass.
     pub generation: watch::Receiver<u64>,
     address: Arc<NatsAddress>,
     /// The client's name, as the server's operator sees it.
     name: Arc<str>,
     /// Why it is not up.
     outage: watch::Sender<OutageCause>,
-    /// Its end was asked for: that it is gone is no trouble.
+    /// It is being closed: its end is no error.
     closing: Arc<AtomicBool>,
 }
 
-/// Connects under a name that the server's operator sees. An error when there is no server, or too old a one.
+/// Connects with a client name that the operator of NATS sees. An error when no server answers, or its version is too old.
 pub async fn connect(address: &NatsAddress, name: &str) -> anyhow::Result<NatsConnection> {
     let (made, closing, known) = (watch::Sender::new(0), Arc::default(), Arc::default());
     let options = observed(login_options(address, name)?, &made, &closing, &known);
@@ -73,7 +73,7 @@ pub async fn begin(address: &NatsAddress, name: &str) -> anyhow::Result<NatsConn
     Ok(connection)
 }
 
-/// The same, until `closing` says that the end of the connection is no trouble.
+/// The same; once `closing` is set, the end of the connection is no error.
 async fn begin_until(
     address: &NatsAddress,
     name: &str,
@@ -88,7 +88,7 @@ async fn begin_until(
     Ok(connection)
 }
 
-/// Reads everything that an address names, its files among them, and connects to nobody.
+/// Validates an address and reads its files, without connecting.
 pub fn check(address: &NatsAddress) -> anyhow::Result<()> {
     hosts(address)?;
     login_options(address, "tidings")?;
@@ -137,8 +137,7 @@ impl NatsConnection {
         let OutageCause { login_refused, servers } = &*self.outage.borrow();
         match (login_refused, servers.as_str()) {
             (true, servers) => format!(
-                "NATS does not let this login in: --nats, --nats-creds or a certificate has to name one that may come in \
-                 ({servers})"
+                "NATS refuses the login ({servers}): check --nats, --nats-creds or the client certificate"
             ),
             (false, "") => format!("{} does not answer", self.address),
             (false, servers) => format!("NATS cannot be reached ({servers})"),
@@ -150,7 +149,7 @@ impl NatsConnection {
         self.outage.borrow().login_refused
     }
 
-    /// Ends the connection in order. That it is gone is then no trouble.
+    /// Closes the connection after pending writes.
     pub async fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         let _ = timeout(CLOSE_TIMEOUT, self.client.drain()).await;
@@ -169,7 +168,7 @@ impl NatsConnection {
         }
     }
 
-    /// Waits until there is a server that has said who it is. An error when it is too old.
+    /// Waits until a server has answered with its version. An error when that is too old.
     pub async fn wait_for_server(&self) -> anyhow::Result<()> {
         loop {
             // The client says that it is connected a moment before it knows what the server has said of itself.
@@ -240,19 +239,19 @@ fn report(event: &Event, server: &str, closing: bool, repeated: &LogLimiter) {
         event if closing => debug!(nats.server = server, "the connection to NATS, which is closed: {event}"),
         Event::Connected => info!(nats.server = server, "connected to NATS"),
         Event::Disconnected => warn!(nats.server = server, "disconnected from NATS; reconnecting"),
-        // Why there is no connection is found out and said elsewhere, with the server and the cause.
+        // `report_outages` logs why there is no connection, with the server and the cause.
         Event::ClientError(error) => debug!("the NATS client: {error}"),
         Event::SlowConsumer(subscription) => {
             warn!(
                 nats.subscription = subscription,
-                "a NATS subscription fell behind; its reader will begin anew"
+                "a NATS subscription fell behind; its reader will start a new pass"
             );
         }
         Event::Closed => info!("the connection to NATS is closed"),
         other => {
             let said = other.to_string();
             if repeated.is_due(&said) {
-                warn!(nats.server = server, "NATS says: {said}");
+                warn!(nats.server = server, "NATS reports: {said}");
             }
         }
     }

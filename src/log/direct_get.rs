@@ -1,9 +1,8 @@
-//! Reading the log without a consumer, for those who only look.
+//! Read-only access to a stream by direct get, without a consumer.
 //!
-//! Who may create a consumer may name a subject that it delivers to, such as one of another stream, and so write what they
-//! must not (measured with nats-server 2.15). An auditor therefore needs no consumer: a batch of messages is asked for by
-//! direct get, again and again. The last message of the batch before is asked for once more each time: it shows that this
-//! is still the same log.
+//! Permission to create a consumer includes choosing the subject that it delivers to, such as one of another stream, and so
+//! permission to write there (measured with nats-server 2.15). So auditors use no consumer: they request batches of messages by
+//! direct get. Each request includes the last message of the previous batch, which shows that this is still the same log.
 
 use std::time::Duration;
 
@@ -18,20 +17,20 @@ use super::names::LOG_STREAM;
 use super::time::parse_rfc3339;
 use super::{Messages, RawMessage, ReadError};
 
-/// Messages asked for at once, and bytes. nats-server closes a connection for which 64 MiB wait.
+/// The size of one request in messages and bytes. nats-server closes a connection for which 64 MiB wait.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// The same where many read over one connection. Some messages of the largest size fit: the last one is asked for again.
+/// The same where many readers share a connection. Some messages of the maximum size fit: the last one is requested again.
 const SHARED_BATCH_BYTES: usize = 1 << 20;
 
-/// How often a log that ends here is asked for more.
+/// How often the end of the log is polled for new messages.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A server that has said nothing more of a batch for so long does not answer.
+/// How long the next message of a batch may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a direct get adds to a message to say where it stands.
+/// The headers that a direct get adds to a message.
 const DIRECT_GET_HEADERS: [&str; 6] = [
     "Nats-Stream",
     "Nats-Subject",
@@ -41,12 +40,12 @@ const DIRECT_GET_HEADERS: [&str; 6] = [
     "Nats-Last-Sequence",
 ];
 
-/// How much of a connection a reader may use.
+/// Whether a reader has its connection for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionUse {
-    /// All of it: the next batch comes while the one before is looked at.
+    /// Yes: the next batch is requested while the previous one is processed.
     Exclusive,
-    /// A part: little at a time, and the next batch only when the one before was taken.
+    /// No: batches are small, and the next one is requested when the previous one was consumed.
     Shared,
 }
 
@@ -59,19 +58,20 @@ impl ConnectionUse {
     }
 }
 
-/// Where a look stands.
+/// The state of reading a log.
 struct DirectGetCursor {
     client: Client,
     connection_use: ConnectionUse,
     from: u64,
-    /// What was handed on last.
+    /// The last message that was returned.
     last: Option<RawMessage>,
-    /// What was asked for already: the next batch comes while the one before is looked at.
+    /// The request that is under way.
     asked: Option<Subscriber>,
     ended: bool,
 }
 
-/// Every message from a sequence on, for ever. It ends when another log is met, as a consumer would, and with an error.
+/// All messages from a sequence on, without an end. The stream ends when the log was replaced, as a consumer's would, and after
+/// an error.
 pub(super) fn follow(client: Client, from: u64, connection_use: ConnectionUse) -> Messages {
     let cursor = DirectGetCursor { client, connection_use, from, last: None, asked: None, ended: false };
     let batches = stream::unfold(cursor, |mut cursor| async {
@@ -90,7 +90,7 @@ pub(super) fn follow(client: Client, from: u64, connection_use: ConnectionUse) -
 }
 
 impl DirectGetCursor {
-    /// What comes next, once there is something. `None`: it is not the same log any more.
+    /// The next messages, once there are any. `None`: the log was replaced.
     async fn next_batch(&mut self) -> anyhow::Result<Option<Vec<RawMessage>>> {
         loop {
             let from = self.last.as_ref().map_or(self.from, |last| last.sequence);
@@ -118,8 +118,8 @@ impl DirectGetCursor {
     }
 }
 
-/// The first messages of a stream from a sequence on, 256 or 4 MiB of them at most; none at its end. Any node that has the
-/// stream may answer, so that its end may be one of a moment ago.
+/// The first messages of a stream from a sequence on, at most 256 or 4 MiB; none at its end. Any node that stores the stream may
+/// answer, so the end may be that of a moment ago.
 pub async fn batch(client: &Client, stream: &str, from: u64) -> anyhow::Result<Vec<RawMessage>> {
     collect(request(client, stream, from, BATCH_BYTES).await?).await
 }
@@ -154,14 +154,14 @@ async fn collect(mut answers: Subscriber) -> anyhow::Result<Vec<RawMessage>> {
 }
 
 fn raw(answer: &Message) -> anyhow::Result<RawMessage> {
-    let headers = answer.headers.as_ref().context("a message without its place")?;
-    let place = |name: &str| {
+    let headers = answer.headers.as_ref().context("a message without headers")?;
+    let header = |name: &str| {
         headers.get_last(name).map(HeaderValue::as_str).with_context(|| format!("a message without {name}"))
     };
     Ok(RawMessage {
-        sequence: place("Nats-Sequence")?.parse().context("a place is a number")?,
-        time_ns: parse_rfc3339(place("Nats-Time-Stamp")?)?,
-        subject: place("Nats-Subject")?.to_owned(),
+        sequence: header("Nats-Sequence")?.parse().context("Nats-Sequence is not a number")?,
+        time_ns: parse_rfc3339(header("Nats-Time-Stamp")?)?,
+        subject: header("Nats-Subject")?.to_owned(),
         headers: flatten(headers, &DIRECT_GET_HEADERS),
         body: answer.payload.clone(),
     })

@@ -62,12 +62,12 @@ pub fn schema_of(event: &Event) -> String {
     format!("urn:tidings:schema:{}:{}", kind.name, kind.version)
 }
 
-/// What a message of the log is to this build.
+/// A decoded message of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded {
-    /// An event that it understands.
+    /// An event.
     Event(Recorded),
-    /// Not for this build. Skipped in the same way on every replica.
+    /// A message that this build cannot decode. Every replica skips it in the same way.
     Skipped(Skipped),
 }
 
@@ -79,7 +79,7 @@ pub enum Skipped {
         /// What this build does not know: the type and version, or the field of them.
         what: String,
     },
-    /// Anything else: not a CloudEvent, not on a subject of ours, a body off its schema.
+    /// Anything else: not a CloudEvent, not on a subject of Tidings, or a body that does not match its schema.
     Foreign {
         /// What is wrong with it.
         why: String,
@@ -93,7 +93,7 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Reads a message. Never fails: what it cannot read is [`Decoded::Skipped`].
+/// Decodes a message. Never fails: what cannot be decoded is [`Decoded::Skipped`].
 pub fn decode(raw: &RawMessage) -> Decoded {
     match read(raw) {
         Ok(recorded) => Decoded::Event(recorded),
@@ -129,8 +129,8 @@ fn foreign(why: &str) -> Skipped {
     Skipped::Foreign { why: why.to_owned() }
 }
 
-/// What the headers of a message say of it, as they spell it; the first of each name. Found in one pass, since every event on
-/// every replica is read so.
+/// The CloudEvents attributes of a message, still encoded; the first header of each name. Found in one pass, since every replica
+/// decodes every event.
 #[derive(Default)]
 struct Attributes<'a> {
     specversion: Option<&'a str>,
@@ -185,7 +185,7 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// The type and the version that the headers of a message state, whatever its body is.
+/// The type and the version in the headers of a message, whatever its body is.
 pub fn type_of(raw: &RawMessage) -> Result<(Cow<'_, str>, u16), Skipped> {
     Attributes::of(raw).kind()
 }
@@ -241,7 +241,7 @@ pub fn attribute<'a>(raw: &'a RawMessage, name: &str) -> Option<Cow<'a, str>> {
     decoded(value)
 }
 
-/// What the binding encoded in a header's value; `None` when that is not UTF-8.
+/// The decoded value of a header; `None` when that is not UTF-8.
 fn decoded(value: &str) -> Option<Cow<'_, str>> {
     // Nearly always there is nothing to decode.
     if value.as_bytes().contains(&b'%') {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::clock::SystemClock;
 
@@ -37,19 +38,24 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// A text is not an [`Epoch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("an epoch has 16 lower-case hexadecimal digits")]
+pub struct InvalidEpoch;
+
 impl FromStr for Epoch {
-    type Err = String;
+    type Err = InvalidEpoch;
 
     /// One spelling: neither capitals nor fewer digits.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let bits = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
-        bits.map(Self).ok_or_else(|| "an epoch has 16 lower-case hexadecimal digits".to_owned())
+        bits.map(Self).ok_or(InvalidEpoch)
     }
 }
 
 impl TryFrom<String> for Epoch {
-    type Error = String;
+    type Error = InvalidEpoch;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()

@@ -1,7 +1,7 @@
-//! Facts: what an acknowledgement event says of each user, hashed so that one can be shown without the others.
+//! Facts: the acknowledgements of an event, each hashed, so that one can be shown without the others.
 //!
-//! The event carries an RFC 6962 root over its facts in a header, and so in its leaf. A fact is salted: whoever is shown the
-//! root and one fact learns nothing of the other users, and cannot guess them either.
+//! The event carries an RFC 6962 root over its facts in a header, and so in its leaf. Each fact is salted: the
+//! root and one fact reveal nothing about the other users, not even to one who guesses.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -14,11 +14,11 @@ use crate::domain::{Acknowledged, BroadcastId, Timestamp, UserId};
 /// One user has acknowledged one broadcast.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
-    /// What was acknowledged.
+    /// The broadcast.
     pub broadcast_id: BroadcastId,
-    /// Who did.
+    /// The user.
     pub user: UserId,
-    /// When, by the clock of the replica that accepted it.
+    /// When it was accepted, by the clock of the replica that accepted it.
     pub at: Timestamp,
     /// What makes it unguessable: SHA-256 over the event's salt and the fact's number, from 0.
     pub salt: Hash,

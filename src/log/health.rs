@@ -43,7 +43,7 @@ pub(super) fn report(info: &Info, copies_wanted: usize) -> StreamReport {
     }
 }
 
-/// Messages that the stream had and has no more.
+/// The number of messages that the stream has lost.
 fn missing(info: &Info) -> u64 {
     info.state.last_sequence.saturating_sub(info.state.messages)
 }
@@ -52,13 +52,13 @@ fn broken_settings(info: &Info) -> Vec<String> {
     provision::broken_settings(&info.config).iter().map(ToString::to_string).collect()
 }
 
-/// The log and its checkpoints lose nothing; the buckets forget what is old.
+/// Only the log and its checkpoints must keep everything; buckets drop old values.
 fn losses(info: &Info) -> Option<String> {
     let (stream, missing) = (&info.config.name, missing(info));
     (missing > 0 && [LOG_STREAM, CHECKPOINT_STREAM].contains(&stream.as_str())).then(|| {
         format!(
-            "{missing} of the {} messages of stream {stream} are gone: a limit such as max_age removed them, somebody deleted \
-             them, or a disk was damaged. Take the limit away, keep the data directories of running replicas, and restore \
+            "{missing} of the {} messages of stream {stream} are gone: a limit such as max_age removed them, they were \
+             deleted, or a disk was damaged. Take the limit away, keep the data directories of running replicas, and restore \
              a backup that has the messages",
             info.state.last_sequence
         )

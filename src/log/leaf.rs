@@ -1,17 +1,17 @@
-//! Leaves: what the Merkle tree says of each place of the log.
+//! Leaves of the Merkle tree, one a sequence of the log.
 //!
-//! A leaf is the hash of a statement: everything that the log says at a place, in bytes that can be read in one way only.
-//! Whoever is shown a statement sees the subject, the times and the headers, and of the body its hash alone.
+//! A leaf is the hash of a statement: everything that the log has at a sequence, in an unambiguous encoding. A statement contains
+//! the subject, the time and the headers, and of the body only the hash.
 
 use sha2::{Digest as _, Sha256};
 
 use super::RawMessage;
 use super::merkle::Hash;
 
-/// NATS adds headers under this prefix, or takes them as orders. They say how a message came, not what it says.
+/// NATS adds headers with this prefix, or interprets them. They are about the delivery of a message, not part of it.
 const NATS_HEADER_PREFIX: &str = "Nats-";
 
-/// What the log says at one place.
+/// What the log has at one sequence.
 ///
 /// ```text
 /// message: sequence, time, subject, (name, value) of each header, SHA-256 of the body
@@ -22,13 +22,13 @@ const NATS_HEADER_PREFIX: &str = "Nats-";
 /// nanoseconds since 1970. Headers are sorted by name and value; those that begin with `Nats-` are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// The place, from 1.
+    /// The sequence, from 1.
     pub sequence: u64,
-    /// What stands there; `None` for a hole.
+    /// The message; `None` for a hole.
     pub message: Option<StatedMessage>,
 }
 
-/// What a statement says of a message.
+/// The message of a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatedMessage {
     /// When the log recorded it, in nanoseconds since 1970-01-01.
@@ -42,7 +42,7 @@ pub struct StatedMessage {
 }
 
 impl Statement {
-    /// What a message says.
+    /// The statement of a message.
     pub fn of(message: &RawMessage) -> Self {
         let headers = message.headers.iter().filter(|(name, _)| !name.starts_with(NATS_HEADER_PREFIX));
         let mut headers: Vec<_> = headers.cloned().collect();
@@ -56,7 +56,7 @@ impl Statement {
         Self { sequence: message.sequence, message: Some(stated) }
     }
 
-    /// That the log has lost what stood at a place.
+    /// The statement of a hole.
     pub const fn hole(sequence: u64) -> Self {
         Self { sequence, message: None }
     }

@@ -1,8 +1,9 @@
-//! The Merkle tree over the log, as RFC 6962 defines it: what makes a log of which anybody can prove that nothing in it was
-//! changed, and that something stands in it.
+//! The Merkle tree over the log (RFC 6962), by which it can be proven that the log was not changed, and that it contains an entry.
 //!
-//! One leaf a place of the log, in order. Only the [`Frontier`] is kept, a few hashes however long the log is. A proof is a
-//! list of hashes of ranges; which ranges those are is said here, and whoever has the log computes them.
+//! Why this is not a library's: `docs/architecture.md`, "What is written by hand".
+//!
+//! One leaf a sequence of the log, in order. Only the [`Frontier`] is kept: a few hashes, however long the log is. A proof is a
+//! list of hashes of ranges; this module determines the ranges, and their hashes are computed from the log.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,8 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use thiserror::Error;
 
-/// A hash of the tree: of a leaf, of two that stand side by side, or of all of it. Written in base64.
+/// A hash in the tree: of a leaf, of an inner node, or of the whole tree. Written in base64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Hash(pub [u8; 32]);
@@ -54,18 +56,22 @@ impl fmt::Debug for Hash {
     }
 }
 
+/// A text is not a [`Hash`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a hash has 32 bytes, in base64")]
+pub struct InvalidHash;
+
 impl FromStr for Hash {
-    type Err = String;
+    type Err = InvalidHash;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bytes = STANDARD.decode(text).map_err(|error| format!("not a hash: {error}"))?;
-        let hash = bytes.try_into().map_err(|_| "not a hash: it has 32 bytes".to_owned())?;
-        Ok(Self(hash))
+        let bytes = STANDARD.decode(text).map_err(|_| InvalidHash)?;
+        Ok(Self(bytes.try_into().map_err(|_| InvalidHash)?))
     }
 }
 
 impl TryFrom<String> for Hash {
-    type Error = String;
+    type Error = InvalidHash;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
@@ -78,7 +84,7 @@ impl From<Hash> for String {
     }
 }
 
-/// All that must be kept of a tree to go on with it: the roots of its perfect subtrees, the largest first. One for each bit
+/// What must be kept of a tree to append to it: the roots of its perfect subtrees, the largest first. There is one for each bit
 /// that is set in the number of leaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "FrontierRecord")]
@@ -131,7 +137,7 @@ impl Frontier {
         self.size += 1;
     }
 
-    /// The tree of the last leaves alone: those that are over when all are counted off by this power of two.
+    /// The subtree over the last `size % power` leaves.
     #[must_use]
     pub fn tail(&self, power: u64) -> Self {
         let size = self.size % power;
@@ -160,7 +166,7 @@ const fn middle(range: &Range<u64>) -> u64 {
     range.start + (1 << (u64::BITS - 1 - (size - 1).leading_zeros()))
 }
 
-/// The ranges whose hashes prove that a leaf stands in a tree of this size, from the leaf up. Empty for a leaf that does not.
+/// The ranges whose hashes prove that a tree of this size has a leaf at this index, from the leaf up. Empty if it has not.
 pub fn inclusion_ranges(index: u64, size: u64) -> Vec<Range<u64>> {
     let mut path = Vec::new();
     let mut range = 0..size;
@@ -178,7 +184,7 @@ pub fn inclusion_ranges(index: u64, size: u64) -> Vec<Range<u64>> {
     path
 }
 
-/// The ranges whose hashes prove that the tree of the larger size goes on from that of the smaller.
+/// The ranges whose hashes prove that the tree of the larger size extends that of the smaller.
 pub fn consistency_ranges(smaller: u64, larger: u64) -> Vec<Range<u64>> {
     let mut path = Vec::new();
     let mut range = 0..larger;
@@ -195,7 +201,7 @@ pub fn consistency_ranges(smaller: u64, larger: u64) -> Vec<Range<u64>> {
             range.start = middle;
         }
     }
-    // The smaller tree itself is known to whoever checks.
+    // The verifier has the root of the smaller tree.
     if range.start > 0 {
         path.push(range);
     }
@@ -203,7 +209,7 @@ pub fn consistency_ranges(smaller: u64, larger: u64) -> Vec<Range<u64>> {
     path
 }
 
-/// Whether a leaf stands at an index of a tree, by the hashes that [`inclusion`] names (RFC 9162, 2.1.3.2).
+/// Verifies that a tree has a leaf at an index, by the hashes of [`inclusion_ranges`] (RFC 9162, 2.1.3.2).
 pub fn verify_inclusion(root: Hash, size: u64, index: u64, leaf: Hash, proof: &[Hash]) -> bool {
     if index >= size {
         return false;
@@ -220,7 +226,7 @@ pub fn verify_inclusion(root: Hash, size: u64, index: u64, leaf: Hash, proof: &[
     path.last == 0 && hash == root
 }
 
-/// Whether the tree of the larger size goes on from that of the smaller, by the hashes that [`consistency`] names (RFC 9162,
+/// Verifies that the tree of the larger size extends that of the smaller, by the hashes of [`consistency_ranges`] (RFC 9162,
 /// 2.1.4.2).
 pub fn verify_consistency(smaller: (u64, Hash), larger: (u64, Hash), proof: &[Hash]) -> bool {
     if smaller.0 == larger.0 {
@@ -248,13 +254,13 @@ pub fn verify_consistency(smaller: (u64, Hash), larger: (u64, Hash), proof: &[Ha
     path.last == 0 && before == smaller.1 && after == larger.1
 }
 
-/// The way from a place up to the root.
+/// The path from a node up to the root.
 struct TreePath {
     at: u64,
     last: u64,
 }
 
-/// On which side of the way a hash stands.
+/// On which side of the path a hash is.
 enum Side {
     Left,
     Right,
@@ -267,7 +273,7 @@ impl TreePath {
             return None;
         }
         let side = if self.at % 2 == 1 || self.at == self.last {
-            // The last place of a level has nothing at its right, and goes up as it is.
+            // The last node of a level has no sibling and moves up unchanged.
             while self.at.is_multiple_of(2) && self.at != 0 {
                 self.at /= 2;
                 self.last /= 2;

@@ -1,4 +1,4 @@
-//! What the leader of a stream has stored, asked for by `STREAM.MSG.GET`.
+//! Messages of the log from its leader, by `STREAM.MSG.GET`.
 //!
 //! Not by the client's own calls: of a header that a message has twice, those keep the last value alone, while a consumer
 //! gives them all (async-nats 0.51; `tests/it/nats/server_behaviour.rs` keeps watch). A message must read the same however it comes,
@@ -21,7 +21,7 @@ struct GetResponse {
     message: StoredMessage,
 }
 
-/// A message as the API tells of it: bytes in base64.
+/// A message as the API returns it: bytes in base64.
 #[derive(Deserialize)]
 struct StoredMessage {
     subject: String,
@@ -33,7 +33,7 @@ struct StoredMessage {
     time: String,
 }
 
-/// The message of the log that a request names; `None` when there is none.
+/// The requested message of the log; `None` when there is none.
 pub(super) async fn get(
     context: &jetstream::Context,
     request: &Value,
@@ -47,9 +47,9 @@ pub(super) async fn get(
 }
 
 fn read(stored: StoredMessage) -> anyhow::Result<RawMessage> {
-    let decoded = |text: &str| STANDARD.decode(text).context("a stored message is told of in base64");
-    let mut headers = headers(&String::from_utf8(decoded(&stored.hdrs)?).context("headers are UTF-8")?);
-    // As the other ways of reading have them.
+    let decoded = |text: &str| STANDARD.decode(text).context("a stored message is not in base64");
+    let mut headers = headers(&String::from_utf8(decoded(&stored.hdrs)?).context("headers are not UTF-8")?);
+    // The other ways of reading sort them as well.
     headers.sort();
     Ok(RawMessage {
         sequence: stored.seq,
@@ -60,8 +60,7 @@ fn read(stored: StoredMessage) -> anyhow::Result<RawMessage> {
     })
 }
 
-/// The headers of a block as it stands on the wire: a line with the version, then one for each, which may go on in lines
-/// that begin with a space.
+/// Parses a block of headers: a line with the version, then a line a header, continued by lines that begin with a space.
 fn headers(block: &str) -> Vec<(String, String)> {
     let mut headers = Vec::<(String, String)>::new();
     for line in block.lines().skip(1).filter(|line| !line.is_empty()) {

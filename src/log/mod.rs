@@ -1,7 +1,7 @@
 //! The log: append under a guard, read in order. One trait, two implementations that keep the same contract.
 //!
-//! The log is the only thing that a command ever writes. [`jetstream`] is the real one; [`memory`] keeps the same
-//! guard and the same answers for tests, and one suite runs over both.
+//! The log is the only thing that a command ever writes. [`jetstream`] is the real one; [`memory`] has the same guard and the
+//! same answers, for tests. One test suite runs over both.
 
 pub mod stream_monitor;
 pub mod stream_report;
@@ -43,28 +43,29 @@ pub use trace::TraceParent;
 /// An event on its way into the log.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// Where it goes.
+    /// Its subject.
     pub subject: Subject,
-    /// Its id; kept over retries, so that the log takes it once.
+    /// Its id, the same over all retries, so that the log has it once.
     pub id: Uuid,
-    /// What happened.
+    /// The event.
     pub event: Event,
     /// When the service accepted it.
     pub time: Timestamp,
     /// The replica that accepted it: `/tidings/{replica}`; with `/outbox` behind it when it waited there.
     pub source: String,
-    /// The log takes it only if this is the last sequence on the subject (0: none yet). `None`: no guard.
+    /// The guard: the log appends it only if this is the last sequence of the subject (0: none yet). `None`: no guard.
     pub expected: Option<u64>,
-    /// The trace of the request that it comes of. It is no part of what happened: no state depends on it.
+    /// The trace of the request. No state depends on it.
     pub trace: Option<TraceParent>,
-    /// To how many it goes, when its request had an idempotency key: its retries are answered so, by every replica.
+    /// How many users and connections it is sent to, when its request had an idempotency key: the answer to every retry, by every
+    /// replica.
     pub sent_to: Option<SentTo>,
 }
 
-/// The log has it.
+/// The result of a confirmed append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// At this sequence.
+    /// The sequence of the event.
     pub sequence: u64,
     /// A message of this id was there already, within the log's duplicate window. Only the id was compared.
     pub duplicate: bool,
@@ -91,34 +92,34 @@ pub enum AppendError {
     Unknown(anyhow::Error),
 }
 
-/// A message as it stands in the log.
+/// A message of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawMessage {
-    /// Its place, from 1.
+    /// Its sequence, from 1.
     pub sequence: u64,
     /// When the log recorded it, in nanoseconds since 1970-01-01.
     pub time_ns: i64,
     /// Its subject.
     pub subject: String,
-    /// Its headers in the order of the wire; one entry a value.
+    /// Its headers, one entry a value.
     pub headers: Vec<(String, String)>,
     /// Its body.
     pub body: Bytes,
 }
 
 impl RawMessage {
-    /// The first value of a header. Names compare as they are written, as NATS does.
+    /// The first value of a header. Names are case-sensitive, as in NATS.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Its leaf in the Merkle tree. The reader also knows by it that the log under its cursor is still the same.
+    /// Its leaf in the Merkle tree. The reader compares it to see that the log under its cursor is still the same.
     pub fn leaf(&self) -> Hash {
         leaf::of_message(self)
     }
 }
 
-/// What the log says of itself.
+/// The identity and size of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogInfo {
     /// Its identity.
@@ -127,7 +128,7 @@ pub struct LogInfo {
     pub last_sequence: u64,
     /// Bytes stored.
     pub bytes: u64,
-    /// Bytes that it takes at most.
+    /// Its limit in bytes.
     pub max_bytes: u64,
 }
 
@@ -163,7 +164,7 @@ pub enum ReadError {
     Away(anyhow::Error),
 }
 
-/// Messages in the order of the log. It ends, or errs once, when it cannot go on; then a new one is made.
+/// Messages in the order of the log. The stream ends, or yields one error, when it cannot continue; the caller opens a new one.
 pub type Messages = BoxStream<'static, Result<RawMessage, ReadError>>;
 
 /// An append-only sequence of messages with optimistic concurrency by subject.
@@ -176,7 +177,7 @@ pub trait EventLog: Send + Sync + 'static {
     /// The log's identity and size.
     fn info(&self) -> BoxFuture<'_, Result<LogInfo, ReadError>>;
 
-    /// The same, with what the log's store reports of its condition.
+    /// The same, with what NATS reports of the stream.
     fn report(&self) -> BoxFuture<'_, Result<(LogInfo, StreamReport), ReadError>> {
         Box::pin(async move { Ok((self.info().await?, StreamReport::default())) })
     }
@@ -187,8 +188,8 @@ pub trait EventLog: Send + Sync + 'static {
     /// The first message at a sequence or after it; `None` when the log has none there any more.
     fn first_from(&self, sequence: u64) -> BoxFuture<'_, Result<Option<RawMessage>, ReadError>>;
 
-    /// The first messages at a sequence or after it, in one answer: some of them, without a gap but for what the log has lost.
-    /// None when the log has none there. Any node of NATS may answer this, not the leader alone, so it may end too early.
+    /// The first messages at a sequence or after it, in one answer, without a gap except where the log has holes. Empty when the
+    /// log has none there. Any NATS node may answer, not only the leader, so the answer may end too early.
     fn batch_from(&self, sequence: u64) -> BoxFuture<'_, Result<Vec<RawMessage>, ReadError>> {
         Box::pin(async move { Ok(self.first_from(sequence).await?.into_iter().collect()) })
     }
@@ -199,18 +200,16 @@ pub trait EventLog: Send + Sync + 'static {
     /// Follows the log from a sequence on.
     fn follow(&self, from: u64) -> BoxFuture<'_, Result<Messages, ReadError>>;
 
-    /// The connection over which the log is reached, by a name that no other has. `None` while there is none, or when it is
-    /// reached in another way.
+    /// A unique name of the connection to the log. `None` while it is down, or if the log has no connection.
     fn connection(&self) -> Option<String> {
         None
     }
 
-    /// Gives up the connection to the log, which carries nothing though it counts as up, so that it is made anew. Nothing,
-    /// when the log is not reached over a connection.
+    /// Reconnects, when the connection counts as up but nothing is answered over it. Does nothing if the log has no connection.
     fn force_reconnect(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// Creates the log when it does not exist; an error for those who may only look.
+    /// Creates the log when it does not exist; an error for a read-only log.
     fn ensure(&self) -> BoxFuture<'_, Result<(), ReadError>>;
 }

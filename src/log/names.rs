@@ -1,4 +1,4 @@
-//! Every name that is stored: streams, subjects, buckets, keys. Nobody else spells one.
+//! The names of streams, subjects, buckets and keys. No other file has them as literals.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,11 +33,11 @@ pub const CHECKPOINT_SUBJECT: &str = "broadcast_checkpoints.log";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// What becomes active and what ends.
+    /// Starts and ends of broadcasts.
     Lifecycle(Channel),
     /// The acknowledgements of one broadcast.
     Acks(Channel, BroadcastId),
-    /// What was overtaken.
+    /// Late events.
     Late(Channel),
 }
 
@@ -91,7 +91,7 @@ pub const ACKS_BUCKET: &str = "broadcast_acks";
 /// The KV bucket of replicas' heartbeats: key `{replica}`; also holds the mirror's lease.
 pub const REPLICAS_BUCKET: &str = "broadcast_replicas";
 
-/// The key under which each data bucket holds how far the mirror has written it.
+/// The key under which each data bucket has the position up to which the mirror has written it.
 ///
 /// No channel's name starts with `_`, and acknowledgement keys contain a dot.
 pub const POSITION_KEY: &str = "_position";
@@ -153,7 +153,7 @@ pub mod header {
     pub const EPOCH: &str = "Tidings-Epoch";
     /// On every acknowledgement event: the root over its facts, in base64.
     pub const FACTS_ROOT: &str = "tidings-facts-root";
-    /// On an event whose request had an idempotency key: to how many it went.
+    /// On an event whose request had an idempotency key: how many users and connections it was sent to.
     pub const SENT_TO: &str = "tidings-sent-to";
 }
 

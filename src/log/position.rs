@@ -1,4 +1,4 @@
-//! Positions: a place in a log, as clients keep it.
+//! Positions in a log, as clients keep them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,12 +8,12 @@ use thiserror::Error;
 
 use super::epoch::Epoch;
 
-/// A place in a log: the epoch and the sequence, written `{epoch}-{sequence}`, such as `9f2c41d07be3a865-17`.
+/// A position in a log: epoch and sequence, written `{epoch}-{sequence}`, such as `9f2c41d07be3a865-17`.
 ///
 /// Clients keep it as it is and hand it back. Sequences of two epochs are never compared: they count different logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Which log.
+    /// The log.
     pub epoch: Epoch,
     /// The last sequence that is reflected; 0 before the first event.
     pub sequence: u64,

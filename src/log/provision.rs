@@ -39,15 +39,15 @@ const DEFINITIONS: [&str; 5] = [
 pub struct Provision {
     /// Copies of each stream over the cluster: 1 or 3.
     pub replicas: usize,
-    /// Bytes that the log takes before it refuses.
+    /// The limit of the log in bytes; at the limit it refuses appends.
     pub log_max_bytes: u64,
     /// How long the mirror keeps an acknowledgement.
     pub acks_max_age: Duration,
-    /// Bytes that the bucket of acknowledgements takes before it forgets the oldest. NATS reserves them in its memory store.
+    /// The limit of the bucket of acknowledgements in bytes; at the limit it drops the oldest. NATS reserves them in its memory store.
     pub acks_max_bytes: u64,
 }
 
-/// A setting of an existing stream that is not what the definition says.
+/// A setting of an existing stream that differs from its definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
     /// The stream.
@@ -80,7 +80,7 @@ impl Provision {
         context(client)
     }
 
-    /// Creates everything that is missing, and says what differs in what exists.
+    /// Creates everything that is missing, and returns what differs in what exists.
     pub async fn everything(&self, context: &jetstream::Context) -> anyhow::Result<Vec<Drift>> {
         let mut drifts = Vec::new();
         for wanted in self.definitions()? {
@@ -93,12 +93,11 @@ impl Provision {
         Ok(drifts)
     }
 
-    /// What an administrator should know of a cluster that keeps the log on one of its nodes alone. `None` when there is
-    /// nothing to say, or NATS does not answer.
+    /// A warning for a cluster in which one node alone stores the log. `None` otherwise, or when NATS does not answer.
     pub async fn one_copy_in_a_cluster(&self, context: &jetstream::Context) -> Option<String> {
         let stream = context.get_stream(LOG_STREAM).await.ok()?;
         let info = stream.cached_info();
-        // A server alone says who leads, but names no cluster.
+        // A single server reports a leader, but no cluster name.
         let cluster = info.cluster.as_ref().and_then(|cluster| cluster.name.as_deref());
         let is_alone = cluster.is_some_and(|name| !name.is_empty()) && info.config.num_replicas == 1;
         is_alone.then(|| {

@@ -1,9 +1,10 @@
-//! The reader: hands on the log in order, every sequence once, over restarts, gaps and recreations.
+//! The reader: delivers the log in order, every sequence once, over restarts, gaps and recreations.
 //!
-//! It is not the client's ordered consumer, which replayed old messages after a server restart and skipped new ones
-//! after the stream was recreated (measured with async-nats 0.51; `tests/it/nats/server_behaviour.rs` keeps watch). Each time it
-//! begins, it compares the log's identity with its cursor, follows **from** the cursor, and demands that the first
-//! message is the one it knows and each next one the next sequence.
+//! It does not use the client's ordered consumer, which replayed old messages after a server restart and skipped new ones
+//! after the stream was recreated (measured with async-nats 0.51; `tests/it/nats/server_behaviour.rs` fails when that is
+//! fixed). At each pass it compares the log's epoch with its cursor, consumes **from** the cursor, and requires that the first
+//! message is the one at the cursor and that each next one has the next sequence. See also `docs/architecture.md`, "What is
+//! written by hand".
 
 mod batch;
 mod gap;
@@ -23,11 +24,11 @@ use crate::error_log::LogLimiter;
 use batch::Batch;
 pub use batch::{LastEntry, LogEntry, MAX_BATCH};
 
-/// How often the reader asks the log how long and how large it is.
+/// How often the reader requests the log's length and size.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How often a strange answer (shorter than before, no such message) is asked again before it is believed: a leader
-/// that was deposed a moment ago can give one.
+/// How many times a surprising answer (shorter than before, no such message) is requested before it counts: a deposed leader
+/// can answer once from stale state.
 const CONFIRMATIONS: u32 = 3;
 const CONFIRM_SHORTER_EVERY: Duration = Duration::from_millis(2_500);
 const CONFIRM_MISSING_EVERY: Duration = Duration::from_millis(300);
@@ -35,52 +36,52 @@ const CONFIRM_MISSING_EVERY: Duration = Duration::from_millis(300);
 /// From this share of its limit on, the log's size is worth a warning.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
-/// That the log cannot be read is said this often while it lasts.
+/// How often it is logged that the log cannot be read.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 const BACKOFF: Range<Duration> = Duration::from_millis(100)..Duration::from_secs(1);
 
-/// Where a reader stands.
+/// The position of a reader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// The log that the sequence counts in; `None` before the first.
+    /// The epoch of the log; `None` before the first read.
     pub epoch: Option<Epoch>,
-    /// The last sequence handed on; 0 for none.
+    /// The last delivered sequence; 0 for none.
     pub sequence: u64,
-    /// What stood there, to recognise the log by; `None`: take it unseen.
+    /// The entry at that sequence, to verify the log by; `None`: do not verify.
     pub last: Option<LastEntry>,
 }
 
-/// What the reader hands on.
+/// What the reader delivers.
 #[derive(Debug)]
 pub enum Delivery {
-    /// A log begins, at sequence 1: at the first start, and when the log turned out to be another one. What was read
-    /// before counts no more.
+    /// Reading starts at sequence 1 of this log: at the first start, and when the log was replaced. What was delivered before is
+    /// void.
     Epoch(Epoch),
-    /// Reading begins, and this is the log's last sequence at that moment.
+    /// A pass has begun; this is the log's last sequence at that moment.
     Head(u64),
     /// The next 1 to [`MAX_BATCH`] entries, without a gap.
     Batch(Vec<LogEntry>),
 }
 
-/// What the reader knows of the log.
+/// What the reader observed of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReaderStatus {
-    /// The log's last sequence when it was last asked, or what was read since, if that is more.
+    /// The log's last sequence when it was last observed, or the last sequence read since, if that is greater.
     pub head: u64,
-    /// When it was last asked.
+    /// When that was.
     pub observed_at: Option<Instant>,
-    /// The log that is being followed at this moment.
+    /// The epoch of the log that is being consumed now.
     pub following: Option<Epoch>,
-    /// Whether the last try to read the log failed. Before the first one nobody knows yet.
+    /// Whether the last attempt to read the log failed.
     pub away: bool,
-    /// Bytes stored and bytes taken at most.
+    /// Bytes stored, and the limit.
     pub bytes: (u64, u64),
 }
 
 /// Why a pass over the log ended.
 enum Interrupted {
-    /// Nobody takes deliveries any more.
+    /// The receiver of deliveries is gone.
     Closed,
     /// A new pass can follow at once.
     Restart,
@@ -100,7 +101,7 @@ pub struct Reader {
     cursor: Cursor,
     deliveries: mpsc::Sender<Delivery>,
     seen: watch::Sender<ReaderStatus>,
-    /// Changes when the connection is back: the consumer of before may be gone.
+    /// Changes when the connection is re-established: the consumer may be gone.
     reconnected: watch::Receiver<u64>,
     passes: Counter,
     unreadable: LogLimiter,
@@ -108,7 +109,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader that will hand on what stands after `cursor`. The channel's bound is the backpressure.
+    /// A reader that delivers the entries after `cursor`. The channel's bound is the backpressure.
     pub fn new(
         log: Arc<dyn EventLog>,
         cursor: Cursor,
@@ -127,7 +128,7 @@ impl Reader {
         Self { passes, ..self }
     }
 
-    /// Reads until nobody takes deliveries any more.
+    /// Reads until the receiver of deliveries is gone.
     pub async fn run(mut self) {
         let mut backoff = BACKOFF.start;
         loop {
@@ -143,7 +144,7 @@ impl Reader {
             match interrupted {
                 Interrupted::Closed => return,
                 Interrupted::Restart if moved => continue,
-                // Whatever ends each pass at once must not make passes without a pause.
+                // Without a pause, a cause that ends each pass at once would make a busy loop.
                 Interrupted::Restart => {}
                 Interrupted::Unreadable(ReadError::Missing) => self.recreate().await,
                 Interrupted::Unreadable(error) => {
@@ -170,10 +171,10 @@ impl Reader {
     async fn recreate(&self) {
         error!(
             log.sequence = self.cursor.sequence,
-            "the log's stream does not exist any more: somebody deleted it, or NATS lost its data"
+            "the log's stream does not exist any more: it was deleted, or NATS lost its data"
         );
         match self.log.ensure().await {
-            Ok(()) => warn!("the log's stream is there again, empty if nobody restores it"),
+            Ok(()) => warn!("created the log's stream; it is empty unless a backup is restored"),
             Err(error) => warn!("cannot create the log's stream now, trying again: {error}"),
         }
     }
@@ -191,7 +192,7 @@ impl Reader {
         let from = self.cursor.sequence.max(1);
         let mut messages = self.log.follow(from).await?.ready_chunks(MAX_BATCH);
         let mut known = self.cursor.last;
-        // Said once it is known that this is the log of the cursor, and not one that only looks like it.
+        // Sent once the first message has shown that this is the log of the cursor.
         let mut head = Some(info.last_sequence);
         self.note(info);
         if known.is_none() {
@@ -201,7 +202,7 @@ impl Reader {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut silent, mut batch) = (true, Batch::default());
         loop {
-            // Messages are last: while they come without a pause, all the rest must get its turn.
+            // Messages are last, so that a continuous stream of them does not starve the other branches.
             let chunk = tokio::select! {
                 biased;
                 () = self.deliveries.closed() => return Err(Interrupted::Closed),
@@ -210,7 +211,7 @@ impl Reader {
                     self.send_head(&mut head).await?;
                     self.deliver(&mut batch).await?;
                     self.poll(std::mem::replace(&mut silent, true)).await?;
-                    // Time in which nobody took what had been read is not silence of the log.
+                    // Time spent waiting for the receiver is not silence of the log.
                     looks.reset();
                     continue;
                 }
@@ -250,7 +251,7 @@ impl Reader {
         }
     }
 
-    /// Asks the log who it is, and begins anew when it is not the one of the cursor.
+    /// Requests the log's identity, and starts from sequence 1 when it is not the log of the cursor.
     async fn identify(&mut self) -> Result<LogInfo, Interrupted> {
         let mut info = self.log.info().await?;
         for _ in 1..CONFIRMATIONS {
@@ -263,7 +264,7 @@ impl Reader {
         match self.cursor.epoch {
             Some(epoch) if epoch == info.epoch && info.last_sequence >= self.cursor.sequence => {}
             Some(epoch) if epoch == info.epoch => {
-                self.begin(info.epoch, "it is shorter than what was read from it").await?;
+                self.begin(info.epoch, "it is shorter than what was read of it").await?;
             }
             Some(_) => self.begin(info.epoch, "its stream has another epoch").await?,
             None => self.begin(info.epoch, "").await?,
@@ -273,13 +274,13 @@ impl Reader {
 
     async fn begin(&mut self, epoch: Epoch, why: &str) -> Result<(), Interrupted> {
         if !why.is_empty() {
-            error!(log.sequence = self.cursor.sequence, log.epoch = %epoch, "the log is another one: {why}. Reading it from its start");
+            error!(log.sequence = self.cursor.sequence, log.epoch = %epoch, "the log was replaced: {why}. Reading it from its start");
         }
         self.cursor = Cursor { epoch: Some(epoch), sequence: 0, last: None };
         self.deliveries.send(Delivery::Epoch(epoch)).await.map_err(|_| Interrupted::Closed)
     }
 
-    /// The first message of a pass is the one at the cursor, seen again: it proves that the log is still the same.
+    /// The first message of a pass is the one at the cursor, delivered again: it shows that the log is still the same.
     async fn require_same(
         &mut self,
         known: LastEntry,
@@ -289,7 +290,7 @@ impl Reader {
         let cursor = self.cursor.sequence;
         let same = match known {
             LastEntry::Message(leaf) if message.sequence == cursor => message.leaf() == leaf,
-            // Delivered with a gap at its very beginning, perhaps: the leader knows what stands there.
+            // There may be a gap at the very beginning; the leader has the message at the cursor, if the log has it.
             LastEntry::Message(leaf) => {
                 let there = self.first_from(cursor).await?.filter(|found| found.sequence == cursor);
                 there.is_some_and(|found| found.leaf() == leaf)
@@ -299,11 +300,11 @@ impl Reader {
         if same {
             return Ok(());
         }
-        self.begin(epoch, "another message stands at the place that was read last").await?;
+        self.begin(epoch, "another message is at the sequence that was read last").await?;
         Err(Interrupted::Restart)
     }
 
-    /// Takes a message that was delivered, and before it what was left out.
+    /// Adds a delivered message to the batch, and before it what was left out.
     async fn take(&mut self, message: RawMessage, batch: &mut Batch) -> Result<(), Interrupted> {
         let next = batch.last().unwrap_or(self.cursor.sequence) + 1;
         if message.sequence > next {
@@ -321,9 +322,8 @@ impl Reader {
         if batch.is_full() { self.deliver(batch).await } else { Ok(()) }
     }
 
-    /// Asks the log how it is. When nothing came since it was asked before and it was longer already then, its tail is
-    /// damaged or the consumer is stuck. What is missing is fetched, but not a long log message by message: another consumer
-    /// may bring the rest.
+    /// Requests the log's state. If no message came since the previous poll although the log was longer already then, its tail is
+    /// damaged or the consumer is stuck. What is missing is fetched, up to one batch; a new consumer may deliver the rest.
     async fn poll(&mut self, silent: bool) -> Result<(), Interrupted> {
         let info = self.log.info().await?;
         if Some(info.epoch) != self.cursor.epoch || info.last_sequence < self.cursor.sequence {
@@ -364,7 +364,7 @@ impl Reader {
             warn!(
                 log.bytes = info.bytes,
                 log.max_bytes = info.max_bytes,
-                "the log is nearly full; at its limit it refuses new events. Raise it: `nats stream edit BROADCASTS \
+                "the log is nearly full; at its limit it refuses new events. Raise the limit: `nats stream edit BROADCASTS \
                  --max-bytes …` as tidings-admin, within the max_file_store of every NATS server"
             );
         }

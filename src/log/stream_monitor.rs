@@ -1,5 +1,5 @@
-//! The condition of the log's stream, as the probe sees it every second: its leader, its copies, its settings, and whether
-//! messages are gone from it. What changes is logged once, and is a warning while it lasts.
+//! The state of the log's stream, as the probe observes it every second: its leader, its copies, its settings, and whether
+//! messages are missing. A problem is logged once, and is a warning while it lasts.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,24 +15,24 @@ use super::{LogInfo, ReadError};
 use crate::error_log::LogLimiter;
 use crate::warnings::{Warning, Warnings};
 
-/// A copy that is not current is reported after this long: it catches up within seconds when its server was restarted, and
-/// lags for moments under load.
+/// How long a copy may lag before it is reported: it catches up within seconds after a restart of its server, and lags for
+/// moments under load.
 const LAG_TOLERANCE: Duration = Duration::from_secs(10);
 
-/// That messages are gone, or a setting is wrong, is logged again after this long.
+/// How often missing messages, or a wrong setting, are logged again.
 const LOG_EVERY: Duration = Duration::from_mins(10);
 
-/// What was seen last, and what was logged of it.
+/// The last observation, and what was logged of it.
 #[derive(Default)]
 struct MonitorState {
     /// Whether the last probe found a leader.
     has_leader: bool,
     report: Option<StreamReport>,
-    /// The copies that are away: since when, and whether that was logged.
+    /// Copies that lag or are offline: since when, and whether that was logged.
     away: BTreeMap<String, (Instant, bool)>,
 }
 
-/// The condition of the log's stream.
+/// Observes the log's stream, logs problems and sets warnings.
 pub struct StreamMonitor {
     warnings: Warnings,
     state: Mutex<MonitorState>,
@@ -41,7 +41,7 @@ pub struct StreamMonitor {
 }
 
 impl StreamMonitor {
-    /// Nothing is known yet. What is wrong will be a warning here.
+    /// A monitor without an observation, which sets these warnings.
     pub fn new(warnings: Warnings) -> Self {
         Self {
             warnings,
@@ -51,19 +51,19 @@ impl StreamMonitor {
         }
     }
 
-    /// Whether the stream has a leader, and what that last reported.
+    /// Whether the stream has a leader, and the last report.
     pub fn latest(&self) -> (bool, StreamReport) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         (state.has_leader, state.report.clone().unwrap_or_default())
     }
 
-    /// The log did not answer, or NATS has no leader for it.
+    /// Records that the log did not answer, or has no leader.
     pub fn record_failure(&self, error: Option<&ReadError>) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).has_leader = false;
         self.warnings.set(Warning::LogNoLeader, matches!(error, Some(ReadError::NoLeader)));
     }
 
-    /// The leader answered this.
+    /// Records an answer of the leader.
     pub fn record(&self, info: LogInfo, report: StreamReport) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.has_leader = true;
@@ -88,8 +88,8 @@ impl StreamMonitor {
             error!(
                 log.missing = report.missing,
                 log.sequence = info.last_sequence,
-                "{} of the {} messages of the stream {LOG_STREAM} are gone: a limit such as max_age removed them, somebody \
-                 deleted them, or a disk was damaged. A replica that starts anew cannot show them, and its tree differs from \
+                "{} of the {} messages of the stream {LOG_STREAM} are gone: a limit such as max_age removed them, they \
+                 were deleted, or a disk was damaged. A replica that starts anew cannot show them, and its tree differs from \
                  every checkpoint. Take the limit away with `nats stream edit`, keep the data directories of running \
                  replicas, and restore a backup that has the messages",
                 report.missing,
@@ -114,7 +114,7 @@ impl StreamMonitor {
 }
 
 impl MonitorState {
-    /// Logs a copy that goes away, and its return. Whether one is away now.
+    /// Logs copies that begin to lag or go offline, and their return. Returns whether one is reported now.
     fn log_copies(&mut self, report: &StreamReport) -> bool {
         let now = Instant::now();
         for (server, state) in &report.servers {
@@ -144,7 +144,7 @@ impl MonitorState {
         self.away.values().any(|(_, is_logged)| *is_logged)
     }
 
-    /// Logs when somebody takes copies away. How it was at the start is said there.
+    /// Logs when the number of copies is lowered.
     fn log_fewer_copies(&self, report: &StreamReport) {
         if let Some(before) = &self.report
             && report.copies < before.copies

@@ -5,21 +5,21 @@ use std::collections::BTreeMap;
 /// How a copy of the stream is, as the stream's leader reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CopyState {
-    /// The leader's own.
+    /// The leader's copy.
     Leader,
-    /// It has all that the leader has.
+    /// It has everything that the leader has.
     Current,
-    /// Its server runs, and it is behind.
+    /// Its server runs, and the copy is behind.
     Lagging,
-    /// Its server does not run, or cannot be reached.
+    /// Its server is down or unreachable.
     Offline,
 }
 
 impl CopyState {
-    /// Every one.
+    /// All of them.
     pub const ALL: [Self; 4] = [Self::Leader, Self::Current, Self::Lagging, Self::Offline];
 
-    /// The word for it in metrics.
+    /// The label in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Leader => "leader",
@@ -35,13 +35,13 @@ impl CopyState {
 pub struct StreamReport {
     /// Copies that the stream is configured to have (`num_replicas`).
     pub copies: usize,
-    /// Copies that this replica would give it (`--stream-replicas`).
+    /// Copies that it should have (`--stream-replicas`).
     pub copies_wanted: usize,
     /// Whether its server is a node of a cluster, where other nodes could keep copies.
     pub is_clustered: bool,
     /// The servers that keep a copy, by name.
     pub servers: BTreeMap<String, CopyState>,
-    /// Messages that the stream had and has no more: in a log none ever is.
+    /// Messages that the stream has lost: none, in a healthy log.
     pub missing: u64,
     /// Settings that break a guarantee, each as a sentence.
     pub broken_settings: Vec<String>,

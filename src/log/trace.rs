@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use thiserror::Error;
 use tracing::{Span, error_span};
 
 /// The header of a request and of a stored event, and the CloudEvents attribute (extension "distributed tracing").
@@ -42,25 +43,31 @@ impl TraceParent {
     }
 }
 
-impl FromStr for TraceParent {
-    type Err = ();
+/// A text is not a `traceparent` of the W3C Trace Context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a traceparent such as 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")]
+pub struct InvalidTraceParent;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let known = text.get(..LENGTH).ok_or(())?;
+impl FromStr for TraceParent {
+    type Err = InvalidTraceParent;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = text.get(..LENGTH).ok_or(InvalidTraceParent)?;
         let mut parts = known.split('-');
         let [version, trace_id, parent_id, flags] =
             [2, 32, 16, 2].map(|digits| hexadecimal(parts.next(), digits));
-        let (version, trace_id) = (version.ok_or(())?, trace_id.ok_or(())?);
-        let parent_id = u64::try_from(parent_id.ok_or(())?).map_err(|_| ())?;
-        let flags = u8::try_from(flags.ok_or(())?).map_err(|_| ())?;
+        let (version, trace_id) = (version.ok_or(InvalidTraceParent)?, trace_id.ok_or(InvalidTraceParent)?);
+        let parent_id =
+            u64::try_from(parent_id.ok_or(InvalidTraceParent)?).map_err(|_| InvalidTraceParent)?;
+        let flags = u8::try_from(flags.ok_or(InvalidTraceParent)?).map_err(|_| InvalidTraceParent)?;
         let more = &text[LENGTH..];
         let flags = match version {
             0 if more.is_empty() => flags,
             1..=0xfe if more.is_empty() || more.starts_with('-') => flags & KNOWN_FLAGS,
-            _ => return Err(()),
+            _ => return Err(InvalidTraceParent),
         };
         if trace_id == 0 || parent_id == 0 {
-            return Err(());
+            return Err(InvalidTraceParent);
         }
         Ok(Self { trace_id, parent_id, flags })
     }

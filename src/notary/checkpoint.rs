@@ -12,9 +12,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::note::{KeyName, Note, PublicKey};
-use crate::log::Epoch;
-use crate::log::merkle::Hash;
+use thiserror::Error;
+
+use super::note::{InvalidKey, InvalidNote, KeyName, Note, PublicKey, VerifyError};
+use crate::log::epoch::{Epoch, InvalidEpoch};
+use crate::log::merkle::{Hash, InvalidHash};
 
 /// What is signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,19 +44,61 @@ impl fmt::Display for Checkpoint {
     }
 }
 
+/// A text is not a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InvalidCheckpoint {
+    /// The last newline is missing.
+    #[error("its last line has no newline")]
+    NoNewline,
+    /// Fewer than three lines, or an empty one among them.
+    #[error("a checkpoint has three lines: origin, size and root")]
+    Lines,
+    /// The origin is not a key's name, a slash and an epoch.
+    #[error(
+        "its origin is not the name of a log and its epoch, such as example.com/tidings/9f2c41d07be3a865"
+    )]
+    Origin,
+    /// The name in the origin is not one of a key.
+    #[error("in its origin, {0}")]
+    Name(#[from] InvalidKey),
+    /// The epoch in the origin is none.
+    #[error("in its origin, {0}")]
+    Epoch(#[from] InvalidEpoch),
+    /// The size is not a decimal number in its shortest form.
+    #[error("its size is not a decimal number")]
+    Size,
+    /// The root is no hash.
+    #[error("its root is invalid: {0}")]
+    Root(#[from] InvalidHash),
+}
+
+/// Why a text is not accepted as a signed checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CheckpointError {
+    /// It is not a signed note.
+    #[error(transparent)]
+    Note(#[from] InvalidNote),
+    /// No trusted key has signed it.
+    #[error(transparent)]
+    Signature(#[from] VerifyError),
+    /// What was signed is not a checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] InvalidCheckpoint),
+}
+
 impl FromStr for Checkpoint {
-    type Err = String;
+    type Err = InvalidCheckpoint;
 
     /// Lines after the third are extensions, which say nothing about the tree.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut lines = text.strip_suffix('\n').ok_or("its last line has no end")?.split('\n');
-        let mut line = || lines.next().filter(|line| !line.is_empty()).ok_or("a checkpoint has three lines");
+        let mut lines = text.strip_suffix('\n').ok_or(InvalidCheckpoint::NoNewline)?.split('\n');
+        let mut line = || lines.next().filter(|line| !line.is_empty()).ok_or(InvalidCheckpoint::Lines);
         let (origin, size, root) = (line()?, line()?, line()?);
-        let (log, epoch) = origin.rsplit_once('/').ok_or("its origin does not end in an epoch")?;
-        let number: u64 = size.parse().map_err(|_| "its size is no number")?;
+        let (log, epoch) = origin.rsplit_once('/').ok_or(InvalidCheckpoint::Origin)?;
+        let number: u64 = size.parse().map_err(|_| InvalidCheckpoint::Size)?;
         // One spelling: neither `+1` nor `01`.
         if number.to_string() != size {
-            return Err("its size is no number".to_owned());
+            return Err(InvalidCheckpoint::Size);
         }
         Ok(Self { log: log.parse()?, epoch: epoch.parse()?, size: number, root: root.parse()? })
     }
@@ -71,10 +115,10 @@ pub struct SignedCheckpoint {
 
 impl SignedCheckpoint {
     /// Reads a note that one of these keys has signed; without any keys, whoever signed it.
-    pub fn read(text: &str, trusted: &[PublicKey]) -> Result<Self, String> {
+    pub fn read(text: &str, trusted: &[PublicKey]) -> Result<Self, CheckpointError> {
         let note: Note = text.parse()?;
         if !trusted.is_empty() {
-            note.verified_by(trusted).map_err(|e| e.to_string())?;
+            note.verified_by(trusted)?;
         }
         Ok(Self { checkpoint: note.text().parse()?, note })
     }
@@ -130,12 +174,14 @@ mod tests {
             SignedCheckpoint::read(text, keys).map(|signed| signed.checkpoint)
         };
         assert_eq!(read(&signed(&ours), &trusted).as_ref(), Ok(&checkpoint));
-        assert!(read(&signed(&stranger), &trusted).is_err_and(|why| why.contains("none of the keys")));
+        assert!(
+            read(&signed(&stranger), &trusted).is_err_and(|why| why.to_string().contains("none of the keys"))
+        );
         assert_eq!(read(&signed(&stranger), &[]).as_ref(), Ok(&checkpoint));
         let forged = signed(&ours).replace("\n3\n", "\n4\n");
-        assert!(read(&forged, &trusted).is_err_and(|why| why.contains("not of this text")));
+        assert!(read(&forged, &trusted).is_err_and(|why| why.to_string().contains("not of this text")));
         assert!(read("garbage", &[]).is_err());
         let other = Note::sign("hello\n".to_owned(), std::slice::from_ref(&ours)).to_string();
-        assert!(read(&other, &trusted).is_err_and(|why| why.contains("three lines")));
+        assert!(read(&other, &trusted).is_err_and(|why| why.to_string().contains("three lines")));
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::checkpoint::CheckpointError;
+
 /// A failure that is over sooner is not worth a warning: streams elect leaders.
 const FAILURE_GRACE: Duration = Duration::from_secs(10);
 
@@ -63,9 +65,9 @@ pub(super) struct SkippedCheckpoints {
 }
 
 impl SkippedCheckpoints {
-    pub(super) fn note(&mut self, number: u64, why: String) {
+    pub(super) fn note(&mut self, number: u64, why: &CheckpointError) {
         self.count += 1;
-        self.newest.get_or_insert((number, why));
+        self.newest.get_or_insert_with(|| (number, why.to_string()));
     }
 
     pub(super) fn warn(&self) {

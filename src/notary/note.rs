@@ -6,6 +6,8 @@
 //! — {key name} {base64 of the key's id and the signature}
 //! ```
 //!
+//! Why this is not a library's: `docs/architecture.md`, "What is written by hand".
+//!
 //! Keys are written as Go's `golang.org/x/mod/sumdb/note` writes them, so that other tools take them as they are:
 //! `{name}+{id}+{base64}`, and a secret one with `PRIVATE+KEY+` before that.
 
@@ -42,13 +44,45 @@ impl KeyName {
     }
 }
 
+/// A text is not a key, or not the name of one.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InvalidKey {
+    /// The name is empty or too long, or has a character that ends it in a note.
+    #[error("a key's name has 1 to 200 bytes, without spaces and without `+`")]
+    Name,
+    /// It does not have three parts.
+    #[error("a key is written as name+id+base64")]
+    Form,
+    /// The second part is no key id.
+    #[error("the second part of a key is its id, 8 hexadecimal digits")]
+    Id,
+    /// The third part is not base64.
+    #[error("the third part of a key is base64")]
+    Base64,
+    /// The third part is the key of another algorithm, or of another length.
+    #[error("not an Ed25519 key of a signed note: those have 32 bytes after the algorithm's number, 1")]
+    Algorithm,
+    /// The id is not the one that name and key have.
+    #[error("the id does not match the name and the key: a character was changed or lost")]
+    WrongId,
+    /// The bytes are no point of the curve.
+    #[error("not an Ed25519 public key")]
+    Point,
+    /// A secret key where a public one is expected.
+    #[error("this is a secret key; the public one belongs here")]
+    Secret,
+    /// A secret key is expected.
+    #[error("a secret key begins with PRIVATE+KEY+")]
+    NotSecret,
+}
+
 impl FromStr for KeyName {
-    type Err = String;
+    type Err = InvalidKey;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let bad = |c: char| c.is_whitespace() || c.is_control() || c == '+';
         if name.is_empty() || name.len() > 200 || name.contains(bad) {
-            return Err("a key's name has 1 to 200 bytes, without spaces and without `+`".to_owned());
+            return Err(InvalidKey::Name);
         }
         Ok(Self(name.to_owned()))
     }
@@ -64,20 +98,20 @@ fn id_of(name: &KeyName, public: &[u8; 32]) -> KeyId {
 }
 
 /// Name, id and the 32 bytes of a key from its written form.
-fn read_key(text: &str) -> Result<(KeyName, KeyId, [u8; 32]), String> {
+fn read_key(text: &str) -> Result<(KeyName, KeyId, [u8; 32]), InvalidKey> {
     let mut parts = text.trim().splitn(3, '+');
     let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err("a key is written as name+id+base64".to_owned());
+        return Err(InvalidKey::Form);
     };
     let id = u32::from_str_radix(id, 16).ok().filter(|_| id.len() == 8);
-    let id = id.ok_or("a key's id has 8 hexadecimal digits")?.to_be_bytes();
-    let key = STANDARD.decode(key).map_err(|_| "a key's last part is base64")?;
+    let id = id.ok_or(InvalidKey::Id)?.to_be_bytes();
+    let key = STANDARD.decode(key).map_err(|_| InvalidKey::Base64)?;
     match key.split_first() {
         Some((&ED25519, key)) => {
-            let key = key.try_into().map_err(|_| "an Ed25519 key has 32 bytes")?;
+            let key = key.try_into().map_err(|_| InvalidKey::Algorithm)?;
             Ok((name.parse()?, id, key))
         }
-        _ => Err("it is no Ed25519 key of a signed note".to_owned()),
+        _ => Err(InvalidKey::Algorithm),
     }
 }
 
@@ -113,16 +147,16 @@ impl fmt::Display for PublicKey {
 }
 
 impl FromStr for PublicKey {
-    type Err = String;
+    type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.trim().starts_with(SECRET) {
-            return Err("this is a secret key; the public one belongs here".to_owned());
+            return Err(InvalidKey::Secret);
         }
         let (name, id, bytes) = read_key(text)?;
-        let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes).map_err(|e| e.to_string())?;
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes).map_err(|_| InvalidKey::Point)?;
         let public = Self::new(name, key);
-        if public.id == id { Ok(public) } else { Err("the key's id is not the one of this key".to_owned()) }
+        if public.id == id { Ok(public) } else { Err(InvalidKey::WrongId) }
     }
 }
 
@@ -165,17 +199,13 @@ impl fmt::Debug for SecretKey {
 }
 
 impl FromStr for SecretKey {
-    type Err = String;
+    type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let key = text.trim().strip_prefix(SECRET).ok_or("a secret key begins with PRIVATE+KEY+")?;
+        let key = text.trim().strip_prefix(SECRET).ok_or(InvalidKey::NotSecret)?;
         let (name, id, seed) = read_key(key)?;
         let secret = Self::new(name, &seed);
-        if secret.public.id == id {
-            Ok(secret)
-        } else {
-            Err("the key's id is not the one of this key".to_owned())
-        }
+        if secret.public.id == id { Ok(secret) } else { Err(InvalidKey::WrongId) }
     }
 }
 
@@ -250,22 +280,45 @@ impl fmt::Display for Note {
     }
 }
 
+/// A text is not a signed note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum InvalidNote {
+    /// It exceeds [`MAX_NOTE_BYTES`].
+    #[error("a note has at most {MAX_NOTE_BYTES} bytes")]
+    TooLong,
+    /// It has a control character besides the newline.
+    #[error("a note has no control characters")]
+    ControlCharacter,
+    /// There is no empty line with signatures below it.
+    #[error("it has no signatures")]
+    NoSignatures,
+    /// The last newline is missing.
+    #[error("its last line has no newline")]
+    NoNewline,
+    /// A line below the text is not in the form of a signature.
+    #[error("a line below the text is no signature")]
+    Signature,
+    /// There are more than [`MAX_SIGNATURES`] signatures.
+    #[error("a note has at most {MAX_SIGNATURES} signatures")]
+    TooManySignatures,
+}
+
 impl FromStr for Note {
-    type Err = &'static str;
+    type Err = InvalidNote;
 
     fn from_str(note: &str) -> Result<Self, Self::Err> {
         if note.len() > MAX_NOTE_BYTES {
-            return Err("it is too long for a note");
+            return Err(InvalidNote::TooLong);
         }
         if note.contains(|c: char| c < ' ' && c != '\n') {
-            return Err("a note has no control characters");
+            return Err(InvalidNote::ControlCharacter);
         }
-        let (before, signatures) = note.rsplit_once("\n\n").ok_or("it has no signatures")?;
-        let signatures = signatures.strip_suffix('\n').ok_or("its last line has no end")?;
+        let (before, signatures) = note.rsplit_once("\n\n").ok_or(InvalidNote::NoSignatures)?;
+        let signatures = signatures.strip_suffix('\n').ok_or(InvalidNote::NoNewline)?;
         let signatures = signatures.split('\n').map(read_signature).collect::<Option<Vec<_>>>();
-        let signatures = signatures.ok_or("a line below the text is no signature")?;
+        let signatures = signatures.ok_or(InvalidNote::Signature)?;
         if signatures.len() > MAX_SIGNATURES {
-            return Err("it has too many signatures");
+            return Err(InvalidNote::TooManySignatures);
         }
         Ok(Self { text: format!("{before}\n"), signatures })
     }
@@ -331,7 +384,7 @@ mod tests {
         assert_eq!(revealed.parse::<SecretKey>().unwrap().public(), secret.public());
         assert_eq!(secret.public().to_string().parse::<PublicKey>().as_ref(), Ok(secret.public()));
         assert!(!format!("{secret:?}").contains(revealed.rsplit('+').next().unwrap()));
-        assert!(revealed.parse::<PublicKey>().unwrap_err().contains("secret"));
+        assert_eq!(revealed.parse::<PublicKey>(), Err(InvalidKey::Secret));
         assert!(secret.public().to_string().parse::<SecretKey>().is_err());
         let public = secret.public().to_string();
         let other_id = public.replacen(&public[20..28], "00000000", 1);

@@ -55,7 +55,7 @@ impl Notary {
                         });
                     }
                     Ok(_) => {}
-                    Err(why) => passed_over.note(stored.number, why),
+                    Err(why) => passed_over.note(stored.number, &why),
                 }
                 // In a stream that goes on all that is new is looked at, so that nothing foreign in it goes unsaid.
                 let before_the_log = begins

@@ -1,5 +1,7 @@
 //! Frames: a WebSocket's bytes on the wire (RFC 6455, section 5), as functions of bytes and nothing else.
 //!
+//! Why this is not a library's: `docs/architecture.md`, "What is written by hand".
+//!
 //! The server's frames are whole and unmasked. A client's come masked, in any pieces: the parser takes bytes as they
 //! come, works in the buffer that they came in, and keeps something of its own only while a frame or a message is
 //! unfinished.

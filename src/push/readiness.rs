@@ -1,6 +1,8 @@
 //! The readiness loop of a shard: which of its sockets can be read or written, from the kernel, with no task for any of
 //! them.
 //!
+//! Why this is not a task a socket: `docs/architecture.md`, "What is written by hand".
+//!
 //! The sockets are in a set of their own, whose descriptor the runtime watches in turn: so a shard waits for them beside
 //! everything else, and asks the kernel directly while it is busy.
 

@@ -1,8 +1,19 @@
-//! Why something cannot be proven.
+//! Why something cannot be proven, and why a text proves nothing.
 
 use thiserror::Error;
 
 use crate::domain::{BroadcastId, UserId};
+use crate::log::merkle::InvalidHash;
+use crate::notary::checkpoint::CheckpointError;
+
+/// The first line.
+pub(super) const FORMAT_LINE: &str = "c2sp.org/tlog-proof@v1";
+
+/// Bytes of a proof at most. The log takes messages of 256 KiB; one of ours makes a proof of some 3 KB.
+pub const MAX_BYTES: usize = 2 << 20;
+
+/// Hashes at most: a tree with more levels has more leaves than a log can have.
+pub(super) const MAX_PATH: usize = 64;
 
 /// Why there is no proof of something.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -42,4 +53,48 @@ pub enum ProofError {
     /// The log differs from the checkpoint of this size.
     #[error("the log differs from what was signed up to event {0}: run `tidings audit verify`")]
     Differs(u64),
+}
+
+/// A text is not a proof, or proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InvalidProof {
+    /// It exceeds [`MAX_BYTES`].
+    #[error("a proof has at most {MAX_BYTES} bytes")]
+    TooLong,
+    /// The first line does not name the format.
+    #[error("its first line is not {FORMAT_LINE}")]
+    FirstLine,
+    /// No empty line with a checkpoint below it.
+    #[error("it has no checkpoint")]
+    NoCheckpoint,
+    /// No line with the extra data.
+    #[error("it shows no event: its second line does not begin with `extra`")]
+    NoEvent,
+    /// The extra data is not base64.
+    #[error("the file is damaged: its extra data is not base64")]
+    ExtraBase64,
+    /// The extra data is not as `schemas/proof.json` describes it.
+    #[error("the file is damaged: its extra data cannot be read ({0})")]
+    Extra(String),
+    /// No line with the index.
+    #[error("its third line is not an index")]
+    NoIndex,
+    /// A line after the index is no hash.
+    #[error("a line after the index is invalid: {0}")]
+    Hash(#[from] InvalidHash),
+    /// More hashes than the largest possible tree needs.
+    #[error("a proof has at most {MAX_PATH} hashes")]
+    TooManyHashes,
+    /// The checkpoint is invalid, or not signed by a trusted key.
+    #[error("its checkpoint: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// What the extra data shows is no event of a log.
+    #[error("{0}")]
+    Event(String),
+    /// The index is not the event's sequence minus one.
+    #[error("its index is not the one of the event that it shows")]
+    Index,
+    /// The hashes do not lead from the event to the signed root.
+    #[error("the event that it shows is not in the log that was signed")]
+    NotIncluded,
 }

@@ -6,8 +6,8 @@ use std::thread;
 use crate::audit::finding::{Finding, FindingKind};
 use crate::log::Epoch;
 use crate::log::merkle::Hash;
-use crate::notary::checkpoint::Checkpoint;
-use crate::notary::note::{Note, PublicKey, VerifyError};
+use crate::notary::checkpoint::{Checkpoint, InvalidCheckpoint};
+use crate::notary::note::{InvalidNote, Note, PublicKey, VerifyError};
 use crate::notary::stream::StoredCheckpoint;
 
 /// Different faults of checkpoints that are kept, and other logs that are named; the rest is counted.
@@ -154,8 +154,8 @@ fn read_all(batch: &[StoredCheckpoint], keys: &[PublicKey]) -> Vec<Result<Checkp
 }
 
 fn read(stored: &StoredCheckpoint, keys: &[PublicKey]) -> Result<Checkpoint, String> {
-    let note: Note = stored.text.parse()?;
-    let checkpoint = note.text().parse()?;
+    let note: Note = stored.text.parse().map_err(|error: InvalidNote| error.to_string())?;
+    let checkpoint = note.text().parse().map_err(|error: InvalidCheckpoint| error.to_string())?;
     if !keys.is_empty() {
         match note.verified_by(keys) {
             Ok(_) => {}

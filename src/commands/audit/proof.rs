@@ -88,8 +88,9 @@ pub(super) fn check(options: &Check) -> anyhow::Result<ExitCode> {
 }
 
 fn checked(proof: &[u8], keys: &[PublicKey]) -> Result<VerifiedProof, String> {
-    let text = std::str::from_utf8(proof).map_err(|_| "it is no text")?;
-    text.parse::<Proof>()?.check(keys)
+    let text = std::str::from_utf8(proof).map_err(|_| "it is not UTF-8 text")?;
+    let proof: Result<Proof, _> = text.parse();
+    proof.and_then(|proof| proof.check(keys)).map_err(|error| error.to_string())
 }
 
 /// The file, or stdin for `-`; of one that is too long, enough to say so.

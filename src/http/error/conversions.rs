@@ -24,7 +24,7 @@ impl From<Rejection> for ApiError {
             Rejection::MessageTooLong { length } => error(StatusCode::UNPROCESSABLE_ENTITY)
                 .with("character_count", length)
                 .with("max_characters", MAX_MESSAGE_CHARS),
-            Rejection::MessageForbiddenCharacter { character, place } => {
+            Rejection::MessageForbiddenCharacter { character, position: place } => {
                 error(StatusCode::UNPROCESSABLE_ENTITY)
                     .with("character", format!("U+{:04X}", u32::from(character)))
                     .with("position", place)

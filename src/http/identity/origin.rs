@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use axum::http::uri::Authority;
+use thiserror::Error;
 
 /// The origin that browsers send for files and sandboxed frames: any page can have it.
 pub const NULL: &str = "null";
@@ -29,31 +30,36 @@ const fn default_port(https: bool) -> u16 {
     if https { 443 } else { 80 }
 }
 
-impl FromStr for Origin {
-    type Err = ();
+/// A text is not an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not an origin such as https://app.example.com")]
+pub struct InvalidOrigin;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (scheme, rest) = text.split_once("://").ok_or(())?;
+impl FromStr for Origin {
+    type Err = InvalidOrigin;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (scheme, rest) = text.split_once("://").ok_or(InvalidOrigin)?;
         match scheme {
             "https" => web(true, rest),
             "http" => web(false, rest),
             _ if is_scheme(scheme) && !rest.is_empty() && rest.bytes().all(is_of_app) => {
                 Ok(Self::App(text.to_owned()))
             }
-            _ => Err(()),
+            _ => Err(InvalidOrigin),
         }
     }
 }
 
-fn web(https: bool, rest: &str) -> Result<Origin, ()> {
-    let authority: Authority = rest.parse().map_err(|_| ())?;
+fn web(https: bool, rest: &str) -> Result<Origin, InvalidOrigin> {
+    let authority: Authority = rest.parse().map_err(|_| InvalidOrigin)?;
     if rest.contains('@') || authority.host().is_empty() {
-        return Err(());
+        return Err(InvalidOrigin);
     }
     let port = match authority.port() {
         Some(port) => port.as_u16(),
         // The parser ignores a port that is no number; here it is an error.
-        None if rest.len() > authority.host().len() => return Err(()),
+        None if rest.len() > authority.host().len() => return Err(InvalidOrigin),
         None => default_port(https),
     };
     Ok(Origin::Web { https, host: authority.host().to_ascii_lowercase(), port })
@@ -138,39 +144,54 @@ pub enum Pattern {
     Below(Origin),
 }
 
-impl FromStr for Pattern {
-    type Err = String;
+/// A text is not a [`Pattern`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InvalidPattern {
+    /// It is no origin.
+    #[error(
+        "`{}` is not an origin: https://app.example.com, https://*.example.com, or capacitor://localhost, and nothing behind it",
+        .0.escape_debug()
+    )]
+    Origin(String),
+    /// It has a `*` in another position.
+    #[error("`{}` has a * elsewhere than in front of a host: https://*.example.com", .0.escape_debug())]
+    Star(String),
+    /// Every host below a public suffix: anybody can register one.
+    #[error(
+        "`{}` would allow pages of strangers: anybody can register a name below `{host}`",
+        .text.escape_debug()
+    )]
+    PublicSuffix {
+        /// The text.
+        text: String,
+        /// The public suffix in it.
+        host: String,
+    },
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Pattern {
+    type Err = InvalidPattern;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == NULL {
             return Ok(Self::Null);
         }
-        let no_origin = || {
-            format!(
-                "`{text}` is not an origin: https://app.example.com, https://*.example.com, or capacitor://localhost, and \
-                 nothing behind it"
-            )
-        };
+        let no_origin = || InvalidPattern::Origin(text.to_owned());
+        let misplaced = || InvalidPattern::Star(text.to_owned());
         if text.contains("://*.") {
-            let above: Origin = text.replacen("://*.", "://", 1).parse().map_err(|()| no_origin())?;
+            let above: Origin = text.replacen("://*.", "://", 1).parse().map_err(|_| no_origin())?;
             let host = above.host().ok_or_else(no_origin)?;
             if host.contains('*') {
-                return Err(misplaced(text));
+                return Err(misplaced());
             }
             if anybody_may_register_below(host) {
-                return Err(format!(
-                    "`{text}` would allow pages of strangers: anybody can register a name below `{host}`"
-                ));
+                return Err(InvalidPattern::PublicSuffix { text: text.to_owned(), host: host.to_owned() });
             }
             return Ok(Self::Below(above));
         }
-        let origin: Origin = text.parse().map_err(|()| no_origin())?;
-        if text.contains('*') { Err(misplaced(text)) } else { Ok(Self::One(origin)) }
+        let origin: Origin = text.parse().map_err(|_| no_origin())?;
+        if text.contains('*') { Err(misplaced()) } else { Ok(Self::One(origin)) }
     }
-}
-
-fn misplaced(text: &str) -> String {
-    format!("`{text}` has a * elsewhere than in front of a host: https://*.example.com")
 }
 
 /// Whether a host is a public suffix (publicsuffix.org), such as `com`, `co.uk` or `github.io`. One label is always one.
@@ -286,7 +307,7 @@ mod tests {
             ["https://*.com", "https://*.com.", "https://*.co.uk", "https://*.github.io", "https://*.corp"]
         {
             let why = bad.parse::<Pattern>().unwrap_err();
-            assert!(why.contains("register"), "{bad}: {why}");
+            assert!(why.to_string().contains("register"), "{bad}: {why}");
         }
         for good in ["https://*.example.com", "https://*.example.co.uk", "http://*.localhost:3000"] {
             assert_eq!(good.parse::<Pattern>().unwrap().to_string(), good);

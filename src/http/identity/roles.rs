@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use thiserror::Error;
+
 use crate::domain::{Channel, InvalidChannel};
 
 /// What a user may do.
@@ -59,20 +61,36 @@ impl From<Role> for Grant {
     }
 }
 
-impl FromStr for Grant {
-    type Err = String;
+/// A text is not a [`Grant`] or a [`Mapping`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InvalidGrant {
+    /// The role is unknown.
+    #[error("a role is one of: creator, team, user, auditor; or creator@CHANNEL")]
+    Role,
+    /// An auditor of one channel: the log is one for all of them.
+    #[error("the role auditor reads the log of all channels, so it cannot be limited to one")]
+    AuditorOfChannel,
+    /// The channel is none.
+    #[error(transparent)]
+    Channel(#[from] InvalidChannel),
+    /// A mapping without `=`.
+    #[error("`{}` does not name groups: creator=editors,press, or creator@forum=forum-editors", .0.escape_debug())]
+    NoGroups(String),
+    /// A mapping with nothing between two commas.
+    #[error("`{}` has an empty name of a group", .0.escape_debug())]
+    EmptyGroup(String),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Grant {
+    type Err = InvalidGrant;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (role, channel) = text.split_once('@').map_or((text, None), |(role, name)| (role, Some(name)));
-        let role =
-            Role::parse(role).ok_or("a role is one of: creator, team, user, auditor; or creator@CHANNEL")?;
+        let role = Role::parse(role).ok_or(InvalidGrant::Role)?;
         if role == Role::Auditor && channel.is_some() {
-            return Err(
-                "the role auditor reads the log of all channels, so it cannot be limited to one".to_owned()
-            );
+            return Err(InvalidGrant::AuditorOfChannel);
         }
-        let channel = channel.map(|name| name.parse().map_err(|error: InvalidChannel| error.to_string()));
-        Ok(Self { role, channel: channel.transpose()? })
+        Ok(Self { role, channel: channel.map(str::parse).transpose()? })
     }
 }
 
@@ -140,15 +158,13 @@ pub struct Mapping {
 }
 
 impl FromStr for Mapping {
-    type Err = String;
+    type Err = InvalidGrant;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (grant, groups) = text.split_once('=').ok_or_else(|| {
-            format!("`{text}` does not name groups: creator=editors,press, or creator@forum=forum-editors")
-        })?;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (grant, groups) = text.split_once('=').ok_or_else(|| InvalidGrant::NoGroups(text.to_owned()))?;
         let groups: Vec<_> = groups.split(',').map(|group| group.trim().to_owned()).collect();
         if groups.iter().any(String::is_empty) {
-            return Err(format!("`{text}` has an empty name of a group"));
+            return Err(InvalidGrant::EmptyGroup(text.to_owned()));
         }
         Ok(Self { grant: grant.trim().parse()?, groups })
     }

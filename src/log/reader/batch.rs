@@ -1,35 +1,35 @@
-//! What the reader hands on: places of the log, gathered into batches.
+//! What the reader delivers: entries of the log, in batches.
 
 use crate::log::RawMessage;
 use crate::log::leaf::Statement;
 use crate::log::merkle::Hash;
 
-/// Entries handed on together at most: what arrives together is applied together.
+/// The maximum number of entries in a batch.
 pub const MAX_BATCH: usize = 512;
 
-/// With so many bytes in their bodies, fewer of them are enough.
+/// A batch with this many bytes in its bodies is full, too.
 pub(super) const ENOUGH_BYTES: usize = 1 << 20;
 
-/// What stands at a cursor.
+/// The entry at a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastEntry {
     /// A message with this [`RawMessage::leaf`].
     Message(Hash),
-    /// Nothing: the log has lost that message.
+    /// A hole.
     Hole,
 }
 
-/// One place of the log.
+/// One sequence of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogEntry {
     /// A message.
     Message(RawMessage),
-    /// The log has no message here any more (a damaged block). Skipped in the same way on every replica.
+    /// The log has lost the message with this sequence (a damaged block). Every replica skips it in the same way.
     Hole(u64),
 }
 
 impl LogEntry {
-    /// Its place.
+    /// Its sequence.
     pub const fn sequence(&self) -> u64 {
         match self {
             Self::Message(message) => message.sequence,
@@ -37,7 +37,7 @@ impl LogEntry {
         }
     }
 
-    /// What the Merkle tree says of it.
+    /// Its leaf in the Merkle tree.
     pub fn leaf(&self) -> Hash {
         match self {
             Self::Message(message) => message.leaf(),
@@ -45,7 +45,7 @@ impl LogEntry {
         }
     }
 
-    /// What a cursor behind it remembers.
+    /// The form in which a cursor keeps it.
     pub fn as_last(&self) -> LastEntry {
         match self {
             Self::Message(message) => LastEntry::Message(message.leaf()),
@@ -54,8 +54,8 @@ impl LogEntry {
     }
 }
 
-/// What is gathered to be handed on: to fold a batch costs something beside what is in it, so while the log is known to go on,
-/// it waits until it is full.
+/// Entries that wait to be delivered. Each batch has a fixed cost, so while more messages are known to follow, it is delivered
+/// when it is full.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) entries: Vec<LogEntry>,

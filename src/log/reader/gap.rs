@@ -1,4 +1,4 @@
-//! Gaps: what was not delivered is fetched from the leader, and what the leader does not have is a hole.
+//! Gaps: what was not delivered is fetched from the leader; what the leader does not have is a hole.
 
 use std::ops::Range;
 
@@ -9,12 +9,12 @@ use super::batch::Batch;
 use super::{CONFIRM_MISSING_EVERY, CONFIRMATIONS, Interrupted, LogEntry, Reader};
 use crate::log::{RawMessage, ReadError};
 
-/// So many messages in a row may be gone for their places to be holes, each with a leaf of its own: some seconds' work. With more
-/// gone the log is not read: no damaged disk loses so many, but a stream that was made to begin later, or was purged, does.
+/// The maximum number of consecutive holes, each of which has a leaf: some seconds' work. With more messages missing the log is
+/// not read: a damaged disk does not lose so many, but a stream that was created with a later first sequence, or purged, does.
 const MAX_HOLES: u64 = 1_000_000;
 
 impl Reader {
-    /// Fetches from the leader what was not delivered, so many messages at the most. Where it has nothing, the log has holes.
+    /// Fetches what was not delivered from the leader, up to `at_most` messages. Where it has none, the log has holes.
     pub(super) async fn fill(
         &mut self,
         missing: Range<u64>,
@@ -25,7 +25,7 @@ impl Reader {
             warn!(
                 log.from = missing.start,
                 log.to = missing.end - 1,
-                "the log was delivered with a gap; fetching it"
+                "the log was delivered with a gap; fetching the missing messages"
             );
         }
         let (mut next, mut fetched) = (missing.start, 0);
@@ -39,7 +39,7 @@ impl Reader {
                 error!(
                     log.from = next,
                     log.to = there - 1,
-                    "the log has lost messages: their places are holes, on every replica"
+                    "the log has lost messages: their sequences are holes, on every replica"
                 );
             }
             for hole in next..there {
@@ -54,7 +54,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The leader's first message from a place on; asked three times before it is believed that none is at that place.
+    /// The leader's first message at a sequence or after it; requested three times before the sequence counts as a hole.
     pub(super) async fn first_from(&self, sequence: u64) -> Result<Option<RawMessage>, ReadError> {
         let mut found = self.log.first_from(sequence).await?;
         for _ in 1..CONFIRMATIONS {

@@ -65,11 +65,11 @@ async fn a_replica_that_nats_does_not_let_in_is_not_ready() {
     let spec = Spec::joining(nats.url_of("tidings", "wrong")).keeping_data_in(folder.path().join("data"));
     let mut replica = Replica::prepared(spec);
     let server = format!("127.0.0.1:{}", nats.port());
-    let said = ["NATS does not let this login in: --nats", &server];
+    let said = ["NATS refuses the login", &server];
     serves_unready(&mut replica, &id, "NATS refuses the credentials of this replica", &said).await;
     let log = replica.log();
     let of_the_client =
-        |line: &&str| line.contains("uthorization") && !line.contains("NATS does not let this");
+        |line: &&str| line.contains("uthorization") && !line.contains("NATS refuses the login");
     assert_eq!(log.lines().filter(of_the_client).collect::<Vec<_>>(), Vec::<&str>::new(), "{log}");
 }
 
