@@ -22,7 +22,7 @@ use tidings::projection::decoded_entry::DecodedEntry;
 use tidings::projection::materializer::Materializer;
 use tidings::projection::store::Store;
 use tidings::push::heartbeat::{Heartbeat, Present};
-use tidings::push::local::{Audience, LocalPresence, Users};
+use tidings::push::local::{ChannelPresence, LocalPresence, PresentUsers};
 use tidings::push::peers::Peers;
 use tidings::push::wire::{Place, ServerMessage};
 
@@ -177,14 +177,18 @@ const REPLICAS: usize = 100;
 /// Heartbeats that all replicas of a large cluster together send in a second at most.
 const HEARTBEATS_A_SECOND: usize = 50;
 
-fn audience(replica: usize) -> Audience {
+fn audience(replica: usize) -> ChannelPresence {
     let hash = |user: usize| {
         let user: UserId = format!("user-{user}").parse().expect("a user");
         let Fingerprint { high, low } = user.fingerprint();
         high ^ low
     };
     let users = replica * USERS..(replica + 1) * USERS;
-    Audience { connections: USERS as u64, users: USERS as u64, who: Users::Sketch(users.map(hash).collect()) }
+    ChannelPresence {
+        connections: USERS as u64,
+        users: USERS as u64,
+        who: PresentUsers::Sketch(users.map(hash).collect()),
+    }
 }
 
 fn heartbeat(replica: usize) -> Vec<u8> {

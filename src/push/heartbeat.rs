@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::local::{Audience, EXACT_USERS, LocalPresence, Users};
+use super::local::{ChannelPresence, EXACT_USERS, LocalPresence, PresentUsers};
 use super::sketch::Sketch;
 use crate::domain::{Channel, Digest, Timestamp};
 use crate::log::Epoch;
@@ -64,23 +64,23 @@ pub struct Present {
 
 impl Present {
     /// What a heartbeat says of an audience.
-    pub fn of(audience: &Audience) -> Self {
-        let Audience { connections, users, ref who } = *audience;
+    pub fn of(audience: &ChannelPresence) -> Self {
+        let ChannelPresence { connections, users, ref who } = *audience;
         let bytes = |hashes: &[u64]| hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect::<Vec<_>>();
         let (user_hashes, user_sketch) = match who {
-            Users::Exact(hashes) => (Some(STANDARD_NO_PAD.encode(bytes(hashes))), None),
-            Users::Sketch(sketch) => (None, Some(sketch.encode())),
-            Users::Unknown => (None, None),
+            PresentUsers::Exact(hashes) => (Some(STANDARD_NO_PAD.encode(bytes(hashes))), None),
+            PresentUsers::Sketch(sketch) => (None, Some(sketch.encode())),
+            PresentUsers::Unknown => (None, None),
         };
         Self { connections, users, user_hashes, user_sketch }
     }
 
     /// The audience that a heartbeat speaks of.
-    pub fn audience(&self) -> Audience {
+    pub fn audience(&self) -> ChannelPresence {
         let Self { connections, users, .. } = *self;
-        let exact = self.hashes().map(Users::Exact);
-        let sketch = || self.user_sketch.as_deref().and_then(Sketch::decode).map(Users::Sketch);
-        Audience { connections, users, who: exact.or_else(sketch).unwrap_or(Users::Unknown) }
+        let exact = self.hashes().map(PresentUsers::Exact);
+        let sketch = || self.user_sketch.as_deref().and_then(Sketch::decode).map(PresentUsers::Sketch);
+        ChannelPresence { connections, users, who: exact.or_else(sketch).unwrap_or(PresentUsers::Unknown) }
     }
 
     /// More than a heartbeat may have are not read.
@@ -101,18 +101,18 @@ pub(super) fn present(local: &LocalPresence) -> BTreeMap<Channel, Present> {
     let mut channels: Vec<_> = local.iter().collect();
     channels.sort_by_key(|(_, audience)| audience.users);
     let (mut named, mut sketches) = (0, 0);
-    let of = |(channel, audience): (&Channel, &Audience)| {
+    let of = |(channel, audience): (&Channel, &ChannelPresence)| {
         let mut audience = audience.clone();
-        if let Users::Exact(hashes) = &audience.who {
+        if let PresentUsers::Exact(hashes) = &audience.who {
             named += hashes.len();
             if named > EXACT_USERS {
-                audience.who = Users::Sketch(hashes.iter().copied().collect());
+                audience.who = PresentUsers::Sketch(hashes.iter().copied().collect());
             }
         }
-        if matches!(audience.who, Users::Sketch(_)) {
+        if matches!(audience.who, PresentUsers::Sketch(_)) {
             sketches += 1;
             if sketches > MAX_SKETCHES {
-                audience.who = Users::Unknown;
+                audience.who = PresentUsers::Unknown;
             }
         }
         (channel.clone(), Present::of(&audience))
@@ -139,19 +139,20 @@ pub async fn heartbeats(bucket: &Stream) -> anyhow::Result<Vec<(Heartbeat, Times
 mod tests {
     use super::*;
 
-    fn audience(hashes: Vec<u64>) -> Audience {
-        Audience { connections: 1, users: hashes.len() as u64, who: Users::Exact(hashes) }
+    fn audience(hashes: Vec<u64>) -> ChannelPresence {
+        ChannelPresence { connections: 1, users: hashes.len() as u64, who: PresentUsers::Exact(hashes) }
     }
 
     #[test]
     fn hashes_and_sketches_survive_the_heartbeat() {
-        let Users::Exact(hashes) = Present::of(&audience(vec![7, u64::MAX])).audience().who else {
+        let PresentUsers::Exact(hashes) = Present::of(&audience(vec![7, u64::MAX])).audience().who else {
             panic!("they are few")
         };
         assert_eq!(hashes, [7, u64::MAX]);
         let sketch: Sketch = (0..9_000).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
-        let large = Audience { connections: 1, users: 9_000, who: Users::Sketch(sketch.clone()) };
-        let Users::Sketch(read) = Present::of(&large).audience().who else { panic!("they are many") };
+        let large =
+            ChannelPresence { connections: 1, users: 9_000, who: PresentUsers::Sketch(sketch.clone()) };
+        let PresentUsers::Sketch(read) = Present::of(&large).audience().who else { panic!("they are many") };
         assert!(read == sketch);
     }
 

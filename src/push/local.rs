@@ -18,7 +18,7 @@ pub(super) const EXACT_USERS: usize = 4_096;
 
 /// The distinct users of a set of connections: exactly who, or about how many.
 #[derive(Clone)]
-pub enum Users {
+pub enum PresentUsers {
     /// The hash of each.
     Exact(Vec<u64>),
     /// What does not fit into the number of users that are named one by one.
@@ -29,17 +29,17 @@ pub enum Users {
 
 /// Who is connected in a channel.
 #[derive(Clone)]
-pub struct Audience {
+pub struct ChannelPresence {
     /// Connections.
     pub connections: u64,
     /// Distinct users. Of one replica it is exact.
     pub users: u64,
     /// Who they are.
-    pub who: Users,
+    pub who: PresentUsers,
 }
 
 /// Who is connected to this replica, by channel.
-pub type LocalPresence = BTreeMap<Channel, Audience>;
+pub type LocalPresence = BTreeMap<Channel, ChannelPresence>;
 
 /// The users of one shard in one channel. All connections of a user are on one shard.
 #[derive(Default)]
@@ -98,7 +98,7 @@ impl LocalChannel {
         }
     }
 
-    fn audience(&self) -> Audience {
+    fn presence(&self) -> ChannelPresence {
         let mut exact = Vec::new();
         let mut union = None;
         let mut users = 0;
@@ -113,10 +113,10 @@ impl LocalChannel {
                 exact.extend(&shard.hashes);
             }
         }
-        Audience {
+        ChannelPresence {
             connections: self.connections.load(Ordering::Relaxed),
             users: users as u64,
-            who: union.map_or(Users::Exact(exact), Users::Sketch),
+            who: union.map_or(PresentUsers::Exact(exact), PresentUsers::Sketch),
         }
     }
 }
@@ -165,7 +165,7 @@ impl Local {
 
     /// Who is connected, by channel.
     pub(super) fn presence(&self) -> LocalPresence {
-        self.channels.iter().map(|(name, channel)| (name.clone(), channel.audience())).collect()
+        self.channels.iter().map(|(name, channel)| (name.clone(), channel.presence())).collect()
     }
 }
 
@@ -174,14 +174,14 @@ mod tests {
     use super::*;
     use crate::push::connection::user_hash;
 
-    fn hashes(audience: &Audience) -> Option<Vec<u64>> {
+    fn hashes(audience: &ChannelPresence) -> Option<Vec<u64>> {
         match &audience.who {
-            Users::Exact(hashes) => {
+            PresentUsers::Exact(hashes) => {
                 let mut hashes = hashes.clone();
                 hashes.sort_unstable();
                 Some(hashes)
             }
-            Users::Sketch(_) | Users::Unknown => None,
+            PresentUsers::Sketch(_) | PresentUsers::Unknown => None,
         }
     }
 
@@ -192,21 +192,21 @@ mod tests {
         channel.user_came(1, 2);
         channel.user_came(0, 3);
         channel.user_left(0, 1);
-        assert_eq!(hashes(&channel.audience()), Some(vec![2, 3]));
+        assert_eq!(hashes(&channel.presence()), Some(vec![2, 3]));
 
         let spread = |n: usize| user_hash(&format!("user-{n}").parse().unwrap());
         for n in 10..10 + EXACT_USERS {
             channel.user_came(n % 2, spread(n));
         }
-        let audience = channel.audience();
-        let Users::Sketch(sketch) = &audience.who else { panic!("they are too many to name") };
+        let audience = channel.presence();
+        let PresentUsers::Sketch(sketch) = &audience.who else { panic!("they are too many to name") };
         assert_eq!(audience.users, EXACT_USERS as u64 + 2, "how many it is exactly is known all the same");
         assert!(sketch.estimate().abs_diff(audience.users) < audience.users / 20, "{}", sketch.estimate());
 
         for n in 10..10 + EXACT_USERS {
             channel.user_left(n % 2, spread(n));
         }
-        assert_eq!(hashes(&channel.audience()), Some(vec![2, 3]), "who has gone is in no sketch any more");
+        assert_eq!(hashes(&channel.presence()), Some(vec![2, 3]), "who has gone is in no sketch any more");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod frame;
 pub mod heartbeat;
 pub mod hub;
 mod individual;
+pub mod identity;
 pub mod lifetime;
 pub mod local;
 mod mode;

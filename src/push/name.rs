@@ -7,7 +7,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::heartbeat::Heartbeat;
-use super::presence::Identity;
+use super::identity::Identity;
 
 /// Only this long after its start does a replica give way to another one of its name. After that, whoever uses the name is the
 /// one that came later, or has forged a heartbeat.

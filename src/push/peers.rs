@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::counts::{Accuracy, Counts};
 use super::heartbeat::Heartbeat;
-use super::local::{Audience, LocalPresence, Users};
+use super::local::{ChannelPresence, LocalPresence, PresentUsers};
 use super::sketch::Sketch;
 use crate::domain::Channel;
 
@@ -22,7 +22,7 @@ const EXACT_UNION: usize = 65_536;
 
 /// A replica that was heard.
 struct Peer {
-    channels: BTreeMap<Channel, Audience>,
+    channels: BTreeMap<Channel, ChannelPresence>,
     serving: bool,
     heard: Instant,
 }
@@ -70,7 +70,7 @@ impl Peers {
 
     /// How many are connected, by channel. `away`: NATS is, so that the other replicas are not heard.
     pub fn sum(&self, local: &LocalPresence, away: bool) -> BTreeMap<Channel, Counts> {
-        let of = |(channel, here): (&Channel, &Audience)| {
+        let of = |(channel, here): (&Channel, &ChannelPresence)| {
             let mut counts = self.sum_of(channel, here);
             if away {
                 counts.accuracy = Accuracy::Partial;
@@ -80,7 +80,7 @@ impl Peers {
         local.iter().map(of).collect()
     }
 
-    fn sum_of(&self, channel: &Channel, here: &Audience) -> Counts {
+    fn sum_of(&self, channel: &Channel, here: &ChannelPresence) -> Counts {
         let others = || self.by_name.values().filter_map(|peer| peer.channels.get(channel));
         let (users, accuracy) =
             distinct(&others().chain([here]).filter(|one| one.users > 0).collect::<Vec<_>>());
@@ -95,19 +95,19 @@ impl Peers {
 }
 
 /// How many distinct users these audiences have together.
-fn distinct(audiences: &[&Audience]) -> (u64, Accuracy) {
+fn distinct(audiences: &[&ChannelPresence]) -> (u64, Accuracy) {
     if let [] | [_] = audiences {
         return (audiences.first().map_or(0, |only| only.users), Accuracy::Exact);
     }
-    let named = |audience: &&Audience| match &audience.who {
-        Users::Exact(hashes) => Some(hashes.len()),
-        Users::Sketch(_) | Users::Unknown => None,
+    let named = |audience: &&ChannelPresence| match &audience.who {
+        PresentUsers::Exact(hashes) => Some(hashes.len()),
+        PresentUsers::Sketch(_) | PresentUsers::Unknown => None,
     };
     let all_named = audiences.iter().map(named).sum::<Option<usize>>();
     if all_named.is_some_and(|count| count <= EXACT_UNION) {
         let hashes = audiences.iter().flat_map(|audience| match &audience.who {
-            Users::Exact(hashes) => hashes.as_slice(),
-            Users::Sketch(_) | Users::Unknown => &[],
+            PresentUsers::Exact(hashes) => hashes.as_slice(),
+            PresentUsers::Sketch(_) | PresentUsers::Unknown => &[],
         });
         let union: HashSet<_, foldhash::fast::RandomState> = hashes.collect();
         return (union.len() as u64, Accuracy::Exact);
@@ -115,9 +115,9 @@ fn distinct(audiences: &[&Audience]) -> (u64, Accuracy) {
     let (mut union, mut apart) = (Sketch::default(), 0_u64);
     for audience in audiences {
         match &audience.who {
-            Users::Exact(hashes) => union.extend(hashes.iter().copied()),
-            Users::Sketch(sketch) => union.merge(sketch),
-            Users::Unknown => apart = apart.saturating_add(audience.users),
+            PresentUsers::Exact(hashes) => union.extend(hashes.iter().copied()),
+            PresentUsers::Sketch(sketch) => union.merge(sketch),
+            PresentUsers::Unknown => apart = apart.saturating_add(audience.users),
         }
     }
     // What each replica says of its own users bounds the estimate.
@@ -138,18 +138,22 @@ mod tests {
         "creator".parse().unwrap()
     }
 
-    fn exact(connections: u64, hashes: &[u64]) -> Audience {
-        Audience { connections, users: hashes.len() as u64, who: Users::Exact(hashes.to_vec()) }
+    fn exact(connections: u64, hashes: &[u64]) -> ChannelPresence {
+        ChannelPresence { connections, users: hashes.len() as u64, who: PresentUsers::Exact(hashes.to_vec()) }
     }
 
     /// Users that are too many to be named.
-    fn many(users: std::ops::Range<u32>) -> Audience {
+    fn many(users: std::ops::Range<u32>) -> ChannelPresence {
         let hash = |n: u32| user_hash(&format!("user-{n}").parse::<UserId>().unwrap());
         let count = u64::from(users.end - users.start);
-        Audience { connections: count, users: count, who: Users::Sketch(users.map(hash).collect()) }
+        ChannelPresence {
+            connections: count,
+            users: count,
+            who: PresentUsers::Sketch(users.map(hash).collect()),
+        }
     }
 
-    fn heartbeat(replica: &str, audience: &Audience) -> Heartbeat {
+    fn heartbeat(replica: &str, audience: &ChannelPresence) -> Heartbeat {
         Heartbeat {
             replica: replica.to_owned(),
             instance: Uuid::nil(),
@@ -167,7 +171,7 @@ mod tests {
         }
     }
 
-    fn sum(here: &Audience, others: &[Audience]) -> Counts {
+    fn sum(here: &ChannelPresence, others: &[ChannelPresence]) -> Counts {
         let local: LocalPresence = [(channel(), here.clone())].into();
         let mut peers = Peers::new([channel()].into());
         for (n, other) in others.iter().enumerate() {
@@ -206,14 +210,14 @@ mod tests {
     async fn an_estimate_is_between_the_largest_replica_and_the_sum_of_all() {
         let same = many(0..5_000);
         assert!(users(sum(&same, &[same.clone(), same.clone()])) >= 5_000);
-        let unknown = Audience { connections: 9, users: 9, who: Users::Unknown };
+        let unknown = ChannelPresence { connections: 9, users: 9, who: PresentUsers::Unknown };
         let counts = sum(&exact(1, &[1]), &[unknown]);
         assert_eq!((users(counts), counts.accuracy), (10, Accuracy::Estimate));
     }
 
     #[tokio::test]
     async fn heartbeats_that_are_not_true_break_nothing() {
-        let huge = Audience { connections: u64::MAX, users: u64::MAX, who: Users::Unknown };
+        let huge = ChannelPresence { connections: u64::MAX, users: u64::MAX, who: PresentUsers::Unknown };
         let counts = sum(&exact(3, &[1]), &[huge.clone(), huge]);
         assert_eq!((counts.elsewhere, users(counts)), (u64::MAX, u64::MAX));
         assert_eq!(counts.with_local(3, 1).connections, u64::MAX);

@@ -16,16 +16,16 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
-use uuid::Uuid;
 
 use super::clock_check::{ClockCheck, Confirmed};
 use super::counts::Counts;
 use super::heartbeat::{Heartbeat, heartbeats, present};
 use super::hub::Hub;
+use super::identity::Identity;
 use super::name::{NameCheck, name_beside};
 use super::peers::Peers;
 use crate::clock::Clock;
-use crate::domain::{Channel, Digest, Timestamp};
+use crate::domain::{Channel, Digest};
 use crate::error_log::{LogLimiter, causes};
 use crate::log::connection::NatsConnection;
 use crate::log::names::{MIRROR_LEASE_KEY, REPLICAS_BUCKET, bucket_subject};
@@ -45,17 +45,6 @@ const BEAT_AFTER_CHANGE_A_REPLICA: Duration = Duration::from_millis(20);
 /// The numbers are summed at most this often, and at least as often as heartbeats come.
 const SUM_EVERY: Duration = Duration::from_secs(1);
 const SUM_AT_LEAST_EVERY: Duration = Duration::from_secs(3);
-
-/// Who this process is.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// The replica's name: a KV token, other than the mirror's key.
-    pub replica: String,
-    /// This process.
-    pub instance: Uuid,
-    /// When it started.
-    pub started_at: Timestamp,
-}
 
 /// What keeps the counts.
 pub struct Presence {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{Head, Opcode, Received, Violation, close_code};
+use super::format::{Head, Opcode, Received, Violation, close_code};
 
 /// Takes the mask off, or puts it on; it is turned by as many bytes, for those that follow.
 pub(super) fn unmask(mask: &mut [u8; 4], bytes: &mut [u8]) {

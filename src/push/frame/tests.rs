@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 
+use super::format::*;
 use super::parser::unmask;
 use super::*;
 

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use strum::VariantNames;
 
-use super::ServerMessage;
+use super::server_message::ServerMessage;
 use crate::domain::BroadcastId;
 use crate::suggest;
 
