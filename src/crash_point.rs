@@ -8,7 +8,7 @@ use strum::{Display, EnumIter, EnumString};
 pub enum CrashPoint {
     /// An event was decided, and not sent to the log.
     BeforeAppend,
-    /// The log has the event, and nobody was told.
+    /// The log has the event, and it is not confirmed.
     AfterAppend,
     /// A batch was read, and not folded.
     BeforeApply,
@@ -16,7 +16,7 @@ pub enum CrashPoint {
     AfterApply,
     /// A command was accepted, and is not in the outbox.
     BeforeOutboxWrite,
-    /// The outbox has a command, and nobody was told.
+    /// The outbox has a command, and it is not confirmed.
     AfterOutboxWrite,
     /// An entry of the outbox was not sent to the log.
     BeforeRelay,

@@ -1,5 +1,4 @@
-//! Critical tasks: those without which a replica must not go on, because it would accept, answer or show nothing any more and
-//! say that all is well.
+//! Critical tasks: a replica stops when one of them panics, since it would stop working while it reports that it is ready.
 
 use tokio::sync::watch;
 

@@ -67,7 +67,7 @@ pub fn has_room(file: &Path) -> anyhow::Result<()> {
     Ok(written?)
 }
 
-/// Notices that a disk which was full has room again, by the free blocks that it counts: cheap enough to ask often.
+/// Detects that a full disk has free space again, by its free blocks: cheap enough to poll.
 #[derive(Debug, Default)]
 pub struct FreeSpaceWatch {
     full: bool,

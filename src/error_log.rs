@@ -1,4 +1,4 @@
-//! Trouble: how an error is put into a line of the diagnostics, and how often the same line may be written.
+//! Errors in the log: an error in one line, and how often the same line is logged.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,8 +8,8 @@ use tokio::time::Instant;
 /// Lines of one kind with different texts may follow each other this fast.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
-/// An error and its causes in one line, each cause once. Many libraries put the cause into their own text and give it as
-/// the source too; `{:#}` of such an error says it twice.
+/// An error and its causes in one line, each cause once. Many libraries include the cause in their own text and return it as
+/// the source too; `{:#}` of such an error repeats it.
 pub fn causes(error: &anyhow::Error) -> String {
     error.chain().fold(String::new(), |mut line, cause| {
         let cause = cause.to_string();
@@ -22,7 +22,7 @@ pub fn causes(error: &anyhow::Error) -> String {
     })
 }
 
-/// Lets a line through that would otherwise be written again and again while one trouble lasts.
+/// Limits how often the same line is logged while a problem lasts.
 #[derive(Debug)]
 pub struct LogLimiter {
     every: Duration,
@@ -35,7 +35,7 @@ impl LogLimiter {
         Self { every, written: Mutex::new(None) }
     }
 
-    /// Whether this text is to be written now. Then it counts as written.
+    /// Whether this text is due to be logged now. If so, it counts as logged.
     pub fn is_due(&self, text: &str) -> bool {
         let now = Instant::now();
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +49,7 @@ impl LogLimiter {
         is_due
     }
 
-    /// The trouble is over: the next line is written at once.
+    /// The problem is over: the next line is logged at once.
     pub fn reset(&self) {
         *self.written.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

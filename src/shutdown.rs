@@ -5,7 +5,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// Tells whoever asks that the replica is stopping.
+/// The signal that the replica is stopping.
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
 

@@ -1,4 +1,4 @@
-//! Warnings: what is wrong with a replica or its log at this moment although the replica serves.
+//! Warnings: problems of a replica or its log that do not keep the replica from serving.
 //!
 //! Each part of a replica sets its own warnings and clears them. All of them are in `/readyz`, in `/metrics`
 //! (`tidings_warning`) and in the heartbeat, from which `tidings admin status` has them. The line of the diagnostics with the
@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Something that an operator should see to.
+/// A problem that an operator should fix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warning {
     /// NATS has no leader for the log's stream.
@@ -40,7 +40,7 @@ pub enum Warning {
     MirrorFailing,
     /// NATS does not accept this replica's heartbeat.
     HeartbeatRefused,
-    /// Another live replica has the name of this one, or somebody sends heartbeats under it.
+    /// Another live replica has the name of this one, or another client sends heartbeats under it.
     NameTaken,
     /// An accepted event will never be in the log; it is in `outbox/rejected`.
     OutboxRejected,
@@ -109,7 +109,7 @@ impl Warning {
         )
     }
 
-    /// What is the matter and what to do, after "replica NAME".
+    /// The problem and its remedy, after "replica NAME".
     pub const fn advice(self) -> &'static str {
         match self {
             Self::LogNoLeader => "finds no leader of the log's stream: start the NATS servers that are down",

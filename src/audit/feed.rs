@@ -1,4 +1,4 @@
-//! Feed: a part of the log, or the log as it grows, for one reader who takes it as fast as they can.
+//! Feed: a selection of the log, or the log as it grows, for one reader at the reader's pace.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use super::replay::{Filter, OutputFormat, render};
 use crate::log::LogInfo;
 use crate::log::reader::{Cursor, Delivery, LogEntry, Reader};
 
-/// Lines are handed on together up to this many bytes.
+/// Lines are sent together up to this many bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Events that are turned into lines together.
 const EVENTS_AT_ONCE: usize = 32;
 
-/// A reader who takes nothing for so long is gone.
+/// How long a reader may read nothing before it is disconnected.
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// After so long without news, an empty line is sent: who has left is noticed by that, and whoever is between does not close
-/// the connection.
+/// After this long without an event an empty line is sent: it detects readers that are gone, and keeps proxies from closing the
+/// connection.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// A part that has an end is given up when the log cannot be read for so long.
@@ -73,7 +73,7 @@ struct Feed<'a> {
     selection: Selection,
     /// The last sequence of it.
     end: u64,
-    /// Events that may still be told.
+    /// Events that may still be sent.
     left: u64,
     text: String,
 }

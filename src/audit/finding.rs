@@ -1,4 +1,4 @@
-//! Findings: what is wrong with a log, in words and by kind.
+//! Findings: faults of a log, each with a kind and a sentence.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use strum::IntoStaticStr;
 
 use super::terminal::printable;
 
-/// What sort of thing is wrong.
+/// The kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, strum::EnumIter)]
 #[strum(serialize_all = "snake_case")]
 pub enum FindingKind {

@@ -1,6 +1,6 @@
 //! Audit: what the log says, told from the log alone, with the server's own decoding and its own `evolve`.
 //!
-//! Replicas and the KV mirror are only held to it: what they say is never taken for what happened. Nothing is written but the
+//! Replicas and the KV mirror are only compared with it, never used as evidence. Nothing is written but the
 //! auditor's own files.
 
 pub mod connection;
@@ -17,5 +17,5 @@ pub mod state;
 pub mod terminal;
 pub mod verify;
 
-/// Batches read ahead of whoever looks at them.
+/// Batches that are read ahead.
 const READ_AHEAD: usize = 4;

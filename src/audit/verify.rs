@@ -1,4 +1,4 @@
-//! Verify: everything that can be known of a log without trusting who keeps it.
+//! Verify: everything that can be checked about a log without trusting its operator.
 //!
 //! One pass recomputes the tree and the state from the log alone and holds them to what was signed, to what the auditor kept,
 //! and to what live replicas and the KV mirror say. Nothing is written but the auditor's own files.
@@ -27,14 +27,14 @@ use pass::LogPass;
 pub use roots::Baseline;
 use roots::ExpectedRoots;
 
-/// What a log is held to, besides itself.
+/// What a log is compared with.
 #[derive(Debug, Default)]
 pub struct Evidence {
     /// Everything in the stream of checkpoints.
     pub signed: SignedRoots,
     /// What the auditor kept of an earlier time.
     pub baseline: Option<Baseline>,
-    /// What live replicas say.
+    /// The reports of live replicas.
     pub replicas: Vec<ReplicaReport>,
 }
 
@@ -42,7 +42,7 @@ pub struct Evidence {
 pub struct Verified {
     /// Which log.
     pub epoch: Epoch,
-    /// How many places it has, lost ones included.
+    /// Its length, holes included.
     pub size: u64,
     /// The root of its tree.
     pub root: Hash,
@@ -56,7 +56,7 @@ pub struct Verified {
     pub verified_up_to: u64,
     /// The newest checkpoint of this log.
     pub newest: Option<String>,
-    /// Events that say once more what was said before, which is no fault.
+    /// Acknowledgements and late events without effect, which are no fault.
     pub repeats: u64,
     pass: LogPass,
 }
@@ -78,7 +78,7 @@ impl Verified {
     }
 }
 
-/// Walks over a log up to the end that it has now, and reports what is wrong. `at` hears how far it is.
+/// Reads a log up to its current end and reports findings. `at` is called with each sequence.
 pub async fn verify(
     source: &Source,
     evidence: &Evidence,

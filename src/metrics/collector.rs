@@ -1,4 +1,4 @@
-//! What is not counted but read at the moment of a scrape: how the log, the projection and the queues stand.
+//! Gauges that are read at each scrape: of the log, the projection and the queues.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::labels::{ByChannel, ByReason, ByState, ByWarning};
 use crate::domain::Channel;
 use crate::warnings::Warning;
 
-/// How a replica stands at the moment of a scrape.
+/// The values of a replica at a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct ScrapeValues {
     /// What `/readyz` says.

@@ -18,10 +18,10 @@ use super::note::{InvalidKey, InvalidNote, KeyName, Note, PublicKey, VerifyError
 use crate::log::epoch::{Epoch, InvalidEpoch};
 use crate::log::merkle::{Hash, InvalidHash};
 
-/// What is signed.
+/// The statement that is signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Which log, by the name of its key.
+    /// The name of the log, which is that of its key.
     pub log: KeyName,
     /// The identity of the log.
     pub epoch: Epoch,
@@ -89,7 +89,7 @@ pub enum CheckpointError {
 impl FromStr for Checkpoint {
     type Err = InvalidCheckpoint;
 
-    /// Lines after the third are extensions, which say nothing about the tree.
+    /// Lines after the third are extensions, which are ignored.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut lines = text.strip_suffix('\n').ok_or(InvalidCheckpoint::NoNewline)?.split('\n');
         let mut line = || lines.next().filter(|line| !line.is_empty()).ok_or(InvalidCheckpoint::Lines);
@@ -109,12 +109,12 @@ impl FromStr for Checkpoint {
 pub struct SignedCheckpoint {
     /// What was signed.
     pub checkpoint: Checkpoint,
-    /// With its signatures, as it stands in the stream.
+    /// With its signatures, as it is in the stream.
     pub note: Note,
 }
 
 impl SignedCheckpoint {
-    /// Reads a note that one of these keys has signed; without any keys, whoever signed it.
+    /// Reads a note that one of these keys has signed; without keys, signatures are not checked.
     pub fn read(text: &str, trusted: &[PublicKey]) -> Result<Self, CheckpointError> {
         let note: Note = text.parse()?;
         if !trusted.is_empty() {

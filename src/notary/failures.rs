@@ -1,4 +1,4 @@
-//! What keeps a notary from its work, said once and taken back, and how long events have been unsigned.
+//! Failures of a notary, logged once with their end, and how long events have been unsigned.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tracing::{info, warn};
 
 use super::checkpoint::CheckpointError;
 
-/// A failure that is over sooner is not worth a warning: streams elect leaders.
+/// How long a failure lasts before it is a warning: streams elect leaders.
 const FAILURE_GRACE: Duration = Duration::from_secs(10);
 
-/// The troubles of one notary.
+/// The failures of one notary.
 #[derive(Debug, Default)]
 pub(super) struct FailureLog {
     /// Since when everything has failed.
@@ -22,7 +22,7 @@ pub(super) struct FailureLog {
 }
 
 impl FailureLog {
-    /// It has failed. Says so once, when it goes on. Whether it has gone on for as long.
+    /// Records a failure, and logs it once when it lasts. Returns whether it lasts.
     pub(super) fn has(&mut self, error: &anyhow::Error) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
         if !self.said && since.elapsed() >= FAILURE_GRACE {
@@ -35,7 +35,7 @@ impl FailureLog {
         self.said
     }
 
-    /// It has worked.
+    /// Records a success.
     pub(super) fn is_over(&mut self) {
         self.since = None;
         if std::mem::take(&mut self.said) {
@@ -56,7 +56,7 @@ impl FailureLog {
     }
 }
 
-/// What a look through the stream passed over: one line for all of it, however much somebody has written there.
+/// The invalid checkpoints of one pass over the stream, logged in one line, however many there are.
 #[derive(Default)]
 pub(super) struct SkippedCheckpoints {
     count: u64,

@@ -1,7 +1,7 @@
 //! The notary: holds this replica's Merkle tree to every checkpoint, and signs new ones if it has a key.
 //!
-//! A checkpoint says what the log was up to a place. Once it is signed and somebody has kept it, nobody can change what came
-//! before without that being seen. Any number of replicas may have a key. What holds of what they sign, and why:
+//! A checkpoint states the root of the log at a size. Once it is signed and kept by an auditor, no earlier entry can be changed
+//! without detection. Any number of replicas may have a key. What holds of what they sign, and why:
 //!
 //! - **One line.** A checkpoint is appended only if the stream still ends where it was read to, and only behind one that this
 //!   tree agrees with. So sizes rise, no two are of one size, and each goes on from the one before it. An append whose answer
@@ -53,11 +53,11 @@ use ranges::{LeafReader, hash_of};
 use state::{CheckpointState, ReadCheckpoint};
 use stream::CheckpointStream;
 
-/// How often it looks for new checkpoints, at least and at most.
+/// The interval of polling for new checkpoints, and the minimum pause.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How often the leader must say that the log is too short before it is believed: one that was deposed can say so once.
+/// How many times the leader must report that the log is too short: a deposed leader can answer once from stale state.
 const CONFIRMATIONS: u32 = 3;
 
 /// How far the clocks of two NATS nodes may be apart: a checkpoint noted so long before the first event of the log is not of it.
@@ -66,9 +66,9 @@ const MAX_CLOCK_SKEW_NS: i64 = 600_000_000_000;
 /// What a notary needs to know.
 #[derive(Clone, Debug)]
 pub struct NotaryOptions {
-    /// Who signs here. The first one's name is the name of the log. Empty: nobody.
+    /// The keys that this replica signs with. The name of the first is the name of the log. Empty: it does not sign.
     pub keys: Vec<SecretKey>,
-    /// Whose checkpoints count, besides. When nobody is known at all, everybody's do.
+    /// Further trusted keys. Without any key, every checkpoint is accepted.
     pub trusted: Vec<PublicKey>,
     /// A checkpoint is signed after this many events,
     pub every_events: u64,
@@ -77,7 +77,7 @@ pub struct NotaryOptions {
 }
 
 impl NotaryOptions {
-    /// Whose checkpoints count. Empty: everybody's.
+    /// All trusted keys. Empty: every checkpoint is accepted.
     pub fn trusted(&self) -> Vec<PublicKey> {
         let own = self.keys.iter().map(|key| key.public().clone());
         own.chain(self.trusted.iter().cloned()).collect()
@@ -88,7 +88,7 @@ impl NotaryOptions {
 pub struct Notary {
     /// The tree.
     pub projection: Projection,
-    /// What the tree is of.
+    /// The log of the tree.
     pub log: Arc<dyn EventLog>,
     /// The connection to NATS.
     pub client: Client,
@@ -100,9 +100,9 @@ pub struct Notary {
     pub clock: Arc<dyn Clock>,
     /// What is counted.
     pub metrics: Metrics,
-    /// Where it sets what is wrong.
+    /// The warnings that it sets.
     pub warnings: Warnings,
-    /// Where it says which checkpoint is the newest.
+    /// The newest checkpoint, for others to read.
     pub newest: watch::Sender<Option<NewestCheckpoint>>,
 }
 
@@ -116,7 +116,7 @@ pub struct NewestCheckpoint {
 }
 
 impl Notary {
-    /// Runs until it is aborted. Whatever fails is tried again.
+    /// Runs until it is aborted. Failures are retried.
     pub async fn run(self) {
         let trusted = self.options.trusted();
         let mut state = CheckpointState::default();
@@ -124,7 +124,7 @@ impl Notary {
         loop {
             let Err(error) = self.work(&mut state, &trusted, &mut failures).await;
             debug!("the checkpoints cannot be read or signed now, trying again: {error:#}");
-            // That NATS is away is said elsewhere.
+            // An outage of NATS is reported by the connection.
             if self.client.connection_state() == State::Connected {
                 self.warnings.set(Warning::CheckpointsFailing, failures.has(&error));
             }
@@ -224,7 +224,7 @@ impl Notary {
         hash_of(&mut leaves, &self.projection, 0..size).await.context("finding a root")
     }
 
-    /// The log may end before what was signed of it; or this replica only has not heard of its last events.
+    /// Checks whether the log is shorter than a checkpoint, or this replica has not yet read its last events.
     async fn check_length(&self, state: &mut CheckpointState) -> anyhow::Result<()> {
         let Some(ReadCheckpoint { checkpoint, .. }) = &state.newest else { return Ok(()) };
         if state.reported_short.as_ref() == Some(checkpoint) {

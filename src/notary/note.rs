@@ -33,7 +33,7 @@ pub const SECRET: &str = "PRIVATE+KEY+";
 pub const MAX_NOTE_BYTES: usize = 64 * 1024;
 const MAX_SIGNATURES: usize = 64;
 
-/// The name of a key: it has no space and no `+`. A URL without its scheme is a good one: nobody else has it.
+/// The name of a key, without spaces and `+`. A URL without its scheme is unique, and so a good name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyName(String);
 
@@ -121,7 +121,7 @@ fn write_key(f: &mut fmt::Formatter<'_>, name: &KeyName, id: KeyId, key: &[u8; 3
     write!(f, "{}+{:08x}+{}", name.as_str(), u32::from_be_bytes(id), STANDARD.encode(bytes))
 }
 
-/// The public half: whoever has it knows what was signed with the other.
+/// The public half of a key, which verifies signatures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     name: KeyName,
@@ -247,7 +247,7 @@ impl Note {
         Self { signatures: keys.iter().map(sign).collect(), text }
     }
 
-    /// What it says, whoever says it.
+    /// Its text, which is not verified.
     pub fn text(&self) -> &str {
         &self.text
     }

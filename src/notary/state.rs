@@ -1,4 +1,4 @@
-//! The desk: what a notary has read of the checkpoints, and what follows from it. It asks nobody.
+//! What a notary has read of the stream of checkpoints, and what follows from it. Pure: no IO.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use super::stream::StreamExtent;
 use crate::log::Epoch;
 use crate::projection::Position;
 
-/// The newest checkpoint of a log. It stands for all before it: its root is over everything that theirs are over.
+/// The newest checkpoint of a log. Its root covers everything that earlier checkpoints cover, so only this one is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ReadCheckpoint {
     pub(super) checkpoint: Checkpoint,
-    /// As it stands in the stream.
+    /// The note, as it is in the stream.
     pub(super) note: Note,
     pub(super) time_ns: i64,
     /// The generation of the projection whose tree agreed. In another one the log may be an older copy under the same epoch.
     pub(super) agreed_in: Option<u64>,
 }
 
-/// What a notary has read and said, of one log.
+/// What a notary has read and reported of one log.
 #[derive(Debug, Default)]
 pub(super) struct CheckpointState {
     /// Which log.
@@ -31,9 +31,9 @@ pub(super) struct CheckpointState {
     pub(super) verified_in: Option<u64>,
     /// The generation of the projection that was asked to rebuild.
     pub(super) rebuild_requested_in: Option<u64>,
-    /// The checkpoint of which it was said that the log ends before it.
+    /// The checkpoint for which it was reported that the log is shorter.
     pub(super) reported_short: Option<Checkpoint>,
-    /// The one of which it was said that it differs for good.
+    /// The checkpoint for which a lasting difference was reported.
     pub(super) reported_diverged: Option<Checkpoint>,
 }
 
@@ -85,7 +85,7 @@ impl CheckpointState {
         }
     }
 
-    /// Whether there is something to compare, or to sign for whoever signs after so many events.
+    /// Whether there is something to compare, or, for a notary that signs, something to sign.
     pub(super) fn has_work(&self, position: &Position, signs_every: Option<u64>) -> bool {
         match &self.newest {
             _ if position.diverged || position.halt.is_some() => false,

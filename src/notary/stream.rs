@@ -16,14 +16,14 @@ use crate::log::{Epoch, direct_get};
 /// Messages that are read at once from the end of the stream back.
 pub(super) const BATCH: u64 = 256;
 
-/// What stands at a place of the stream. It may be anything: who writes there is for NATS to say.
+/// A message of the stream of checkpoints. Its text may be anything: NATS controls who may publish there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCheckpoint {
-    /// Its place in the stream of checkpoints, from 1.
+    /// Its sequence in the stream of checkpoints, from 1.
     pub number: u64,
     /// When the stream recorded it, in nanoseconds since 1970-01-01.
     pub time_ns: i64,
-    /// What it says: a signed note, if it is one.
+    /// Its text: a signed note, if it is valid.
     pub text: String,
 }
 
@@ -34,20 +34,20 @@ impl StoredCheckpoint {
     }
 }
 
-/// Which stream of checkpoints it is, and which places it has.
+/// The identity and the extent of the stream of checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamExtent {
     /// When it was created, in nanoseconds since 1970-01-01: one that was deleted and made again counts from 1 anew.
     pub created_ns: i64,
-    /// The first place.
+    /// The first sequence.
     pub first: u64,
-    /// The last place; 0 when nothing ever stood there.
+    /// The last sequence; 0 when it never had a message.
     pub last: u64,
     /// When that was recorded, in nanoseconds since 1970-01-01: a stream that was restored from a backup is told by it.
     pub last_time_ns: i64,
     /// Bytes stored.
     pub bytes: u64,
-    /// Bytes that it takes at most; 0 for any number.
+    /// Its limit in bytes; 0: none.
     pub max_bytes: u64,
 }
 
@@ -76,7 +76,7 @@ impl CheckpointStream {
         }
     }
 
-    /// Which stream it is now, and how far it goes, as its leader says.
+    /// The current extent, from its leader.
     pub async fn extent(&self) -> anyhow::Result<StreamExtent> {
         let found = self.context.get_stream(CHECKPOINT_STREAM).await.context("asking for the checkpoints")?;
         let info = found.cached_info();
@@ -93,12 +93,12 @@ impl CheckpointStream {
         })
     }
 
-    /// What stands at a place, if it was not lost.
+    /// The message with a sequence, if it was not lost.
     pub async fn at(&self, number: u64) -> anyhow::Result<Option<StoredCheckpoint>> {
         stored(self.stream.get_raw_message(number).await)
     }
 
-    /// What stands first after a place; 0 is before the first.
+    /// The first message after a sequence; 0 is before the first.
     pub async fn after(&self, number: u64) -> anyhow::Result<Option<StoredCheckpoint>> {
         stored(self.stream.get_first_raw_message_by_subject(CHECKPOINT_SUBJECT, number + 1).await)
     }
@@ -206,7 +206,7 @@ impl CheckpointStream {
     }
 }
 
-/// What the leader answered about one place.
+/// A message from the leader's answer.
 fn stored(answer: Result<StreamMessage, RawMessageError>) -> anyhow::Result<Option<StoredCheckpoint>> {
     match answer {
         Ok(found) => Ok(Some(StoredCheckpoint {

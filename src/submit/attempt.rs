@@ -1,4 +1,4 @@
-//! An attempt: one event on its way into the log, over as many tries as it takes.
+//! An attempt: one event on its way into the log, with retries.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::log::names::Subject;
 use crate::log::{AppendError, Appended, NewEvent, TraceParent};
 use crate::metrics::ByOutcome;
 
-/// One event on its way into the log, over as many tries as it takes.
+/// One event on its way into the log, with retries.
 pub(super) struct Attempt<'a> {
     submit: &'a Submit,
     id: Uuid,
-    /// A try went without an answer: the event may have been written unseen.
+    /// An append got no answer: the event may be in the log.
     unsure: bool,
 }
 
@@ -27,7 +27,7 @@ impl<'a> Attempt<'a> {
         Self { submit, id, unsure: false }
     }
 
-    /// Decides and appends until one of the two has the last word.
+    /// Decides and appends until there is a result.
     pub(super) async fn write(
         &mut self,
         command: Command,
@@ -130,7 +130,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// What the caller is told when the log did not take the event.
+    /// The error of a command whose event was not appended.
     pub(super) fn refusal(&self, error: &AppendError) -> SubmitError {
         let why = error.to_string();
         if self.submit.unconfirmed.is_due(&why) {
@@ -156,7 +156,7 @@ fn no_answer(why: &'static str) -> AppendError {
     AppendError::Unknown(anyhow::anyhow!(why))
 }
 
-/// What an append counts as.
+/// The label of an append's outcome in metrics.
 pub(super) fn outcome(answer: &Result<Appended, AppendError>) -> ByOutcome {
     match answer {
         Ok(Appended { duplicate: false, .. }) => ByOutcome::APPENDED,

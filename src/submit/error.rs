@@ -79,7 +79,7 @@ impl SubmitError {
         }
     }
 
-    /// Most errors state that nothing was written. After an attempt without an answer that is not known.
+    /// Most errors state that nothing was written. After an append without an answer the outcome is unknown.
     pub(super) fn or_unknown_if(self, unsure: bool, id: Uuid) -> Self {
         match self {
             Self::CatchingUp

@@ -42,10 +42,10 @@ pub use error::SubmitError;
 use mode::CurrentMode;
 use outbox::{Outbox, OutboxStats};
 
-/// After an append the answer waits this long for the own projection; then it goes out without it.
+/// How long an answer waits for this replica's projection after an append.
 pub const PROJECTION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Conflicts are decided anew for this long.
+/// How long a command is decided again after conflicts.
 const CONFLICT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Lifecycle commands of one channel that may wait for their turn on one replica, and for how long: when the log does
@@ -53,21 +53,21 @@ const CONFLICT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_WAITING: usize = 1_024;
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A line that repeats while the log is away is written this often.
+/// How often the same line is logged while the log is away.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Between two tries when the log gave no place.
+/// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The namespace of event ids that come from an `Idempotency-Key`.
 const KEYED_IDS: Uuid = Uuid::from_u128(0x7d5c_51f1_9f0e_4ad5_8f41_3c6f_6a1d_6f02);
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submitted {
     /// The id of the event.
     pub id: Uuid,
-    /// Where the event stands; `None` when there was nothing to write.
+    /// The sequence of the event; `None` when there was nothing to write, or the log does not have it yet.
     pub sequence: Option<u64>,
     /// The broadcast that was created or cleared.
     pub broadcast: Option<BroadcastId>,
@@ -79,7 +79,7 @@ pub struct Submitted {
     pub sent_to: Option<SentTo>,
 }
 
-/// An `Idempotency-Key`, and what the first answer under it says.
+/// An `Idempotency-Key`, and the counts of the first answer.
 #[derive(Clone, Copy, Debug)]
 pub struct IdempotencyKey<'a> {
     /// As the client chose it.
@@ -106,14 +106,14 @@ pub struct Submit {
     modes: CurrentMode,
     outbox: Arc<Mutex<Outbox>>,
     outbox_stats: watch::Receiver<OutboxStats>,
-    /// The log answers, and takes nothing: then nothing more is accepted for it.
+    /// The log has reached its limit: nothing is accepted for it.
     log_is_full: AtomicBool,
     no_head: LogLimiter,
     unconfirmed: LogLimiter,
     condition: Arc<StreamMonitor>,
 }
 
-/// What the write path needs to know.
+/// The options of the write path.
 #[derive(Clone, Debug)]
 pub struct SubmitOptions {
     /// The replica's name, for the source of its events.
@@ -124,9 +124,9 @@ pub struct SubmitOptions {
     pub append_timeout: Duration,
     /// Whether commands are accepted while the log is away.
     pub accept_on_outage: bool,
-    /// Where it counts.
+    /// The metrics.
     pub metrics: Metrics,
-    /// Where it sets what is wrong.
+    /// The warnings that it sets.
     pub warnings: Warnings,
     /// Where it spawns its probe, its relay, and what works on acknowledgements.
     pub tasks: CriticalTasks,
@@ -284,7 +284,7 @@ impl Submit {
     }
 }
 
-/// What a retry is answered: the place of the event that its first try wrote.
+/// The answer to a retry: the event that the first attempt wrote.
 fn done_before(view: View<'_>, id: Uuid) -> Submitted {
     let written = view.lifecycle_event(id);
     let sequence = written.and_then(|written| in_log(written.sequence));

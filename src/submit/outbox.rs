@@ -1,7 +1,7 @@
 //! The outbox: what was accepted while the log was away, on disk until the log has it.
 //!
 //! A file of lines, each a checksum and the JSON of one entry. It is not a database: an entry is written once, in order,
-//! synced before anyone is told, and read again only at the next start. When the log has everything the file is emptied.
+//! synced before it is confirmed, and read again only at the next start. When the log has everything the file is emptied.
 
 mod files;
 mod line;
@@ -27,7 +27,7 @@ use crate::log::{Epoch, NewEvent};
 use files::{ENTRIES, REJECTED};
 use line::{DamagedLine, line, read};
 
-/// How much may wait.
+/// The limits of an outbox.
 #[derive(Clone, Copy, Debug)]
 pub struct OutboxLimits {
     /// Entries; one may carry up to 1,000 acknowledgements.
@@ -40,14 +40,14 @@ pub struct OutboxLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Base {
-    /// It stands in the log.
+    /// An event of the log.
     Log {
-        /// In this one.
+        /// The epoch of the log.
         epoch: Option<Epoch>,
-        /// There; 0 when the channel had none.
+        /// Its sequence; 0 when the channel had none.
         sequence: u64,
     },
-    /// It is an entry of this outbox.
+    /// An entry of this outbox, by its number.
     Entry(u64),
 }
 
@@ -75,7 +75,7 @@ pub struct Draft {
     pub new: NewEvent,
 }
 
-/// What waits in an outbox.
+/// The size of an outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboxStats {
     /// Entries.
@@ -230,13 +230,13 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether the file holds what was written to it: somebody may have deleted it or cut it off.
+    /// Whether the file has what was written to it: it may have been deleted or truncated.
     fn is_as_written(&self) -> bool {
         let found = self.file.as_ref().and_then(|file| file.metadata().ok());
         found.is_some_and(|found| found.len() == self.bytes && found.nlink() > 0)
     }
 
-    /// Makes a file of what waits, in the place of whatever is there.
+    /// Replaces the file by one with all waiting entries.
     fn write_anew(&mut self) -> anyhow::Result<()> {
         self.file = None;
         if !self.damaged.is_empty() {

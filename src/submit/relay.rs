@@ -37,15 +37,15 @@ const ACKS_AT_ONCE: usize = 64;
 /// each channel has one that then gets in: however fast they come, the outbox is empty in the end, and they go to the log.
 const MAX_RELAY_STEPS: usize = 64;
 
-/// Why an entry did not leave the outbox.
+/// Why an entry was not relayed.
 enum NotRelayed {
-    /// Not now.
+    /// Temporarily: retry.
     Again,
     /// The log is full.
     Full,
-    /// Its channel is not as it was thought to be: look anew.
+    /// The channel has changed meanwhile: look it up again.
     Moved,
-    /// The log will never take it.
+    /// The log will never accept it.
     Never(&'static str),
 }
 

@@ -1,4 +1,4 @@
-//! Lines of a file from any place on, of which none takes more memory than a line may have.
+//! Lines of a file from any offset on, with a bound on the memory for a line.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};

@@ -11,12 +11,12 @@ use crate::audit::terminal::printable;
 const MAX_MISSING: u64 = 100_000;
 const BYTES_PER_MISSING: u64 = 64;
 
-/// Something that is wrong with a file as a file.
+/// A fault of an exported file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileFault {
     /// The line where it was noticed, from 1.
     pub line: u64,
-    /// The place of the log that it is about, if it is about one.
+    /// The sequence that it concerns, if any.
     pub sequence: Option<u64>,
     /// What it is.
     pub what: String,
@@ -28,7 +28,7 @@ impl fmt::Display for FileFault {
     }
 }
 
-/// Which places were taken from a file up to somewhere in it.
+/// Which sequences were read from a file so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SequenceTracker {
     /// The last one.
@@ -39,14 +39,14 @@ pub(super) struct SequenceTracker {
     pub(super) most_missing: u64,
 }
 
-/// What a place is that stands next in a file.
+/// How the next sequence in a file relates to those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SequenceCheck {
-    /// It counts, after so many that are missing.
+    /// It is the next one, after this many missing ones.
     Next(u64),
-    /// It was there before, or should have been.
+    /// It was read before, or is out of order.
     Duplicate,
-    /// More would be missing than is believed.
+    /// More sequences would be missing than are plausible.
     TooFar,
 }
 

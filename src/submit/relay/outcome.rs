@@ -1,4 +1,4 @@
-//! What becomes of an entry of the outbox, by what the log says when the entry is relayed.
+//! Whether an entry of the outbox takes effect, by the state of the log when it is relayed.
 //!
 //! A post depends on nothing that came before it: it takes effect unless the channel has something newer. A clear, and a post
 //! whose `If-Match` names broadcasts, depend on those: they take effect while the log has one of them active. A post with
@@ -19,7 +19,7 @@ use crate::log::envelope::{Decoded, decode};
 use crate::log::names::Subject;
 use crate::submit::outbox::{Base, OutboxEntry};
 
-/// What became of an entry.
+/// The outcome of relaying an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relayed {
     /// It is in the log, at this sequence.
@@ -28,7 +28,7 @@ pub(super) enum Relayed {
     Overruled,
 }
 
-/// What the log says about an entry.
+/// What was looked up for an entry.
 pub(super) struct Lookup {
     pub(super) outcome: Option<Relayed>,
     /// The last lifecycle event of its channel.
@@ -47,7 +47,7 @@ fn outcome_of(view: View<'_>, id: Uuid, EventRef { broadcast, sequence, .. }: Ev
     if had_effect { Relayed::InLog(sequence) } else { Relayed::Overruled }
 }
 
-/// What has to be active for an entry to take effect.
+/// The precondition for an entry to take effect.
 pub(super) fn condition_of(entry: &OutboxEntry) -> Cow<'_, Precondition> {
     match &entry.new.event {
         Event::Created(_) => Cow::Borrowed(&entry.condition),
