@@ -22,17 +22,20 @@ run: ## Start one replica with its own NATS at http://127.0.0.1:8000
 # With the benchmarks' own tests, and built with them, so that cargo compiles every dependency once, with one set of features.
 TEST := cargo test --locked --workspace
 
-# An integration test waits most of its time, for elections and timeouts, so four of them share a processor.
+# An integration test waits most of its time, for elections and timeouts, so four of them share a processor. Those of faults
+# have three replicas under load each, and bounds on the time in which all is well again: two of them do.
 THREADS ?= $(shell echo $$((4 * $$(getconf _NPROCESSORS_ONLN))))
 
-# The integration binary is last, so that its summary is the last thing said.
+# The integration binary is last, so that its summary is the last thing said. Without ARGS it runs twice: without the faults, and
+# the faults alone.
 test: ## Run every test, on real nats-server processes (ARGS=name for some)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
 	tests/install.sh; \
 	$(TEST) --doc; \
 	$(TEST) --test sim $(ARGS); \
 	$(TEST) --lib --bins $(ARGS); \
-	RUST_TEST_THREADS=$(THREADS) $(TEST) --test it $(ARGS)
+	RUST_TEST_THREADS=$(THREADS) $(TEST) --test it $(or $(ARGS),-- --skip faults::); \
+	$(if $(ARGS),:,RUST_TEST_THREADS=$$((($(THREADS) + 1) / 2)) $(TEST) --test it -- faults::)
 
 faults: ## Run every fault, the slow ones too (root, to mount small disks; ARGS=name for some)
 	@NATS_SERVER=$$(nats/install.sh); export NATS_SERVER; \
