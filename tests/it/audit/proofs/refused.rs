@@ -79,7 +79,7 @@ async fn a_check_needs_the_file_and_the_key_and_says_what_is_proven() {
 
     let (code, told) = signing.told(&proof.replace("index 1", "index 0")).await;
     assert_eq!((code, &told["proven"]), (Some(1), &json!(false)));
-    assert!(told["reason"].as_str().unwrap().contains("its index is not the place"), "{told}");
+    assert!(told["reason"].as_str().unwrap().contains("its index is not the one of the event"), "{told}");
     let (code, said) = text("something else").await;
     assert!(code == Some(1) && said.starts_with("Nothing is proven: its first line is not "), "{said}");
     let other = Signing::start(1).await.public_key();
