@@ -65,7 +65,7 @@ pub async fn connect(address: &NatsAddress, name: &str) -> anyhow::Result<NatsCo
     Ok(NatsConnection::new(client, address, name, &made, closing, &known))
 }
 
-/// A connection that is made as soon as there is a server; see [`NatsConnection::introduced`]. While there is none, the
+/// A connection that is made as soon as there is a server; see [`NatsConnection::wait_for_server`]. While there is none, the
 /// diagnostics say why.
 pub async fn begin(address: &NatsAddress, name: &str) -> anyhow::Result<NatsConnection> {
     let connection = begin_until(address, name, Arc::default()).await?;

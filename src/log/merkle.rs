@@ -56,7 +56,7 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// A text is not a [`Hash`].
+/// A text is not a [`struct@Hash`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a hash has 32 bytes, in base64")]
 pub struct InvalidHash;

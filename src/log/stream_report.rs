@@ -30,7 +30,7 @@ impl CopyState {
     }
 }
 
-/// What NATS reports of the log's stream beside [`LogInfo`].
+/// What NATS reports of the log's stream beside [`LogInfo`](super::LogInfo).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamReport {
     /// Copies that the stream is configured to have (`num_replicas`).

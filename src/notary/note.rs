@@ -298,7 +298,7 @@ pub enum InvalidNote {
     /// A line below the text is not in the form of a signature.
     #[error("a line below the text is no signature")]
     Signature,
-    /// There are more than [`MAX_SIGNATURES`] signatures.
+    /// There are too many signatures.
     #[error("a note has at most {MAX_SIGNATURES} signatures")]
     TooManySignatures,
 }
