@@ -22,9 +22,9 @@ run: ## Start one replica with its own NATS at http://127.0.0.1:8000
 # With the benchmarks' own tests, and built with them, so that cargo compiles every dependency once, with one set of features.
 TEST := cargo test --locked --workspace
 
-# An integration test waits most of its time, for elections and timeouts, so four of them share a processor. Those of faults
-# have three replicas under load each, and bounds on the time in which all is well again: two of them do.
-THREADS ?= $(shell echo $$((4 * $$(getconf _NPROCESSORS_ONLN))))
+# An integration test waits most of its time, for elections and timeouts, so three of them share a processor. Those of faults
+# have three replicas under load each, and bounds on the time in which all is well again: half as many at once.
+THREADS ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
 
 # The integration binary is last, so that its summary is the last thing said. Without ARGS it runs twice: without the faults, and
 # the faults alone.

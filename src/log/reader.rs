@@ -264,7 +264,7 @@ impl Reader {
         match self.cursor.epoch {
             Some(epoch) if epoch == info.epoch && info.last_sequence >= self.cursor.sequence => {}
             Some(epoch) if epoch == info.epoch => {
-                self.begin(info.epoch, "it is shorter than what was read of it").await?;
+                self.begin(info.epoch, "it is shorter than what was read from it").await?;
             }
             Some(_) => self.begin(info.epoch, "its stream has another epoch").await?,
             None => self.begin(info.epoch, "").await?,

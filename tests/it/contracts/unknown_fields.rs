@@ -41,6 +41,15 @@ async fn an_event_with_a_field_that_this_build_does_not_know_is_skipped_counted_
     let nats = Nats::start().await;
     let replicas = Replica::three(&nats).await;
     let before = replicas[0].post_broadcast("for everybody").await;
+    eventually("every replica shows it", || async {
+        for replica in &replicas {
+            if replica.active("bob").await["id"] != before["id"] {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
     let mut client = replicas[1].connect("bob").await;
     client.greeted().await;
     let targeted = Uuid::from_u128(0x0198_c5a0_1111_7222_8333_4444_5555_6666);
