@@ -123,7 +123,7 @@ async fn another_log_is_noticed(nats: &Nats, mut world: World) {
     world.begin_load().await;
     let evidence = world.end(nats).await;
     for (n, said) in evidence.diagnostics.iter().enumerate() {
-        let lines = said.lines().filter(|line| line.contains("the log is another one")).count();
+        let lines = said.lines().filter(|line| line.contains("the log was replaced: ")).count();
         assert_eq!(lines, 1, "replica {n} says it once:\n{said}");
     }
     for session in evidence.sessions.iter().filter(|session| session.closed.is_none()) {
