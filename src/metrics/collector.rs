@@ -88,7 +88,7 @@ pub struct ProjectionGauges {
     pub skipped_future: u64,
     /// Messages skipped because they are not events of Tidings.
     pub skipped_foreign: u64,
-    /// Places where the log has lost its message.
+    /// Sequences whose message the log has lost.
     pub holes: u64,
     /// Times that the log turned out to be another one.
     pub epoch_changes: u64,
@@ -199,12 +199,7 @@ impl ProjectionGauges {
         let diverged = u64::from(self.diverged);
         now(r, "projection_diverged", "1 when the tree is not the one of a checkpoint", diverged);
         // Gauges: they describe what lies before the position, and begin anew with another log or another build.
-        now(
-            r,
-            "projection_holes",
-            "Places up to the position where the log has lost its message",
-            self.holes,
-        );
+        now(r, "projection_holes", "Sequences up to the position whose message the log has lost", self.holes);
         let skipped = Family::<ByReason, Gauge>::default();
         skipped.get_or_create(&ByReason::FUTURE).set(gauge(self.skipped_future));
         skipped.get_or_create(&ByReason::FOREIGN).set(gauge(self.skipped_foreign));

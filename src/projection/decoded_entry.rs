@@ -79,3 +79,28 @@ impl DecodedEntry {
         Self { sequence: entry.sequence(), leaf: entry.leaf(), kind }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::Timestamp;
+
+    impl DecodedEntry {
+        /// An event on the channel `creator`, in a log whose leaves do not matter.
+        pub(in crate::projection) fn of_event(sequence: u64, id: Uuid, event: Event) -> Self {
+            let recorded = Recorded {
+                sequence,
+                recorded_at: Timestamp::from_unix_ms(0),
+                channel: "creator".parse().unwrap(),
+                id,
+                late: false,
+                relayed: false,
+                sent_to: None,
+                event,
+            };
+            Self { sequence, leaf: Hash::empty(), kind: EntryKind::Event(recorded, None) }
+        }
+    }
+}

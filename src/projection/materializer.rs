@@ -193,7 +193,6 @@ mod tests {
 
     use super::*;
     use crate::domain::{Acknowledged, Acknowledgement, Broadcast, Severity, Timestamp};
-    use crate::log::merkle::Hash;
 
     /// A broadcast that is created, and somebody's acknowledgement of one that nobody knows.
     fn entries(number: u64) -> [DecodedEntry; 2] {
@@ -211,20 +210,7 @@ mod tests {
             salt: None,
         };
         let events = [(0, known.id.0, Event::Created(known)), (1, Uuid::nil(), Event::Acknowledged(unknown))];
-        events.map(|(more, id, event)| {
-            let (sequence, channel) = (2 * number + 1 + more, "creator".parse().unwrap());
-            let recorded = Recorded {
-                sequence,
-                recorded_at: at,
-                channel,
-                id,
-                late: false,
-                relayed: false,
-                sent_to: None,
-                event,
-            };
-            DecodedEntry { sequence, leaf: Hash::empty(), kind: EntryKind::Event(recorded, None) }
-        })
+        events.map(|(more, id, event)| DecodedEntry::of_event(2 * number + 1 + more, id, event))
     }
 
     #[test]

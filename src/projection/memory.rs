@@ -159,11 +159,10 @@ mod tests {
 
     use super::*;
     use crate::domain::{
-        Acknowledged, Acknowledgement, Broadcast, Event, Fingerprint, Needs, Pending, Recorded, Severity,
-        Timestamp, UserId, View,
+        Acknowledged, Acknowledgement, Broadcast, Event, Fingerprint, Needs, Pending, Severity, Timestamp,
+        UserId, View,
     };
-    use crate::log::merkle::Hash;
-    use crate::projection::decoded_entry::{DecodedEntry, EntryKind};
+    use crate::projection::decoded_entry::DecodedEntry;
     use crate::projection::materializer::Materializer;
 
     const SMALL: Bounds = Bounds { broadcasts: 6, acks: 40, packed: 60, lifecycle_events: 20 };
@@ -193,19 +192,7 @@ mod tests {
     }
 
     fn entry(sequence: u64, event: Event) -> DecodedEntry {
-        let at = Timestamp::from_unix_ms(0);
-        let (channel, id) = ("creator".parse().unwrap(), event.broadcast_id().0);
-        let recorded = Recorded {
-            sequence,
-            recorded_at: at,
-            channel,
-            id,
-            late: false,
-            relayed: false,
-            sent_to: None,
-            event,
-        };
-        DecodedEntry { sequence, leaf: Hash::empty(), kind: EntryKind::Event(recorded, None) }
+        DecodedEntry::of_event(sequence, event.broadcast_id().0, event)
     }
 
     /// A replica's state with small bounds, and what is true.

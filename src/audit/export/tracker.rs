@@ -5,9 +5,8 @@ use std::fmt;
 use super::lines::LineStart;
 use crate::audit::terminal::printable;
 
-/// Places that a file of any size may lack in all, and a place more for so many bytes of it: a line takes ten times as many,
-/// so this is most of a log. A sequence or a header that would make it more is not believed, since each missing place costs
-/// whoever reads the file time.
+/// Sequences that a file of any size may lack, and the bytes of it that allow one more. A line has ten times as many bytes, so
+/// this is most of a log. A sequence or a header that would exceed it is rejected: each missing sequence costs the reader time.
 const MAX_MISSING: u64 = 100_000;
 const BYTES_PER_MISSING: u64 = 64;
 
